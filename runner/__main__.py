@@ -1,0 +1,5 @@
+"""`python -m runner` is `rolerunner`."""
+
+from runner.cli import main
+
+main()

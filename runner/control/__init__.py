@@ -1,0 +1,38 @@
+"""One CR's turn: from an event to a status.
+
+What belongs here: telling news from echoes (`handlers`), who is next (`workqueue`), running and retrying (`controller`),
+and the turn itself (`reconciler`). What does not: how the cluster is spoken to (`kube`), how Ansible is run (`executor`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runner.resource.metadata import ObjectKey
+from runner.watches import Watch
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A CR's turn: whose it is. What to do is read from the cluster when the turn comes."""
+
+    watch: Watch
+    key: ObjectKey
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """What every log line about this CR carries."""
+        return {"kind": self.watch.gvk.kind, "namespace": self.key.namespace, "name": self.key.name}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """When to come back, in seconds; None: only when something happens."""
+
+    requeue_after: float | None = None
+    # Asked for by the role, and so on time, unlike the periodic pass.
+    requested: bool = False
+
+
+class Retry(Exception):
+    """The turn did not reach its end; come back with backoff. `str()` says why, for the log."""

@@ -1,0 +1,197 @@
+"""Who is next: one entry a CR, one run at a time a CR, priorities, delays and backoff.
+
+The rules are controller-runtime's: an entry that is added while its turn is on comes again once afterwards, and failures
+wait 5 ms, doubling to 1000 s, until a success. Beyond those, a changed CR never waits behind the periodic pass, and there
+is a limit over all kinds beside that of each kind.
+
+Next on the way: `runner.control.controller`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from runner.control import Request
+from runner.watches import Watch
+
+_FIRST_BACKOFF, _LAST_BACKOFF = 0.005, 1000.0
+
+
+class Priority(IntEnum):
+    """Who goes first when there is not room for all."""
+
+    CHANGE = 0
+    DEPENDENT = 1
+    RETRY = 2
+    PERIODIC = 3
+
+
+class Closed(Exception):
+    """The queue gives out no more turns."""
+
+
+@dataclass(slots=True)
+class _Turn:
+    """What is known of a CR that waits for a turn, has one, or failed its last."""
+
+    failures: int = 0
+    # Waiting now, with this priority; the sequence number tells it from stale entries of the heap.
+    priority: Priority | None = None
+    sequence: int = 0
+    running: bool = False
+    # Added while running: comes again.
+    again: Priority | None = None
+    timer: asyncio.TimerHandle | None = None
+    due: float = 0.0
+
+
+@dataclass(slots=True)
+class WorkQueue:
+    """Not safe for threads: lives in one event loop."""
+
+    limit: int
+    _turns: dict[Request, _Turn] = field(default_factory=dict)
+    # A heap a watch: a kind that is at its limit must not be in another's way.
+    _waiting: dict[Watch, list[tuple[Priority, int, Request]]] = field(default_factory=dict)
+    _running: Counter[Watch] = field(default_factory=Counter)
+    _sequence: itertools.count[int] = field(default_factory=itertools.count)
+    _wanting: list[asyncio.Future[None]] = field(default_factory=list)
+    _closed: bool = False
+
+    def __len__(self) -> int:
+        """How many wait for a turn now, not counting those whose time has not come."""
+        return sum(1 for turn in self._turns.values() if turn.priority is not None)
+
+    @property
+    def running(self) -> int:
+        return self._running.total()
+
+    def add(self, request: Request, priority: Priority, *, after: float = 0.0) -> None:
+        """Give the CR a turn, in `after` seconds. Of several delays the shortest counts, of priorities the highest."""
+        if self._closed:
+            return
+        turn = self._turns.setdefault(request, _Turn())
+        if after > 0:
+            self._delay(request, turn, priority, after)
+        elif turn.running:
+            turn.again = priority if turn.again is None else min(turn.again, priority)
+        elif turn.priority is None or priority < turn.priority:
+            turn.priority, turn.sequence = priority, next(self._sequence)
+            heapq.heappush(self._waiting.setdefault(request.watch, []), (priority, turn.sequence, request))
+            self._wake()
+
+    async def get(self) -> Request:
+        """The next CR's turn, which lasts until `done`. Raises Closed."""
+        while True:
+            if self._closed:
+                raise Closed
+            request = self._next()
+            if request is not None:
+                return request
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._wanting.append(waiter)
+            try:
+                await waiter
+            finally:
+                if waiter in self._wanting:
+                    self._wanting.remove(waiter)
+                elif not self._closed:
+                    # Woken and cancelled at once: whoever is next must not sleep through it.
+                    self._wake()
+
+    def done(
+        self,
+        request: Request,
+        *,
+        failed: bool = False,
+        after: float | None = None,
+        priority: Priority = Priority.PERIODIC,
+    ) -> None:
+        """The turn is over. It comes again by backoff if it failed, `after` seconds, or when something happens."""
+        turn = self._turns[request]
+        turn.running = False
+        self._running[request.watch] -= 1
+        again, turn.again = turn.again, None
+        if failed:
+            backoff = min(_FIRST_BACKOFF * 2**turn.failures, _LAST_BACKOFF)
+            turn.failures += 1
+            # A change of the CR may be the remedy. One of its dependents may be the failed run's own doing, and to come
+            # back at once for that would go round without a pause.
+            if again is Priority.CHANGE:
+                self.add(request, again)
+            else:
+                self.add(request, Priority.RETRY, after=backoff)
+        else:
+            turn.failures = 0
+            if again is not None:
+                self.add(request, again)
+            elif after is not None and after > 0:
+                self.add(request, priority, after=after)
+        if turn.priority is None and turn.timer is None and not turn.failures:
+            del self._turns[request]
+        self._wake()
+
+    def failures(self, request: Request) -> int:
+        """How often in a row the CR's turn has failed."""
+        turn = self._turns.get(request)
+        return turn.failures if turn else 0
+
+    def close(self) -> None:
+        """No more turns. Those that are on go on."""
+        self._closed = True
+        for turn in self._turns.values():
+            if turn.timer is not None:
+                turn.timer.cancel()
+        while self._wanting:
+            self._wake()
+
+    def _delay(self, request: Request, turn: _Turn, priority: Priority, after: float) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + after
+        if turn.timer is not None:
+            if turn.due <= due:
+                return
+            turn.timer.cancel()
+        turn.due = due
+        turn.timer = loop.call_later(after, self._ripe, request, turn, priority)
+
+    def _ripe(self, request: Request, turn: _Turn, priority: Priority) -> None:
+        turn.timer = None
+        self.add(request, priority)
+
+    def _next(self) -> Request | None:
+        if self.running >= self.limit:
+            return None
+        heads = []
+        for watch, heap in self._waiting.items():
+            while heap and self._is_stale(heap[0]):
+                heapq.heappop(heap)
+            if heap and self._running[watch] < watch.max_concurrent_reconciles:
+                heads.append(heap)
+        if not heads:
+            return None
+        _, _, request = heapq.heappop(min(heads, key=lambda heap: heap[0][:2]))
+        turn = self._turns[request]
+        turn.priority, turn.running = None, True
+        if turn.timer is not None:
+            # This turn stands for the delayed one as well, and says itself when to come back.
+            turn.timer.cancel()
+            turn.timer = None
+        self._running[request.watch] += 1
+        return request
+
+    def _is_stale(self, entry: tuple[Priority, int, Request]) -> bool:
+        turn = self._turns.get(entry[2])
+        return turn is None or turn.priority is None or turn.sequence != entry[1]
+
+    def _wake(self) -> None:
+        while self._wanting:
+            waiter = self._wanting.pop(0)
+            if not waiter.done():
+                waiter.set_result(None)
+                return

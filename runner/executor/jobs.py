@@ -1,0 +1,150 @@
+"""The seam between the reconciler and Ansible: a `Job` goes in, `JobEvent`s come out, `fold` makes them an `Outcome`.
+
+Next on the way: `runner.executor.subprocess`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# The host that roles run on, and whose counters are the run's.
+LOCALHOST = "localhost"
+
+_REQUEUE_ACTIONS = ("operator_sdk.util.requeue_after", "requeue_after")
+_UNKNOWN_FAILURE = "unknown playbook failure"
+
+
+class ExecutorError(Exception):
+    """A run could not be made, or ended without a result. Not a failed task: that is an Outcome."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One run. `role` is a folder, `playbook` a file, both absolute; exactly one is given."""
+
+    ident: str
+    # Of this CR alone; inputs and artifacts of its runs. Owner-only; made if it is missing.
+    folder: Path
+    role: Path | None = None
+    playbook: Path | None = None
+    # Strings marked {"__ansible_unsafe": …} are data, others may be templates.
+    extra_vars: Mapping[str, Any] = field(default_factory=dict)
+    # On top of the runner's own environment.
+    environment: Mapping[str, str] = field(default_factory=dict)
+    verbosity: int = 0
+    arguments: str = ""
+    max_artifacts: int = 20
+    # Texts that must not be seen in any event.
+    secrets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """One of ansible-runner's events: https://ansible.readthedocs.io/projects/runner/en/stable/intro/#artifactevents"""
+
+    event: str
+    counter: int
+    created: str
+    stdout: str
+    data: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> JobEvent:
+        return cls(
+            event=raw.get("event", ""),
+            counter=raw.get("counter", 0),
+            created=raw.get("created", ""),
+            stdout=raw.get("stdout", ""),
+            data=raw.get("event_data") or {},
+        )
+
+    @property
+    def task(self) -> str:
+        return self.data.get("task") or self.data.get("name") or ""
+
+    @property
+    def location(self) -> str:
+        """`FILE:LINE` of the task."""
+        return self.data.get("task_path") or ""
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        result = self.data.get("res")
+        return result if isinstance(result, Mapping) else {}
+
+    @property
+    def is_failure(self) -> bool:
+        """A task failed, or its host could not be reached. The play may still make up for it by a rescue."""
+        return self.event in ("runner_on_failed", "runner_on_unreachable") and self.data.get("ignore_errors") is not True
+
+    @property
+    def message(self) -> str:
+        """A failed task's own words."""
+        result = self.result
+        if "censored" in result:
+            return f"the result of task {self.task!r} is hidden by no_log"
+        message = result.get("msg")
+        if not message:
+            return _UNKNOWN_FAILURE
+        text = message if isinstance(message, str) else str(message)
+        # A command's or a module's own output says more than "non-zero return code" and "MODULE FAILURE".
+        said = str(result.get("stderr") or result.get("module_stderr") or "").strip()
+        return f"{text}: {said}" if said and said not in text else text
+
+
+Execute = Callable[[Job], AsyncGenerator[JobEvent, None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of a run: its counters for localhost, what failed, and when the role wants to come back (Go duration)."""
+
+    ok: int = 0
+    changed: int = 0
+    skipped: int = 0
+    failures: int = 0
+    completion: str = ""
+    messages: tuple[str, ...] = ()
+    requeue_after: str | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        return not self.messages
+
+
+def fold(events: Iterable[JobEvent]) -> Outcome:
+    """The outcome of a run. ExecutorError if it did not get as far as its statistics."""
+    messages: list[str] = []
+    requeue_after = None
+    stats = None
+    for event in events:
+        if event.is_failure:
+            messages.append(event.message)
+        if event.event == "runner_on_ok" and event.data.get("task_action") in _REQUEUE_ACTIONS:
+            requeue_after = event.result.get("period", requeue_after)
+        if event.event == "playbook_on_stats":
+            stats = event
+    if stats is None:
+        raise ExecutorError("did not receive playbook_on_stats event")
+
+    def count(name: str) -> int:
+        return int((stats.data.get(name) or {}).get(LOCALHOST, 0))
+
+    # Ansible's own reckoning leaves out what was ignored or rescued; no event says so of itself. What was not made up for
+    # ended its host's play, so it is among the last.
+    unforgiven = sum(sum((stats.data.get(name) or {}).values()) for name in ("failures", "dark"))
+    failed = messages[max(0, len(messages) - unforgiven) :] if unforgiven else []
+    if unforgiven and not failed:
+        failed = [_UNKNOWN_FAILURE]
+    return Outcome(
+        ok=count("ok"),
+        changed=count("changed"),
+        skipped=count("skipped"),
+        failures=count("failures"),
+        completion=stats.created,
+        messages=tuple(failed),
+        requeue_after=requeue_after,
+    )

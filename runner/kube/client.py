@@ -1,0 +1,234 @@
+"""The one connection to the API server: credentials, TLS, JSON over HTTP, and the errors it may end in.
+
+The official client finds and refreshes credentials (kubeconfig with its exec plugins, or the pod's ServiceAccount). The
+requests are plain aiohttp: the objects here are custom resources, which have no model classes, and the proxy passes bytes.
+
+Next on the way: `runner.kube.discovery`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+from kubernetes.aio import client as official
+from kubernetes.aio import config as official_config
+
+from runner.settings import ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+MERGE_PATCH = "application/merge-patch+json"
+_SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+# No request of the runner's own takes long; watches have a limit of their own.
+_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=10)
+# The server ends a watch well before; what is silent for longer than this has lost its peer.
+_WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=90)
+
+Body = Mapping[str, Any]
+
+
+class KubeError(Exception):
+    """Something the cluster did not do.
+
+    KubeError
+    ├── Unreachable        no answer: try again
+    └── ApiError           an answer with a status of 400 or more
+        ├── NotFound       404
+        ├── Conflict       409
+        ├── Expired        410: a resourceVersion too old to go on from
+        └── Refused        401, 403: the runner's own rights do not cover it
+    """
+
+
+class Unreachable(KubeError):
+    """The API server gave no answer."""
+
+
+class ApiError(KubeError):
+    """The API server said no; `status` is the HTTP code, `str()` the server's own message."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class NotFound(ApiError):
+    pass
+
+
+class Conflict(ApiError):
+    pass
+
+
+class Expired(ApiError):
+    pass
+
+
+class Refused(ApiError):
+    pass
+
+
+_BY_STATUS: Mapping[int, type[ApiError]] = {401: Refused, 403: Refused, 404: NotFound, 409: Conflict, 410: Expired}
+
+
+class ApiClient:
+    """JSON requests to the API server. Every method raises KubeError, and ApiError for an answer of 400 or more."""
+
+    def __init__(self, configuration: official.Configuration) -> None:
+        self._configuration = configuration
+        self.server: str = configuration.host.rstrip("/")
+        self.session = self.new_session()
+
+    @classmethod
+    async def connect(cls, environ: Mapping[str, str]) -> Self:
+        """With `$KUBECONFIG`, else as the pod that this is, else with ~/.kube/config. ConfigurationError if none will do."""
+        configuration = official.Configuration()
+        try:
+            if environ.get("KUBECONFIG"):
+                source = "KUBECONFIG"
+                await official_config.load_kube_config(config_file=environ["KUBECONFIG"], client_configuration=configuration)
+            elif _in_cluster(environ):
+                source = "the pod's ServiceAccount"
+                official_config.load_incluster_config(client_configuration=configuration)
+            else:
+                source = "~/.kube/config"
+                await official_config.load_kube_config(
+                    config_file=str(Path.home() / ".kube" / "config"), client_configuration=configuration
+                )
+            return cls(configuration)
+        except (official_config.ConfigException, OSError, ValueError, ssl.SSLError) as error:
+            raise ConfigurationError(
+                f"{source}: cannot be used to connect to a cluster ({error}); set KUBECONFIG to a kubeconfig file, "
+                "or start one with: rolerunner devcluster up"
+            ) from error
+
+    def new_session(self) -> aiohttp.ClientSession:
+        """A session with the runner's credentials, for those who speak HTTP to the server themselves. Theirs to close."""
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=self._ssl_context(), limit=0, keepalive_timeout=60),
+            middlewares=(self._authorize,),
+            timeout=_TIMEOUT,
+            headers={"User-Agent": "rolerunner"},
+            auto_decompress=True,
+        )
+
+    async def close(self) -> None:
+        await self.session.close()
+
+    async def get(self, path: str, params: Mapping[str, str] | None = None) -> dict[str, Any]:
+        return await self._request("GET", path, params=params)
+
+    async def post(self, path: str, body: Body) -> dict[str, Any]:
+        return await self._request("POST", path, body=body)
+
+    async def put(self, path: str, body: Body) -> dict[str, Any]:
+        return await self._request("PUT", path, body=body)
+
+    async def patch(self, path: str, body: Body) -> dict[str, Any]:
+        """A JSON merge patch."""
+        return await self._request("PATCH", path, body=body, content_type=MERGE_PATCH)
+
+    async def watch(self, path: str, params: Mapping[str, str]) -> AsyncIterator[dict[str, Any]]:
+        """The watch events ({type, object}) after `params["resourceVersion"]`, until the server ends the stream."""
+        query = {**params, "watch": "true", "allowWatchBookmarks": "true"}
+        async with self._responding("GET", path, params=query, timeout=_WATCH_TIMEOUT) as response:
+            async for line in _lines(response.content):
+                event = json.loads(line)
+                if event.get("type") == "ERROR":
+                    status = event.get("object") or {}
+                    raise _error(status.get("code", 500), status.get("message", "the watch failed"))
+                yield event
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: Body | None = None,
+        content_type: str = "application/json",
+    ) -> dict[str, Any]:
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": content_type} if data is not None else {}
+        async with self._responding(method, path, params=params, data=data, headers=headers) as response:
+            answer: dict[str, Any] = json.loads(await response.read())
+            return answer
+
+    @asynccontextmanager
+    async def _responding(self, method: str, path: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+        try:
+            async with self.session.request(method, self.server + path, **options) as response:
+                if response.status >= 400:
+                    raise _error(response.status, await _message(response))
+                yield response
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unreachable(f"{method} {path}: {error or type(error).__name__}") from error
+
+    async def _authorize(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        # Asked anew for each request: ServiceAccount tokens rotate, exec plugins' tokens expire, and the official client
+        # keeps whatever is still good.
+        token = await self._configuration.get_api_key_with_prefix("BearerToken")
+        if token:
+            request.headers["Authorization"] = token
+        elif self._configuration.username:
+            request.headers["Authorization"] = self._configuration.get_basic_auth_token() or ""
+        return await handler(request)
+
+    def _ssl_context(self) -> ssl.SSLContext:
+        configuration = self._configuration
+        context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
+        if configuration.cert_file:
+            context.load_cert_chain(configuration.cert_file, configuration.key_file)
+        # Many clusters' CAs lack what Python 3.13 began to ask for; Go's clients take them as well.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        if not configuration.verify_ssl:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+def _in_cluster(environ: Mapping[str, str]) -> bool:
+    return bool(environ.get("KUBERNETES_SERVICE_HOST")) and _SERVICE_ACCOUNT_TOKEN.exists()
+
+
+def in_cluster_namespace() -> str:
+    """The namespace of the pod that this is; empty elsewhere."""
+    try:
+        return _SERVICE_ACCOUNT_TOKEN.with_name("namespace").read_text().strip()
+    except OSError:
+        return os.environ.get("POD_NAMESPACE", "")
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Lines of any length: aiohttp's own reader refuses those over its buffer, and an object may be 1.5 MiB."""
+    rest: list[bytes] = []
+    async for chunk in content.iter_any():
+        *complete, tail = chunk.split(b"\n")
+        for line in complete:
+            whole = b"".join((*rest, line))
+            rest.clear()
+            if whole.strip():
+                yield whole
+        if tail:
+            rest.append(tail)
+
+
+async def _message(response: aiohttp.ClientResponse) -> str:
+    text = await response.text(errors="replace")
+    try:
+        message = json.loads(text).get("message")
+    except (ValueError, AttributeError):
+        message = None
+    return message or text[:1000] or response.reason or f"HTTP {response.status}"
+
+
+def _error(status: int, message: str) -> ApiError:
+    return _BY_STATUS.get(status, ApiError)(status, message)

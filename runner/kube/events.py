@@ -1,0 +1,39 @@
+"""Kubernetes Events on a CR: what its owner should see with `kubectl describe`."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from uuid import uuid4
+
+from runner.kube.client import ApiClient, KubeError
+from runner.resource.metadata import Owner
+
+logger = logging.getLogger(__name__)
+
+# The API server refuses longer ones.
+_NOTE_LIMIT = 1024
+
+
+async def warn(client: ApiClient, owner: Owner, *, reason: str, note: str) -> None:
+    """Post a Warning. An Event is a courtesy: if it cannot be posted, that is logged and nothing else happens."""
+    now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    # Events on cluster-scoped objects live in the namespace `default`.
+    namespace = owner.key.namespace or "default"
+    body = {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": f"{owner.key.name[:200]}.{uuid4().hex[:16]}", "namespace": namespace},
+        "eventTime": now,
+        "type": "Warning",
+        "reason": reason,
+        "action": "Reconcile",
+        "note": note if len(note) <= _NOTE_LIMIT else note[: _NOTE_LIMIT - 1] + "…",
+        "reportingController": "rolerunner",
+        "reportingInstance": "rolerunner",
+        "regarding": {**owner.reference(), "namespace": owner.key.namespace},
+    }
+    try:
+        await client.post(f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", body)
+    except KubeError as error:
+        logger.info("An Event could not be posted", extra={"reason": reason, "error": str(error)})

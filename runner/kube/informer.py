@@ -1,0 +1,167 @@
+"""What roles create: one informer a kind and namespace, started when a role first touches an object of that kind.
+
+List, then watch with bookmarks from there on. After a gap (410, a lost stream) list anew and compare with the store, so
+that a deletion missed meanwhile is still told. The stores will also answer the proxy's reads.
+
+Next on the way: `runner.control.handlers`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from runner.kube.client import ApiClient, Expired, KubeError, NotFound, Refused
+from runner.kube.discovery import Resource
+from runner.resource.metadata import Object, ObjectKey
+
+logger = logging.getLogger(__name__)
+
+# (before, after): None before for a new object, None after for one that is gone.
+Notify = Callable[[Object | None, Object | None], None]
+
+_PAGE = 500
+# Seconds. The server ends each watch after a time within these, so that not all are renewed at once.
+_WATCH_SECONDS = (240, 480)
+_FIRST_DELAY, _LAST_DELAY = 0.2, 30.0
+
+
+class Informer:
+    """A store of the objects of one kind, in one namespace or (namespace empty) all, kept current by `run`."""
+
+    def __init__(self, client: ApiClient, resource: Resource, namespace: str, notify: Notify) -> None:
+        self.resource = resource
+        self.namespace = namespace
+        self.store: dict[ObjectKey, Object] = {}
+        self.synced = asyncio.Event()
+        self._client = client
+        self._notify = notify
+        self._version = ""
+
+    async def run(self) -> None:
+        """Keep the store current until cancelled. Trouble is logged once a kind of trouble, and waited out."""
+        delay, trouble = _FIRST_DELAY, ""
+        while True:
+            try:
+                await self.step()
+                delay, trouble = _FIRST_DELAY, ""
+                continue
+            except Expired:
+                self._version = ""
+                continue
+            except NotFound:
+                # The kind itself is gone, and its objects with it.
+                self._replace({})
+                self._version = ""
+                problem = "kind not served"
+            except Refused as error:
+                problem = str(error)
+            except KubeError as error:
+                problem = str(error)
+            if problem != trouble:
+                level = logging.WARNING if isinstance(problem, str) and "forbidden" in problem else logging.INFO
+                logger.log(
+                    level,
+                    "Dependents are not being watched for now",
+                    extra={
+                        "resource": self.resource.plural,
+                        "namespace": self.namespace,
+                        "reason": problem,
+                    },
+                )
+            trouble = problem
+            await asyncio.sleep(delay * random.uniform(0.8, 1.2))
+            delay = min(delay * 2, _LAST_DELAY)
+
+    async def step(self) -> None:
+        """List if there is nothing to go on from, else one watch to its end. Raises KubeError."""
+        if not self._version:
+            await self._list()
+        else:
+            await self._watch()
+
+    async def _list(self) -> None:
+        path = self.resource.path(namespace=self.namespace)
+        found: dict[ObjectKey, Object] = {}
+        params = {"limit": str(_PAGE)}
+        while True:
+            page = await self._client.get(path, params)
+            for item in page.get("items") or ():
+                # Items of a list carry no kind of their own.
+                whole = {"apiVersion": self.resource.gvk.api_version, "kind": self.resource.gvk.kind, **item}
+                found[ObjectKey.of(item)] = _slim(whole)
+            token = page["metadata"].get("continue")
+            if not token:
+                break
+            params = {"limit": str(_PAGE), "continue": token}
+        self._replace(found)
+        self._version = page["metadata"]["resourceVersion"]
+        self.synced.set()
+
+    async def _watch(self) -> None:
+        path = self.resource.path(namespace=self.namespace)
+        seconds = str(random.randint(*_WATCH_SECONDS))
+        async for event in self._client.watch(path, {"resourceVersion": self._version, "timeoutSeconds": seconds}):
+            obj = event["object"]
+            self._version = obj["metadata"]["resourceVersion"]
+            if event["type"] != "BOOKMARK":
+                self._put(ObjectKey.of(obj), None if event["type"] == "DELETED" else _slim(obj), last=obj)
+
+    def _replace(self, found: Mapping[ObjectKey, Object]) -> None:
+        for key in self.store.keys() - found.keys():
+            self._put(key, None)
+        for key, obj in found.items():
+            before = self.store.get(key)
+            if before is None or _version(before) != _version(obj):
+                self._put(key, obj)
+
+    def _put(self, key: ObjectKey, obj: Object | None, *, last: Object | None = None) -> None:
+        before = self.store.pop(key, None)
+        if obj is not None:
+            self.store[key] = obj
+        elif before is None:
+            # Deleted before it was ever listed: its last words say whose it was.
+            before = last
+        self._notify(before, obj)
+
+
+class Informers:
+    """The informers, by kind, each started at most once. `namespaces` empty: one for the whole cluster."""
+
+    def __init__(self, client: ApiClient, *, namespaces: Sequence[str], notify: Notify, tasks: asyncio.TaskGroup) -> None:
+        self._client = client
+        self._namespaces = tuple(namespaces) or ("",)
+        self._notify = notify
+        self._tasks = tasks
+        self._running: dict[str, list[tuple[Informer, asyncio.Task[None]]]] = {}
+
+    def ensure(self, resource: Resource) -> None:
+        """Watch this kind from now on, if it can be watched and is not yet."""
+        name = f"{resource.plural}.{resource.gvk.api_version}"
+        if name in self._running or not resource.is_watchable:
+            return
+        started = []
+        for namespace in self._namespaces if resource.namespaced else ("",):
+            informer = Informer(self._client, resource, namespace, self._notify)
+            task = self._tasks.create_task(informer.run(), name=f"informer {name} {namespace}")
+            started.append((informer, task))
+        self._running[name] = started
+        logger.info("Watching dependents", extra={"resource": name, "namespaces": ",".join(filter(None, self._namespaces))})
+
+    def stop(self) -> None:
+        for started in self._running.values():
+            for _, task in started:
+                task.cancel()
+
+
+def _slim(obj: Mapping[str, Any]) -> Object:
+    """Without managedFields: half of a stored object's size, and nothing here or in a role asks for them."""
+    metadata = {name: value for name, value in obj["metadata"].items() if name != "managedFields"}
+    return {**obj, "metadata": metadata}
+
+
+def _version(obj: Object) -> str:
+    return str(obj["metadata"].get("resourceVersion"))

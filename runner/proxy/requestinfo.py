@@ -1,0 +1,40 @@
+"""What an HTTP request asks of the API server, read off its method and path.
+
+As k8s.io/apiserver's RequestInfo, for the part of it that the proxy has to understand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RequestInfo:
+    """`plural` is empty for what is not a resource: discovery, /version, /openapi."""
+
+    api_version: str = ""
+    namespace: str = ""
+    plural: str = ""
+    name: str = ""
+    subresource: str = ""
+
+    @property
+    def is_resource(self) -> bool:
+        return bool(self.plural)
+
+
+def parse(path: str) -> RequestInfo:
+    """`/apis/apps/v1/namespaces/default/deployments/x/status` → its parts. `path` without query, already unquoted."""
+    match [part for part in path.split("/") if part]:
+        case ["api", version, *rest]:
+            api_version = version
+        case ["apis", group, version, *rest]:
+            api_version = f"{group}/{version}"
+        case _:
+            return RequestInfo()
+    namespace = ""
+    # A namespace is itself a resource: /api/v1/namespaces/NAME, and its subresources.
+    if len(rest) > 2 and rest[0] == "namespaces" and rest[2] not in ("status", "finalize"):
+        namespace, rest = rest[1], rest[2:]
+    plural, name, *subresource = (*rest, "", "")[: max(2, len(rest))]
+    return RequestInfo(api_version, namespace, plural, name, "/".join(subresource))

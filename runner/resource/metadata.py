@@ -1,0 +1,174 @@
+"""Names and owners of Kubernetes objects.
+
+Next on the way: `runner.resource.conditions`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# An object as the API server sends it: decoded JSON.
+Object = Mapping[str, Any]
+
+# Set on what a role creates outside its owner's reach, where Kubernetes allows no owner reference. Same as Go's.
+PRIMARY_RESOURCE = "operator-sdk/primary-resource"
+PRIMARY_RESOURCE_TYPE = "operator-sdk/primary-resource-type"
+
+_DURATION = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class GroupKind:
+    group: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}.{self.group}" if self.group else self.kind
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class GroupVersionKind:
+    """A kind in full; `group` is empty for the core group."""
+
+    group: str
+    version: str
+    kind: str
+
+    @property
+    def api_version(self) -> str:
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    @property
+    def group_kind(self) -> GroupKind:
+        return GroupKind(self.group, self.kind)
+
+    @classmethod
+    def of(cls, obj: Object) -> GroupVersionKind:
+        """The kind an object (or an owner reference) says it is of."""
+        group, version = split_api_version(obj.get("apiVersion", ""))
+        return cls(group, version, obj.get("kind", ""))
+
+    def __str__(self) -> str:
+        # The form of Go's schema.GroupVersionKind, which dashboards know as the metrics' GVK label.
+        return f"{self.group}/{self.version}, Kind={self.kind}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ObjectKey:
+    """Where an object stands; `namespace` is empty for cluster-scoped objects."""
+
+    namespace: str
+    name: str
+
+    @classmethod
+    def of(cls, obj: Object) -> ObjectKey:
+        metadata = obj.get("metadata") or {}
+        return cls(metadata.get("namespace") or "", metadata.get("name") or "")
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The CR on whose behalf a run makes its API calls."""
+
+    gvk: GroupVersionKind
+    key: ObjectKey
+    uid: str
+
+    def reference(self) -> dict[str, Any]:
+        """An owner reference without `controller`: the role may name its own controller."""
+        return {"apiVersion": self.gvk.api_version, "kind": self.gvk.kind, "name": self.key.name, "uid": self.uid}
+
+
+def split_api_version(api_version: str) -> tuple[str, str]:
+    """`apps/v1` → (`apps`, `v1`); `v1` → (``, `v1`)."""
+    group, _, version = api_version.rpartition("/")
+    return group, version
+
+
+def annotations_of(obj: Object) -> Mapping[str, str]:
+    return (obj.get("metadata") or {}).get("annotations") or {}
+
+
+def labels_of(obj: Object) -> Mapping[str, str]:
+    return (obj.get("metadata") or {}).get("labels") or {}
+
+
+def finalizers(obj: Object) -> list[str]:
+    return (obj.get("metadata") or {}).get("finalizers") or []
+
+
+def is_deleting(obj: Object) -> bool:
+    return bool((obj.get("metadata") or {}).get("deletionTimestamp"))
+
+
+def is_owned(obj: Object, owner: Owner) -> bool:
+    """Whether the object already names this very CR as an owner, by reference or by annotation."""
+    references = (obj.get("metadata") or {}).get("ownerReferences") or ()
+    if any(reference.get("uid") == owner.uid for reference in references):
+        return True
+    marks = annotations_of(obj)
+    return marks.get(PRIMARY_RESOURCE_TYPE) == str(owner.gvk.group_kind) and marks.get(
+        PRIMARY_RESOURCE
+    ) == _primary_resource(owner.key)
+
+
+def own(obj: dict[str, Any], owner: Owner, *, namespace: str) -> bool:
+    """Mark the object, which is about to be created in `namespace`, as the owner's; whether that changed anything.
+
+    An owner reference where Kubernetes allows one (same namespace, or a cluster-scoped owner), annotations where it does
+    not. A role's own reference to this CR (say, as its controller) is left alone. As Go's proxy/inject_owner.go.
+    """
+    if is_owned(obj, owner):
+        return False
+    metadata = obj.setdefault("metadata", {})
+    if not owner.key.namespace or owner.key.namespace == namespace:
+        metadata["ownerReferences"] = [*(metadata.get("ownerReferences") or ()), owner.reference()]
+    else:
+        metadata["annotations"] = {
+            **(metadata.get("annotations") or {}),
+            PRIMARY_RESOURCE: _primary_resource(owner.key),
+            PRIMARY_RESOURCE_TYPE: str(owner.gvk.group_kind),
+        }
+    return True
+
+
+def owners(obj: Object) -> Iterator[tuple[GroupKind, ObjectKey]]:
+    """Each (kind, key) that the object says it belongs to. A reference's namespace is the object's own: whether the
+    owner is namespaced at all is for the caller to know."""
+    namespace = ObjectKey.of(obj).namespace
+    for reference in (obj.get("metadata") or {}).get("ownerReferences") or ():
+        gvk = GroupVersionKind.of(reference)
+        yield gvk.group_kind, ObjectKey(namespace, reference.get("name", ""))
+    marks = annotations_of(obj)
+    kind, _, group = marks.get(PRIMARY_RESOURCE_TYPE, "").partition(".")
+    namespace, _, name = marks.get(PRIMARY_RESOURCE, "").rpartition("/")
+    if kind and name:
+        yield GroupKind(group, kind), ObjectKey(namespace, name)
+
+
+def _primary_resource(key: ObjectKey) -> str:
+    return f"{key.namespace}/{key.name}"
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a Go duration (`1h5m`, `300ms`, `0`). ValueError, with what was expected, for anything else."""
+    sign = -1.0 if text.startswith("-") else 1.0
+    body = text.removeprefix("-").removeprefix("+")
+    if body == "0":
+        return 0.0
+    seconds, position = 0.0, 0
+    for match in _DURATION.finditer(body):
+        if match.start() != position:
+            break
+        seconds += float(match[1]) * _SECONDS[match[2]]
+        position = match.end()
+    if not body or position != len(body):
+        raise ValueError(f"{text!r} is no duration; write it as 30s, 5m, 1h30m or 10h")
+    return sign * seconds

@@ -1,0 +1,188 @@
+"""What a role gets to see of its CR: the extra vars of a run.
+
+A CR is written by people who may create CRs, not by people who may write roles. So its strings are data and never become
+templates, and its fields never become variables by which Ansible itself is steered.
+
+Next on the way: `runner.executor.jobs`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runner.resource.metadata import GroupVersionKind, Object, ObjectKey
+
+# Variables by which Ansible finds hosts, files and roles: a CR setting one would steer how the role runs rather than what
+# it does. Everything `ansible_…` is reserved beside these. Words like `name`, `port`, `tags` or `environment` are not: they
+# are keywords of plays, as variables they mean nothing to Ansible, and CRs use them.
+_RESERVED = frozenset(
+    """
+    delegated_vars group_names groups hostvars inventory_dir inventory_file inventory_hostname inventory_hostname_short
+    omit play_hosts playbook_dir role_name role_names role_path vars
+    """.split()
+)
+_RESERVED_PREFIXES = ("ansible_", "_ansible_", "__ansible_")
+
+# Ansible's own marks in JSON ({"__ansible_vault": …}): a CR's mapping with such a key would not stay a mapping.
+_MARK_PREFIX = "__ansible_"
+_UNSAFE = "__ansible_unsafe"
+
+_NUMBERS = re.compile(r"([a-zA-Z])(\d+)([a-zA-Z](\d+))")
+_WORDS = ("HTTP", "URL", "IP")
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """The extra vars of a run, and the paths of the CR's fields that were left out of them."""
+
+    extra_vars: Mapping[str, Any]
+    dropped: tuple[str, ...]
+
+
+def to_snake(name: str) -> str:
+    """camelCase → snake_case, letter for letter as the Go operator's paramconv does it, its oddities included: roles
+    name these variables."""
+    text = _NUMBERS.sub(r"\1 \2 \3", name).strip(" ")
+    if not text:
+        return name
+    prefix = "_" if "A" <= text[0] <= "Z" else ""
+    text = _isolate_words(text)
+    words: list[str] = []
+    word = ""
+    for index, letter in enumerate(text):
+        following = text[index + 1] if index + 1 < len(text) else ""
+        if word and word[-1] != "_" and _case_changes(letter, following):
+            if _is_upper(letter):
+                words.append(word.lower())
+                word = letter
+            else:
+                words.append((word + letter).lower())
+                word = ""
+        elif letter in " _-":
+            words.append(word.lower())
+            word = ""
+        else:
+            word += letter
+    words.append(word.lower())
+    joined = "_".join(words)
+    return joined if words[0].upper() in _WORDS else prefix + joined
+
+
+def build(
+    *,
+    gvk: GroupVersionKind,
+    obj: Object,
+    watch_vars: Mapping[str, Any],
+    snake_case: bool,
+    mark_unsafe: bool,
+) -> Parameters:
+    """The extra vars for a run of `obj`: later ones win.
+
+    Spec fields, `ansible_operator_meta`, `_<group>_<kind>` (the whole object), `_<group>_<kind>_spec`, the watch's vars.
+    Only the watch's vars may hold templates, unless the watch says `markUnsafe: false`.
+    """
+    spec = obj.get("spec")
+    spec = spec if isinstance(spec, Mapping) else {}
+    dropped: list[str] = []
+    data = _as_data if mark_unsafe else _identity
+    fields: dict[str, Any] = {}
+    for name, value in spec.items():
+        variable = to_snake(name) if snake_case else name
+        if is_reserved(variable):
+            dropped.append(f"spec.{name}")
+        else:
+            fields[variable] = _snake_keys(value) if snake_case else value
+    key = variable_name(gvk)
+    whole = _without_marks(obj, "", dropped)
+    whole.setdefault("spec", {})
+    at = ObjectKey.of(obj)
+    extra_vars = {
+        **data(_without_marks(fields, "spec", [])),
+        "ansible_operator_meta": data({"name": at.name, "namespace": at.namespace}),
+        key: data(whole),
+        f"{key}_spec": data(_without_marks(spec, "spec", [])),
+        **watch_vars,
+    }
+    return Parameters(extra_vars=extra_vars, dropped=tuple(dict.fromkeys(dropped)))
+
+
+def variable_name(gvk: GroupVersionKind) -> str:
+    """`_cache_example_com_memcached`: the variable which holds the whole CR."""
+    return f"_{gvk.group}_{gvk.kind.lower()}".replace(".", "_").replace("-", "_")
+
+
+def is_reserved(variable: str) -> bool:
+    return variable in _RESERVED or variable.startswith(_RESERVED_PREFIXES)
+
+
+def _snake_keys(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {to_snake(name): _snake_keys(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_snake_keys(item) for item in value]
+    return value
+
+
+def _as_data(value: Any) -> Any:
+    """Every string marked as one that Ansible must not template, in the form its JSON loader reads."""
+    if isinstance(value, str):
+        return {_UNSAFE: value}
+    if isinstance(value, Mapping):
+        return {name: _as_data(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_as_data(item) for item in value]
+    return value
+
+
+def _identity(value: Any) -> Any:
+    return value
+
+
+def _without_marks(value: Any, path: str, dropped: list[str]) -> Any:
+    """A copy without the keys that Ansible's JSON loader takes as its own marks."""
+    if isinstance(value, Mapping):
+        kept = {}
+        for name, item in value.items():
+            at = f"{path}.{name}" if path else name
+            if name.startswith(_MARK_PREFIX):
+                dropped.append(at)
+            else:
+                kept[name] = _without_marks(item, at, dropped)
+        return kept
+    if isinstance(value, list):
+        return [_without_marks(item, f"{path}[{index}]", dropped) for index, item in enumerate(value)]
+    return value
+
+
+def _isolate_words(text: str) -> str:
+    """`egressIP` → `egress_IP`, `egressIPs` → `egress_IPS`: words that the case rule alone would tear apart."""
+    for word in _WORDS:
+        start = text.find(word)
+        if start < 0:
+            continue
+        end = start + len(word)
+        before, after = text[:start], text[end:]
+        if not after:
+            text = f"{before}_{word}"
+        elif after[0] == "s":
+            text = _join(before, f"{word}S", after[1:])
+        else:
+            text = _join(before, word, after)
+    return text
+
+
+def _join(before: str, word: str, after: str) -> str:
+    return "_".join(part for part in (before, word, after) if part)
+
+
+def _is_upper(letter: str) -> bool:
+    return "A" <= letter <= "Z"
+
+
+def _case_changes(letter: str, following: str) -> bool:
+    lower_next = "a" <= following <= "z"
+    upper_next = "A" <= following <= "Z"
+    return (_is_upper(letter) and lower_next) or ("a" <= letter <= "z" and upper_next)

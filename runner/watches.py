@@ -1,0 +1,448 @@
+"""watches.yaml → a tuple of `Watch`: which kind is mapped to which role or playbook, and how.
+
+A key of that file, its default and its validation belong here, as do the annotations by which a single CR overrides its
+watch. Every mistake in the file is found in one go, and each is told with file, line, key and remedy.
+
+Next on the way: `runner.kube.primaries`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from runner.resource.metadata import GroupVersionKind, Object, annotations_of, labels_of, parse_duration
+from runner.settings import MAX_VERBOSITY, ConfigurationError, Settings, search_paths
+
+RECONCILE_PERIOD_ANNOTATION = "ansible.sdk.operatorframework.io/reconcile-period"
+
+DEFAULT_MAX_RUNNER_ARTIFACTS = 20
+
+T = TypeVar("T")
+
+# $VAR and ${VAR}, as Go's os.Expand takes them.
+_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|([A-Za-z_]\w*))")
+
+
+class WatchesError(ConfigurationError):
+    """The watches file cannot be used. Each of `problems` is one line: `FILE:LINE: KEY: what is wrong and what to do`."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One `matchExpressions` entry of a label selector."""
+
+    key: str
+    operator: str
+    values: tuple[str, ...]
+
+    def matches(self, present: Mapping[str, str]) -> bool:
+        match self.operator:
+            case "In":
+                return present.get(self.key) in self.values
+            case "NotIn":
+                return present.get(self.key) not in self.values
+            case "Exists":
+                return self.key in present
+            case _:
+                return self.key not in present
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """A label selector; an empty one matches everything."""
+
+    requirements: tuple[Requirement, ...] = ()
+
+    def matches(self, obj: Object) -> bool:
+        present = labels_of(obj)
+        return all(requirement.matches(present) for requirement in self.requirements)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """What a run runs: a role's folder or a playbook's file, absolute; exactly one in a watch that could be loaded."""
+
+    role: Path | None = None
+    playbook: Path | None = None
+
+    @property
+    def path(self) -> Path | None:
+        return self.playbook or self.role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finalizer:
+    """What runs before a CR may go. Without content of its own, the watch's runs, with `vars` on top."""
+
+    name: str
+    content: Content | None = None
+    vars: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """One entry of watches.yaml, defaults filled in. Durations are seconds."""
+
+    gvk: GroupVersionKind
+    content: Content
+    vars: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    reconcile_period: float
+    manage_status: bool = True
+    snake_case_parameters: bool = True
+    mark_unsafe: bool = True
+    selector: Selector = Selector()
+    watch_dependents: bool = True
+    watch_cluster_scoped: bool = False
+    watch_annotations: bool = False
+    max_runner_artifacts: int = DEFAULT_MAX_RUNNER_ARTIFACTS
+    blacklist: frozenset[GroupVersionKind] = frozenset()
+    finalizer: Finalizer | None = None
+    max_concurrent_reconciles: int
+    verbosity: int
+
+
+def period_of(watch: Watch, obj: Object) -> float:
+    """Seconds until the CR's next periodic run: its annotation, else its watch's. ValueError for a bad annotation."""
+    text = annotations_of(obj).get(RECONCILE_PERIOD_ANNOTATION)
+    return watch.reconcile_period if text is None else parse_duration(text)
+
+
+def load(settings: Settings, environ: Mapping[str, str]) -> tuple[Watch, ...]:
+    """Read the settings' watches file. Raises WatchesError with all of its mistakes."""
+    path = settings.watches_file
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise WatchesError([f"{path}: {error.strerror}; name the file with --watches-file"]) from error
+    except UnicodeDecodeError as error:
+        raise WatchesError([f"{path}: not UTF-8 text ({error.reason} at byte {error.start})"]) from error
+    return parse(text, settings=settings, environ=environ)
+
+
+def parse(text: str, *, settings: Settings, environ: Mapping[str, str]) -> tuple[Watch, ...]:
+    """The watches in `text`, which came from the settings' watches file. Raises WatchesError."""
+    reader = _Reader(settings, environ)
+    try:
+        root = yaml.compose(_expand(text, environ), Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise WatchesError([f"{settings.watches_file}:{line}: no valid YAML: {error.problem}"]) from error
+    except yaml.YAMLError as error:
+        raise WatchesError([f"{settings.watches_file}: no valid YAML: {error}"]) from error
+    watches = reader.read(root)
+    if reader.problems:
+        raise WatchesError(reader.problems)
+    return watches
+
+
+def _expand(text: str, environ: Mapping[str, str]) -> str:
+    """References to unset variables stay, written `${VAR}`, as in the Go operator."""
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        return environ.get(name, f"${{{name}}}")
+
+    return _VARIABLE.sub(value, text)
+
+
+class _Reader:
+    """Walks the YAML nodes, which know their lines, and collects what is wrong with them."""
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+        self.settings = settings
+        self.environ = environ
+        self.problems: list[str] = []
+
+    def problem(self, node: yaml.Node, key: str, text: str) -> None:
+        self.problems.append(f"{self.settings.watches_file}:{node.start_mark.line + 1}: {key}: {text}")
+
+    def read(self, root: yaml.Node | None) -> tuple[Watch, ...]:
+        if not isinstance(root, yaml.SequenceNode):
+            at = f":{root.start_mark.line + 1}" if root is not None else ""
+            self.problems.append(f"{self.settings.watches_file}{at}: expected a list of watches, each beginning with '- '")
+            return ()
+        watches = []
+        lines: dict[GroupVersionKind, int] = {}
+        for node in root.value:
+            watch = self.watch(node)
+            if watch is None:
+                continue
+            if watch.gvk in lines:
+                self.problem(node, "kind", f"{watch.gvk} is watched twice, first on line {lines[watch.gvk]}; keep one")
+            lines.setdefault(watch.gvk, node.start_mark.line + 1)
+            watches.append(watch)
+        if not root.value:
+            self.problem(root, "watches", "the list is empty; add a watch with version, kind and a role or a playbook")
+        return tuple(watches)
+
+    def watch(self, node: yaml.Node) -> Watch | None:
+        fields = self.mapping(node, "watch", _WATCH_KEYS)
+        if fields is None:
+            return None
+        before = len(self.problems)
+        gvk = self.gvk(node, fields)
+        content = self.content(node, fields, required=True)
+        period = self.take(fields, "reconcilePeriod", _duration, 0.0)
+        finalizer = self.finalizer(fields.get("finalizer"))
+        artifacts = self.take(fields, "maxRunnerArtifacts", _count, 0)
+        watch = Watch(
+            gvk=gvk,
+            content=content,
+            vars=self.take(fields, "vars", _variables, {}),
+            reconcile_period=period or self.settings.reconcile_period,
+            manage_status=self.take(fields, "manageStatus", _boolean, True),
+            snake_case_parameters=self.take(fields, "snakeCaseParameters", _boolean, True),
+            mark_unsafe=self.take(fields, "markUnsafe", _boolean, True),
+            selector=self.selector(fields.get("selector")),
+            watch_dependents=self.take(fields, "watchDependentResources", _boolean, True),
+            watch_cluster_scoped=self.take(fields, "watchClusterScopedResources", _boolean, False),
+            watch_annotations=self.take(fields, "watchAnnotationsChanges", _boolean, False),
+            max_runner_artifacts=artifacts or DEFAULT_MAX_RUNNER_ARTIFACTS,
+            blacklist=self.blacklist(fields.get("blacklist")),
+            finalizer=finalizer,
+            max_concurrent_reconciles=_limit(gvk, self.settings, self.environ),
+            verbosity=_verbosity(gvk, self.settings, self.environ),
+        )
+        return watch if len(self.problems) == before else None
+
+    def gvk(self, node: yaml.Node, fields: Mapping[str, yaml.Node]) -> GroupVersionKind:
+        group = self.take(fields, "group", _string, "")
+        version = self.take(fields, "version", _string, "")
+        kind = self.take(fields, "kind", _string, "")
+        for key, value in (("version", version), ("kind", kind)):
+            # One that is no text has been complained about already.
+            if not value and (key not in fields or _is_empty(fields[key])):
+                self.problem(fields.get(key, node), key, f"missing or empty; every watch needs a {key}")
+        return GroupVersionKind(group, version, kind)
+
+    def content(self, node: yaml.Node, fields: Mapping[str, yaml.Node], *, required: bool) -> Content:
+        role, playbook = self.take(fields, "role", _string, ""), self.take(fields, "playbook", _string, "")
+        if playbook:
+            path = Path.cwd() / playbook
+            if not path.is_file():
+                self.problem(fields["playbook"], "playbook", f"{playbook} was not found as a file; looked for {path}")
+            return Content(playbook=path)
+        elif role:
+            places = _role_places(role, self.settings, self.environ)
+            found = next((place for place in places if place.is_dir()), None)
+            if found is None:
+                looked = ", ".join(str(place) for place in places)
+                remedy = "set ANSIBLE_ROLES_PATH or ANSIBLE_COLLECTIONS_PATH if it stands elsewhere"
+                self.problem(fields["role"], "role", f"{role} was not found; looked for {looked}; {remedy}")
+            return Content(role=found)
+        if required and not {"role", "playbook"} & fields.keys():
+            self.problem(node, "role", "neither role nor playbook is given; name the one that this kind runs")
+        elif required:
+            self.problem(fields.get("role") or fields["playbook"], "role", "empty; name a role or a playbook")
+        return Content()
+
+    def finalizer(self, node: yaml.Node | None) -> Finalizer | None:
+        if node is None or _is_null(node):
+            return None
+        fields = self.mapping(node, "finalizer", _FINALIZER_KEYS)
+        if fields is None:
+            return None
+        name = self.take(fields, "name", _string, "")
+        if not name:
+            self.problem(node, "finalizer.name", "missing or empty; it needs a name such as example.com/cleanup")
+        variables: Mapping[str, Any] = self.take(fields, "vars", _variables, {})
+        content = self.content(node, fields, required=not variables)
+        return Finalizer(name=name, content=content if content.path else None, vars=variables)
+
+    def selector(self, node: yaml.Node | None) -> Selector:
+        if node is None or _is_null(node):
+            return Selector()
+        fields = self.mapping(node, "selector", {"matchLabels", "matchExpressions"}) or {}
+        requirements: list[Requirement] = []
+        equal: dict[str, str] = self.take(fields, "matchLabels", _strings, {})
+        requirements += [Requirement(key, "In", (value,)) for key, value in equal.items()]
+        expressions = fields.get("matchExpressions")
+        if expressions is not None:
+            if not isinstance(expressions, yaml.SequenceNode):
+                self.problem(expressions, "selector.matchExpressions", "expected a list")
+            else:
+                requirements += filter(None, map(self.requirement, expressions.value))
+        return Selector(tuple(requirements))
+
+    def requirement(self, node: yaml.Node) -> Requirement | None:
+        key = "selector.matchExpressions"
+        fields = self.mapping(node, key, {"key", "operator", "values"})
+        if fields is None:
+            return None
+        label = self.take(fields, "key", _string, "")
+        operator = self.take(fields, "operator", _string, "")
+        values: list[str] = self.take(fields, "values", _string_list, [])
+        if not label or operator not in ("In", "NotIn", "Exists", "DoesNotExist"):
+            self.problem(node, key, "needs a key and one of the operators In, NotIn, Exists, DoesNotExist")
+        elif (operator in ("In", "NotIn")) != bool(values):
+            self.problem(node, key, "values go with In and NotIn, and only with these")
+        else:
+            return Requirement(label, operator, tuple(values))
+        return None
+
+    def blacklist(self, node: yaml.Node | None) -> frozenset[GroupVersionKind]:
+        if node is None or _is_null(node):
+            return frozenset()
+        if not isinstance(node, yaml.SequenceNode):
+            self.problem(node, "blacklist", "expected a list of group, version and kind")
+            return frozenset()
+        kinds = set()
+        for item in node.value:
+            fields = self.mapping(item, "blacklist", {"group", "version", "kind"})
+            if fields is not None:
+                kinds.add(self.gvk(item, fields))
+        return frozenset(kinds)
+
+    def mapping(self, node: yaml.Node, key: str, known: set[str]) -> dict[str, yaml.Node] | None:
+        """The node's values by key; keys that are unknown or stand twice are problems."""
+        if not isinstance(node, yaml.MappingNode):
+            self.problem(node, key, f"expected keys and values, found {_value(node)!r}")
+            return None
+        fields: dict[str, yaml.Node] = {}
+        for name_node, value in node.value:
+            name = str(name_node.value)
+            if name not in known:
+                self.problem(name_node, name, f"unknown key; known here: {', '.join(sorted(known))}")
+            elif name in fields:
+                self.problem(name_node, name, "stands twice; keep one")
+            else:
+                fields[name] = value
+        return fields
+
+    def take(self, fields: Mapping[str, yaml.Node], key: str, convert: Callable[[Any], T], default: T) -> T:
+        node = fields.get(key)
+        if node is None or _is_null(node):
+            return default
+        try:
+            return convert(_value(node))
+        except ValueError as error:
+            self.problem(node, key, str(error))
+            return default
+
+
+_WATCH_KEYS = {
+    *("group", "version", "kind", "role", "playbook", "vars", "finalizer", "selector", "blacklist"),
+    *("reconcilePeriod", "manageStatus", "markUnsafe", "snakeCaseParameters", "maxRunnerArtifacts"),
+    *("watchDependentResources", "watchClusterScopedResources", "watchAnnotationsChanges"),
+}
+_FINALIZER_KEYS = {"name", "role", "playbook", "vars"}
+
+
+def _value(node: yaml.Node) -> Any:
+    """The node as plain Python, with the safe types only."""
+    loader = yaml.SafeLoader("")
+    try:
+        value = loader.construct_object(node, deep=True)
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise ValueError(f"cannot be read: {error}") from error
+    finally:
+        loader.dispose()
+    return value
+
+
+def _is_null(node: yaml.Node) -> bool:
+    return node.tag == "tag:yaml.org,2002:null"
+
+
+def _is_empty(node: yaml.Node) -> bool:
+    return _is_null(node) or node.value == ""
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected text, found {value!r}; put it in quotes")
+    return value
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"expected true or false, found {value!r}")
+    return value
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"expected a whole number from 0, found {value!r}")
+    return value
+
+
+def _duration(value: Any) -> float:
+    if not isinstance(value, str):
+        raise ValueError(f"expected a duration such as 30s or 1h5m, found {value!r}; put it in quotes, with its unit")
+    seconds = parse_duration(value)
+    if seconds < 0:
+        raise ValueError(f"expected a duration from 0, found {value!r}")
+    return seconds
+
+
+def _variables(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"expected variables by name, found {value!r}")
+    return value
+
+
+def _strings(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(item, str) for pair in value.items() for item in pair):
+        raise ValueError(f"expected text by name, found {value!r}; put numbers and true/false in quotes")
+    return value
+
+
+def _string_list(value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError(f"expected a list of texts, found {value!r}; put numbers and true/false in quotes")
+    return value
+
+
+def _role_places(role: str, settings: Settings, environ: Mapping[str, str]) -> list[Path]:
+    """Where a role may stand, in the order of search, which is the Go operator's."""
+    if os.path.isabs(role):
+        return [Path(role)]
+    places = []
+    parts = role.split(".")
+    if len(parts) == 3:
+        namespace, collection, name = parts
+        inner = Path("ansible_collections") / namespace / collection / "roles" / name
+        places += [path / inner for path in _collection_paths(settings, environ)]
+    for path in search_paths(settings.roles_path or environ.get("ANSIBLE_ROLES_PATH", "")):
+        places += [path / role, path / "roles" / role]
+    return [*places, Path.cwd() / "roles" / role]
+
+
+def _collection_paths(settings: Settings, environ: Mapping[str, str]) -> list[Path]:
+    given = settings.collections_path or environ.get("ANSIBLE_COLLECTIONS_PATH", "")
+    return search_paths(given) or [Path("/usr/share/ansible/collections"), Path.home() / ".ansible" / "collections"]
+
+
+def _limit(gvk: GroupVersionKind, settings: Settings, environ: Mapping[str, str]) -> int:
+    for prefix in ("MAX_CONCURRENT_RECONCILES", "WORKER"):
+        number = _number(prefix, gvk, environ)
+        if number is not None and number > 0:
+            return number
+    return settings.max_concurrent_reconciles
+
+
+def _verbosity(gvk: GroupVersionKind, settings: Settings, environ: Mapping[str, str]) -> int:
+    number = _number("ANSIBLE_VERBOSITY", gvk, environ)
+    return number if number is not None and 0 <= number <= MAX_VERBOSITY else settings.verbosity
+
+
+def _number(prefix: str, gvk: GroupVersionKind, environ: Mapping[str, str]) -> int | None:
+    """The variable `PREFIX_KIND_GROUP`; Go keeps a group's dashes, which no shell can set, so `_` is taken as well."""
+    name = f"{prefix}_{gvk.kind}_{gvk.group}".upper().replace(".", "_")
+    for spelling in (name, name.replace("-", "_")):
+        try:
+            return int(environ[spelling])
+        except (KeyError, ValueError):
+            continue
+    return None
