@@ -1,0 +1,118 @@
+import pytest
+
+from runner.resource.metadata import GroupVersionKind
+from runner.resource.parameters import Parameters, build, is_reserved, to_snake, variable_name
+
+MEMCACHED = GroupVersionKind("cache.example.com", "v1alpha1", "Memcached")
+
+# Input=output as the Go operator's paramconv gives it.
+SNAKE = """
+size=size maxConns=max_conns MaxConns=_max_conns JSONData=_json_data dataJSON=data_json egressIP=egress_ip
+egressIPs=egress_ips IPAddress=ip_address podIPs=pod_ips serverURL=server_url URLPath=url_path baseURLs=base_urls
+httpPort=http_port HTTPPort=http_port enableHTTP2=enable_http_2 http2Enabled=http2_enabled ABC=_abc aB=ab A=_a a1b2=a_1_b2
+foo1bar=foo1bar fooBar1=foo_bar1 foo1Bar2=foo1_bar2 s3Bucket=s3_bucket S3Bucket=_s3_bucket x509Cert=x509_cert
+kubernetesAPIServer=kubernetes_api_server myHTTPSServer=my_http_s_server snake_case=snake_case kebab-case=kebab_case
+mixed_caseKey=mixed_case_key PascalCase=_pascal_case camelCaseID=camel_case_id IDs=_i_ds userIDs=user_i_ds
+v1alpha1=v1alpha1 node10Count=node10_count _private=_private trailing_=trailing_ a__b=a__b TLSConfig=_tls_config
+tlsCertPEM=tls_cert_pem oAuth2Token=o_auth2_token ipFamily=ip_family clusterIP=cluster_ip clusterIPs=cluster_ips
+""".split()
+
+
+@pytest.mark.parametrize("pair", SNAKE)
+def test_snake_case_is_the_go_operators(pair: str) -> None:
+    given, expected = pair.split("=")
+    assert to_snake(given) == expected
+
+
+def cr(**spec: object) -> dict[str, object]:
+    return {"kind": "Memcached", "metadata": {"name": "sample", "namespace": "default"}, "spec": spec}
+
+
+def built(obj: dict[str, object], **options: object) -> Parameters:
+    settings = {"watch_vars": {}, "snake_case": True, "mark_unsafe": False, **options}
+    return build(gvk=MEMCACHED, obj=obj, **settings)  # type: ignore[arg-type]
+
+
+def test_a_role_sees_the_fields_the_meta_the_spec_and_the_whole_object() -> None:
+    obj = cr(maxConns=5, nested={"innerKey": [{"deepKey": 1}]})
+    variables = built(obj, watch_vars={"max_conns": 9, "mine": "x"}).extra_vars
+    assert variables == {
+        "max_conns": 9,
+        "nested": {"inner_key": [{"deep_key": 1}]},
+        "mine": "x",
+        "ansible_operator_meta": {"name": "sample", "namespace": "default"},
+        "_cache_example_com_memcached": obj,
+        "_cache_example_com_memcached_spec": {"maxConns": 5, "nested": {"innerKey": [{"deepKey": 1}]}},
+    }
+
+
+def test_without_snake_case_names_stay() -> None:
+    variables = built(cr(maxConns=5), snake_case=False).extra_vars
+    assert variables["maxConns"] == 5
+
+
+@pytest.mark.parametrize("obj", [{"metadata": {"name": "s"}}, {"metadata": {"name": "s"}, "spec": "text"}])
+def test_an_object_without_a_spec_has_an_empty_one(obj: dict[str, object]) -> None:
+    assert built(obj).extra_vars["_cache_example_com_memcached_spec"] == {}
+
+
+def test_strings_are_marked_as_data_and_the_watchs_own_are_not() -> None:
+    obj = cr(text="{{ lookup('pipe', 'id') }}", list=["a"], number=1)
+    variables = built(obj, mark_unsafe=True, watch_vars={"template": "{{ size }}"}).extra_vars
+    assert variables["text"] == {"__ansible_unsafe": "{{ lookup('pipe', 'id') }}"}
+    assert variables["list"] == [{"__ansible_unsafe": "a"}]
+    assert variables["number"] == 1
+    assert variables["template"] == "{{ size }}"
+    whole = variables["_cache_example_com_memcached"]
+    assert whole["spec"]["text"] == {"__ansible_unsafe": "{{ lookup('pipe', 'id') }}"}
+    assert variables["ansible_operator_meta"]["name"] == {"__ansible_unsafe": "sample"}
+
+
+@pytest.mark.parametrize(
+    "name", ["ansibleRemoteTmp", "ansible_connection", "AnsibleRemoteTmp", "hostvars", "inventoryHostname", "vars"]
+)
+def test_a_field_never_becomes_one_of_ansibles_own_variables(name: str) -> None:
+    parameters = built(cr(**{name: "$(id)", "size": 1}))
+    assert parameters.dropped == (f"spec.{name}",)
+    assert {"size", "ansible_operator_meta"} < parameters.extra_vars.keys()
+    assert not [variable for variable in parameters.extra_vars if variable == to_snake(name)]
+
+
+@pytest.mark.parametrize("name", ["name", "port", "tags", "hosts", "environment", "timeout", "query"])
+def test_fields_named_like_a_plays_keywords_pass(name: str) -> None:
+    assert built(cr(**{name: 1})).extra_vars[name] == 1
+
+
+def test_ansibles_marks_inside_a_cr_are_dropped_wherever_they_stand() -> None:
+    parameters = built(cr(a={"__ansible_vault": "x", "b": [{"__ansible_type": 1, "c": 2}]}))
+    assert parameters.dropped == ("spec.a.__ansible_vault", "spec.a.b[0].__ansible_type")
+    assert parameters.extra_vars["a"] == {"b": [{"c": 2}]}
+    assert "__ansible" not in str(parameters.extra_vars)
+
+
+@pytest.mark.parametrize(
+    ("group", "kind", "expected"),
+    [("cert-manager.k8s.io", "Issuer", "_cert_manager_k8s_io_issuer"), ("", "Secret", "__secret")],
+)
+def test_the_variable_of_the_whole_object(group: str, kind: str, expected: str) -> None:
+    assert variable_name(GroupVersionKind(group, "v1", kind)) == expected
+
+
+def test_every_variable_that_steers_a_connection_shell_or_become_plugin_is_reserved() -> None:
+    """Asked of ansible-core itself, so that a newer one with a new name is noticed."""
+    from ansible import constants
+    from ansible.plugins.loader import become_loader, connection_loader, shell_loader
+
+    definitions = [constants.config.get_configuration_definitions()]
+    for loader, kind in ((connection_loader, "connection"), (shell_loader, "shell"), (become_loader, "become")):
+        plugins = list(loader.all(class_only=True))
+        definitions += [constants.config.get_configuration_definitions(kind, plugin._load_name) for plugin in plugins]
+    names = {
+        entry["name"].partition("[")[0]
+        for known in definitions
+        for setting in known.values()
+        for entry in setting.get("vars") or ()
+    }
+    assert "ansible_remote_tmp" in names
+    # ansible-core's own trial of its configuration is no setting.
+    assert {name for name in names if not is_reserved(name)} <= {"_z_test_entry"}

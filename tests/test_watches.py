@@ -1,0 +1,222 @@
+from pathlib import Path
+
+import pytest
+
+from runner.resource.metadata import GroupVersionKind
+from runner.settings import Settings
+from runner.watches import Watch, WatchesError, load, parse, period_of
+
+HEAD = "- version: v1\n  group: example.com\n  kind: Thing\n"
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "roles/thing/tasks").mkdir(parents=True)
+    (tmp_path / "play.yml").write_text("[]")
+    return tmp_path
+
+
+def watches(text: str, environ: dict[str, str] | None = None, **settings: object) -> tuple[Watch, ...]:
+    return parse(text, settings=Settings(**settings), environ=environ or {})  # type: ignore[arg-type]
+
+
+def problems(text: str, environ: dict[str, str] | None = None) -> list[str]:
+    with pytest.raises(WatchesError) as caught:
+        watches(text, environ)
+    return list(caught.value.problems)
+
+
+def test_defaults(project: Path) -> None:
+    (watch,) = watches(HEAD + "  role: thing\n", reconcile_period=7.0, max_concurrent_reconciles=3, verbosity=1)
+    assert watch.gvk == GroupVersionKind("example.com", "v1", "Thing")
+    assert watch.content.role == project / "roles/thing"
+    assert watch.content.playbook is None
+    assert watch.vars == {}
+    assert watch.reconcile_period == 7.0
+    assert watch.max_concurrent_reconciles == 3
+    assert watch.verbosity == 1
+    assert watch.max_runner_artifacts == 20
+    assert (watch.manage_status, watch.snake_case_parameters, watch.mark_unsafe, watch.watch_dependents) == (True,) * 4
+    assert (watch.watch_cluster_scoped, watch.watch_annotations) == (False, False)
+    assert watch.finalizer is None
+    assert watch.blacklist == frozenset()
+    assert watch.selector.matches({"metadata": {}})
+
+
+def test_every_key(project: Path) -> None:
+    (watch,) = watches(
+        HEAD
+        + """
+  role: thing
+  playbook: play.yml
+  vars: {a: 1, b: "{{ x }}"}
+  reconcilePeriod: 1h5m
+  maxRunnerArtifacts: 3
+  manageStatus: false
+  snakeCaseParameters: no
+  markUnsafe: false
+  watchDependentResources: false
+  watchClusterScopedResources: true
+  watchAnnotationsChanges: true
+  blacklist:
+    - {version: v1, kind: Secret}
+  finalizer:
+    name: example.com/clean
+    vars: {state: absent}
+  selector:
+    matchLabels: {tier: front}
+    matchExpressions:
+      - {key: env, operator: In, values: [prod, stage]}
+      - {key: legacy, operator: DoesNotExist}
+"""
+    )
+    assert watch.content.playbook == project / "play.yml"
+    assert watch.content.role is None
+    assert watch.vars == {"a": 1, "b": "{{ x }}"}
+    assert watch.reconcile_period == 3900
+    assert watch.max_runner_artifacts == 3
+    assert (watch.manage_status, watch.snake_case_parameters, watch.mark_unsafe, watch.watch_dependents) == (False,) * 4
+    assert (watch.watch_cluster_scoped, watch.watch_annotations) == (True, True)
+    assert watch.blacklist == {GroupVersionKind("", "v1", "Secret")}
+    assert watch.finalizer is not None
+    assert (watch.finalizer.name, watch.finalizer.vars, watch.finalizer.content) == (
+        "example.com/clean",
+        {"state": "absent"},
+        None,
+    )
+
+    def matches(**labels: str) -> bool:
+        return watch.selector.matches({"metadata": {"labels": labels}})
+
+    assert matches(tier="front", env="prod")
+    assert not matches(tier="front")
+    assert not matches(tier="front", env="prod", legacy="")
+    assert not matches(tier="back", env="prod")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param(HEAD + "  role: thing\n  rolle: x\n", "watches.yaml:5: rolle: unknown key", id="unknown-key"),
+        pytest.param(HEAD + "  role: nope\n", "watches.yaml:4: role: nope was not found; looked for", id="no-role"),
+        pytest.param(HEAD + "  playbook: no.yml\n", "watches.yaml:4: playbook: no.yml was not found", id="no-playbook"),
+        pytest.param(HEAD, "watches.yaml:1: role: neither role nor playbook", id="neither"),
+        pytest.param(HEAD + "  role: ''\n", "watches.yaml:4: role: empty", id="empty-role"),
+        pytest.param("- kind: Thing\n  role: thing\n", "watches.yaml:1: version: missing or empty", id="no-version"),
+        pytest.param(
+            HEAD + "  role: thing\n  manageStatus: 'yes'\n",
+            "watches.yaml:5: manageStatus: expected true or false, found 'yes'",
+            id="bad-boolean",
+        ),
+        pytest.param(
+            HEAD + "  role: thing\n  reconcilePeriod: 5\n",
+            "watches.yaml:5: reconcilePeriod: expected a duration such as 30s",
+            id="number-for-duration",
+        ),
+        pytest.param(
+            HEAD + "  role: thing\n  reconcilePeriod: 5x\n", "watches.yaml:5: reconcilePeriod: '5x' is no", id="bad-duration"
+        ),
+        pytest.param(HEAD + "  role: thing\n  vars: [a]\n", "watches.yaml:5: vars: expected variables", id="bad-vars"),
+        pytest.param(
+            HEAD + "  role: thing\n  maxRunnerArtifacts: -1\n",
+            "watches.yaml:5: maxRunnerArtifacts: expected a whole number",
+            id="bad-count",
+        ),
+        pytest.param(
+            HEAD + "  role: thing\n  finalizer: {vars: {a: 1}}\n",
+            "watches.yaml:5: finalizer.name: missing",
+            id="finalizer-name",
+        ),
+        pytest.param(
+            HEAD + "  role: thing\n  finalizer: {name: x}\n", "watches.yaml:5: role: neither", id="finalizer-content"
+        ),
+        pytest.param(
+            HEAD + "  role: thing\n  selector: {matchExpressions: [{key: a, operator: Is}]}\n",
+            "watches.yaml:5: selector.matchExpressions: needs a key and one of the operators",
+            id="bad-operator",
+        ),
+        pytest.param(
+            HEAD + "  role: thing\n" + HEAD + "  role: thing\n",
+            "watches.yaml:5: kind: example.com/v1, Kind=Thing is",
+            id="twice",
+        ),
+        pytest.param(HEAD + "  role: thing\n  role: thing\n", "watches.yaml:5: role: stands twice", id="key-twice"),
+        pytest.param("kind: Thing\n", "watches.yaml:1: expected a list", id="no-list"),
+        pytest.param("- just text\n", "watches.yaml:1: watch: expected keys and values", id="no-mapping"),
+        pytest.param("", "watches.yaml: expected a list", id="empty"),
+        pytest.param("[]", "watches.yaml:1: watches: the list is empty", id="empty-list"),
+        pytest.param("- kind: [\n", "watches.yaml:2: no valid YAML", id="no-yaml"),
+        pytest.param(
+            "- version: 1\n  kind: K\n  role: thing\n", "watches.yaml:1: version: expected text, found 1", id="number"
+        ),
+    ],
+)
+def test_a_mistake_gives_one_line_with_file_line_and_key(text: str, expected: str) -> None:
+    (problem,) = problems(text)
+    assert problem.startswith(expected)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    text = HEAD + "  role: nope\n  manageStatus: 3\n- kind: Other\n  colour: red\n"
+    assert [problem.split(": ")[1] for problem in problems(text)] == ["role", "manageStatus", "colour", "version", "role"]
+
+
+def test_a_file_that_is_not_there_is_told_with_the_flag(tmp_path: Path) -> None:
+    with pytest.raises(WatchesError, match=r"nowhere\.yaml: No such file.*--watches-file"):
+        load(Settings(watches_file=tmp_path / "nowhere.yaml"), {})
+
+
+def test_variables_in_the_file_come_from_the_environment() -> None:
+    text = HEAD + "  role: ${ROLE}\n  vars:\n    a: $ONE\n    b: ${UNSET}\n    c: $UNSET\n"
+    (watch,) = watches(text, {"ROLE": "thing", "ONE": "1"})
+    assert watch.vars == {"a": 1, "b": "${UNSET}", "c": "${UNSET}"}
+
+
+@pytest.mark.parametrize(
+    ("role", "stands", "environ"),
+    [
+        pytest.param("{base}/abs/r", "abs/r", {}, id="absolute"),
+        pytest.param("r", "roles/r", {}, id="project"),
+        pytest.param("r", "mine/r", {"ANSIBLE_ROLES_PATH": "{base}/other:{base}/mine"}, id="roles-path"),
+        pytest.param("r", "mine/roles/r", {"ANSIBLE_ROLES_PATH": "mine"}, id="roles-below-relative-roles-path"),
+        pytest.param(
+            "ns.coll.r",
+            "c/ansible_collections/ns/coll/roles/r",
+            {"ANSIBLE_COLLECTIONS_PATH": "{base}/c"},
+            id="collection",
+        ),
+        pytest.param("ns.coll.r", "roles/ns.coll.r", {}, id="dots-are-no-collection"),
+    ],
+)
+def test_where_roles_are_found(project: Path, role: str, stands: str, environ: dict[str, str]) -> None:
+    (project / stands).mkdir(parents=True)
+    environ = {name: value.format(base=project) for name, value in environ.items()}
+    (watch,) = watches(HEAD + f"  role: {role.format(base=project)}\n", environ)
+    assert watch.content.role == project / stands
+
+
+@pytest.mark.parametrize(
+    ("environ", "limit", "verbosity"),
+    [
+        ({}, 4, 2),
+        ({"MAX_CONCURRENT_RECONCILES_THING_MY_EXAMPLE_COM": "7", "WORKER_THING_MY-EXAMPLE_COM": "8"}, 7, 2),
+        ({"WORKER_THING_MY-EXAMPLE_COM": "8"}, 8, 2),
+        ({"MAX_CONCURRENT_RECONCILES_THING_MY-EXAMPLE_COM": "many"}, 4, 2),
+        ({"ANSIBLE_VERBOSITY_THING_MY_EXAMPLE_COM": "7"}, 4, 7),
+        ({"ANSIBLE_VERBOSITY_THING_MY_EXAMPLE_COM": "8"}, 4, 2),
+    ],
+)
+def test_limits_of_one_kind_from_the_environment(environ: dict[str, str], limit: int, verbosity: int) -> None:
+    text = "- {version: v1, group: my-example.com, kind: Thing, role: thing}\n"
+    (watch,) = watches(text, environ, max_concurrent_reconciles=4)
+    assert (watch.max_concurrent_reconciles, watch.verbosity) == (limit, verbosity)
+
+
+def test_the_period_of_a_cr() -> None:
+    (watch,) = watches(HEAD + "  role: thing\n  reconcilePeriod: 1m\n")
+    name = "ansible.sdk.operatorframework.io/reconcile-period"
+    assert period_of(watch, {"metadata": {}}) == 60
+    assert period_of(watch, {"metadata": {"annotations": {name: "5s"}}}) == 5
+    with pytest.raises(ValueError, match="soon"):
+        period_of(watch, {"metadata": {"annotations": {name: "soon"}}})
