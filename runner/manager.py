@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 import runner
-from runner.control import Request
+from runner.control import Priority, Request
 from runner.control.controller import Controller
 from runner.control.handlers import Handlers
 from runner.control.reconciler import Reconciler, Surroundings
-from runner.control.workqueue import Priority, WorkQueue
+from runner.control.workqueue import WorkQueue
 from runner.executor import subprocess
 from runner.executor.artifacts import ArtifactsError, RunFolders
 from runner.executor.jobs import Execute
@@ -65,7 +65,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             logger.info("Serving metrics", extra={"address": str(address)})
 
         queue = WorkQueue(settings.max_concurrent_runs or max(watch.max_concurrent_reconciles for watch in watches))
-        handlers = Handlers(watches, queue)
+        handlers = Handlers(watches, queue.add)
         async with asyncio.TaskGroup() as tasks:
             informers = Informers(client, namespaces=settings.namespaces, notify=handlers.dependent, tasks=tasks)
             surroundings = Surroundings(

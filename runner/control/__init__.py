@@ -7,6 +7,7 @@ and the turn itself (`reconciler`). What does not: how the cluster is spoken to 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 from runner.resource.metadata import ObjectKey
 from runner.watches import Watch
@@ -23,6 +24,15 @@ class Request:
     def fields(self) -> dict[str, str]:
         """What every log line about this CR carries."""
         return {"kind": self.watch.gvk.kind, "namespace": self.key.namespace, "name": self.key.name}
+
+
+class Priority(IntEnum):
+    """Who goes first when there is not room for all."""
+
+    CHANGE = 0
+    DEPENDENT = 1
+    RETRY = 2
+    PERIODIC = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
-from runner.control import Request, Result, Retry
-from runner.control.workqueue import Closed, Priority, WorkQueue
+from runner.control import Priority, Request, Result, Retry
+from runner.control.workqueue import Closed, WorkQueue
 
 logger = logging.getLogger(__name__)
 

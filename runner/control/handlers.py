@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runner.control import Request
-from runner.control.workqueue import Priority, WorkQueue
+from runner.control import Priority, Request
 from runner.kube.primaries import EventType
 from runner.resource.metadata import GroupKind, Object, ObjectKey, annotations_of, is_deleting, owners
 from runner.watches import Watch
+
+# Gives a CR a turn, after so many seconds.
+Add = Callable[[Request, Priority, float], None]
 
 # Seconds over which CRs that were there before the runner get their first turn.
 _START_SPREAD = 1.0
@@ -47,8 +49,8 @@ class Sight:
 class Handlers:
     """Puts Requests on the queue. Called in the event loop, by kopf for primaries and by the informers for dependents."""
 
-    def __init__(self, watches: Sequence[Watch], queue: WorkQueue) -> None:
-        self._queue = queue
+    def __init__(self, watches: Sequence[Watch], add: Add) -> None:
+        self._add = add
         self._by_kind: dict[GroupKind, list[Watch]] = {}
         for watch in watches:
             self._by_kind.setdefault(watch.gvk.group_kind, []).append(watch)
@@ -60,7 +62,7 @@ class Handlers:
         if event == "DELETED":
             # The turn finds nothing there and clears up.
             if self._seen.pop(request, None) is not None:
-                self._queue.add(request, Priority.CHANGE)
+                self._add(request, Priority.CHANGE, 0)
             return
         if not watch.selector.matches(obj):
             self._seen.pop(request, None)
@@ -70,9 +72,9 @@ class Handlers:
             return
         self._seen[request] = sight
         if event is None and before is None and has_been_reconciled(obj):
-            self._queue.add(request, Priority.PERIODIC, after=random.uniform(0, _START_SPREAD))
+            self._add(request, Priority.PERIODIC, random.uniform(0, _START_SPREAD))
         else:
-            self._queue.add(request, Priority.CHANGE)
+            self._add(request, Priority.CHANGE, 0)
 
     def dependent(self, before: Object | None, after: Object | None) -> None:
         """Something happened to an object that a role may have created."""
@@ -81,7 +83,7 @@ class Handlers:
         # Both: an owner that was taken off the object should know.
         requests = {request for obj in (before, after) if obj is not None for request in self._requests(obj)}
         for request in requests:
-            self._queue.add(request, Priority.DEPENDENT)
+            self._add(request, Priority.DEPENDENT, 0)
 
     def _requests(self, obj: Object) -> list[Request]:
         found = []

@@ -14,21 +14,11 @@ import heapq
 import itertools
 from collections import Counter
 from dataclasses import dataclass, field
-from enum import IntEnum
 
-from runner.control import Request
+from runner.control import Priority, Request
 from runner.watches import Watch
 
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.005, 1000.0
-
-
-class Priority(IntEnum):
-    """Who goes first when there is not room for all."""
-
-    CHANGE = 0
-    DEPENDENT = 1
-    RETRY = 2
-    PERIODIC = 3
 
 
 class Closed(Exception):
@@ -71,7 +61,7 @@ class WorkQueue:
     def running(self) -> int:
         return self._running.total()
 
-    def add(self, request: Request, priority: Priority, *, after: float = 0.0) -> None:
+    def add(self, request: Request, priority: Priority, after: float = 0.0) -> None:
         """Give the CR a turn, in `after` seconds. Of several delays the shortest counts, of priorities the highest."""
         if self._closed:
             return

@@ -134,7 +134,7 @@ class Supervisor:
 
     def _is_ready(self) -> bool:
         try:
-            return self._request("GET", "/readyz") == "ok"
+            return bool(self._request("GET", "/readyz") == "ok")
         except (OSError, http.client.HTTPException):
             return False
 
