@@ -1,6 +1,7 @@
 """How log records are written: for people on a terminal, as JSON lines everywhere else.
 
-A message is constant, what varies are fields (`extra=`). Lines about a CR carry `kind`, `namespace` and `name`.
+A message is constant, what varies are fields (`extra=`). Lines about a CR carry `kind`, `namespace` and `name`; the last
+is `cr` in `extra=`, as logging keeps `name` for itself.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ LEVELS = ("debug", "info", "warning", "error")
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 # Of the console line, in front of the other fields.
-_SUBJECT = ("kind", "namespace", "name")
+_SUBJECT = ("kind", "namespace", "cr")
 _COLORS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "31"}
 
 
@@ -36,7 +37,7 @@ def configure(*, level: str, format: str, stream: TextIO | None = None) -> None:
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
-    return {name: value for name, value in record.__dict__.items() if name not in _STANDARD and name[0] != "_"}
+    return {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
 
 
 class JsonFormatter(logging.Formatter):
@@ -48,7 +49,7 @@ class JsonFormatter(logging.Formatter):
             "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "logger": record.name,
             "msg": record.getMessage(),
-            **fields_of(record),
+            **{"name" if name == "cr" else name: value for name, value in fields_of(record).items()},
         }
         if record.exc_info:
             line["stacktrace"] = self.formatException(record.exc_info)

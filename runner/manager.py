@@ -11,11 +11,11 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
 import runner
-from runner.control import Priority, Request
+from runner.control import Request
 from runner.control.controller import Controller
 from runner.control.handlers import Handlers
 from runner.control.reconciler import Reconciler, Surroundings
@@ -56,7 +56,13 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             raise ConfigurationError(
                 f"--proxy-port {settings.proxy_port} cannot be listened on: {error.strerror}; choose another, or 0"
             ) from error
-        watching = asyncio.Event()
+        watching, stop = asyncio.Event(), asyncio.Event()
+
+        def started() -> None:
+            # kopf has just set its own.
+            _on_signals(stop.set)
+            watching.set()
+
         if settings.health_address:
             address = await stack.enter_async_context(serving_health(settings.health_address, is_ready=watching.is_set))
             logger.info("Serving health probes", extra={"address": str(address)})
@@ -79,21 +85,20 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
                 ansible_args=settings.ansible_args,
                 inject_owner_ref=settings.inject_owner_ref,
             )
-            controller = Controller(queue, Reconciler(surroundings).reconcile)
-            _clear_up_later(queue, folders, watches)
+            reconciler = Reconciler(surroundings)
+            controller = Controller(queue, reconciler.reconcile)
+            tasks.create_task(_clear_up(reconciler, folders, watches))
             primaries = tasks.create_task(
                 watch_primaries(
                     client,
                     watches=watches,
                     namespaces=settings.namespaces,
                     notify=handlers.primary,
-                    ready=watching,
+                    started=started,
                 )
             )
             workers = tasks.create_task(controller.run())
-            # After kopf has set its own handlers for these signals.
             await watching.wait()
-            stop = _stop_on_signals()
             logger.info(
                 "Watching",
                 extra={
@@ -113,18 +118,16 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
         logger.info("Stopped")
 
 
-def _stop_on_signals() -> asyncio.Event:
-    stop = asyncio.Event()
+def _on_signals(stop: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return stop
+        loop.add_signal_handler(number, stop)
 
 
-def _clear_up_later(queue: WorkQueue, folders: RunFolders, watches: Sequence[Watch]) -> None:
-    """A turn for each CR that an earlier process left a folder of: if the CR went meanwhile, so does the folder."""
+async def _clear_up(reconciler: Reconciler, folders: RunFolders, watches: Sequence[Watch]) -> None:
+    """The folders of CRs that went while no runner was there go too."""
     for watch in watches:
         gvk = watch.gvk
-        for parts in folders.left_over((gvk.group, gvk.version, gvk.kind)):
+        for parts in list(folders.left_over((gvk.group, gvk.version, gvk.kind))):
             namespace, name = ("", *parts)[-2:]
-            queue.add(Request(watch, ObjectKey(namespace, name)), Priority.PERIODIC)
+            await reconciler.clear_up(Request(watch, ObjectKey(namespace, name)))

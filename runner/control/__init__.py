@@ -23,7 +23,7 @@ class Request:
     @property
     def fields(self) -> dict[str, str]:
         """What every log line about this CR carries."""
-        return {"kind": self.watch.gvk.kind, "namespace": self.key.namespace, "name": self.key.name}
+        return {"kind": self.watch.gvk.kind, "namespace": self.key.namespace, "cr": self.key.name}
 
 
 class Priority(IntEnum):

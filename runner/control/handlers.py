@@ -21,6 +21,8 @@ from runner.watches import Watch
 # Gives a CR a turn, after so many seconds.
 Add = Callable[[Request, Priority, float], None]
 
+# Annotations by which Kubernetes' own controllers keep count, after every change and about nothing that a role set.
+_BOOKKEEPING = frozenset({"deployment.kubernetes.io/revision"})
 # Seconds over which CRs that were there before the runner get their first turn.
 _START_SPREAD = 1.0
 
@@ -114,4 +116,5 @@ def has_been_reconciled(obj: Object) -> bool:
 
 def _essence(obj: Object) -> dict[str, Any]:
     metadata = {name: value for name, value in obj["metadata"].items() if name not in ("resourceVersion", "managedFields")}
+    metadata["annotations"] = {name: value for name, value in annotations_of(obj).items() if name not in _BOOKKEEPING}
     return {**{name: value for name, value in obj.items() if name != "status"}, "metadata": metadata}

@@ -87,6 +87,18 @@ class Reconciler:
         except KubeError as error:
             raise Retry(str(error)) from error
 
+    async def clear_up(self, request: Request) -> None:
+        """Remove what is kept of a CR, if it is gone; not more than an attempt."""
+        with contextlib.suppress(KubeError):
+            resource = await self._with.discovery.by_kind(request.watch.gvk)
+            try:
+                if resource is not None:
+                    await self._with.client.get(resource.path(request.key))
+                    return
+            except NotFound:
+                pass
+            self._with.folders.remove(_folder_parts(request))
+
     async def _turn(self, request: Request) -> Result:
         watch = request.watch
         resource = await self._with.discovery.by_kind(watch.gvk)

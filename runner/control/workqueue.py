@@ -87,12 +87,13 @@ class WorkQueue:
             self._wanting.append(waiter)
             try:
                 await waiter
-            finally:
+            except asyncio.CancelledError:
                 if waiter in self._wanting:
                     self._wanting.remove(waiter)
-                elif not self._closed:
-                    # Woken and cancelled at once: whoever is next must not sleep through it.
+                else:
+                    # Woken and cancelled at once: another must not sleep through what this one was woken for.
                     self._wake()
+                raise
 
     def done(
         self,

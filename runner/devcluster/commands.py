@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -18,13 +19,13 @@ def _where(command: Callable[..., None]) -> Callable[..., None]:
 
     @click.option("--name", default="default", show_default=True, help="Several clusters may run side by side.")
     @click.option("--dir", "folder", type=click.Path(path_type=Path), help="Keep its files here instead.")
+    @functools.wraps(command)
     def wrapped(name: str, folder: Path | None, **options: Any) -> None:
         try:
             command(folder.absolute() if folder else cluster.state_dir(name), **options)
         except DevclusterError as error:
             raise click.ClickException(str(error)) from error
 
-    wrapped.__doc__ = command.__doc__
     return wrapped
 
 

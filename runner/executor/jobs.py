@@ -120,7 +120,9 @@ def fold(events: Iterable[JobEvent]) -> Outcome:
     messages: list[str] = []
     requeue_after = None
     stats = None
+    said: list[str] = []
     for event in events:
+        said += filter(None, [event.stdout])
         if event.is_failure:
             messages.append(event.message)
         if event.event == "runner_on_ok" and event.data.get("task_action") in _REQUEUE_ACTIONS:
@@ -128,7 +130,8 @@ def fold(events: Iterable[JobEvent]) -> Outcome:
         if event.event == "playbook_on_stats":
             stats = event
     if stats is None:
-        raise ExecutorError("did not receive playbook_on_stats event")
+        # The Go operator's words, and what Ansible printed last, which is why.
+        raise ExecutorError("\n".join(("did not receive playbook_on_stats event", *said[-10:])))
 
     def count(name: str) -> int:
         return int((stats.data.get(name) or {}).get(LOCALHOST, 0))

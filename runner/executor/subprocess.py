@@ -98,7 +98,7 @@ def _order(job: Job) -> dict[str, object]:
         "gather_facts": os.environ.get("ANSIBLE_GATHERING") != "explicit",
         # Ansible finds collections on Python's path too. ANSIBLE_COLLECTIONS_PATH is the user's, and so is ansible.cfg,
         # which that variable would override.
-        "environment": {**job.environment, "PYTHONPATH": _python_path(COLLECTIONS)},
+        "environment": {**job.environment, "PYTHONPATH": _python_path(COLLECTIONS), "PATH": _path()},
         "verbosity": job.verbosity,
         "secrets": job.secrets,
     }
@@ -121,6 +121,11 @@ def _write(path: Path, text: str) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
+
+
+def _path() -> str:
+    """The programs of this Python's environment first: a runner is often started by its path, from no activated venv."""
+    return os.pathsep.join(filter(None, (str(Path(sys.executable).parent), os.environ.get("PATH", ""))))
 
 
 def _python_path(first: Path) -> str:

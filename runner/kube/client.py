@@ -110,11 +110,11 @@ class ApiClient:
                 "or start one with: rolerunner devcluster up"
             ) from error
 
-    def new_session(self) -> aiohttp.ClientSession:
+    def new_session(self, *middlewares: aiohttp.ClientMiddlewareType) -> aiohttp.ClientSession:
         """A session with the runner's credentials, for those who speak HTTP to the server themselves. Theirs to close."""
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=self._ssl_context(), limit=0, keepalive_timeout=60),
-            middlewares=(self._authorize,),
+            middlewares=(*middlewares, self._authorize),
             timeout=_TIMEOUT,
             headers={"User-Agent": "rolerunner"},
             auto_decompress=True,
@@ -135,6 +135,10 @@ class ApiClient:
     async def patch(self, path: str, body: Body) -> dict[str, Any]:
         """A JSON merge patch."""
         return await self._request("PATCH", path, body=body, content_type=MERGE_PATCH)
+
+    async def delete(self, path: str) -> dict[str, Any]:
+        """In the background, as kubectl does: what it owns goes after it."""
+        return await self._request("DELETE", path, params={"propagationPolicy": "Background"})
 
     async def watch(self, path: str, params: Mapping[str, str]) -> AsyncIterator[dict[str, Any]]:
         """The watch events ({type, object}) after `params["resourceVersion"]`, until the server ends the stream."""

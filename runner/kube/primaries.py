@@ -10,32 +10,63 @@ Next on the way: `runner.control.handlers`.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import aiohttp
 import kopf
 
 from runner.kube.client import ApiClient, in_cluster_namespace
+from runner.kube.discovery import group_version_path
 from runner.resource.metadata import Object
 from runner.watches import Watch
+
+logger = logging.getLogger(__name__)
 
 # What happened to a CR: ADDED, MODIFIED, DELETED, or None for one that was found by listing.
 EventType = str | None
 Notify = Callable[[Watch, EventType, Object], None]
 
-
-class PrimariesError(Exception):
-    """kopf ended by itself, which it should not."""
+# Seconds.
+_FIRST_DELAY, _LAST_DELAY = 0.2, 10.0
 
 
 async def watch_primaries(
-    client: ApiClient, *, watches: Sequence[Watch], namespaces: Sequence[str], notify: Notify, ready: asyncio.Event
+    client: ApiClient,
+    *,
+    watches: Sequence[Watch],
+    namespaces: Sequence[str],
+    notify: Notify,
+    started: Callable[[], None],
 ) -> None:
-    """Call `notify` for every event on a CR of the watches, until cancelled. Sets `ready` once kopf has begun to watch.
+    """Call `notify` for every event on a CR of the watches, until cancelled. An empty `namespaces` means all of them.
 
-    `notify` is called in the event loop and must not block. An empty `namespaces` means all of them.
+    `notify` is called in the event loop and must not block. `started` is called whenever kopf has been started: it has
+    then set handlers for SIGTERM and SIGINT.
     """
-    session = client.new_session()
+    delay = _FIRST_DELAY
+    while True:
+        begun = asyncio.get_running_loop().time()
+        problem = await _watch_once(client, watches=watches, namespaces=namespaces, notify=notify, started=started)
+        # kopf gives up where it could go on; nothing is lost by starting it again, but that it lists anew.
+        if asyncio.get_running_loop().time() - begun > _LAST_DELAY:
+            delay = _FIRST_DELAY
+        logger.warning("Watching was interrupted and is started again", extra={"error": problem})
+        await asyncio.sleep(delay)
+        delay = min(delay * 2, _LAST_DELAY)
+
+
+async def _watch_once(
+    client: ApiClient,
+    *,
+    watches: Sequence[Watch],
+    namespaces: Sequence[str],
+    notify: Notify,
+    started: Callable[[], None],
+) -> str:
+    """Run kopf until it ends by itself; why it did."""
+    session = client.new_session(Patience(watches))
     registry = kopf.OperatorRegistry()
 
     async def login(**_: Any) -> kopf.AiohttpSession:
@@ -47,19 +78,20 @@ async def watch_primaries(
     kopf.on.login(registry=registry)(login)
     for watch in watches:
         _register(registry, watch, notify)
+    # Not kopf.run() nor run_tasks(): on its way out that cancels every task of the loop which is younger than kopf's own.
     tasks = await kopf.spawn_tasks(
         registry=registry,
         settings=_settings(),
         standalone=True,
         clusterwide=not namespaces,
         namespaces=tuple(namespaces),
-        ready_flag=ready,
     )
-    # Not kopf.run_tasks(): on its way out that one cancels every task of the loop which is younger than kopf's own.
+    started()
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         task = done.pop()
-        raise PrimariesError(f"kopf's {task.get_name()} ended") from (None if task.cancelled() else task.exception())
+        error = None if task.cancelled() else task.exception()
+        return f"{task.get_name()}: {error or 'ended'}"
     finally:
         for task in tasks:
             task.cancel()
@@ -80,9 +112,56 @@ def _settings() -> kopf.OperatorSettings:
     settings.posting.enabled = False
     # Otherwise kopf kills this process ten minutes after it was stopped.
     settings.process.ultimate_exiting_timeout = None
-    # Between a lost connection and the next try; and how long a silent one is trusted.
-    settings.watching.reconnect_backoff = 1.0
-    settings.watching.connect_timeout = 10.0
-    settings.watching.server_timeout = 300.0
-    settings.networking.error_backoffs = (1, 1, 2, 3, 5, 5, 5, 5)
+    # Tries again a given number of times, and not distinguishing what for; `Patience` does better.
+    settings.networking.error_backoffs = ()
+    settings.networking.request_timeout = None
+    settings.networking.connect_timeout = 10
+    settings.watching.reconnect_backoff = 0.5
+    settings.watching.server_timeout = 300
+    settings.watching.inactivity_timeout = 360
     return settings
+
+
+class Patience:
+    """A client middleware: waits out an API server that is away or not ready, for as long as it takes.
+
+    Missing rights on the watched kinds are waited for too, since RBAC often arrives after its operator. On CRDs and
+    namespaces they may be missing for good, in which case kopf does without.
+    """
+
+    def __init__(self, watches: Sequence[Watch]) -> None:
+        self._paths = tuple({group_version_path(watch.gvk.api_version) + "/" for watch in watches})
+        self._waiting_for = ""
+
+    async def __call__(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        delay = _FIRST_DELAY
+        while True:
+            try:
+                response = await handler(request)
+                problem = await self._problem(request, response)
+                if not problem:
+                    self._say("")
+                    return response
+            except (aiohttp.ClientConnectionError, TimeoutError) as error:
+                problem = f"no answer from the API server: {error or type(error).__name__}"
+            self._say(problem)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _LAST_DELAY)
+
+    async def _problem(self, request: aiohttp.ClientRequest, response: aiohttp.ClientResponse) -> str:
+        if response.status in (429, 500, 502, 503, 504) or (
+            response.status in (401, 403) and request.url.path.startswith(self._paths)
+        ):
+            text = await response.text(errors="replace")
+            return f"HTTP {response.status}: {text[:500]}"
+        return ""
+
+    def _say(self, problem: str) -> None:
+        """Once when the trouble begins, and once when it is over."""
+        if bool(problem) == bool(self._waiting_for):
+            return
+        self._waiting_for = problem
+        if problem:
+            logger.warning("Watching has to wait", extra={"reason": problem})
+        else:
+            logger.info("Watching goes on")

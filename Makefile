@@ -1,0 +1,44 @@
+# Everything sets itself up: a virtual environment in .venv, the control plane's programs in the user's cache.
+
+# The first Python that is new enough; `make demo PYTHON=python3.13` chooses another.
+PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
+NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+PYTHON ?= $(firstword $(foreach python,$(PYTHONS),$(shell $(python) $(NEW_ENOUGH) 2>/dev/null && command -v $(python))))
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint bench molecule clean
+
+help: ## List what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(VENV)/.ready ## Set up the virtual environment
+
+$(VENV)/.ready: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python from 3.11 on was found; install one, or name it: make PYTHON=…" >&2; exit 1; }
+	@echo "Setting up $(VENV) with $(PYTHON): a few minutes the first time"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: venv ## The main job on a real control plane, told while it happens
+	@$(BIN)/python -m bench.demo
+
+test: venv ## All tests; ARGS="-k queue" for some
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: venv ## Style, types and import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: venv ## The figures; ARGS="--crs 100"
+	@$(BIN)/python -m bench $(ARGS)
+
+molecule: venv ## The example operator's own checks
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/molecule test
+
+clean: ## Remove the virtual environment and what tools left
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -1,0 +1,193 @@
+"""An operator as a process, and the little that is needed to make it work and to look on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from runner.kube.client import ApiClient, Conflict, KubeError, NotFound
+from runner.kube.discovery import Discovery
+from runner.resource.metadata import GroupVersionKind, ObjectKey
+
+ROOT = Path(__file__).parent.parent
+MEMCACHED = GroupVersionKind("cache.example.com", "v1alpha1", "Memcached")
+DEPLOYMENT = GroupVersionKind("apps", "v1", "Deployment")
+
+# What an operator needs beside its own choices: ports that no other one on this machine has.
+RUN = (sys.executable, "-m", "runner", "run")
+FREE_PORTS = ("--proxy-port=0", "--health-probe-bind-address=0", "--metrics-bind-address=0")
+
+# Seconds; for conditions that come true sooner or later, on slow machines much later.
+PATIENCE = 180.0
+
+T = TypeVar("T")
+
+
+class Operator:
+    """A running operator. Its output goes to `log`; it and all that it started ends with `stop` or `kill`."""
+
+    def __init__(self, command: Sequence[str], *, folder: Path, log: Path, environ: Mapping[str, str]) -> None:
+        self.log = log
+        with open(log, "ab") as output:
+            self.process = subprocess.Popen(
+                list(command),
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def stop(self) -> int:
+        """Ask it to end, and wait; its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE)
+
+    def kill(self) -> None:
+        """End it at once, if it still runs."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def processes(self) -> list[int]:
+        """It and everything below it."""
+        children: dict[int, list[int]] = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError, IndexError):
+                    parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                    children.setdefault(parent, []).append(int(entry.name))
+        found, todo = [], [self.process.pid]
+        while todo:
+            pid = todo.pop()
+            found.append(pid)
+            todo += children.get(pid, [])
+        return found
+
+    def memory(self) -> dict[str, float]:
+        """MB, over all its processes: resident (shared pages counted for each) and proportional (counted once)."""
+        total = {"Rss": 0, "Pss": 0}
+        for pid in self.processes():
+            with contextlib.suppress(OSError):
+                for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                    name, _, rest = line.partition(":")
+                    if name in total:
+                        total[name] += int(rest.split()[0])
+        return {"rss_mb": round(total["Rss"] / 1024, 1), "pss_mb": round(total["Pss"] / 1024, 1)}
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str], *, folder: Path, log: Path, environ: Mapping[str, str]) -> Any:
+    operator = Operator(command, folder=folder, log=log, environ=environ)
+    try:
+        yield operator
+    finally:
+        if operator.process.poll() is None:
+            try:
+                operator.stop()
+            finally:
+                operator.kill()
+
+
+class Cluster:
+    """Objects by kind and key, in the cluster of a kubeconfig."""
+
+    def __init__(self, client: ApiClient) -> None:
+        self.client = client
+        self._discovery = Discovery(client)
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connected(cls, kubeconfig: Path) -> AsyncIterator[Cluster]:
+        client = await ApiClient.connect({"KUBECONFIG": str(kubeconfig)})
+        try:
+            yield cls(client)
+        finally:
+            await client.close()
+
+    async def path(self, gvk: GroupVersionKind, key: ObjectKey | None = None, *, namespace: str = "") -> str:
+        resource = await self._discovery.by_kind(gvk)
+        if resource is None:
+            raise NotFound(404, f"the cluster has no {gvk}")
+        return resource.path(key, namespace=namespace)
+
+    async def create(self, obj: Mapping[str, Any], namespace: str = "") -> dict[str, Any]:
+        path = await self.path(GroupVersionKind.of(obj), namespace=namespace)
+        return await self.client.post(path, obj)
+
+    async def get(self, gvk: GroupVersionKind, key: ObjectKey) -> dict[str, Any] | None:
+        with contextlib.suppress(NotFound):
+            return await self.client.get(await self.path(gvk, key))
+        return None
+
+    async def list(self, gvk: GroupVersionKind, namespace: str) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = (await self.client.get(await self.path(gvk, namespace=namespace)))["items"]
+        return items
+
+    async def patch(self, gvk: GroupVersionKind, key: ObjectKey, body: Mapping[str, Any]) -> dict[str, Any]:
+        return await self.client.patch(await self.path(gvk, key), body)
+
+    async def delete(self, gvk: GroupVersionKind, key: ObjectKey) -> None:
+        with contextlib.suppress(NotFound):
+            await self.client.delete(await self.path(gvk, key))
+
+    async def install(self, crd: Mapping[str, Any]) -> GroupVersionKind:
+        """Create a CRD, if it is not there, and wait until its kind is served."""
+        with contextlib.suppress(Conflict):
+            await self.create(crd)
+        spec = crd["spec"]
+        gvk = GroupVersionKind(spec["group"], spec["versions"][0]["name"], spec["names"]["kind"])
+
+        async def served() -> bool:
+            with contextlib.suppress(KubeError):
+                await self.list(gvk, "")
+                return True
+            return False
+
+        await until(served, f"{gvk} is served")
+        return gvk
+
+
+async def until(condition: Callable[[], Awaitable[T | None]], what: str, *, patience: float = PATIENCE) -> T:
+    """What the condition gives as soon as it is true. AssertionError if that takes longer than `patience` seconds."""
+    deadline = time.monotonic() + patience
+    while not (value := await condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {patience:.0f} s: {what}")
+        await asyncio.sleep(0.05)
+    return value
+
+
+def condition(obj: Mapping[str, Any] | None, kind: str) -> Mapping[str, Any]:
+    """A condition of an object's status; empty if it has none of this type."""
+    conditions = ((obj or {}).get("status") or {}).get("conditions") or ()
+    return next((item for item in conditions if item.get("type") == kind), {})
+
+
+def example_crds() -> list[dict[str, Any]]:
+    """The CRDs of the example operator."""
+    return [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "crds").glob("*.yaml"))]
+
+
+def memcached(name: str, size: int) -> dict[str, Any]:
+    return {
+        "apiVersion": MEMCACHED.api_version,
+        "kind": MEMCACHED.kind,
+        "metadata": {"name": name},
+        "spec": {"size": size},
+    }
