@@ -52,8 +52,8 @@ class Controller:
             self._queue.done(request)
             raise
         except Retry as retry:
-            logger.info("Will be tried again", extra={**request.fields, "reason": str(retry)})
-            self._queue.done(request, failed=True)
+            after = self._queue.done(request, failed=True)
+            logger.info("Will be tried again", extra={**request.fields, "reason": str(retry), "after": after})
         except Exception:
             # A fault of the runner's own must not end the other CRs' turns.
             logger.exception("Reconciling failed unexpectedly; it will be tried again", extra=request.fields)

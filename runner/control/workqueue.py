@@ -102,12 +102,16 @@ class WorkQueue:
         failed: bool = False,
         after: float | None = None,
         priority: Priority = Priority.PERIODIC,
-    ) -> None:
-        """The turn is over. It comes again by backoff if it failed, `after` seconds, or when something happens."""
+    ) -> float:
+        """The turn is over. It comes again by backoff if it failed, after `after` seconds, or when something happens.
+
+        Returns the seconds of the backoff, 0 without one.
+        """
         turn = self._turns[request]
         turn.running = False
         self._running[request.watch] -= 1
         again, turn.again = turn.again, None
+        backoff = 0.0
         if failed:
             backoff = min(_FIRST_BACKOFF * 2**turn.failures, _LAST_BACKOFF)
             turn.failures += 1
@@ -126,11 +130,7 @@ class WorkQueue:
         if turn.priority is None and turn.timer is None and not turn.failures:
             del self._turns[request]
         self._wake()
-
-    def failures(self, request: Request) -> int:
-        """How often in a row the CR's turn has failed."""
-        turn = self._turns.get(request)
-        return turn.failures if turn else 0
+        return backoff
 
     def close(self) -> None:
         """No more turns. Those that are on go on."""

@@ -124,14 +124,14 @@ def _end_all_and_exit() -> None:
 
 
 def end_descendants() -> None:
-    """Kill every process below this one, also those that start while this goes on."""
+    """Kill every process below this one, also those that start while this goes on, and see them off."""
     while pids := _descendants(os.getpid()):
         for pid in pids:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _descendants(root: int) -> list[int]:

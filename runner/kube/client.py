@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
+import yaml
 from kubernetes.aio import client as official
 from kubernetes.aio import config as official_config
 
@@ -104,7 +105,7 @@ class ApiClient:
                     config_file=str(Path.home() / ".kube" / "config"), client_configuration=configuration
                 )
             return cls(configuration)
-        except (official_config.ConfigException, OSError, ValueError, ssl.SSLError) as error:
+        except (official_config.ConfigException, OSError, ValueError, ssl.SSLError, yaml.YAMLError) as error:
             raise ConfigurationError(
                 f"{source}: cannot be used to connect to a cluster ({error}); set KUBECONFIG to a kubeconfig file, "
                 "or start one with: rolerunner devcluster up"

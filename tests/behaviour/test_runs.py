@@ -1,0 +1,395 @@
+"""What a user notices of runs: when they happen, what the role sees, what the status says."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.driver import Cluster, Operator, condition, until
+from runner.resource.metadata import GroupVersionKind, ObjectKey
+from tests.conftest import THING, Project, alive, lines, thing
+
+EVENT = GroupVersionKind("events.k8s.io", "v1", "Event")
+
+SAY_HELLO = """
+- name: Say hello
+  ansible.builtin.debug:
+    msg: hello
+"""
+
+
+async def succeeded(world: Cluster, key: ObjectKey) -> dict[str, object]:
+    """The CR, once its last run has succeeded and nothing runs."""
+
+    async def done() -> dict[str, object] | None:
+        obj = await world.get(THING, key)
+        running = condition(obj, "Running")
+        good = condition(obj, "Successful").get("status") == "True" and running.get("reason") == "Successful"
+        return obj if good else None
+
+    return await until(done, f"{key} succeeded")
+
+
+async def counted(operator: Operator, name: str, count: int, message: str = "Run succeeded") -> None:
+    async def enough() -> bool:
+        assert operator.process.poll() is None, operator.output
+        return len(lines(operator, message, name=name)) >= count
+
+    await until(enough, f"{count} times {message!r} for {name}")
+
+
+async def test_a_cr_is_run_and_its_status_says_so(project: Project, world: Cluster, one: ObjectKey) -> None:
+    project.role(SAY_HELLO)
+    project.watch()
+    operator = await project.start()
+    await world.create(thing(), one.namespace)
+    obj = await succeeded(world, one)
+    assert condition(obj, "Running") == {
+        "type": "Running",
+        "status": "True",
+        "reason": "Successful",
+        "message": "Awaiting next reconciliation",
+        "lastTransitionTime": condition(obj, "Running")["lastTransitionTime"],
+        "ansibleResult": {
+            "ok": 1,
+            "changed": 0,
+            "skipped": 0,
+            "failures": 0,
+            "completion": condition(obj, "Running")["ansibleResult"]["completion"],
+        },
+    }
+    assert condition(obj, "Successful")["message"] == "Last reconciliation succeeded"
+    assert condition(obj, "Failure")["status"] == "False"
+    (line,) = lines(operator, "Run succeeded")
+    assert (line["kind"], line["namespace"], line["name"]) == ("Thing", one.namespace, "one")
+    assert operator.stop() == 0
+    assert "Traceback" not in operator.output
+
+
+async def test_the_role_sees_the_cr(project: Project, world: Cluster, one: ObjectKey) -> None:
+    project.role("""
+- name: Write down what is seen
+  ansible.builtin.copy:
+    dest: "{{ out }}"
+    content: "{{ {'conns': max_conns, 'meta': ansible_operator_meta, 'kind': _test_example_com_thing.kind,
+      'spec': _test_example_com_thing_spec, 'mine': mine,
+      'kubeconfig': lookup('ansible.builtin.env', 'KUBECONFIG')} | to_json }}"
+""")
+    project.watch(vars={"mine": "{{ max_conns + 1 }}", "out": str(project.folder / "seen.json")})
+    await project.start()
+    await world.create(thing(maxConns=4), one.namespace)
+    await succeeded(world, one)
+    seen = json.loads((project.folder / "seen.json").read_text())
+    kubeconfig = seen.pop("kubeconfig")
+    assert seen == {
+        "conns": 4,
+        "meta": {"name": "one", "namespace": one.namespace},
+        "kind": "Thing",
+        "spec": {"maxConns": 4},
+        "mine": 5,
+    }
+    assert not Path(kubeconfig).exists()
+
+
+async def test_a_playbook_runs_as_well(project: Project, world: Cluster, one: ObjectKey) -> None:
+    (project.folder / "play.yml").write_text(
+        "- hosts: localhost\n  gather_facts: false\n  tasks:\n" + SAY_HELLO.replace("\n", "\n  ")
+    )
+    project.watch(playbook="play.yml")
+    await project.start()
+    await world.create(thing(), one.namespace)
+    assert condition(await succeeded(world, one), "Running")["ansibleResult"]["ok"] == 1
+
+
+async def test_only_a_change_of_the_spec_causes_a_run(project: Project, world: Cluster, one: ObjectKey) -> None:
+    project.role(SAY_HELLO)
+    project.watch()
+    operator = await project.start()
+    await world.create(thing(), one.namespace)
+    await succeeded(world, one)
+    await world.patch(THING, one, {"metadata": {"labels": {"a": "b"}, "annotations": {"c": "d"}}})
+    status = await world.path(THING, one) + "/status"
+    await world.client.patch(status, {"status": {"mine": "x"}})
+    # A second CR's run, begun later, shows that the first had its chance.
+    await world.create(thing("two"), one.namespace)
+    await succeeded(world, ObjectKey(one.namespace, "two"))
+    assert len(lines(operator, "Running", name="one")) == 1
+    await world.patch(THING, one, {"spec": {"size": 2}})
+    await counted(operator, "one", 2)
+    obj = await succeeded(world, one)
+    assert obj["status"]["mine"] == "x"  # type: ignore[index]
+
+
+async def test_changes_during_a_run_cause_exactly_one_more(project: Project, world: Cluster, one: ObjectKey) -> None:
+    project.role("""
+- name: Wait until told to go on
+  ansible.builtin.wait_for:
+    path: "{{ gate }}"
+    sleep: 1
+    timeout: 170
+""")
+    gate = project.folder / "gate"
+    project.watch(vars={"gate": str(gate)})
+    operator = await project.start()
+    await world.create(thing(), one.namespace)
+    await counted(operator, "one", 1, "Running")
+    for size in range(3):
+        await world.patch(THING, one, {"spec": {"size": size}})
+    gate.touch()
+    await counted(operator, "one", 2)
+    await world.create(thing("two"), one.namespace)
+    await counted(operator, "two", 1)
+    assert len(lines(operator, "Running", name="one")) == 2
+
+
+async def test_a_role_fails_is_mended_and_succeeds(project: Project, world: Cluster, one: ObjectKey) -> None:
+    project.role("""
+- name: Try
+  ansible.builtin.fail:
+    msg: the moon is in the wrong phase
+""")
+    project.watch()
+    operator = await project.start()
+    await world.create(thing(), one.namespace)
+    await counted(operator, "one", 3, "Run failed")
+    obj = await until(lambda: failed(world, one), "the status tells the failure")
+    assert condition(obj, "Failure")["message"] == "the moon is in the wrong phase"
+    assert condition(obj, "Failure")["ansibleResult"]["failures"] == 1
+    assert condition(obj, "Successful")["status"] == "False"
+    task = lines(operator, "Task failed", name="one")[0]
+    assert task["task"] == "Try"
+    assert task["at"].endswith("roles/thing/tasks/main.yml:2")
+    assert task["error"] == "the moon is in the wrong phase"
+    waits = [line["after"] for line in lines(operator, "Will be tried again", name="one")]
+    assert waits[:3] == [0.005, 0.01, 0.02]
+
+    async def event() -> list[dict[str, object]]:
+        events = await world.list(EVENT, one.namespace)
+        return [item for item in events if item["reason"] == "RunFailed" and item["regarding"]["name"] == "one"]
+
+    assert "the moon is in the wrong phase" in str((await until(event, "an Event tells the failure"))[0]["note"])
+    project.role(SAY_HELLO)
+    obj = await succeeded(world, one)
+    assert condition(obj, "Failure")["status"] == "False"
+    assert condition(obj, "Failure")["message"] == ""
+
+
+async def failed(world: Cluster, key: ObjectKey) -> dict[str, object] | None:
+    obj = await world.get(THING, key)
+    return obj if condition(obj, "Failure").get("status") == "True" else None
+
+
+@pytest.mark.parametrize(
+    ("tasks", "good"),
+    [
+        pytest.param("- ansible.builtin.fail:\n  ignore_errors: true\n", True, id="ignored"),
+        pytest.param(
+            "- block:\n    - ansible.builtin.fail:\n  rescue:\n" + SAY_HELLO.replace("\n", "\n    "), True, id="rescued"
+        ),
+        pytest.param(
+            "- block:\n    - ansible.builtin.fail: {msg: boo}\n  always:\n" + SAY_HELLO.replace("\n", "\n    "),
+            False,
+            id="always",
+        ),
+        pytest.param("- ansible.builtin.command: 'sh -c \"echo out >&2; exit 3\"'\n", False, id="command"),
+        pytest.param("- no_such_module:\n", False, id="no-play"),
+    ],
+)
+async def test_what_counts_as_a_failure(project: Project, world: Cluster, one: ObjectKey, tasks: str, good: bool) -> None:
+    project.role(tasks)
+    project.watch()
+    await project.start()
+    await world.create(thing(), one.namespace)
+
+    async def outcome() -> str | None:
+        obj = await world.get(THING, one)
+        if condition(obj, "Failure").get("status") == "True":
+            return str(condition(obj, "Failure")["message"])
+        return "good" if condition(obj, "Successful").get("status") == "True" else None
+
+    said = await until(outcome, "the run has ended")
+    assert (said == "good") is good
+    expected = {"always": "boo", "command": "out", "no-play": "no_such_module"}
+    for name, words in expected.items():
+        if name in tasks or (name == "no-play" and "no_such" in tasks):
+            assert words in said
+
+
+async def test_the_role_may_ask_to_be_run_again(project: Project, world: Cluster, one: ObjectKey) -> None:
+    project.role("- operator_sdk.util.requeue_after:\n    time: 1s\n")
+    project.watch()
+    operator = await project.start()
+    await world.create(thing(), one.namespace)
+    await counted(operator, "one", 3)
+
+
+async def test_the_period_and_its_annotation(project: Project, world: Cluster, one: ObjectKey) -> None:
+    project.role(SAY_HELLO)
+    project.watch(reconcilePeriod="1s")
+    operator = await project.start()
+    seldom = thing("seldom")
+    name = "ansible.sdk.operatorframework.io/reconcile-period"
+    seldom["metadata"]["annotations"] = {name: "1h"}
+    wrong = thing("wrong")
+    wrong["metadata"]["annotations"] = {name: "soon"}
+    for obj in (seldom, wrong, thing()):
+        await world.create(obj, one.namespace)
+    await counted(operator, "one", 3)
+    await counted(operator, "wrong", 2)
+    assert len(lines(operator, "Running", name="seldom")) == 1
+    text = "Unable to parse reconcile period annotation: 'soon' is no duration; write it as 30s, 5m, 1h30m or 10h"
+    assert len(lines(operator, text, name="wrong")) == 1
+
+
+async def test_what_the_role_writes_to_the_status_stays(project: Project, world: Cluster, one: ObjectKey) -> None:
+    project.role("""
+- operator_sdk.util.k8s_status:
+    api_version: test.example.com/v1
+    kind: Thing
+    name: "{{ ansible_operator_meta.name }}"
+    namespace: "{{ ansible_operator_meta.namespace }}"
+    status: {phase: done}
+    conditions:
+      - {type: Ready, status: "True", reason: AllWell, message: all is well}
+""")
+    project.watch()
+    await project.start()
+    await world.create(thing(), one.namespace)
+    obj = await succeeded(world, one)
+    assert obj["status"]["phase"] == "done"  # type: ignore[index]
+    assert condition(obj, "Ready")["reason"] == "AllWell"
+
+
+async def test_a_status_that_is_not_managed_is_left_alone(project: Project, world: Cluster, one: ObjectKey) -> None:
+    project.role(SAY_HELLO)
+    project.watch(manageStatus=False)
+    operator = await project.start()
+    await world.create(thing(), one.namespace)
+    await counted(operator, "one", 1)
+    obj = await world.get(THING, one)
+    assert obj is not None
+    assert "status" not in obj
+
+
+async def test_a_selector_chooses(project: Project, world: Cluster, one: ObjectKey) -> None:
+    project.role(SAY_HELLO)
+    project.watch(selector={"matchLabels": {"mine": "yes"}})
+    operator = await project.start()
+    await world.create(thing("other"), one.namespace)
+    mine = thing()
+    mine["metadata"]["labels"] = {"mine": "yes"}
+    await world.create(mine, one.namespace)
+    await counted(operator, "one", 1)
+    assert lines(operator, "Running", name="other") == []
+    await world.patch(THING, ObjectKey(one.namespace, "other"), {"metadata": {"labels": {"mine": "yes"}}})
+    await counted(operator, "other", 1)
+
+
+async def test_only_the_named_namespaces_are_watched(project: Project, world: Cluster, one: ObjectKey) -> None:
+    project.role(SAY_HELLO)
+    project.watch()
+    await world.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": one.namespace + "-2"}})
+    operator = await project.start(WATCH_NAMESPACE=f"{one.namespace},{one.namespace}-2")
+    await world.create(thing("elsewhere"), "default")
+    await world.create(thing("two"), one.namespace + "-2")
+    await world.create(thing(), one.namespace)
+    await counted(operator, "one", 1)
+    await counted(operator, "two", 1)
+    assert lines(operator, "Running", name="elsewhere") == []
+    await world.delete(THING, ObjectKey("default", "elsewhere"))
+
+
+async def test_a_finalizer_runs_before_the_cr_goes(project: Project, world: Cluster, one: ObjectKey) -> None:
+    project.role("""
+- ansible.builtin.copy:
+    dest: "{{ out }}"
+    content: "{{ state }}"
+""")
+    out = project.folder / "state"
+    project.watch(
+        vars={"state": "present", "out": str(out)}, finalizer={"name": "example.com/clean", "vars": {"state": "absent"}}
+    )
+    await project.start()
+    await world.create(thing(), one.namespace)
+    obj = await succeeded(world, one)
+    assert obj["metadata"]["finalizers"] == ["example.com/clean"]  # type: ignore[index]
+    assert out.read_text() == "present"
+    await world.delete(THING, one)
+
+    async def gone() -> bool:
+        return await world.get(THING, one) is None
+
+    await until(gone, "the CR is gone")
+    assert out.read_text() == "absent"
+
+
+async def test_run_folders_are_private_bounded_and_go_with_the_cr(project: Project, world: Cluster, one: ObjectKey) -> None:
+    project.role("- operator_sdk.util.requeue_after:\n    time: 100ms\n")
+    project.watch(maxRunnerArtifacts=2)
+    operator = await project.start()
+    await world.create(thing(), one.namespace)
+    await counted(operator, "one", 4)
+    folder = project.runs / "test.example.com" / "v1" / "Thing" / one.namespace / "one"
+    runs = [path for path in (folder / "artifacts").iterdir() if not path.is_symlink()]
+    # Two kept, and one that may be going on.
+    assert 2 <= len(runs) <= 3
+    assert (folder / "artifacts" / "latest" / "stdout").exists() or (folder / "artifacts" / "latest").is_symlink()
+    assert folder.stat().st_mode & 0o077 == 0
+    assert (folder / "env" / "extravars").stat().st_mode & 0o077 == 0
+    await world.delete(THING, one)
+
+    async def gone() -> bool:
+        return not folder.exists()
+
+    await until(gone, "the run folder is gone")
+    assert list(project.runs.rglob("one")) == []
+
+
+async def test_sigterm_lets_runs_end_and_ends_those_that_do_not(project: Project, world: Cluster, one: ObjectKey) -> None:
+    project.role("- ansible.builtin.command: sleep 600\n")
+    project.watch()
+    operator = await project.start("--graceful-shutdown-timeout=2s")
+    await world.create(thing(), one.namespace)
+
+    async def sleeping() -> bool:
+        return any("sleep\x00600" in command for command in commands(operator))
+
+    await until(sleeping, "the run is under way")
+    processes = operator.processes()
+    assert await asyncio.to_thread(operator.stop) == 0
+    assert alive(processes) == []
+    obj = await world.get(THING, one)
+    assert condition(obj, "Failure")["status"] == "True"
+    assert condition(obj, "Failure")["message"].startswith("The runner was stopped before the run ended")
+    assert condition(obj, "Running")["status"] == "False"
+
+
+async def test_a_killed_runner_leaves_no_process(project: Project, world: Cluster, one: ObjectKey) -> None:
+    project.role("- ansible.builtin.command: sleep 600\n")
+    project.watch()
+    operator = await project.start()
+    await world.create(thing(), one.namespace)
+
+    async def sleeping() -> bool:
+        return any("sleep\x00600" in command for command in commands(operator))
+
+    await until(sleeping, "the run is under way")
+    processes = operator.processes()
+    operator.process.kill()
+    operator.process.wait()
+
+    async def gone() -> bool:
+        return not alive(processes)
+
+    await until(gone, "the run's processes are gone")
+
+
+def commands(operator: Operator) -> list[str]:
+    found = []
+    for pid in operator.processes():
+        try:
+            found.append(Path(f"/proc/{pid}/cmdline").read_text())
+        except OSError:
+            continue
+    return found

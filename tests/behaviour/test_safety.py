@@ -1,0 +1,158 @@
+"""What a CR must not be able to do, and what must not be seen."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import aiohttp
+
+from bench.driver import Cluster, condition, until
+from runner.resource.metadata import GroupVersionKind, ObjectKey
+from tests.behaviour.test_runs import EVENT, counted, failed, succeeded
+from tests.conftest import Project, lines, thing
+
+SECRET = GroupVersionKind("", "v1", "Secret")
+
+
+async def test_a_crs_strings_are_data_and_its_fields_steer_nothing(project: Project, world: Cluster, one: ObjectKey) -> None:
+    project.role("""
+- ansible.builtin.copy:
+    dest: "{{ out }}"
+    content: "{{ {'text': text, 'nested': _test_example_com_thing.spec.text} | to_json }}"
+""")
+    out, proof = project.folder / "out.json", project.folder / "proof"
+    project.watch(vars={"out": str(out)})
+    operator = await project.start()
+    attack = f"{{{{ lookup('pipe', 'touch {proof}') }}}}"
+    spec = {
+        "text": attack,
+        "ansibleRemoteTmp": f"$(touch {proof})",
+        "ansible_connection": "ssh",
+        "ansiblePythonInterpreter": f"/usr/bin/touch {proof}",
+        "vault": {"__ansible_vault": "$ANSIBLE_VAULT;1.1;AES256"},
+    }
+    await world.create(thing("one", **spec), one.namespace)
+    await succeeded(world, one)
+    assert json.loads(out.read_text()) == {"text": attack, "nested": attack}
+    assert not proof.exists()
+    # In the order in which the API server keeps them.
+    left_out = "spec.ansiblePythonInterpreter, spec.ansibleRemoteTmp, spec.ansible_connection, spec.vault.__ansible_vault"
+
+    async def told() -> list[dict[str, object]]:
+        return [item for item in await world.list(EVENT, one.namespace) if item["reason"] == "ReservedVariable"]
+
+    assert left_out in str((await until(told, "an Event tells what was left out"))[0]["note"])
+    assert left_out in operator.output
+
+
+async def test_templates_where_the_watch_allows_them(project: Project, world: Cluster, one: ObjectKey) -> None:
+    project.role("- ansible.builtin.copy:\n    dest: '{{ out }}'\n    content: '{{ text }}'\n")
+    out = project.folder / "out"
+    project.watch(vars={"out": str(out)}, markUnsafe=False)
+    await project.start()
+    await world.create(thing(text="{{ 1 + 1 }}"), one.namespace)
+    await succeeded(world, one)
+    assert out.read_text() == "2"
+
+
+async def test_secrets_are_seen_nowhere(project: Project, world: Cluster, one: ObjectKey) -> None:
+    project.role("""
+- name: A Secret, in a role that forgot no_log
+  kubernetes.core.k8s:
+    definition:
+      apiVersion: v1
+      kind: Secret
+      metadata:
+        name: "{{ ansible_operator_meta.name }}"
+        namespace: "{{ ansible_operator_meta.namespace }}"
+      stringData:
+        password: open-sesame-1
+- name: Read it back
+  kubernetes.core.k8s_info:
+    kind: Secret
+    namespace: "{{ ansible_operator_meta.namespace }}"
+  register: read
+- name: Print it
+  ansible.builtin.debug:
+    msg: "{{ read.resources }} {{ read.resources[0].data.password | b64decode }}"
+- name: Fail with it
+  ansible.builtin.fail:
+    msg: "the password is {{ read.resources[0].data.password | b64decode }}"
+  ignore_errors: true
+- name: Fail, hidden
+  ansible.builtin.command: sh -c 'echo open-sesame-2; exit 1'
+  no_log: true
+""")
+    project.watch()
+    operator = await project.start("--ansible-verbosity=3", "--log-level=debug", TOKEN_OF_THE_POD="open-sesame-3")
+    await world.create(thing(), one.namespace)
+    obj = await until(lambda: failed(world, one), "the hidden failure")
+    assert condition(obj, "Failure")["message"] == "the result of task 'Fail, hidden' is hidden by no_log"
+    operator.stop()
+    assert (await world.get(SECRET, one))["data"]["password"] == "b3Blbi1zZXNhbWUtMQ=="  # type: ignore[index]
+    events = await world.list(EVENT, one.namespace)
+    files = [path for path in project.runs.rglob("*") if path.is_file()]
+    assert any(path.name == "stdout" for path in files)
+    seen = {str(path): path.read_text(errors="replace") for path in files}
+    seen |= {"log": operator.output, "status": json.dumps(obj), "events": json.dumps(events)}
+    for word in ("open-sesame", "b3Blbi1zZXNhbWUt"):
+        assert [place for place, text in seen.items() if word in text] == []
+
+
+async def test_only_a_run_may_use_the_proxy_and_only_while_it_lasts(
+    project: Project, world: Cluster, one: ObjectKey
+) -> None:
+    project.role("""
+- ansible.builtin.copy:
+    src: "{{ lookup('ansible.builtin.env', 'KUBECONFIG') }}"
+    dest: "{{ out }}"
+- ansible.builtin.wait_for:
+    path: "{{ gate }}"
+    timeout: 170
+""")
+    out, gate = project.folder / "kubeconfig", project.folder / "gate"
+    project.watch(vars={"out": str(out), "gate": str(gate)})
+    operator = await project.start()
+    await world.create(thing(), one.namespace)
+
+    async def copied() -> bool:
+        return out.exists() and out.stat().st_size > 0
+
+    await until(copied, "the run's kubeconfig")
+    config = json.loads(out.read_text())
+    token = config["users"][0]["user"]["username"]
+    port = config["clusters"][0]["cluster"]["server"].rpartition(":")[2]
+    url = f"http://127.0.0.1:{port}/api/v1/namespaces/{one.namespace}/configmaps"
+
+    async def status(**headers: str) -> int:
+        async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as answer:
+            return answer.status
+
+    bearer = {"Authorization": f"Bearer {token}"}
+    assert await status() == 401
+    assert await status(Authorization="Bearer wrong") == 401
+    assert await status(**bearer) == 200
+    listening = await asyncio.to_thread(_listening, operator.processes())
+    assert {address for address, number in listening if number == int(port)} == {"0100007F"}
+    gate.touch()
+    await counted(operator, "one", 1)
+    assert await status(**bearer) == 401
+    artifacts = [path for path in project.runs.rglob("*") if path.is_file()]
+    assert [path for path in artifacts if token in path.read_text(errors="replace")] == []
+    assert lines(operator, "Run succeeded", name="one")
+
+
+def _listening(pids: list[int]) -> list[tuple[str, int]]:
+    """(address in hex, port) of each IPv4 socket on which one of the processes listens."""
+    inodes = set()
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").glob("*"):
+            try:
+                target = str(link.readlink())
+            except OSError:
+                continue
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    found = [row[1].split(":") for row in rows if row[3] == "0A" and row[9] in inodes]
+    return [(address, int(port, 16)) for address, port in found]

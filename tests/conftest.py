@@ -1,0 +1,139 @@
+"""What the tests of behaviour stand on: a project of their own, an operator run on it, and a look at the cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bench.driver import FREE_PORTS, RUN, Cluster, Operator, until
+from runner.devcluster import Cluster as Devcluster
+from runner.resource.metadata import GroupVersionKind, ObjectKey
+
+THING = GroupVersionKind("test.example.com", "v1", "Thing")
+
+
+def crd(gvk: GroupVersionKind, *, scope: str = "Namespaced") -> dict[str, Any]:
+    """A CRD that lets everything pass."""
+    plural = gvk.kind.lower() + "s"
+    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{gvk.group}"},
+        "spec": {
+            "group": gvk.group,
+            "scope": scope,
+            "names": {"kind": gvk.kind, "plural": plural, "singular": gvk.kind.lower()},
+            "versions": [
+                {
+                    "name": gvk.version,
+                    "served": True,
+                    "storage": True,
+                    "subresources": {"status": {}},
+                    "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": anything, "status": anything}}},
+                }
+            ],
+        },
+    }
+
+
+def thing(name: str = "one", gvk: GroupVersionKind = THING, **spec: Any) -> dict[str, Any]:
+    return {"apiVersion": gvk.api_version, "kind": gvk.kind, "metadata": {"name": name}, "spec": spec}
+
+
+class Project:
+    """A folder with a watches.yaml, and the operators that were started in it."""
+
+    def __init__(self, folder: Path, kubeconfig: Path, namespace: str) -> None:
+        self.folder = folder
+        self.kubeconfig = kubeconfig
+        self.namespace = namespace
+        self.runs = folder / "runs"
+        self.logs = folder
+        self.operators: list[Operator] = []
+        self._watches: list[dict[str, Any]] = []
+
+    def role(self, tasks: str, *, name: str = "thing") -> None:
+        """Write a role's tasks; a later call replaces them."""
+        path = self.folder / "roles" / name / "tasks" / "main.yml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(tasks)
+
+    def watch(self, gvk: GroupVersionKind = THING, **keys: Any) -> None:
+        content = {} if "playbook" in keys else {"role": "thing"}
+        watch = {"group": gvk.group, "version": gvk.version, "kind": gvk.kind, **content, **keys}
+        self._watches.append(watch)
+        (self.folder / "watches.yaml").write_text(yaml.safe_dump(self._watches, sort_keys=False))
+
+    async def start(self, *flags: str, wait: bool = True, **environ: str) -> Operator:
+        """An operator in this folder, for this namespace unless WATCH_NAMESPACE says otherwise; it watches already."""
+        operator = Operator(
+            [*RUN, *FREE_PORTS, "--log-format=json", "--ansible-verbosity=0", f"--runs-dir={self.runs}", *flags],
+            folder=self.folder,
+            log=self.logs / f"operator-{len(self.operators)}.log",
+            environ={
+                "KUBECONFIG": str(self.kubeconfig),
+                "WATCH_NAMESPACE": self.namespace,
+                # Facts are no part of what most of these tests are about.
+                "ANSIBLE_GATHERING": "explicit",
+                **environ,
+            },
+        )
+        self.operators.append(operator)
+
+        async def watching() -> bool:
+            assert operator.process.poll() is None, operator.output
+            return bool(lines(operator, "Watching"))
+
+        if wait:
+            await until(watching, "the operator watches")
+        return operator
+
+
+def alive(pids: list[int]) -> list[int]:
+    """Those of the processes that still run; one that only waits to be taken note of does not."""
+    running = []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                running.append(pid)
+    return running
+
+
+def lines(operator: Operator, message: str, **fields: str) -> list[dict[str, Any]]:
+    """The operator's log lines with this message and these fields."""
+    records = []
+    for line in operator.output.splitlines():
+        if line.startswith("{"):
+            record = json.loads(line)
+            if record["msg"] == message and all(record.get(key) == value for key, value in fields.items()):
+                records.append(record)
+    return records
+
+
+@pytest.fixture
+def project(tmp_path: Path, devcluster: Devcluster, namespace: str) -> Iterator[Project]:
+    made = Project(tmp_path, devcluster.kubeconfig, namespace)
+    yield made
+    for operator in made.operators:
+        operator.kill()
+
+
+@pytest.fixture
+async def world(devcluster: Devcluster) -> AsyncIterator[Cluster]:
+    """The devcluster, with the kind Thing."""
+    async with Cluster.connected(devcluster.kubeconfig) as cluster:
+        await cluster.install(crd(THING))
+        yield cluster
+
+
+@pytest.fixture
+def one(namespace: str) -> ObjectKey:
+    """Where the test's usual Thing stands."""
+    return ObjectKey(namespace, "one")

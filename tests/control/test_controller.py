@@ -1,0 +1,77 @@
+import asyncio
+from typing import Any
+
+import pytest
+
+from runner.control import Priority, Request, Result, Retry
+from runner.control.controller import Controller
+from runner.control.workqueue import WorkQueue
+from tests.control.test_workqueue import A, B
+
+
+class Recorder(WorkQueue):
+    """A queue that tells what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.told: list[dict[str, Any]] = []
+
+    def done(self, request: Request, **how: Any) -> float:
+        self.told.append(how)
+        return super().done(request, **how)
+
+
+async def turn(outcome: Result | BaseException) -> Recorder:
+    queue = Recorder()
+    queue.add(A, Priority.CHANGE)
+
+    async def reconcile(_: Request) -> Result:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    await Controller(queue, reconcile).turn(await queue.get())
+    queue.close()
+    return queue
+
+
+@pytest.mark.parametrize("error", [Retry("later"), ValueError("a fault of our own")])
+async def test_what_fails_comes_again_by_backoff(error: Exception) -> None:
+    assert (await turn(error)).told == [{"failed": True}]
+
+
+async def test_what_is_done_comes_again_when_something_happens() -> None:
+    assert (await turn(Result())).told == [{}]
+
+
+async def test_the_periodic_pass_comes_a_little_early_and_never_late() -> None:
+    (told,) = (await turn(Result(requeue_after=100))).told
+    assert 90 <= told["after"] <= 100
+    assert told.get("priority", Priority.PERIODIC) is Priority.PERIODIC
+
+
+async def test_a_time_the_role_asked_for_is_kept() -> None:
+    assert (await turn(Result(requeue_after=100, requested=True))).told == [{"after": 100, "priority": Priority.RETRY}]
+
+
+async def test_it_ends_when_the_turns_that_are_on_have_ended() -> None:
+    queue = WorkQueue(2)
+    gate = asyncio.Event()
+    ended = []
+
+    async def reconcile(request: Request) -> Result:
+        await gate.wait()
+        ended.append(request)
+        return Result()
+
+    running = asyncio.ensure_future(Controller(queue, reconcile).run())
+    queue.add(A, Priority.CHANGE)
+    queue.add(B, Priority.CHANGE)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    queue.close()
+    await asyncio.sleep(0)
+    assert not running.done()
+    gate.set()
+    await running
+    assert set(ended) == {A, B}

@@ -1,0 +1,167 @@
+from typing import Any
+
+import pytest
+
+from runner.control import Priority, Request
+from runner.control.handlers import Handlers, dependent_changed
+from runner.resource.metadata import GroupVersionKind, ObjectKey
+from runner.watches import Requirement, Selector
+from tests.control.test_workqueue import watch
+
+THING = watch("Thing")
+
+
+def cr(name: str = "one", *, generation: int | None = 1, version: str = "1", **metadata: Any) -> dict[str, Any]:
+    fields = {"name": name, "namespace": "default", "uid": f"uid-{name}", "resourceVersion": version, **metadata}
+    if generation:
+        fields["generation"] = generation
+    return {"metadata": fields}
+
+
+class Seen:
+    """Handlers of one watch, and what they have put on the queue."""
+
+    def __init__(self, **options: Any) -> None:
+        from dataclasses import replace
+
+        self.added: list[tuple[str, Priority]] = []
+        self.delays: list[float] = []
+        self.watch = replace(THING, **options)
+        self.handlers = Handlers([self.watch], self._add)
+
+    def _add(self, request: Request, priority: Priority, after: float) -> None:
+        self.added.append((str(request.key), priority))
+        self.delays.append(after)
+
+    def primary(self, event: str | None, obj: dict[str, Any]) -> list[tuple[str, Priority]]:
+        self.added.clear()
+        self.handlers.primary(self.watch, event, obj)
+        return self.added
+
+
+CHANGE = [("default/one", Priority.CHANGE)]
+
+
+@pytest.mark.parametrize(
+    ("second", "news"),
+    [
+        pytest.param(cr(version="2"), False, id="status-or-metadata"),
+        pytest.param(cr(version="2", labels={"a": "b"}, annotations={"c": "d"}), False, id="labels-and-annotations"),
+        pytest.param(cr(generation=2), True, id="spec"),
+        pytest.param(cr(uid="another"), True, id="another-object"),
+        pytest.param(cr(deletionTimestamp="2026-01-01T00:00:00Z"), True, id="deletion"),
+    ],
+)
+def test_what_is_news_of_a_cr(second: dict[str, Any], news: bool) -> None:
+    seen = Seen()
+    assert seen.primary("ADDED", cr()) == CHANGE
+    assert seen.primary("MODIFIED", second) == (CHANGE if news else [])
+    # Listed anew after a disconnect.
+    assert seen.primary(None, second) == []
+
+
+def test_annotations_are_news_where_the_watch_asks_for_them() -> None:
+    seen = Seen(watch_annotations=True)
+    seen.primary("ADDED", cr())
+    assert seen.primary("MODIFIED", cr(annotations={"a": "b"})) == CHANGE
+    assert seen.primary("MODIFIED", cr(annotations={"a": "b"}, labels={"c": "d"})) == []
+
+
+def test_an_object_without_a_generation_is_news_at_every_change() -> None:
+    seen = Seen()
+    seen.primary("ADDED", cr(generation=None))
+    assert seen.primary("MODIFIED", cr(generation=None, version="2")) == CHANGE
+    assert seen.primary(None, cr(generation=None, version="2")) == []
+
+
+def test_a_deletion_is_news_once_and_the_name_may_come_back() -> None:
+    seen = Seen()
+    seen.primary("ADDED", cr())
+    assert seen.primary("DELETED", cr()) == CHANGE
+    assert seen.primary("DELETED", cr()) == []
+    assert seen.primary("ADDED", cr()) == CHANGE
+
+
+def test_what_was_there_at_the_start_waits_and_what_is_new_does_not() -> None:
+    seen = Seen()
+    old = {**cr(), "status": {"conditions": [{"type": "Running"}]}}
+    assert seen.primary(None, old) == [("default/one", Priority.PERIODIC)]
+    assert 0 <= seen.delays[-1] <= 1
+    assert seen.primary(None, cr("two")) == [("default/two", Priority.CHANGE)]
+    assert seen.delays[-1] == 0
+
+
+def test_a_selector_leaves_out() -> None:
+    seen = Seen(selector=Selector((Requirement("mine", "Exists", ()),)))
+    assert seen.primary("ADDED", cr()) == []
+    assert seen.primary("MODIFIED", cr(labels={"mine": ""})) == CHANGE
+    assert seen.primary("MODIFIED", cr()) == []
+    assert seen.primary("MODIFIED", cr(labels={"mine": ""})) == CHANGE
+
+
+def owned(uid: str = "uid-one", *, version: str = "1", **more: Any) -> dict[str, Any]:
+    reference = {"apiVersion": "example.com/v1", "kind": "Thing", "name": "one", "uid": uid}
+    metadata = {"name": "x", "namespace": "default", "resourceVersion": version, "ownerReferences": [reference]}
+    return {"metadata": {**metadata, **more.pop("metadata", {})}, "spec": {"a": 1}, **more}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "changed"),
+    [
+        pytest.param(None, owned(), False, id="created"),
+        pytest.param(owned(), None, True, id="deleted"),
+        pytest.param(owned(), owned(version="2", status={"x": 1}), False, id="status"),
+        pytest.param(owned(), owned(version="2", metadata={"managedFields": [1]}), False, id="managed-fields"),
+        pytest.param(
+            owned(), owned(metadata={"annotations": {"deployment.kubernetes.io/revision": "1"}}), False, id="bookkeeping"
+        ),
+        pytest.param(owned(), owned(metadata={"annotations": {"mine": "1"}}), True, id="annotation"),
+        pytest.param(owned(), owned(spec={"a": 2}), True, id="spec"),
+        pytest.param(owned(), owned(data={"a": "2"}), True, id="data"),
+    ],
+)
+def test_what_is_news_of_a_dependent(before: dict[str, Any] | None, after: dict[str, Any] | None, changed: bool) -> None:
+    assert dependent_changed(before, after) is changed
+
+
+def test_a_dependent_gives_its_cr_a_turn() -> None:
+    seen = Seen()
+    seen.handlers.dependent(owned(), None)
+    assert seen.added == []
+    seen.primary("ADDED", cr())
+    seen.added.clear()
+    seen.handlers.dependent(owned(), None)
+    seen.handlers.dependent(owned(), {**owned(), "metadata": {"name": "x", "namespace": "default"}})
+    assert seen.added == [("default/one", Priority.DEPENDENT)] * 2
+
+
+def test_another_kind_of_the_same_name_does_not() -> None:
+    seen = Seen()
+    seen.primary("ADDED", cr())
+    seen.added.clear()
+    other = owned()
+    other["metadata"]["ownerReferences"][0]["apiVersion"] = "other.com/v1"
+    seen.handlers.dependent(other, None)
+    assert seen.added == []
+
+
+def test_a_cluster_scoped_owner_is_found_from_a_namespace() -> None:
+    seen = Seen()
+    seen.primary("ADDED", {"metadata": {"name": "one", "uid": "u", "generation": 1}})
+    seen.added.clear()
+    seen.handlers.dependent(owned(), None)
+    assert seen.added == [("one", Priority.DEPENDENT)]
+
+
+def test_without_dependents_none_counts() -> None:
+    seen = Seen(watch_dependents=False)
+    seen.primary("ADDED", cr())
+    seen.added.clear()
+    seen.handlers.dependent(owned(), None)
+    assert seen.added == []
+
+
+def test_the_request_says_whose_turn_it_is() -> None:
+    request = Request(THING, ObjectKey("default", "one"))
+    assert request.fields == {"kind": "Thing", "namespace": "default", "cr": "one"}
+    assert THING.gvk == GroupVersionKind("example.com", "v1", "Thing")

@@ -1,0 +1,49 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from runner.executor.artifacts import ArtifactsError, RunFolders, link_latest, rotate
+
+CR = ("example.com", "v1", "Thing", "default", "one")
+CLUSTER_CR = ("example.com", "v1", "Thing", "", "fleet")
+
+
+def test_one_folder_a_cr_found_and_removed(tmp_path: Path) -> None:
+    folders = RunFolders(tmp_path / "runs")
+    for parts in (CR, CLUSTER_CR):
+        (folders.folder(parts) / "artifacts" / "x").mkdir(parents=True)
+    assert folders.root.stat().st_mode & 0o777 == 0o700
+    assert set(folders.left_over(CR[:3])) == {("default", "one"), ("fleet",)}
+    folders.remove(CR)
+    assert set(folders.left_over(CR[:3])) == {("fleet",)}
+    folders.remove(CLUSTER_CR)
+    assert [path.name for path in folders.root.iterdir()] == [".lock"]
+    folders.close()
+
+
+def test_two_runners_do_not_share_a_root(tmp_path: Path) -> None:
+    first = RunFolders(tmp_path)
+    with pytest.raises(ArtifactsError, match=r"in use by another runner.*--runs-dir"):
+        RunFolders(tmp_path)
+    first.close()
+    RunFolders(tmp_path).close()
+
+
+def test_a_root_that_cannot_be_made_is_told_with_the_flag(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactsError, match="--runs-dir"):
+        RunFolders(tmp_path / "file" / "runs")
+
+
+def test_the_oldest_artifacts_go_and_latest_stays(tmp_path: Path) -> None:
+    for number in range(5):
+        run = tmp_path / "artifacts" / f"run{number}"
+        run.mkdir(parents=True)
+        os.utime(run, (number, number))
+        link_latest(tmp_path, run.name)
+    rotate(tmp_path, 0)
+    assert len(list((tmp_path / "artifacts").iterdir())) == 6
+    rotate(tmp_path, 2)
+    assert {path.name for path in (tmp_path / "artifacts").iterdir()} == {"run3", "run4", "latest"}
+    assert (tmp_path / "artifacts" / "latest").resolve().name == "run4"

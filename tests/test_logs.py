@@ -1,0 +1,56 @@
+import io
+import json
+import logging
+
+import pytest
+
+from runner.logs import ConsoleFormatter, JsonFormatter, configure
+
+
+def record(message: str = "Task failed", **fields: object) -> logging.LogRecord:
+    return logging.makeLogRecord({"name": "runner.x", "levelname": "ERROR", "msg": message, **fields})
+
+
+CR = {"kind": "Thing", "namespace": "default", "cr": "one"}
+
+
+def test_a_json_line_has_zaps_keys_and_the_fields() -> None:
+    line = json.loads(JsonFormatter().format(record(**CR, task="Try", error="boo")))
+    assert line.pop("ts").endswith("Z")
+    assert line == {
+        "level": "error",
+        "logger": "runner.x",
+        "msg": "Task failed",
+        "kind": "Thing",
+        "namespace": "default",
+        "name": "one",
+        "task": "Try",
+        "error": "boo",
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, "ERROR   Task failed"),
+        ({**CR, "task": "Try"}, "ERROR   Thing default/one: Task failed  task=Try"),
+        ({**CR, "namespace": ""}, "ERROR   Thing one: Task failed"),
+        ({"error": "boo"}, "ERROR   Task failed  boo"),
+        ({"error": "a\nb"}, "ERROR   Task failed\n    a\n    b"),
+    ],
+)
+def test_a_console_line_is_for_people(fields: dict[str, object], expected: str) -> None:
+    assert ConsoleFormatter(color=False).format(record(**fields)).partition(" ")[2] == expected
+
+
+def test_where_no_terminal_is_lines_are_json() -> None:
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    stream = io.StringIO()
+    try:
+        configure(level="info", format="auto", stream=stream)
+        logging.getLogger("runner.test").info("Hello", extra={"a": 1})
+        logging.getLogger("kopf.test").info("chatter")
+    finally:
+        root.handlers[:], root.level = before[0], before[1]
+    assert [json.loads(line)["msg"] for line in stream.getvalue().splitlines()] == ["Hello"]
