@@ -23,22 +23,22 @@ from bench.driver import (
     DEPLOYMENT,
     FREE_PORTS,
     MEMCACHED,
+    NAMESPACE,
     ROOT,
     RUN,
     Cluster,
     Operator,
     condition,
-    example_crds,
     memcached,
+    prepare,
     until,
 )
 from runner.devcluster import DevclusterError, cluster
 from runner.devcluster.cluster import Cluster as Devcluster
 from runner.kube.client import KubeError
-from runner.resource.metadata import GroupVersionKind, ObjectKey
+from runner.resource.metadata import ObjectKey
 from runner.settings import ConfigurationError
 
-NAMESPACE = GroupVersionKind("", "v1", "Namespace")
 NAME, SIZE, NEW_SIZE = "demo", 3, 5
 # Seconds a step may take.
 PATIENCE = 120.0
@@ -110,19 +110,9 @@ async def tell(story: Story, world: Cluster, operator: Operator, namespace: str)
     if os.environ.get("KEEP"):
         return
     await world.delete(MEMCACHED, key)
+    story.say("Memcached deleted; Kubernetes' garbage collector takes up to 30 s to learn of a new kind")
     await until(gone, "the Deployment is gone", patience=PATIENCE)
-    story.tell("Memcached deleted: its Deployment is gone as well")
-
-
-async def prepare(world: Cluster, namespace: str) -> None:
-    for crd in example_crds():
-        await world.install(crd)
-    await world.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
-
-    async def account() -> Any:
-        return await world.get(GroupVersionKind("", "v1", "ServiceAccount"), ObjectKey(namespace, "default"))
-
-    await until(account, "the namespace is ready")
+    story.tell("its Deployment is gone as well")
 
 
 async def play(kubeconfig: Path, folder: Path) -> None:

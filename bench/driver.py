@@ -21,6 +21,7 @@ from runner.resource.metadata import GroupVersionKind, ObjectKey
 
 ROOT = Path(__file__).parent.parent
 MEMCACHED = GroupVersionKind("cache.example.com", "v1alpha1", "Memcached")
+NAMESPACE = GroupVersionKind("", "v1", "Namespace")
 DEPLOYMENT = GroupVersionKind("apps", "v1", "Deployment")
 
 # What an operator needs beside its own choices: ports that no other one on this machine has.
@@ -163,13 +164,15 @@ class Cluster:
         return gvk
 
 
-async def until(condition: Callable[[], Awaitable[T | None]], what: str, *, patience: float = PATIENCE) -> T:
+async def until(
+    condition: Callable[[], Awaitable[T | None]], what: str, *, patience: float = PATIENCE, interval: float = 0.05
+) -> T:
     """What the condition gives as soon as it is true. AssertionError if that takes longer than `patience` seconds."""
     deadline = time.monotonic() + patience
     while not (value := await condition()):
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {patience:.0f} s: {what}")
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(interval)
     return value
 
 
@@ -182,6 +185,18 @@ def condition(obj: Mapping[str, Any] | None, kind: str) -> Mapping[str, Any]:
 def example_crds() -> list[dict[str, Any]]:
     """The CRDs of the example operator."""
     return [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "crds").glob("*.yaml"))]
+
+
+async def prepare(world: Cluster, namespace: str) -> None:
+    """The example operator's kinds are served, and the namespace is there and ready for use."""
+    for crd in example_crds():
+        await world.install(crd)
+    await world.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+
+    async def account() -> Any:
+        return await world.get(GroupVersionKind("", "v1", "ServiceAccount"), ObjectKey(namespace, "default"))
+
+    await until(account, "the namespace is ready")
 
 
 def memcached(name: str, size: int) -> dict[str, Any]:

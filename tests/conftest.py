@@ -15,6 +15,8 @@ from bench.driver import FREE_PORTS, RUN, Cluster, Operator, until
 from runner.devcluster import Cluster as Devcluster
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 
+# 127.0.0.1, as /proc/net/tcp shows it.
+LOOPBACK = "0100007F"
 THING = GroupVersionKind("test.example.com", "v1", "Thing")
 
 
@@ -104,6 +106,19 @@ def alive(pids: list[int]) -> list[int]:
             if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
                 running.append(pid)
     return running
+
+
+def listening(pids: list[int]) -> list[tuple[str, int]]:
+    """(address in hex, port) of each TCP socket on which one of the processes listens."""
+    inodes = set()
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").glob("*"):
+            # A descriptor may be closed meanwhile.
+            with contextlib.suppress(OSError):
+                inodes.add(str(link.readlink()).removeprefix("socket:[").removesuffix("]"))
+    rows = [line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+    found = [row[1].split(":") for row in rows if row[3] == "0A" and row[9] in inodes]
+    return [(address, int(port, 16)) for address, port in found]
 
 
 def lines(operator: Operator, message: str, **fields: str) -> list[dict[str, Any]]:

@@ -79,6 +79,7 @@ PROGRAMS = (
 )
 
 _BUILD = Path(__file__).parent / "build"
+_PARTIAL = ".partial-"
 # Seconds.
 _DOWNLOAD_TIMEOUT = 60
 _TICK = 15
@@ -95,6 +96,9 @@ def find(report: Report, environ: Mapping[str, str] = os.environ) -> dict[str, P
     found = {program.name: _existing(program, cache, environ) for program in PROGRAMS}
     if None in found.values():
         with _locked(cache):
+            # Left by a process that was killed: whoever holds the lock is the only one at work here.
+            for partial in cache.glob(f"{_PARTIAL}*"):
+                shutil.rmtree(partial, ignore_errors=True)
             # Another process may have been at it while this one waited.
             found = {program.name: _existing(program, cache, environ) for program in PROGRAMS}
             missing = [program for program in PROGRAMS if found[program.name] is None]
@@ -145,12 +149,12 @@ def _get(program: Program, cache: Path, label: str, report: Report, environ: Map
         reasons.append("no Go toolchain on PATH to build it with")
     ways.append(("downloading the official release", lambda target: download(program, target)))
     for what, way in ways:
-        with tempfile.TemporaryDirectory(dir=cache, prefix=".partial-") as partial:
+        with tempfile.TemporaryDirectory(dir=cache, prefix=_PARTIAL) as partial:
             target = Path(partial) / program.name
             try:
                 with _timed(f"{label}: {what}", report):
                     way(target)
-            except _Failed as error:
+            except Failed as error:
                 reasons.append(f"{what} failed: {error}")
                 continue
             target.chmod(0o755)
@@ -166,7 +170,7 @@ def _get(program: Program, cache: Path, label: str, report: Report, environ: Map
     )
 
 
-class _Failed(Exception):
+class Failed(Exception):
     """One way to get a program did not work."""
 
 
@@ -183,20 +187,19 @@ def _build(program: Program, go: str, target: Path, environ: Mapping[str, str]) 
     )
     if result.returncode:
         lines = [line for line in result.stderr.splitlines() if not line.startswith("go: downloading")]
-        raise _Failed(" ".join(lines[-5:]) or f"go build exited with {result.returncode}")
+        raise Failed(" ".join(lines[-5:]) or f"go build exited with {result.returncode}")
 
 
-def download(program: Program, target: Path, *, opener: Callable[[str], bytes] | None = None) -> None:
-    """The official build of a program, its checksum verified, written to `target`. Raises `_Failed`."""
-    fetch = opener or _fetch
+def download(program: Program, target: Path) -> None:
+    """The official build of a program, its checksum verified, written to `target`. Raises Failed."""
     machine = {"x86_64": "amd64", "AMD64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
     place = {"os": sys.platform, "arch": machine}
     url = program.release.format(**place)
-    content = fetch(url)
-    expected = _checksum(fetch(program.checksum.format(**place)).decode(), url.rpartition("/")[2])
+    content = _fetch(url)
+    expected = _checksum(_fetch(program.checksum.format(**place)).decode(), url.rpartition("/")[2])
     actual = hashlib.sha256(content).hexdigest()
     if actual != expected:
-        raise _Failed(f"{url} has the checksum {actual}, and {expected} was published: it was damaged or tampered with")
+        raise Failed(f"{url} has the checksum {actual}, and {expected} was published: it was damaged or tampered with")
     if url.endswith(".tar.gz"):
         content = _member(content, program.name)
     target.write_bytes(content)
@@ -208,7 +211,7 @@ def _fetch(url: str) -> bytes:
             content: bytes = answer.read()
             return content
     except (urllib.error.URLError, OSError) as error:
-        raise _Failed(f"{url}: {getattr(error, 'reason', error)}") from error
+        raise Failed(f"{url}: {getattr(error, 'reason', error)}") from error
 
 
 def _checksum(text: str, file_name: str) -> str:
@@ -216,7 +219,7 @@ def _checksum(text: str, file_name: str) -> str:
         parts = line.split()
         if len(parts) == 1 or (len(parts) == 2 and parts[1].lstrip("*").rpartition("/")[2] == file_name):
             return parts[0]
-    raise _Failed(f"no checksum is published for {file_name}")
+    raise Failed(f"no checksum is published for {file_name}")
 
 
 def _member(archive: bytes, name: str) -> bytes:
@@ -226,7 +229,7 @@ def _member(archive: bytes, name: str) -> bytes:
                 file = tar.extractfile(member)
                 if file is not None:
                     return file.read()
-    raise _Failed(f"the archive holds no {name}")
+    raise Failed(f"the archive holds no {name}")
 
 
 @contextlib.contextmanager

@@ -2,14 +2,13 @@
 
 import asyncio
 import json
-from pathlib import Path
 
 import aiohttp
 
 from bench.driver import Cluster, condition, until
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.behaviour.test_runs import EVENT, counted, failed, succeeded
-from tests.conftest import Project, lines, thing
+from tests.conftest import LOOPBACK, Project, lines, listening, thing
 
 SECRET = GroupVersionKind("", "v1", "Secret")
 
@@ -132,27 +131,11 @@ async def test_only_a_run_may_use_the_proxy_and_only_while_it_lasts(
     assert await status() == 401
     assert await status(Authorization="Bearer wrong") == 401
     assert await status(**bearer) == 200
-    listening = await asyncio.to_thread(_listening, operator.processes())
-    assert {address for address, number in listening if number == int(port)} == {"0100007F"}
+    sockets = await asyncio.to_thread(listening, operator.processes())
+    assert {address for address, number in sockets if number == int(port)} == {LOOPBACK}
     gate.touch()
     await counted(operator, "one", 1)
     assert await status(**bearer) == 401
     artifacts = [path for path in project.runs.rglob("*") if path.is_file()]
     assert [path for path in artifacts if token in path.read_text(errors="replace")] == []
     assert lines(operator, "Run succeeded", name="one")
-
-
-def _listening(pids: list[int]) -> list[tuple[str, int]]:
-    """(address in hex, port) of each IPv4 socket on which one of the processes listens."""
-    inodes = set()
-    for pid in pids:
-        for link in Path(f"/proc/{pid}/fd").glob("*"):
-            try:
-                target = str(link.readlink())
-            except OSError:
-                continue
-            if target.startswith("socket:["):
-                inodes.add(target[8:-1])
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    found = [row[1].split(":") for row in rows if row[3] == "0A" and row[9] in inodes]
-    return [(address, int(port, 16)) for address, port in found]
