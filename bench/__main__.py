@@ -71,6 +71,7 @@ class Course:
         self._operator = operator
         self._namespace = namespace
         self._keys = [ObjectKey(namespace, f"bench-{number}") for number in range(crs)]
+        self._names = {key.name for key in self._keys}
         self._changes = changes
 
     async def run(self) -> None:
@@ -87,7 +88,7 @@ class Course:
     async def _create(self) -> None:
         async def successful() -> bool:
             found = await self._world.list(MEMCACHED, self._namespace)
-            return sum(condition(one, "Successful").get("status") == "True" for one in found) == len(self._keys) + 1
+            return all(condition(one, "Successful").get("status") == "True" for one in found)
 
         with self._rate("create_to_successful_per_s"):
             await _all(self._world.create(memcached(key.name, 1), self._namespace) for key in self._keys)
@@ -100,7 +101,7 @@ class Course:
 
             async def changed(key: ObjectKey = key, size: int = size) -> bool:
                 found = await self._world.get(DEPLOYMENT, key)
-                return bool(found) and found["spec"]["replicas"] == size
+                return found is not None and bool(found["spec"]["replicas"] == size)
 
             begun = time.monotonic()
             await self._resize(key, size)
@@ -113,7 +114,7 @@ class Course:
     async def _burst(self) -> None:
         async def followed() -> bool:
             found = await self._world.list(DEPLOYMENT, self._namespace)
-            return sum(one["spec"]["replicas"] == 4 for one in found) == len(self._keys)
+            return all(one["spec"]["replicas"] == 4 for one in found if one["metadata"]["name"] in self._names)
 
         with self._rate("burst_per_s"):
             await _all(self._resize(key, 4) for key in self._keys)
@@ -121,12 +122,11 @@ class Course:
 
     async def _recreate(self) -> None:
         old = {one["metadata"]["uid"] for one in await self._world.list(DEPLOYMENT, self._namespace)}
-        names = {key.name for key in self._keys}
 
         async def back() -> bool:
             found = await self._world.list(DEPLOYMENT, self._namespace)
             new = {one["metadata"]["name"] for one in found if one["metadata"]["uid"] not in old}
-            return names <= new
+            return self._names <= new
 
         with self._rate("recreated_per_s"):
             await _all(self._world.delete(DEPLOYMENT, key) for key in self._keys)
