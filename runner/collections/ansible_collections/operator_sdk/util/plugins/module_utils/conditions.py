@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)")
-_REASON = re.compile(r"[A-Z][A-Za-z]*")
+# As the Kubernetes API has it for conditions.
+_REASON = re.compile(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?")
 _STATUSES = ("True", "False", "Unknown")
 
 
@@ -22,7 +23,7 @@ def checked(condition: dict) -> dict:
         raise ValueError("condition %s: status is %r, and must be one of %s" % (kind, status, ", ".join(_STATUSES)))
     reason = condition.get("reason")
     if reason and not _REASON.fullmatch(reason):
-        raise ValueError("condition %s: reason %r must be one word in CamelCase" % (kind, reason))
+        raise ValueError("condition %s: reason %r must be one word, in CamelCase by custom" % (kind, reason))
     for name in ("lastHeartbeatTime", "lastTransitionTime"):
         time = condition.get(name)
         if time and not _TIME.fullmatch(time):

@@ -1,0 +1,95 @@
+"""The modules as a role calls them: by ansible-playbook, against the devcluster."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.driver import Cluster
+from runner.devcluster import Cluster as Devcluster
+from runner.executor.subprocess import COLLECTIONS
+from runner.resource.metadata import ObjectKey
+from tests.conftest import THING, thing
+
+Results = list[dict[str, Any]]
+
+
+def play(folder: Path, devcluster: Devcluster, tasks: list[dict[str, Any]]) -> Results:
+    """What each of the tasks gave, failed ones as well."""
+    names = [f"result_{number}" for number in range(len(tasks))]
+    steps = [{**task, "register": name, "ignore_errors": True} for task, name in zip(tasks, names, strict=True)]
+    content = "{{ [" + ", ".join(names) + "] | to_json }}"
+    steps.append({"ansible.builtin.copy": {"content": content, "dest": str(folder / "results.json")}})
+    variables = {"ansible_python_interpreter": sys.executable}
+    plays = [{"hosts": "localhost", "gather_facts": False, "vars": variables, "tasks": steps}]
+    (folder / "play.yml").write_text(yaml.safe_dump(plays))
+    subprocess.run(
+        [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", "-c", "local", "play.yml"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(COLLECTIONS), "K8S_AUTH_KUBECONFIG": str(devcluster.kubeconfig)},
+        check=True,
+        timeout=300,
+        capture_output=True,
+    )
+    results: Results = json.loads((folder / "results.json").read_text())
+    return results
+
+
+def k8s_status(namespace: str, name: str = "one", **options: Any) -> dict[str, Any]:
+    address = {"api_version": THING.api_version, "kind": THING.kind, "name": name, "namespace": namespace}
+    return {"operator_sdk.util.k8s_status": {**address, **options}}
+
+
+async def test_status_is_added_to_and_written_only_when_it_changes(
+    world: Cluster, devcluster: Devcluster, namespace: str, one: ObjectKey, tmp_path: Path
+) -> None:
+    await world.create(thing(), namespace)
+    ready = {"type": "Ready", "status": "True", "reason": "Done"}
+    first, again, dry, second, replaced = play(
+        tmp_path,
+        devcluster,
+        [
+            k8s_status(namespace, status={"nodes": ["a"], "deep": {"x": 1}}, conditions=[ready]),
+            k8s_status(namespace, status={"nodes": ["a"]}, conditions=[ready]),
+            {**k8s_status(namespace, status={"nodes": ["z"]}), "check_mode": True},
+            k8s_status(namespace, status={"deep": {"y": 2}}, conditions=[{"type": "Synced", "status": False}]),
+            k8s_status(namespace, status={"only": "this"}, force=True),
+        ],
+    )
+    assert [result["changed"] for result in (first, again, dry, second, replaced)] == [True, False, True, True, True]
+    assert first["result"]["metadata"]["resourceVersion"] == again["result"]["metadata"]["resourceVersion"]
+    status = second["result"]["status"]
+    assert (status["nodes"], status["deep"]) == (["a"], {"x": 1, "y": 2})
+    assert [(item["type"], item["status"]) for item in status["conditions"]] == [("Ready", "True"), ("Synced", "False")]
+    assert status["conditions"][0] == first["result"]["status"]["conditions"][0]
+    found = await world.get(THING, one)
+    assert found is not None
+    assert found["status"] == {"only": "this"}
+
+
+async def test_mistakes_are_told_in_a_sentence(
+    world: Cluster, devcluster: Devcluster, namespace: str, tmp_path: Path
+) -> None:
+    await world.create(thing(), namespace)
+    ready = [{"type": "Ready", "status": "True"}]
+    twice, missing, bad, duration, good = play(
+        tmp_path,
+        devcluster,
+        [
+            k8s_status(namespace, status={"conditions": ready}, conditions=ready),
+            k8s_status(namespace, name="nobody", status={"x": 1}),
+            k8s_status(namespace, conditions=[{"type": "Ready", "status": "perhaps"}]),
+            {"operator_sdk.util.requeue_after": {"time": "soon"}},
+            {"operator_sdk.util.requeue_after": {"time": "1m30s"}},
+        ],
+    )
+    assert all(result["failed"] for result in (twice, missing, bad, duration))
+    assert "conditions are given twice" in twice["msg"]
+    assert f"Thing {namespace}/nobody does not exist" in missing["msg"]
+    assert "must be one of True, False, Unknown" in bad["msg"]
+    assert "'soon' is no duration" in duration["msg"]
+    assert (good["period"], good["changed"]) == ("1m30s", False)
