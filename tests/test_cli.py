@@ -1,0 +1,63 @@
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import runner
+from runner.cli import main, run
+
+FLAGS = {
+    "--ansible-args",
+    "--ansible-collections-path",
+    "--ansible-roles-path",
+    "--ansible-verbosity",
+    "--executor",
+    "--graceful-shutdown-timeout",
+    "--health-probe-bind-address",
+    "--inject-owner-ref",
+    "--log-format",
+    "--log-level",
+    "--max-concurrent-reconciles",
+    "--max-concurrent-runs",
+    "--metrics-bind-address",
+    "--proxy-port",
+    "--reconcile-period",
+    "--runs-dir",
+    "--watches-file",
+}
+
+
+def test_the_flags_and_commands_are_those_that_users_have() -> None:
+    assert {name for parameter in run.params for name in parameter.opts} == FLAGS
+    assert set(main.commands) == {"run", "version", "devcluster"}
+
+
+def test_the_version_tells_what_it_runs_with() -> None:
+    result = CliRunner().invoke(main, ["version"])
+    assert result.exit_code == 0
+    assert result.output.startswith(f"rolerunner {runner.__version__}, Python 3.")
+    assert "ansible-core 2." in result.output
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--reconcile-period", "soon"], "soon"),
+        (["--reconcile-period", "0s"], "'0s' is not above zero"),
+        (["--max-concurrent-reconciles", "0"], "--max-concurrent-reconciles"),
+        (["--ansible-args", "'open"], "--ansible-args"),
+        (["--health-probe-bind-address", "here"], "--health-probe-bind-address"),
+        (["--executor", "magic"], "--executor"),
+        (["--watches-file", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+    ids=["period", "no-period", "concurrency", "arguments", "address", "executor", "file"],
+)
+def test_a_mistake_gets_a_sentence_and_no_traceback(
+    flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["run", *flags])
+    assert result.exit_code != 0
+    assert "Error: " in result.output
+    assert message in result.output
+    assert "Traceback" not in result.output
