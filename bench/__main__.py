@@ -36,6 +36,7 @@ from bench.driver import (
     memcached,
     prepare,
     running,
+    tidy_on_sigterm,
     until,
 )
 from runner.devcluster import DevclusterError
@@ -235,8 +236,9 @@ def table(results: list[dict[str, Any]]) -> str:
 @click.option("--changes", type=click.IntRange(2), default=20, show_default=True, help="How many changes at idle.")
 @click.option("--json", "target", type=click.Path(dir_okay=False, path_type=Path), help="Also write the figures here.")
 def main(commands: tuple[str, ...], crs: int, changes: int, target: Path | None) -> None:
-    operators = list(commands) or [shlex.join([*RUN, *FREE_PORTS])]
     folder = Path(tempfile.mkdtemp(prefix="rolerunner-bench-"))
+    operators = list(commands) or [shlex.join([*RUN, *FREE_PORTS, f"--runs-dir={folder / 'runs'}"])]
+    tidy_on_sigterm()
     try:
         with contextlib.ExitStack() as stack:
             given = os.environ.get("KUBECONFIG")

@@ -31,6 +31,7 @@ from bench.driver import (
     condition,
     memcached,
     prepare,
+    tidy_on_sigterm,
     until,
 )
 from runner.devcluster import DevclusterError, cluster
@@ -126,6 +127,7 @@ async def play(kubeconfig: Path, folder: Path) -> None:
             folder=ROOT,
             log=folder / "operator.log",
             environ={"KUBECONFIG": str(kubeconfig), "WATCH_NAMESPACE": namespace},
+            stay=bool(os.environ.get("KEEP")),
         )
         kept = False
         try:
@@ -152,6 +154,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="rolerunner-demo-"))
     given = os.environ.get("KUBECONFIG")
     keep = bool(os.environ.get("KEEP"))
+    tidy_on_sigterm()
     try:
         with contextlib.ExitStack() as stack:
             if given:
@@ -171,6 +174,9 @@ def main() -> None:
             click.echo("The operator's last words:", err=True)
             click.echo("\n".join(f"    {line}" for line in log.read_text().splitlines()[-30:]), err=True)
         sys.exit(1)
+    except KeyboardInterrupt:
+        click.echo("Interrupted", err=True)
+        sys.exit(130)
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from runner.devcluster.supervisor import ended_with_parent
 from runner.kube.client import ApiClient, Conflict, KubeError, NotFound
 from runner.kube.discovery import Discovery
 from runner.resource.metadata import GroupVersionKind, ObjectKey
@@ -35,9 +36,14 @@ T = TypeVar("T")
 
 
 class Operator:
-    """A running operator. Its output goes to `log`; it and all that it started ends with `stop` or `kill`."""
+    """A running operator. Its output goes to `log`; it and all that it started ends with `stop` or `kill`.
 
-    def __init__(self, command: Sequence[str], *, folder: Path, log: Path, environ: Mapping[str, str]) -> None:
+    With `stay`, it lives on after this process; otherwise it ends with this one, however that comes about.
+    """
+
+    def __init__(
+        self, command: Sequence[str], *, folder: Path, log: Path, environ: Mapping[str, str], stay: bool = False
+    ) -> None:
         self.log = log
         with open(log, "ab") as output:
             self.process = subprocess.Popen(
@@ -48,6 +54,7 @@ class Operator:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=None if stay else ended_with_parent(signal.SIGTERM),
             )
 
     @property
@@ -103,6 +110,11 @@ def running(command: Sequence[str], *, folder: Path, log: Path, environ: Mapping
                 operator.stop()
             finally:
                 operator.kill()
+
+
+def tidy_on_sigterm() -> None:
+    """From here on SIGTERM is what Ctrl-C is: what was begun is cleaned up."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 class Cluster:

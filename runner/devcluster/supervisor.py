@@ -83,7 +83,7 @@ class Supervisor:
                 cwd=self.folder,
                 # A Ctrl-C in the terminal is for the command there; these are ended in order.
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=ended_with_parent(signal.SIGKILL),
             )
 
     def halt(self, name: str) -> None:
@@ -309,10 +309,15 @@ def _leave(*_: object) -> None:
     raise SystemExit
 
 
-def _die_with_parent() -> None:
-    # Elsewhere than on Linux a supervisor that is killed outright leaves its processes behind.
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+def ended_with_parent(by: signal.Signals) -> Callable[[], None]:
+    """A `preexec_fn`: the new process gets this signal when the thread that starts it ends, however that comes about."""
+
+    def ask() -> None:
+        # Elsewhere than on Linux, a parent that is killed outright leaves its processes behind.
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, by, 0, 0, 0)
+
+    return ask
 
 
 def _free_ports(count: int) -> list[int]:

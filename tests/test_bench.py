@@ -1,0 +1,36 @@
+"""An interrupted bench cleans up after itself."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import alive
+
+from bench.driver import ROOT, Operator, until
+from runner.devcluster import Cluster as Devcluster
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+async def test_an_interrupted_bench_leaves_no_operator(by: signal.Signals, devcluster: Devcluster, tmp_path: Path) -> None:
+    environ = {"KUBECONFIG": str(devcluster.kubeconfig), "TMPDIR": str(tmp_path)}
+    bench = Operator([sys.executable, "-m", "bench", "--crs=1"], folder=ROOT, log=tmp_path / "log", environ=environ)
+
+    async def operator() -> list[int]:
+        assert bench.process.poll() is None, bench.output
+        children = [pid for pid in bench.processes() if pid != bench.process.pid]
+        return [pid for pid in children if b"--runs-dir" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    async def ended() -> bool:
+        return not alive(started)
+
+    try:
+        started = await until(operator, "the bench started an operator")
+        os.kill(bench.process.pid, by)
+        await until(ended, "the operator ended with the bench")
+    finally:
+        bench.kill()
+    assert "Traceback" not in bench.output
+    if by != signal.SIGKILL:
+        assert not list(tmp_path.glob("rolerunner-bench-*"))
