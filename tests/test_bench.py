@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import alive
 
-from bench.driver import ROOT, Operator, until
+from bench.driver import PATIENCE, ROOT, Operator, until
 from runner.devcluster import Cluster as Devcluster
+from tests.conftest import alive
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -28,6 +28,7 @@ async def test_an_interrupted_bench_leaves_no_operator(by: signal.Signals, devcl
     try:
         started = await until(operator, "the bench started an operator")
         os.kill(bench.process.pid, by)
+        bench.process.wait(PATIENCE)
         await until(ended, "the operator ended with the bench")
     finally:
         bench.kill()

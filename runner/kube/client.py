@@ -33,6 +33,9 @@ _TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=10)
 # The server ends a watch well before; what is silent for longer than this has lost its peer.
 _WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=90)
 
+# What the official client's reader of kubeconfigs stumbles with over one that has another shape than it expects.
+_MALFORMED = (TypeError, KeyError, AttributeError)
+
 Body = Mapping[str, Any]
 
 
@@ -105,9 +108,10 @@ class ApiClient:
                     config_file=str(Path.home() / ".kube" / "config"), client_configuration=configuration
                 )
             return cls(configuration)
-        except (official_config.ConfigException, OSError, ValueError, ssl.SSLError, yaml.YAMLError) as error:
+        except (official_config.ConfigException, OSError, ValueError, yaml.YAMLError, *_MALFORMED) as error:
+            reason = "its content is no kubeconfig" if isinstance(error, _MALFORMED) else error
             raise ConfigurationError(
-                f"{source}: cannot be used to connect to a cluster ({error}); set KUBECONFIG to a kubeconfig file, "
+                f"{source}: cannot be used to connect to a cluster ({reason}); set KUBECONFIG to a kubeconfig file, "
                 "or start one with: rolerunner devcluster up"
             ) from error
 

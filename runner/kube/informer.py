@@ -49,28 +49,19 @@ class Informer:
                 await self.step()
                 delay, trouble = _FIRST_DELAY, ""
                 continue
-            except Expired:
-                self._version = ""
-                continue
             except NotFound:
                 # The kind itself is gone, and its objects with it.
                 self._replace({})
                 self._version = ""
-                problem = "kind not served"
-            except Refused as error:
-                problem = str(error)
+                problem, level = "kind not served", logging.INFO
             except KubeError as error:
-                problem = str(error)
+                # Missing rights stay missing until somebody acts; the rest passes.
+                problem, level = str(error), logging.WARNING if isinstance(error, Refused) else logging.INFO
             if problem != trouble:
-                level = logging.WARNING if isinstance(problem, str) and "forbidden" in problem else logging.INFO
                 logger.log(
                     level,
                     "Dependents are not being watched for now",
-                    extra={
-                        "resource": self.resource.plural,
-                        "namespace": self.namespace,
-                        "reason": problem,
-                    },
+                    extra={"resource": self.resource.plural, "namespace": self.namespace, "reason": problem},
                 )
             trouble = problem
             await asyncio.sleep(delay * random.uniform(0.8, 1.2))
@@ -78,10 +69,10 @@ class Informer:
 
     async def step(self) -> None:
         """List if there is nothing to go on from, else one watch to its end. Raises KubeError."""
-        if not self._version:
-            await self._list()
-        else:
-            await self._watch()
+        try:
+            await (self._watch() if self._version else self._list())
+        except Expired:
+            self._version = ""
 
     async def _list(self) -> None:
         path = self.resource.path(namespace=self.namespace)

@@ -1,0 +1,100 @@
+"""What an API server may send, and how it is taken."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from kubernetes.aio import client as official
+
+from runner.kube.client import ApiClient, ApiError, Conflict, Expired, NotFound, Refused, Unreachable
+from runner.settings import ConfigurationError
+
+
+@asynccontextmanager
+async def served(handler: Callable[[web.Request], object]) -> AsyncIterator[ApiClient]:
+    """A client of a server on loopback that answers every request so."""
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", handler)  # type: ignore[arg-type]
+    runner = web.AppRunner(application)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    configuration = official.Configuration()
+    configuration.host = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    client = ApiClient(configuration)
+    try:
+        yield client
+    finally:
+        await client.close()
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(404, NotFound), (409, Conflict), (410, Expired), (401, Refused), (403, Refused), (422, ApiError), (500, ApiError)],
+)
+async def test_an_error_has_its_type_and_the_servers_words(status: int, kind: type[ApiError]) -> None:
+    async def handler(request: web.Request) -> web.Response:
+        return web.json_response({"kind": "Status", "message": "because"}, status=status)
+
+    async with served(handler) as client:
+        with pytest.raises(kind, match=r"^because$") as caught:
+            await client.get("/api")
+    assert type(caught.value) is kind
+    assert caught.value.status == status
+
+
+async def test_an_error_that_is_no_json_is_told_as_it_is() -> None:
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(status=502, text="<html>bad gateway</html>")
+
+    async with served(handler) as client:
+        with pytest.raises(ApiError, match="bad gateway"):
+            await client.get("/api")
+
+
+async def test_no_answer_is_unreachable() -> None:
+    async def handler(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    async with served(handler) as client:
+        with pytest.raises(Unreachable, match="GET /api: "):
+            await client.get("/api")
+
+
+async def test_a_watch_event_may_be_of_any_size_and_come_in_any_pieces() -> None:
+    events = [{"type": "ADDED", "object": {"data": "x" * 1_500_000}}, {"type": "DELETED", "object": {"data": "é"}}]
+    text = b"".join(json.dumps(event, ensure_ascii=False).encode() + b"\n" for event in events)
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        assert request.query == {"resourceVersion": "7", "watch": "true", "allowWatchBookmarks": "true"}
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for begin in range(0, len(text), 99_991):
+            await response.write(text[begin : begin + 99_991])
+        return response
+
+    async with served(handler) as client:
+        assert [event async for event in client.watch("/api", {"resourceVersion": "7"})] == events
+
+
+async def test_an_error_in_a_watch_is_raised() -> None:
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(text=json.dumps({"type": "ERROR", "object": {"code": 410, "message": "too old"}}) + "\n")
+
+    async with served(handler) as client:
+        with pytest.raises(Expired, match="too old"):
+            await anext(client.watch("/api", {}))
+
+
+@pytest.mark.parametrize("content", ["", "{", "a: b", "[]", "clusters: []", "clusters: {}"])
+async def test_an_unusable_kubeconfig_is_one_clear_error(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_text(content)
+    with pytest.raises(ConfigurationError, match="KUBECONFIG: cannot be used to connect to a cluster"):
+        await ApiClient.connect({"KUBECONFIG": str(path)})

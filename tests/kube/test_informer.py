@@ -1,0 +1,125 @@
+"""The store of what roles made, through gaps and ends of its watch."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from runner.kube.client import ApiClient, Expired
+from runner.kube.discovery import Resource
+from runner.kube.informer import Informer
+from runner.resource.metadata import GroupVersionKind, Object, ObjectKey
+
+CONFIG_MAP = Resource(
+    gvk=GroupVersionKind("", "v1", "ConfigMap"),
+    plural="configmaps",
+    namespaced=True,
+    verbs=frozenset({"list", "watch"}),
+    subresources=frozenset(),
+)
+
+
+def config_map(name: str, version: int) -> Object:
+    return {"metadata": {"name": name, "namespace": "here", "resourceVersion": str(version), "managedFields": [{}]}}
+
+
+class Server(ApiClient):
+    """Answers lists with `pages`, in order, and watches with `events`."""
+
+    def __init__(self, pages: list[dict[str, Any]], events: list[dict[str, Any] | Exception]) -> None:
+        self.pages = pages
+        self.events = events
+        self.asked: list[dict[str, str]] = []
+
+    async def get(self, path: str, params: Any = None) -> dict[str, Any]:
+        self.asked.append(dict(params or {}))
+        return self.pages.pop(0)
+
+    async def watch(self, path: str, params: Any) -> AsyncIterator[dict[str, Any]]:
+        self.asked.append(dict(params))
+        while self.events:
+            event = self.events.pop(0)
+            if isinstance(event, Exception):
+                raise event
+            yield event
+
+
+def page(version: int, *items: Object, more: str = "") -> dict[str, Any]:
+    return {"metadata": {"resourceVersion": str(version), "continue": more}, "items": list(items)}
+
+
+def event(kind: str, obj: Object) -> dict[str, Any]:
+    return {"type": kind, "object": {"apiVersion": "v1", "kind": "ConfigMap", **obj}}
+
+
+class Told(list[tuple[str, str]]):
+    """What was told, as (name, the change in versions)."""
+
+    def __call__(self, before: Object | None, after: Object | None) -> None:
+        some = after or before
+        assert some is not None
+        versions = [obj["metadata"]["resourceVersion"] if obj else "-" for obj in (before, after)]
+        self.append((some["metadata"]["name"], "→".join(versions)))
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+async def test_pages_become_one_store(told: Told) -> None:
+    server = Server([page(5, config_map("a", 1), more="next"), page(5, config_map("b", 2))], [])
+    informer = Informer(server, CONFIG_MAP, "here", told)
+    await informer.step()
+    assert told == [("a", "-→1"), ("b", "-→2")]
+    assert server.asked[1]["continue"] == "next"
+    stored = informer.store[ObjectKey("here", "a")]
+    # The items of a list say nothing of their kind; managedFields would double the memory.
+    assert stored["kind"] == "ConfigMap"
+    assert "managedFields" not in stored["metadata"]
+
+
+async def test_a_watch_goes_on_from_the_last_event_or_bookmark(told: Told) -> None:
+    first = [event("ADDED", config_map("a", 6)), event("BOOKMARK", {"metadata": {"resourceVersion": "9"}})]
+    server = Server([page(5)], [*first])
+    informer = Informer(server, CONFIG_MAP, "here", told)
+    await informer.step()
+    await informer.step()
+    await informer.step()
+    assert [asked.get("resourceVersion") for asked in server.asked] == [None, "5", "9"]
+    assert told == [("a", "-→6")]
+
+
+async def test_changes_and_deletions_are_told_with_what_was_there(told: Told) -> None:
+    server = Server(
+        [page(5, config_map("a", 1))],
+        [
+            event("MODIFIED", config_map("a", 6)),
+            event("DELETED", config_map("a", 7)),
+            event("DELETED", config_map("unseen", 8)),
+        ],
+    )
+    informer = Informer(server, CONFIG_MAP, "here", told)
+    await informer.step()
+    await informer.step()
+    assert told == [("a", "-→1"), ("a", "1→6"), ("a", "6→-"), ("unseen", "8→-")]
+    assert informer.store == {}
+
+
+async def test_after_a_gap_only_differences_are_told(told: Told) -> None:
+    server = Server(
+        [
+            page(5, config_map("same", 1), config_map("changed", 2), config_map("gone", 3)),
+            page(20, config_map("same", 1), config_map("changed", 12), config_map("new", 13)),
+        ],
+        [Expired(410, "too old")],
+    )
+    informer = Informer(server, CONFIG_MAP, "here", told)
+    await informer.step()
+    told.clear()
+    await informer.step()
+    await informer.step()
+    assert sorted(told) == [("changed", "2→12"), ("gone", "3→-"), ("new", "-→13")]
+    assert server.asked[-1].get("continue") is None
