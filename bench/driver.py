@@ -113,8 +113,8 @@ def running(command: Sequence[str], *, folder: Path, log: Path, environ: Mapping
 
 
 def tidy_on_sigterm() -> None:
-    """From here on SIGTERM is what Ctrl-C is: what was begun is cleaned up."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    """From here on SIGTERM raises KeyboardInterrupt as Ctrl-C does, so that what was begun is cleaned up."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 class Cluster:
