@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,13 @@ def lines(operator: Operator, message: str, **fields: str) -> list[dict[str, Any
             if record["msg"] == message and all(record.get(key) == value for key, value in fields.items()):
                 records.append(record)
     return records
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _heed_ctrl_c() -> None:
+    """A shell's background job ignores Ctrl-C, and so would the processes that the tests start and interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -15,10 +15,7 @@ from tests.conftest import alive
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 async def test_an_interrupted_bench_leaves_no_operator(by: signal.Signals, devcluster: Devcluster, tmp_path: Path) -> None:
     environ = {"KUBECONFIG": str(devcluster.kubeconfig), "TMPDIR": str(tmp_path)}
-    # Where these tests are a shell's background job they ignore Ctrl-C, and what they start would inherit that.
-    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     bench = Operator([sys.executable, "-m", "bench", "--crs=1"], folder=ROOT, log=tmp_path / "log", environ=environ)
-    signal.signal(signal.SIGINT, inherited)
 
     async def operator() -> list[int]:
         assert bench.process.poll() is None, bench.output
