@@ -16,10 +16,11 @@ from typing import Any
 
 import aiohttp
 import kopf
+from kopf._cogs.structs.references import Insights
 
-from runner.kube.client import ApiClient, in_cluster_namespace
-from runner.kube.discovery import group_version_path
-from runner.resource.metadata import Object
+from runner.kube.client import ApiClient, KubeError, in_cluster_namespace
+from runner.kube.discovery import Discovery, group_version_path
+from runner.resource.metadata import GroupVersionKind, Object
 from runner.watches import Watch
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ Notify = Callable[[Watch, EventType, Object], None]
 
 # Seconds.
 _FIRST_DELAY, _LAST_DELAY = 0.2, 10.0
+_LOOK_AGAIN = 2.0
 
 
 async def watch_primaries(
@@ -48,11 +50,11 @@ async def watch_primaries(
     delay = _FIRST_DELAY
     while True:
         begun = asyncio.get_running_loop().time()
-        problem = await _watch_once(client, watches=watches, namespaces=namespaces, notify=notify, started=started)
+        reason = await _watch_once(client, watches=watches, namespaces=namespaces, notify=notify, started=started)
         # kopf gives up where it could go on; nothing is lost by starting it again, but that it lists anew.
         if asyncio.get_running_loop().time() - begun > _LAST_DELAY:
             delay = _FIRST_DELAY
-        logger.warning("Watching was interrupted and is started again", extra={"error": problem})
+        logger.info("Watching is started again", extra={"reason": reason})
         await asyncio.sleep(delay)
         delay = min(delay * 2, _LAST_DELAY)
 
@@ -65,7 +67,7 @@ async def _watch_once(
     notify: Notify,
     started: Callable[[], None],
 ) -> str:
-    """Run kopf until it ends by itself; why it did."""
+    """Run kopf until it ends by itself, or has overlooked a kind; which of them."""
     session = client.new_session(Patience(watches))
     registry = kopf.OperatorRegistry()
 
@@ -78,25 +80,54 @@ async def _watch_once(
     kopf.on.login(registry=registry)(login)
     for watch in watches:
         _register(registry, watch, notify)
+    insights = Insights()
     # Not kopf.run() nor run_tasks(): on its way out that cancels every task of the loop which is younger than kopf's own.
     tasks = await kopf.spawn_tasks(
         registry=registry,
         settings=_settings(),
+        insights=insights,
         standalone=True,
         clusterwide=not namespaces,
         namespaces=tuple(namespaces),
     )
     started()
+    overlooked = asyncio.create_task(_overlooked(client, insights, {watch.gvk for watch in watches}))
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait([overlooked, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        if overlooked in done:
+            return f"{overlooked.result()} has come"
         task = done.pop()
         error = None if task.cancelled() else task.exception()
         return f"{task.get_name()}: {error or 'ended'}"
     finally:
-        for task in tasks:
+        for task in (overlooked, *tasks):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(overlooked, *tasks, return_exceptions=True)
         await session.close()
+
+
+async def _overlooked(client: ApiClient, insights: Insights, kinds: set[GroupVersionKind]) -> GroupVersionKind:
+    """Wait until one of the kinds is served for some time without kopf watching it.
+
+    kopf asks which kinds there are when a CRD changes. The server may take a moment longer to serve a kind than to call
+    its CRD established, and then nothing makes kopf ask again. Nor does kopf see CRDs where it has no right to.
+    """
+    suspects: set[GroupVersionKind] = set()
+    while True:
+        await asyncio.sleep(_LOOK_AGAIN)
+        watched = {GroupVersionKind(found.group, found.version, found.kind or "") for found in insights.watched_resources}
+        missed = {gvk for gvk in kinds - watched if insights.ready_resources.is_set() and await _is_served(client, gvk)}
+        if again := missed & suspects:
+            return again.pop()
+        suspects = missed
+
+
+async def _is_served(client: ApiClient, gvk: GroupVersionKind) -> bool:
+    try:
+        resource = await Discovery(client).by_kind(gvk)
+    except KubeError:
+        return False
+    return resource is not None and resource.is_watchable
 
 
 def _register(registry: kopf.OperatorRegistry, watch: Watch, notify: Notify) -> None:

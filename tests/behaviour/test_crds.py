@@ -38,5 +38,6 @@ async def test_a_crd_arrives_late_goes_and_comes_back(project: Project, world: C
 
     await until(said, "the CR's status says so")
     assert "Traceback" not in operator.output
-    assert lines(operator, "Watching was interrupted and is started again") == []
+    # At most because kopf overlooked that the CRD came; a CRD that goes is no reason.
+    assert all("has come" in line["reason"] for line in lines(operator, "Watching is started again"))
     await world.delete(CRD, key)

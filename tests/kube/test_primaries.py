@@ -1,0 +1,80 @@
+"""What kopf leaves to be done."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from pathlib import Path
+
+import aiohttp
+
+from bench.driver import Cluster, until
+from runner.devcluster import Cluster as Devcluster
+from runner.kube.client import ApiClient
+from runner.kube.primaries import watch_primaries
+from runner.resource.metadata import GroupVersionKind, Object
+from runner.watches import Content, Watch
+from tests.conftest import crd, thing
+
+
+class LateToServe(ApiClient):
+    """In the sessions that it gives to others, the server does not yet serve the kinds of whatever CRD is there."""
+
+    late = True
+    asked = 0
+    watches_crds = False
+
+    def new_session(self, *middlewares: aiohttp.ClientMiddlewareType) -> aiohttp.ClientSession:
+        async def hide(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+            response = await handler(request)
+            if "customresourcedefinitions" in request.url.path and "watch" in request.url.query:
+                self.watches_crds = True
+            if request.url.path == "/apis":
+                self.asked += 1
+                if self.late:
+                    groups = [group for group in (await response.json())["groups"] if "example.com" not in group["name"]]
+                    response._body = json.dumps({"groups": groups}).encode()
+            return response
+
+        return super().new_session(*middlewares, hide)
+
+
+async def test_a_kind_that_is_served_later_than_its_crd_says_is_watched(devcluster: Devcluster, namespace: str) -> None:
+    # kopf asks what is served when a CRD changes, and not again.
+    gvk = GroupVersionKind(f"g{uuid.uuid4().hex[:8]}.example.com", "v1", "Late")
+    watch = Watch(gvk=gvk, content=Content(role=Path("role")), reconcile_period=1, max_concurrent_reconciles=1, verbosity=0)
+    seen: list[Object] = []
+    client = await LateToServe.connect({"KUBECONFIG": str(devcluster.kubeconfig)})
+    cluster = Cluster(client)
+    watching = asyncio.create_task(
+        watch_primaries(
+            client,
+            watches=[watch],
+            namespaces=[namespace],
+            notify=lambda _, event, obj: seen.append(obj),
+            started=lambda: None,
+        )
+    )
+    try:
+
+        async def watches_crds() -> bool:
+            return client.watches_crds
+
+        async def asked() -> bool:
+            return client.asked > 1
+
+        await until(watches_crds, "kopf watches CRDs")
+        await cluster.install(crd(gvk))
+        await until(asked, "kopf asks about the new CRD")
+        client.late = False
+        await cluster.create(thing("one", gvk), namespace)
+
+        async def noticed() -> bool:
+            return [obj["metadata"]["name"] for obj in seen] == ["one"]
+
+        await until(noticed, "the CR is noticed")
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+        await client.close()
