@@ -141,13 +141,17 @@ async def play(kubeconfig: Path, folder: Path) -> None:
                     await world.delete(NAMESPACE, ObjectKey("", namespace))
         story.end()
     if kept:
+        given = bool(os.environ.get("KUBECONFIG"))
+        look = f"export KUBECONFIG={kubeconfig}" if given else 'eval "$(.venv/bin/rolerunner devcluster env --name demo)"'
+        end = "" if given else "; .venv/bin/rolerunner devcluster down --name demo"
         click.echo(f"""
-Left running: the operator (process {operator.process.pid}, log {operator.log}) in namespace {namespace}. To look around:
-    export KUBECONFIG={kubeconfig}
+Left running: the operator (process {operator.process.pid}) in namespace {namespace}. To look around:
+    {look}
     kubectl --namespace {namespace} get memcached,deployments,pods
     kubectl --namespace {namespace} scale memcached/{NAME} --replicas=2
-    less {folder / "runs"}
-To end it: kill {operator.process.pid}""")
+    less {operator.log}
+    find {folder / "runs"} -name stdout
+To end it: kill {operator.process.pid}{end}""")
 
 
 def main() -> None:
@@ -162,7 +166,6 @@ def main() -> None:
                 click.echo(f"  the cluster of KUBECONFIG ({given})")
             elif keep:
                 kubeconfig = cluster.up(cluster.state_dir("demo"), lambda text: click.echo(f"  {text}")).kubeconfig
-                click.echo("  a cluster; to end it: .venv/bin/rolerunner devcluster down --name demo")
             else:
                 click.echo("  starting a cluster: etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kwok")
                 kubeconfig = stack.enter_context(Devcluster.start(report=lambda text: click.echo(f"  {text}"))).kubeconfig
