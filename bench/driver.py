@@ -27,7 +27,10 @@ DEPLOYMENT = GroupVersionKind("apps", "v1", "Deployment")
 
 # What an operator needs beside its own choices: ports that no other one on this machine has.
 RUN = (sys.executable, "-m", "runner", "run")
-FREE_PORTS = ("--proxy-port=0", "--health-probe-bind-address=0", "--metrics-bind-address=0")
+FREE_PORTS = (
+    *("--proxy-port=0", "--health-probe-bind-address=0", "--metrics-bind-address=0"),
+    "--role-metrics-bind-address=0",
+)
 
 # Seconds; for conditions that come true sooner or later, on slow machines much later.
 PATIENCE = 180.0

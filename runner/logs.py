@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -19,21 +21,66 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime
 # Of the console line, in front of the other fields.
 _SUBJECT = ("kind", "namespace", "cr")
 _COLORS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "31"}
+# Of what is made to be read with its line breaks: a failure's words, what a run printed.
+_BLOCKS = ("error", "output")
 
 
-def configure(*, level: str, format: str, stream: TextIO | None = None) -> None:
-    """Send the logs of this process to `stream` (standard error). `format` is one of FORMATS, `level` one of LEVELS."""
+def _utc(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _zulu(text: str) -> str:
+    return text.replace("+00:00", "Z")
+
+
+# zap's, by its names; it writes the first three as numbers.
+_TIMES: Mapping[str, Callable[[float], float | str]] = {
+    "epoch": lambda seconds: seconds,
+    "millis": lambda seconds: seconds * 1e3,
+    "nano": lambda seconds: int(seconds * 1e9),
+    "iso8601": lambda seconds: _zulu(_utc(seconds).isoformat(timespec="milliseconds")),
+    "rfc3339": lambda seconds: _zulu(_utc(seconds).isoformat(timespec="milliseconds")),
+    "rfc3339nano": lambda seconds: _zulu(_utc(seconds).isoformat(timespec="microseconds")),
+}
+TIME_ENCODINGS = tuple(_TIMES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """`format` is one of FORMATS, `level` and `traces` (from where on tracebacks are written) are levels of logging's,
+    `time_encoding` is one of TIME_ENCODINGS."""
+
+    level: str = "info"
+    format: str = "auto"
+    traces: str = "error"
+    time_encoding: str = "rfc3339"
+
+
+def configure(options: Options, *, stream: TextIO | None = None) -> None:
+    """Send the logs of this process to `stream` (standard error)."""
     stream = stream or sys.stderr
-    console = stream.isatty() if format == "auto" else format == "console"
+    console = stream.isatty() if options.format == "auto" else options.format == "console"
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(ConsoleFormatter(color=stream.isatty()) if console else JsonFormatter())
+    handler.addFilter(_drop_traces_below(logging.getLevelNamesMapping()[options.traces.upper()]))
+    handler.setFormatter(
+        ConsoleFormatter(color=stream.isatty()) if console else JsonFormatter(time_encoding=options.time_encoding)
+    )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
-    if level != "debug":
+    root.setLevel(options.level.upper())
+    if options.level != "debug":
         # These tell of every connection and every retry; what matters of it, the runner says itself.
         for chatty in ("kopf", "asyncio", "aiohttp", "urllib3", "kubernetes"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _drop_traces_below(level: int) -> Callable[[logging.LogRecord], bool]:
+    def drop(record: logging.LogRecord) -> bool:
+        if record.levelno < level:
+            record.exc_info = None
+        return True
+
+    return drop
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
@@ -43,10 +90,14 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
 class JsonFormatter(logging.Formatter):
     """One JSON object a line, with the keys that zap gives the Go operator's: level, ts, logger, msg."""
 
+    def __init__(self, *, time_encoding: str = "rfc3339") -> None:
+        super().__init__()
+        self._time = _TIMES[time_encoding]
+
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
             "level": record.levelname.lower(),
-            "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "ts": self._time(record.created),
             "logger": record.name,
             "msg": record.getMessage(),
             **{"name" if name == "cr" else name: value for name, value in fields_of(record).items()},
@@ -67,13 +118,12 @@ class ConsoleFormatter(logging.Formatter):
         fields = fields_of(record)
         kind, namespace, name = (str(fields.pop(key, "") or "") for key in _SUBJECT)
         subject = f"{kind} {namespace}/{name}".replace(" /", " ") + ": " if kind else ""
-        # A failure's own words stand on lines of their own, as they were printed.
-        error = str(fields.pop("error", "") or "")
+        blocks = [str(fields.pop(name, "") or "") for name in _BLOCKS]
         rest = "".join(f"  {key}={value}" for key, value in fields.items() if value != "")
         time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
         line = f"{time} {record.levelname:<7} {subject}{record.getMessage()}{rest}"
-        if error:
-            line += "".join(f"\n    {part}" for part in error.splitlines()) if "\n" in error else f"  {error}"
+        for block in filter(None, blocks):
+            line += "".join(f"\n    {part}" for part in block.splitlines()) if "\n" in block else f"  {block}"
         if self._color and record.levelname in _COLORS:
             line = f"\x1b[{_COLORS[record.levelname]}m{line}\x1b[0m"
         if record.exc_info:

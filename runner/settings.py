@@ -1,6 +1,6 @@
 """What the runner was told: flags and environment, read once, checked once, frozen.
 
-A default, a flag's meaning or a variable's name belongs here; `cli` declares the flags and hands their values over.
+A default or what a value may be belongs here; `flags` declares the flags and hands their values over.
 What a single watch says is in `runner.watches`.
 """
 
@@ -9,16 +9,23 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
+
+from runner import logs
 
 DEFAULT_WATCHES_FILE = "./watches.yaml"
 DEFAULT_RECONCILE_PERIOD = "10h"
 DEFAULT_HEALTH_ADDRESS = ":6789"
 DEFAULT_METRICS_ADDRESS = ":8443"
+# Where operator_sdk.util.osdk_metric sends to unless its task says otherwise.
+DEFAULT_ROLE_METRICS_ADDRESS = "localhost:5050"
 DEFAULT_PROXY_PORT = 8888
 DEFAULT_VERBOSITY = 2
 DEFAULT_GRACE = "30s"
+DEFAULT_LEASE_DURATION = "15s"
+DEFAULT_RENEW_DEADLINE = "10s"
 DEFAULT_EXECUTOR = "subprocess"
 EXECUTORS = ("subprocess",)
 # The Go operator's.
@@ -45,6 +52,24 @@ class Address:
         return f"{self.host}:{self.port}"
 
 
+class LogEvents(StrEnum):
+    """What of a run is logged: its tasks and their failures, every event with its data, or neither."""
+
+    TASKS = "tasks"
+    EVERYTHING = "everything"
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Election:
+    """By which Lease the leader is elected; an empty namespace is the pod's. Durations are seconds."""
+
+    name: str
+    namespace: str
+    lease_duration: float
+    renew_deadline: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     watches_file: Path = Path(DEFAULT_WATCHES_FILE)
@@ -52,12 +77,17 @@ class Settings:
     namespaces: tuple[str, ...] = ()
     # Seconds.
     reconcile_period: float = 36_000.0
+    # None: a run may take as long as it likes.
+    run_timeout: float | None = None
     shutdown_grace: float = 30.0
     # Runs at once: for each kind, and over all kinds (0: as many as the kind with the highest limit).
     max_concurrent_reconciles: int = 1
     max_concurrent_runs: int = 0
     executor: str = DEFAULT_EXECUTOR
     verbosity: int = DEFAULT_VERBOSITY
+    log_events: LogEvents = LogEvents.TASKS
+    # What Ansible printed is logged after each run.
+    debug_logs: bool = False
     ansible_args: str = ""
     roles_path: str = ""
     collections_path: str = ""
@@ -66,10 +96,16 @@ class Settings:
     # None: not served.
     health_address: Address | None = Address("", 6789)
     metrics_address: Address | None = Address("", 8443)
+    metrics_secure: bool = False
+    metrics_require_rbac: bool = False
+    role_metrics_address: Address | None = Address("localhost", 5050)
+    # None: this is the only replica.
+    election: Election | None = None
     # Inputs and artifacts of the runs, one folder a CR.
     runs_dir: Path = DEFAULT_RUNS_DIR
-    log_level: str = "info"
-    log_format: str = "auto"
+    logging: logs.Options = field(default_factory=logs.Options)
+    # What the user should be told of the flags and variables, once.
+    notices: tuple[str, ...] = ()
 
 
 def parse_address(text: str, *, flag: str) -> Address | None:

@@ -6,29 +6,24 @@ from click.testing import CliRunner
 import runner
 from runner.cli import main, run
 
-FLAGS = {
-    "--ansible-args",
-    "--ansible-collections-path",
-    "--ansible-roles-path",
-    "--ansible-verbosity",
-    "--executor",
-    "--graceful-shutdown-timeout",
-    "--health-probe-bind-address",
-    "--inject-owner-ref",
-    "--log-format",
-    "--log-level",
-    "--max-concurrent-reconciles",
-    "--max-concurrent-runs",
-    "--metrics-bind-address",
-    "--proxy-port",
-    "--reconcile-period",
-    "--runs-dir",
-    "--watches-file",
+# The Go operator's, as it has them.
+PEERS_FLAGS = {
+    *("--ansible-args", "--ansible-collections-path", "--ansible-log-events", "--ansible-roles-path"),
+    *("--ansible-verbosity", "--enable-http2", "--enable-leader-election", "--graceful-shutdown-timeout"),
+    *("--health-probe-bind-address", "--inject-owner-ref", "--leader-elect", "--leader-elect-lease-duration"),
+    *("--leader-elect-renew-deadline", "--leader-elect-resource-lock", "--leader-election-id"),
+    *("--leader-election-namespace", "--max-concurrent-reconciles", "--metrics-addr", "--metrics-bind-address"),
+    *("--metrics-require-rbac", "--metrics-secure", "--proxy-port", "--reconcile-period", "--watches-file"),
+    *("--zap-devel", "--zap-encoder", "--zap-log-level", "--zap-stacktrace-level", "--zap-time-encoding"),
+}
+OWN_FLAGS = {
+    *("--executor", "--log-format", "--log-level", "--max-concurrent-runs", "--role-metrics-bind-address"),
+    *("--run-timeout", "--runs-dir"),
 }
 
 
 def test_the_flags_and_commands_are_those_that_users_have() -> None:
-    assert {name for parameter in run.params for name in parameter.opts} == FLAGS
+    assert {name for parameter in run.params for name in parameter.opts} == PEERS_FLAGS | OWN_FLAGS
     assert set(main.commands) == {"run", "version", "devcluster"}
 
 

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from runner.logs import ConsoleFormatter, JsonFormatter, configure
+from runner.logs import ConsoleFormatter, JsonFormatter, Options, configure
 
 
 def record(message: str = "Task failed", **fields: object) -> logging.LogRecord:
@@ -48,7 +48,7 @@ def test_where_no_terminal_is_lines_are_json() -> None:
     before = root.handlers[:], root.level
     stream = io.StringIO()
     try:
-        configure(level="info", format="auto", stream=stream)
+        configure(Options(), stream=stream)
         logging.getLogger("runner.test").info("Hello", extra={"a": 1})
         logging.getLogger("kopf.test").info("chatter")
     finally:

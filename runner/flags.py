@@ -1,0 +1,340 @@
+"""The flags of `rolerunner run`, declared, and made into `Settings` together with the environment.
+
+The names and defaults are the Go operator's, so that a Deployment written for it works as it stands: a switch may be given
+alone or with a value (`--leader-elect`, `--leader-elect=false`), names that it has deprecated are still taken, and zap's
+flags keep their meaning. What a flag is for once it has been read belongs to who uses it.
+"""
+
+from __future__ import annotations
+
+import functools
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from runner import logs, settings
+from runner.resource.metadata import parse_duration
+from runner.settings import ConfigurationError, Election, LogEvents, Settings
+
+
+class Duration(click.ParamType[float]):
+    """A Go duration; its value is seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            seconds = value if isinstance(value, float) else parse_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if seconds <= 0:
+            self.fail(f"{value!r} is not above zero", param, ctx)
+        return seconds
+
+
+class ZapLevel(click.ParamType[str]):
+    """zap's level as one of ours: its numbers are debug levels."""
+
+    name = "level"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        level = str(value).lower()
+        if level.isdigit() and int(level) > 0:
+            return "debug"
+        if level not in _ZAP_LEVELS:
+            self.fail(f"{value!r} is none of {', '.join(_ZAP_LEVELS)}, nor a number above zero", param, ctx)
+        return _ZAP_LEVELS[level]
+
+
+_ZAP_LEVELS = {"debug": "debug", "info": "info", "error": "error", "panic": "critical"}
+
+# Of two names for one thing, only one may be given.
+_SYNONYMS = (
+    ("metrics_bind_address", "metrics_addr"),
+    ("leader_elect", "enable_leader_election"),
+    ("log_level", "zap_log_level"),
+    ("log_format", "zap_encoder"),
+)
+
+
+def _switch(name: str, *, default: bool = False, help: str, hidden: bool = False) -> Any:
+    """As in Go: `--x`, `--x=true` or `--x=false`."""
+    return click.option(
+        name,
+        is_flag=False,
+        flag_value="true",
+        type=bool,
+        default=default,
+        show_default=True,
+        metavar="[=BOOLEAN]",
+        help=help,
+        hidden=hidden,
+    )
+
+
+_OPTIONS = (
+    click.option(
+        "--watches-file",
+        default=settings.DEFAULT_WATCHES_FILE,
+        show_default=True,
+        type=click.Path(path_type=Path),
+        help="The file that maps kinds to roles and playbooks.",
+    ),
+    click.option(
+        "--reconcile-period",
+        type=Duration(),
+        default=settings.DEFAULT_RECONCILE_PERIOD,
+        show_default=True,
+        help="How often each CR is run anew, where neither its watch nor the CR says otherwise.",
+    ),
+    click.option(
+        "--run-timeout",
+        type=Duration(),
+        help="When a run is ended and counts as failed, where its watch does not say otherwise.  [default: never]",
+    ),
+    click.option(
+        "--max-concurrent-reconciles",
+        type=click.IntRange(min=1),
+        help="Runs at once for each kind.  [default: number of processors]",
+    ),
+    click.option(
+        "--max-concurrent-runs",
+        type=click.IntRange(min=1),
+        help="Runs at once over all kinds.  [default: as many as the kind with the highest limit]",
+    ),
+    click.option(
+        "--ansible-verbosity",
+        type=click.IntRange(0, settings.MAX_VERBOSITY),
+        default=settings.DEFAULT_VERBOSITY,
+        show_default=True,
+        help="How many times -v for ansible-playbook.",
+    ),
+    click.option(
+        "--ansible-log-events",
+        type=click.Choice([what.value for what in LogEvents], case_sensitive=False),
+        default=LogEvents.TASKS.value,
+        show_default=True,
+        help="What of a run is logged.",
+    ),
+    click.option("--ansible-roles-path", default="", help="Where roles are looked for; overrides ANSIBLE_ROLES_PATH."),
+    click.option(
+        "--ansible-collections-path",
+        default="",
+        help="Where collections are looked for; overrides ANSIBLE_COLLECTIONS_PATH.",
+    ),
+    click.option("--ansible-args", default="", help="Further arguments for ansible-playbook."),
+    click.option(
+        "--executor",
+        type=click.Choice(settings.EXECUTORS),
+        default=settings.DEFAULT_EXECUTOR,
+        show_default=True,
+        help="How Ansible is run.",
+    ),
+    _switch("--inject-owner-ref", default=True, help="Make each CR the owner of what its role creates."),
+    click.option(
+        "--health-probe-bind-address",
+        default=settings.DEFAULT_HEALTH_ADDRESS,
+        show_default=True,
+        help="Where /healthz and /readyz are served; 0 for nowhere.",
+    ),
+    click.option(
+        "--metrics-bind-address",
+        default=settings.DEFAULT_METRICS_ADDRESS,
+        show_default=True,
+        help="Where /metrics is served; 0 for nowhere.",
+    ),
+    _switch("--metrics-secure", help="Serve /metrics over TLS, with a certificate made at start."),
+    _switch("--metrics-require-rbac", help="Serve /metrics only to who may read it; needs --metrics-secure."),
+    click.option(
+        "--role-metrics-bind-address",
+        default=settings.DEFAULT_ROLE_METRICS_ADDRESS,
+        show_default=True,
+        help="Where roles bring the metrics of osdk_metric; 0 for nowhere.",
+    ),
+    click.option(
+        "--proxy-port",
+        type=click.IntRange(0, 65535),
+        default=settings.DEFAULT_PROXY_PORT,
+        show_default=True,
+        help="The loopback port through which roles reach the API server; 0 for a free one.",
+    ),
+    _switch("--leader-elect", help="Work only while holding a Lease, so that of several replicas one works."),
+    click.option("--leader-election-id", default="", help="The Lease's name; needed with --leader-elect."),
+    click.option(
+        "--leader-election-namespace", default="", help="The Lease's namespace.  [default: that of the runner's pod]"
+    ),
+    click.option(
+        "--leader-elect-lease-duration",
+        type=Duration(),
+        default=settings.DEFAULT_LEASE_DURATION,
+        show_default=True,
+        help="How long a Lease that is not renewed keeps the other replicas waiting.",
+    ),
+    click.option(
+        "--leader-elect-renew-deadline",
+        type=Duration(),
+        default=settings.DEFAULT_RENEW_DEADLINE,
+        show_default=True,
+        help="How long the leader tries to renew its Lease before it gives up.",
+    ),
+    click.option(
+        "--graceful-shutdown-timeout",
+        type=Duration(),
+        default=settings.DEFAULT_GRACE,
+        show_default=True,
+        help="How long runs may go on after SIGTERM.",
+    ),
+    click.option(
+        "--runs-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=settings.DEFAULT_RUNS_DIR,
+        show_default=True,
+        help="Where inputs and artifacts of the runs are kept, a folder for each CR.",
+    ),
+    click.option("--log-level", type=click.Choice(logs.LEVELS), default="info", show_default=True),
+    click.option(
+        "--log-format",
+        type=click.Choice(logs.FORMATS),
+        default="auto",
+        show_default=True,
+        help="auto: console on a terminal, JSON lines elsewhere.",
+    ),
+    # The Go operator's other names for the logs' flags.
+    _switch("--zap-devel", help="--log-format console, --log-level debug, tracebacks of warnings."),
+    click.option("--zap-encoder", type=click.Choice(("json", "console")), help="As --log-format."),
+    click.option("--zap-log-level", type=ZapLevel(), help="As --log-level; a number above zero means debug."),
+    click.option(
+        "--zap-stacktrace-level",
+        type=click.Choice(("info", "error", "panic")),
+        help="From which level on tracebacks are logged.  [default: error]",
+    ),
+    click.option(
+        "--zap-time-encoding",
+        type=click.Choice(logs.TIME_ENCODINGS),
+        default="rfc3339",
+        show_default=True,
+        help="How JSON lines tell the time.",
+    ),
+    # Taken for the sake of Deployments that have them.
+    click.option("--metrics-addr", hidden=True),
+    _switch("--enable-leader-election", hidden=True, help="As --leader-elect."),
+    click.option("--leader-elect-resource-lock", hidden=True),
+    _switch("--enable-http2", hidden=True, help="No server here speaks HTTP/2."),
+)
+
+
+def declared(command: Callable[[Mapping[str, Any], set[str]], None]) -> Callable[..., None]:
+    """A click command's function with all flags. It is called with their values, and the names of those that were given."""
+
+    @functools.wraps(command)
+    @click.pass_context
+    def wrapped(context: click.Context, /, **flags: Any) -> None:
+        given = {name for name in flags if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT}
+        command(flags, given)
+
+    return functools.reduce(lambda function, option: option(function), reversed(_OPTIONS), wrapped)
+
+
+def read(flags: Mapping[str, Any], given: set[str], environ: Mapping[str, str]) -> Settings:
+    """The flags' values and the environment, checked. `given` are the flags that the user wrote. ConfigurationError."""
+    for one, other in _SYNONYMS:
+        if {one, other} <= given:
+            raise ConfigurationError(f"{_name(one)} and {_name(other)} are the same; give only one of them")
+    try:
+        shlex.split(flags["ansible_args"])
+    except ValueError as error:
+        raise ConfigurationError(f"--ansible-args {flags['ansible_args']!r}: {error}") from error
+    if flags["metrics_require_rbac"] and not flags["metrics_secure"]:
+        raise ConfigurationError("--metrics-require-rbac needs --metrics-secure: tokens are not sent in the clear")
+    notices: list[str] = []
+    metrics_flag = "metrics_addr" if "metrics_addr" in given else "metrics_bind_address"
+    return Settings(
+        watches_file=flags["watches_file"],
+        namespaces=settings.watched_namespaces(environ),
+        reconcile_period=flags["reconcile_period"],
+        run_timeout=flags["run_timeout"],
+        shutdown_grace=flags["graceful_shutdown_timeout"],
+        max_concurrent_reconciles=flags["max_concurrent_reconciles"] or settings.default_concurrency(),
+        max_concurrent_runs=flags["max_concurrent_runs"] or 0,
+        executor=flags["executor"],
+        verbosity=flags["ansible_verbosity"],
+        log_events=LogEvents(flags["ansible_log_events"]),
+        debug_logs=_switched_on("ANSIBLE_DEBUG_LOGS", environ, notices),
+        ansible_args=flags["ansible_args"],
+        roles_path=flags["ansible_roles_path"],
+        collections_path=flags["ansible_collections_path"],
+        inject_owner_ref=flags["inject_owner_ref"],
+        proxy_port=flags["proxy_port"],
+        health_address=_address(flags, "health_probe_bind_address"),
+        metrics_address=_address(flags, metrics_flag),
+        metrics_secure=flags["metrics_secure"],
+        metrics_require_rbac=flags["metrics_require_rbac"],
+        role_metrics_address=_address(flags, "role_metrics_bind_address"),
+        election=_election(flags, given, environ, notices),
+        runs_dir=flags["runs_dir"].absolute(),
+        logging=_logging(flags, given),
+        notices=(*notices, *_ignored(given)),
+    )
+
+
+def _address(flags: Mapping[str, Any], name: str) -> settings.Address | None:
+    return settings.parse_address(flags[name], flag=_name(name))
+
+
+def _election(flags: Mapping[str, Any], given: set[str], environ: Mapping[str, str], notices: list[str]) -> Election | None:
+    name = flags["leader_election_id"]
+    if "OPERATOR_NAME" in environ:
+        notices.append("OPERATOR_NAME is deprecated; name the Lease with --leader-election-id")
+        if "leader_election_id" not in given:
+            name = environ["OPERATOR_NAME"]
+    if not (flags["leader_elect"] or flags["enable_leader_election"]):
+        return None
+    if not name:
+        raise ConfigurationError("--leader-elect needs a name for the Lease: give --leader-election-id")
+    lease, deadline = flags["leader_elect_lease_duration"], flags["leader_elect_renew_deadline"]
+    if lease <= deadline:
+        raise ConfigurationError(
+            f"--leader-elect-lease-duration ({lease:g} s) must be longer than --leader-elect-renew-deadline "
+            f"({deadline:g} s), or there could be two leaders at once"
+        )
+    return Election(name=name, namespace=flags["leader_election_namespace"], lease_duration=lease, renew_deadline=deadline)
+
+
+def _logging(flags: Mapping[str, Any], given: set[str]) -> logs.Options:
+    devel = flags["zap_devel"]
+    level = flags["zap_log_level"] or ("debug" if devel and "log_level" not in given else flags["log_level"])
+    format = flags["zap_encoder"] or ("console" if devel and "log_format" not in given else flags["log_format"])
+    traces = {"info": "info", "error": "error", "panic": "critical", None: "warning" if devel else "error"}
+    return logs.Options(
+        level=level,
+        format=format,
+        traces=traces[flags["zap_stacktrace_level"]],
+        time_encoding=flags["zap_time_encoding"],
+    )
+
+
+def _switched_on(name: str, environ: Mapping[str, str], notices: list[str]) -> bool:
+    """A boolean variable, as Go's strconv.ParseBool reads it; anything else is off, and said."""
+    value = environ.get(name, "")
+    if value in ("1", "t", "T", "true", "TRUE", "True"):
+        return True
+    if value not in ("", "0", "f", "F", "false", "FALSE", "False"):
+        notices.append(f"{name} is {value!r}, which is neither true nor false; it counts as false")
+    return False
+
+
+def _ignored(given: set[str]) -> list[str]:
+    reasons = {
+        "metrics_addr": "is deprecated; use --metrics-bind-address",
+        "enable_leader_election": "is deprecated; use --leader-elect",
+        "leader_elect_resource_lock": "has no effect: the lock is always a Lease",
+        "enable_http2": "has no effect: no server of the runner speaks HTTP/2",
+    }
+    return [f"{_name(name)} {reason}" for name, reason in reasons.items() if name in given]
+
+
+def _name(parameter: str) -> str:
+    return "--" + parameter.replace("_", "-")
