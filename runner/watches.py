@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ import yaml
 from runner.resource.metadata import GroupVersionKind, Object, annotations_of, labels_of, parse_duration
 from runner.settings import MAX_VERBOSITY, ConfigurationError, Settings, search_paths
 
-RECONCILE_PERIOD_ANNOTATION = "ansible.sdk.operatorframework.io/reconcile-period"
+_ANNOTATION = "ansible.sdk.operatorframework.io/"
 
 DEFAULT_MAX_RUNNER_ARTIFACTS = 20
 
@@ -97,7 +97,10 @@ class Watch:
     gvk: GroupVersionKind
     content: Content
     vars: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    # 0 (which only an annotation can say): not by itself.
     reconcile_period: float
+    # When a run is ended; None: never.
+    timeout: float | None = None
     manage_status: bool = True
     snake_case_parameters: bool = True
     mark_unsafe: bool = True
@@ -112,10 +115,44 @@ class Watch:
     verbosity: int
 
 
-def period_of(watch: Watch, obj: Object) -> float:
-    """Seconds until the CR's next periodic run: its annotation, else its watch's. ValueError for a bad annotation."""
-    text = annotations_of(obj).get(RECONCILE_PERIOD_ANNOTATION)
-    return watch.reconcile_period if text is None else parse_duration(text)
+def for_cr(watch: Watch, obj: Object) -> tuple[Watch, list[str]]:
+    """The watch as this CR's annotations want it, and a sentence about each annotation that cannot be used."""
+    changes: dict[str, Any] = {}
+    problems = []
+    for name, what, key, convert in _OVERRIDES:
+        text = annotations_of(obj).get(_ANNOTATION + name)
+        if text is None:
+            continue
+        try:
+            changes[key] = convert(text)
+        except ValueError as error:
+            problems.append(f"Unable to parse {what} annotation: {error}")
+    return (replace(watch, **changes) if changes else watch), problems
+
+
+def _whole_number(*, upto: float) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or int(text) > upto:
+            raise ValueError(f"{text!r} is no whole number from 0" + (f" to {upto}" if upto < float("inf") else ""))
+        return int(text)
+
+    return convert
+
+
+def _period(text: str) -> float:
+    seconds = parse_duration(text)
+    if seconds < 0:
+        raise ValueError(f"{text!r} is below zero")
+    return seconds
+
+
+# Annotation, what it is called, the watch's field, and how its text is read.
+_OVERRIDES: tuple[tuple[str, str, str, Callable[[str], Any]], ...] = (
+    ("reconcile-period", "reconcile period", "reconcile_period", _period),
+    # 0 keeps all artifacts, unlike in the file.
+    ("max-runner-artifacts", "max runner artifacts", "max_runner_artifacts", _whole_number(upto=float("inf"))),
+    ("verbosity", "verbosity", "verbosity", _whole_number(upto=MAX_VERBOSITY)),
+)
 
 
 def load(settings: Settings, environ: Mapping[str, str]) -> tuple[Watch, ...]:
@@ -201,6 +238,7 @@ class _Reader:
             content=content,
             vars=self.take(fields, "vars", _variables, {}),
             reconcile_period=period or self.settings.reconcile_period,
+            timeout=self.take(fields, "timeout", _duration, 0.0) or self.settings.run_timeout,
             manage_status=self.take(fields, "manageStatus", _boolean, True),
             snake_case_parameters=self.take(fields, "snakeCaseParameters", _boolean, True),
             mark_unsafe=self.take(fields, "markUnsafe", _boolean, True),
@@ -333,7 +371,7 @@ class _Reader:
 
 _WATCH_KEYS = {
     *("group", "version", "kind", "role", "playbook", "vars", "finalizer", "selector", "blacklist"),
-    *("reconcilePeriod", "manageStatus", "markUnsafe", "snakeCaseParameters", "maxRunnerArtifacts"),
+    *("reconcilePeriod", "timeout", "manageStatus", "markUnsafe", "snakeCaseParameters", "maxRunnerArtifacts"),
     *("watchDependentResources", "watchClusterScopedResources", "watchAnnotationsChanges"),
 }
 _FINALIZER_KEYS = {"name", "role", "playbook", "vars"}

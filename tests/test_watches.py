@@ -1,10 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from runner.resource.metadata import GroupVersionKind
 from runner.settings import Settings
-from runner.watches import Watch, WatchesError, load, parse, period_of
+from runner.watches import Watch, WatchesError, for_cr, load, parse
 
 HEAD = "- version: v1\n  group: example.com\n  kind: Thing\n"
 
@@ -36,6 +37,7 @@ def test_defaults(project: Path) -> None:
     assert watch.reconcile_period == 7.0
     assert watch.max_concurrent_reconciles == 3
     assert watch.verbosity == 1
+    assert watch.timeout is None
     assert watch.max_runner_artifacts == 20
     assert (watch.manage_status, watch.snake_case_parameters, watch.mark_unsafe, watch.watch_dependents) == (True,) * 4
     assert (watch.watch_cluster_scoped, watch.watch_annotations) == (False, False)
@@ -52,6 +54,7 @@ def test_every_key(project: Path) -> None:
   playbook: play.yml
   vars: {a: 1, b: "{{ x }}"}
   reconcilePeriod: 1h5m
+  timeout: 90s
   maxRunnerArtifacts: 3
   manageStatus: false
   snakeCaseParameters: no
@@ -72,6 +75,7 @@ def test_every_key(project: Path) -> None:
 """
     )
     assert watch.content.playbook == project / "play.yml"
+    assert watch.timeout == 90
     assert watch.content.role is None
     assert watch.vars == {"a": 1, "b": "{{ x }}"}
     assert watch.reconcile_period == 3900
@@ -213,10 +217,55 @@ def test_limits_of_one_kind_from_the_environment(environ: dict[str, str], limit:
     assert (watch.max_concurrent_reconciles, watch.verbosity) == (limit, verbosity)
 
 
-def test_the_period_of_a_cr() -> None:
+def test_the_flags_timeout_is_for_watches_without_one() -> None:
+    assert watches(HEAD + "  role: thing\n", run_timeout=7.0)[0].timeout == 7
+    assert watches(HEAD + "  role: thing\n  timeout: 0s\n", run_timeout=7.0)[0].timeout == 7
+    assert watches(HEAD + "  role: thing\n  timeout: 5s\n", run_timeout=7.0)[0].timeout == 5
+
+
+ANNOTATION = "ansible.sdk.operatorframework.io/"
+
+
+@pytest.mark.parametrize(
+    ("annotations", "period", "artifacts", "verbosity"),
+    [
+        ({}, 60, 20, 2),
+        ({"reconcile-period": "5s"}, 5, 20, 2),
+        ({"reconcile-period": "0"}, 0, 20, 2),
+        ({"max-runner-artifacts": "3"}, 60, 3, 2),
+        # Keep all, whereas in the file it means the default.
+        ({"max-runner-artifacts": "0"}, 60, 0, 2),
+        ({"verbosity": "5"}, 60, 20, 5),
+        ({"verbosity": "0"}, 60, 20, 0),
+    ],
+)
+def test_what_a_cr_overrides(annotations: dict[str, str], period: float, artifacts: int, verbosity: int) -> None:
     (watch,) = watches(HEAD + "  role: thing\n  reconcilePeriod: 1m\n")
-    name = "ansible.sdk.operatorframework.io/reconcile-period"
-    assert period_of(watch, {"metadata": {}}) == 60
-    assert period_of(watch, {"metadata": {"annotations": {name: "5s"}}}) == 5
-    with pytest.raises(ValueError, match="soon"):
-        period_of(watch, {"metadata": {"annotations": {name: "soon"}}})
+    named = {ANNOTATION + name: text for name, text in annotations.items()}
+    found, said = for_cr(watch, {"metadata": {"annotations": named}})
+    assert (found.reconcile_period, found.max_runner_artifacts, found.verbosity) == (period, artifacts, verbosity)
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        (
+            "reconcile-period",
+            "soon",
+            "reconcile period annotation: 'soon' is no duration; write it as 30s, 5m, 1h30m or 10h",
+        ),
+        ("reconcile-period", "-5s", "reconcile period annotation: '-5s' is below zero"),
+        ("max-runner-artifacts", "-1", "max runner artifacts annotation: '-1' is no whole number from 0"),
+        ("max-runner-artifacts", "", "max runner artifacts annotation: '' is no whole number from 0"),
+        ("verbosity", "8", "verbosity annotation: '8' is no whole number from 0 to 7"),
+        ("verbosity", "²", "verbosity annotation: '²' is no whole number from 0 to 7"),
+    ],
+)
+def test_an_annotation_that_cannot_be_used_changes_nothing(name: str, text: str, expected: str) -> None:
+    (watch,) = watches(HEAD + "  role: thing\n")
+    good = {ANNOTATION + "verbosity": "4"} if name != "verbosity" else {}
+    found, said = for_cr(watch, {"metadata": {"annotations": {**good, ANNOTATION + name: text}}})
+    assert said == ["Unable to parse " + expected]
+    # The others count all the same.
+    assert found == (replace(watch, verbosity=4) if good else watch)

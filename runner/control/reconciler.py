@@ -20,15 +20,17 @@ from typing import Any
 
 from runner import metrics
 from runner.control import Request, Result, Retry
+from runner.control.narrator import Narrator
 from runner.executor.artifacts import RunFolders
 from runner.executor.jobs import Execute, ExecutorError, Job, JobEvent, Outcome, fold
 from runner.kube import events
-from runner.kube.client import ApiClient, Conflict, KubeError, NotFound
+from runner.kube.client import ApiClient, Conflict, Invalid, KubeError, NotFound
 from runner.kube.discovery import Discovery, Resource
 from runner.proxy.sessions import OnDependent, Session, Sessions, kubeconfig
 from runner.resource import conditions, parameters
-from runner.resource.metadata import Object, ObjectKey, Owner, finalizers, is_deleting, parse_duration
-from runner.watches import Content, Watch, period_of
+from runner.resource.metadata import GroupVersionKind, Object, ObjectKey, Owner, finalizers, is_deleting, parse_duration
+from runner.settings import LogEvents
+from runner.watches import Content, Watch, for_cr
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +74,8 @@ class Surroundings:
     proxy_port: int
     ansible_args: str = ""
     inject_owner_ref: bool = True
+    log_events: LogEvents = LogEvents.TASKS
+    debug_logs: bool = False
 
 
 class Reconciler:
@@ -79,6 +83,8 @@ class Reconciler:
         self._with = surroundings
         # What has been said about a CR (by uid) and need not be said at every run.
         self._said: set[tuple[str, str]] = set()
+        # Kinds whose status takes no observedGeneration.
+        self._unobserved: set[GroupVersionKind] = set()
 
     async def reconcile(self, request: Request) -> Result:
         """One turn. Raises Retry where it should be tried again with backoff."""
@@ -100,47 +106,39 @@ class Reconciler:
             self._with.folders.remove(_folder_parts(request))
 
     async def _turn(self, request: Request) -> Result:
-        watch = request.watch
-        resource = await self._with.discovery.by_kind(watch.gvk)
+        resource = await self._with.discovery.by_kind(request.watch.gvk)
         if resource is None:
             # The kind was taken away, and its CRs with it.
             return self._gone(request)
         try:
             obj: dict[str, Any] = await self._with.client.get(resource.path(request.key))
         except NotFound:
-            self._with.discovery.forget(watch.gvk)
+            self._with.discovery.forget(request.watch.gvk)
             return self._gone(request)
-        turn = Turn(request, resource, Owner(watch.gvk, request.key, obj["metadata"]["uid"]))
+        watch, problems = for_cr(request.watch, obj)
+        turn = Turn(request, watch, resource, Owner(watch.gvk, request.key, obj["metadata"]["uid"]))
         decision = gate(obj, watch)
         if decision is Gate.STOP:
             logger.debug("Going, without a finalizer of this watch", extra=request.fields)
             return Result()
         if decision is Gate.ADD_FINALIZER:
             obj = await self._set_finalizers(turn, obj, [*finalizers(obj), _finalizer_name(watch)])
-        period = await self._period(turn, obj)
+        for problem in problems:
+            await self._warn_once(turn, "BadAnnotation", problem)
         if watch.manage_status:
             obj = await self._mark(turn, obj, lambda status, now: conditions.mark_running(status, now)) or obj
         with metrics.reconciling(str(watch.gvk)):
             outcome = await self._run(turn, obj, finalizing=decision is Gate.FINALIZE)
-        return await self._conclude(turn, outcome, finalizing=decision is Gate.FINALIZE, period=period)
+        return await self._conclude(turn, obj, outcome, finalizing=decision is Gate.FINALIZE)
 
     def _gone(self, request: Request) -> Result:
         logger.info("The CR is gone", extra=request.fields)
         self._with.folders.remove(_folder_parts(request))
         return Result()
 
-    async def _period(self, turn: Turn, obj: Object) -> float:
-        try:
-            return period_of(turn.request.watch, obj)
-        except ValueError as error:
-            await self._warn_once(turn, "BadAnnotation", f"Unable to parse reconcile period annotation: {error}")
-            return turn.request.watch.reconcile_period
-
     async def _run(self, turn: Turn, obj: Object, *, finalizing: bool) -> Outcome:
         """Run what the watch says. Raises Retry, with the failure in the CR's status, where no run came about."""
-        request = turn.request
-        watch = request.watch
-        owner = turn.owner
+        request, watch, owner = turn.request, turn.watch, turn.owner
         content, variables = _content(watch, finalizing=finalizing)
         built = parameters.build(
             gvk=watch.gvk,
@@ -180,13 +178,8 @@ class Reconciler:
                 secrets=(token,),
             )
             logger.info("Running", extra={**request.fields, "job": ident, "content": str(content.path)})
-            seen: list[JobEvent] = []
             try:
-                async with contextlib.aclosing(self._with.execute(job)) as running:
-                    async for event in running:
-                        _narrate(event, request)
-                        seen.append(event)
-                outcome = fold(seen)
+                outcome = await self._followed(job, turn, Narrator(request, self._with.log_events))
             except ExecutorError as error:
                 logger.error("The run came to nothing", extra={**request.fields, "job": ident, "error": str(error)})
                 outcome = Outcome(messages=(str(error),))
@@ -207,6 +200,28 @@ class Reconciler:
         )
         return outcome
 
+    async def _followed(self, job: Job, turn: Turn, narrator: Narrator) -> Outcome:
+        """Run the job to its end, or to the end of its time. Raises ExecutorError."""
+        seen: list[JobEvent] = []
+        try:
+            async with (
+                asyncio.timeout(turn.watch.timeout) as deadline,
+                contextlib.aclosing(self._with.execute(job)) as running,
+            ):
+                async for event in running:
+                    narrator.tell(event)
+                    seen.append(event)
+            return fold(seen)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            task = next((event.task for event in reversed(seen) if event.task), "")
+            at = f", in task {task!r}" if task else ""
+            raise ExecutorError(f"The run was ended at its timeout of {turn.watch.timeout:g} s{at}") from None
+        finally:
+            if self._with.debug_logs:
+                narrator.tell_all(seen)
+
     def _on_dependent(self, watch: Watch, key: ObjectKey) -> OnDependent:
         def notice(resource: Resource) -> None:
             if not watch.watch_dependents or resource.gvk in watch.blacklist:
@@ -218,28 +233,29 @@ class Reconciler:
 
         return notice
 
-    async def _conclude(self, turn: Turn, outcome: Outcome, *, finalizing: bool, period: float) -> Result:
-        request = turn.request
-        metrics.reconciled(str(request.watch.gvk), succeeded=outcome.succeeded)
+    async def _conclude(self, turn: Turn, begun: Object, outcome: Outcome, *, finalizing: bool) -> Result:
+        """Write down what came of a run that was `begun` on this state of the CR."""
+        request, watch = turn.request, turn.watch
+        metrics.reconciled(str(watch.gvk), succeeded=outcome.succeeded)
         try:
             obj = await self._with.client.get(turn.resource.path(request.key))
         except NotFound:
             return self._gone(request)
         if finalizing and outcome.succeeded:
-            name = _finalizer_name(request.watch)
+            name = _finalizer_name(watch)
             await self._set_finalizers(turn, obj, [item for item in finalizers(obj) if item != name])
             return Result()
-        if request.watch.manage_status:
-            await self._mark(turn, obj, lambda status, now: _mark_done(status, outcome, now))
+        if watch.manage_status:
+            await self._mark(turn, obj, lambda status, now: _mark_done(status, outcome, now), observed=begun)
         if not outcome.succeeded:
-            note = "\n".join(outcome.messages)
+            note = "\n".join(outcome.reports or outcome.messages)
             await events.warn(self._with.client, turn.owner, reason="RunFailed", note=note)
             raise Retry("the run failed")
         if is_deleting(obj) and not finalizing:
             return Result(requeue_after=_FINALIZE_AFTER, requested=True)
         if outcome.requeue_after is not None:
             return Result(requeue_after=parse_duration(outcome.requeue_after), requested=True)
-        return Result(requeue_after=period)
+        return Result(requeue_after=watch.reconcile_period or None)
 
     async def _set_finalizers(self, turn: Turn, obj: Object, names: list[str]) -> dict[str, Any]:
         metadata = {"finalizers": names, "resourceVersion": obj["metadata"]["resourceVersion"]}
@@ -249,13 +265,19 @@ class Reconciler:
             return dict(obj)
 
     async def _mark(
-        self, turn: Turn, obj: Object, mark: Callable[[Mapping[str, Any] | None, datetime], dict[str, Any]]
+        self,
+        turn: Turn,
+        obj: Object,
+        mark: Callable[[Mapping[str, Any] | None, datetime], dict[str, Any]],
+        *,
+        observed: Object | None = None,
     ) -> dict[str, Any] | None:
         """Write the status that `mark` makes of the CR's, and return the CR; None if the CR is gone or has none to write.
 
         Written only if it changes something. On a conflict the CR is read anew, so that what the role or a person wrote
-        meanwhile stays.
+        meanwhile stays. The generation of `observed` is written as well, where the CRD has a place for it.
         """
+        gvk = turn.watch.gvk
         if not turn.resource.has_status:
             await self._warn_once(
                 turn, "NoStatus", "The CRD has no status subresource, so conditions cannot be written; add one to it"
@@ -266,10 +288,13 @@ class Reconciler:
             before = obj.get("status")
             before = before if isinstance(before, Mapping) else None
             status = mark(before, datetime.now(UTC))
+            generation = observed["metadata"].get("generation") if observed and gvk not in self._unobserved else None
+            if generation is not None:
+                status = {**status, "observedGeneration": generation}
             if status == before:
                 return dict(obj)
             try:
-                return await self._with.client.put(path + "/status", {**obj, "status": status})
+                written = await self._with.client.put(path + "/status", {**obj, "status": status})
             except NotFound:
                 return None
             except Conflict:
@@ -277,11 +302,21 @@ class Reconciler:
                     obj = await self._with.client.get(path)
                     continue
                 return None
+            except Invalid:
+                # Its place is another's, of another type.
+                if generation is None:
+                    raise
+                self._unobserved.add(gvk)
+                continue
+            if generation is not None and "observedGeneration" not in (written.get("status") or {}):
+                # The server drops what the CRD does not know.
+                self._unobserved.add(gvk)
+            return written
         raise Retry("the status was written by others at the same time, again and again")
 
     async def _last_word(self, turn: Turn) -> None:
         """The run is being cut short: the CR says so, if that can be done at once."""
-        if not turn.request.watch.manage_status:
+        if not turn.watch.manage_status:
             return
         try:
             async with asyncio.timeout(_LAST_WORD):
@@ -302,6 +337,8 @@ class Turn:
     """What stays the same through one turn."""
 
     request: Request
+    # The request's, as the CR's annotations want it.
+    watch: Watch
     resource: Resource
     owner: Owner
 
@@ -348,14 +385,3 @@ def _kubeconfig_file(folder: Path, text: str) -> Iterator[Path]:
         yield path
     finally:
         path.unlink(missing_ok=True)
-
-
-def _narrate(event: JobEvent, request: Request) -> None:
-    """The run, for the log: each task as it starts, and what failed, with its place and words."""
-    if event.event == "playbook_on_task_start":
-        logger.debug("Task", extra={**request.fields, "task": event.task})
-    elif event.is_failure:
-        logger.error(
-            "Task failed",
-            extra={**request.fields, "task": event.task, "at": event.location, "error": event.message},
-        )

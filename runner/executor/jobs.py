@@ -108,6 +108,8 @@ class Outcome:
     failures: int = 0
     completion: str = ""
     messages: tuple[str, ...] = ()
+    # The same, each with its task's name.
+    reports: tuple[str, ...] = ()
     requeue_after: str | None = None
 
     @property
@@ -117,14 +119,14 @@ class Outcome:
 
 def fold(events: Iterable[JobEvent]) -> Outcome:
     """The outcome of a run. ExecutorError if it did not get as far as its statistics."""
-    messages: list[str] = []
+    failures: list[JobEvent] = []
     requeue_after = None
     stats = None
     said: list[str] = []
     for event in events:
         said += filter(None, [event.stdout])
         if event.is_failure:
-            messages.append(event.message)
+            failures.append(event)
         if event.event == "runner_on_ok" and event.data.get("task_action") in _REQUEUE_ACTIONS:
             requeue_after = event.result.get("period", requeue_after)
         if event.event == "playbook_on_stats":
@@ -139,15 +141,17 @@ def fold(events: Iterable[JobEvent]) -> Outcome:
     # Ansible's own reckoning leaves out what was ignored or rescued; no event says so of itself. What was not made up for
     # ended its host's play, so it is among the last.
     unforgiven = sum(sum((stats.data.get(name) or {}).values()) for name in ("failures", "dark"))
-    failed = messages[max(0, len(messages) - unforgiven) :] if unforgiven else []
+    failed = failures[max(0, len(failures) - unforgiven) :] if unforgiven else []
+    messages = [event.message for event in failed]
     if unforgiven and not failed:
-        failed = [_UNKNOWN_FAILURE]
+        messages = [_UNKNOWN_FAILURE]
     return Outcome(
         ok=count("ok"),
         changed=count("changed"),
         skipped=count("skipped"),
         failures=count("failures"),
         completion=stats.created,
-        messages=tuple(failed),
+        messages=tuple(messages),
+        reports=tuple(f"Task {event.task!r} failed: {event.message}" for event in failed),
         requeue_after=requeue_after,
     )

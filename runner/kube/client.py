@@ -48,6 +48,7 @@ class KubeError(Exception):
         ├── NotFound       404
         ├── Conflict       409
         ├── Expired        410: a resourceVersion too old to go on from
+        ├── Invalid        422: the object is not as its schema says
         └── Refused        401, 403: the runner's own rights do not cover it
     """
 
@@ -76,11 +77,18 @@ class Expired(ApiError):
     pass
 
 
+class Invalid(ApiError):
+    pass
+
+
 class Refused(ApiError):
     pass
 
 
-_BY_STATUS: Mapping[int, type[ApiError]] = {401: Refused, 403: Refused, 404: NotFound, 409: Conflict, 410: Expired}
+_BY_STATUS: Mapping[int, type[ApiError]] = {
+    **{401: Refused, 403: Refused, 404: NotFound, 409: Conflict},
+    **{410: Expired, 422: Invalid},
+}
 
 
 class ApiClient:

@@ -3,12 +3,13 @@
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench.driver import Cluster, Operator, condition, until
 from runner.resource.metadata import GroupVersionKind, ObjectKey
-from tests.conftest import THING, Project, alive, lines, thing
+from tests.conftest import THING, Project, alive, crd, lines, thing
 
 EVENT = GroupVersionKind("events.k8s.io", "v1", "Event")
 
@@ -29,6 +30,11 @@ async def succeeded(world: Cluster, key: ObjectKey) -> dict[str, object]:
         return obj if good else None
 
     return await until(done, f"{key} succeeded")
+
+
+async def events(world: Cluster, namespace: str, name: str) -> list[dict[str, Any]]:
+    """The Events about the CR of this name."""
+    return [item for item in await world.list(EVENT, namespace) if item["regarding"]["name"] == name]
 
 
 async def counted(operator: Operator, name: str, count: int, message: str = "Run succeeded") -> None:
@@ -165,11 +171,9 @@ async def test_a_role_fails_is_mended_and_succeeds(project: Project, world: Clus
     waits = [line["after"] for line in lines(operator, "Will be tried again", name="one")]
     assert waits[:3] == [0.005, 0.01, 0.02]
 
-    async def event() -> list[dict[str, object]]:
-        events = await world.list(EVENT, one.namespace)
-        return [item for item in events if item["reason"] == "RunFailed" and item["regarding"]["name"] == "one"]
-
-    assert "the moon is in the wrong phase" in str((await until(event, "an Event tells the failure"))[0]["note"])
+    told = await until(lambda: events(world, one.namespace, "one"), "an Event tells the failure")
+    assert told[0]["reason"] == "RunFailed"
+    assert told[0]["note"] == "Task 'Try' failed: the moon is in the wrong phase"
     project.role(SAY_HELLO)
     obj = await succeeded(world, one)
     assert condition(obj, "Failure")["status"] == "False"
@@ -225,22 +229,136 @@ async def test_the_role_may_ask_to_be_run_again(project: Project, world: Cluster
     await counted(operator, "one", 3)
 
 
+def annotated(name: str, **annotations: str) -> dict[str, Any]:
+    obj = thing(name)
+    prefix = "ansible.sdk.operatorframework.io/"
+    obj["metadata"]["annotations"] = {prefix + key.replace("_", "-"): text for key, text in annotations.items()}
+    return obj
+
+
 async def test_the_period_and_its_annotation(project: Project, world: Cluster, one: ObjectKey) -> None:
     project.role(SAY_HELLO)
     project.watch(reconcilePeriod="1s")
     operator = await project.start()
-    seldom = thing("seldom")
-    name = "ansible.sdk.operatorframework.io/reconcile-period"
-    seldom["metadata"]["annotations"] = {name: "1h"}
-    wrong = thing("wrong")
-    wrong["metadata"]["annotations"] = {name: "soon"}
-    for obj in (seldom, wrong, thing()):
+    wrong = annotated("wrong", reconcile_period="soon")
+    for obj in (annotated("seldom", reconcile_period="1h"), annotated("never", reconcile_period="0"), wrong, thing()):
         await world.create(obj, one.namespace)
     await counted(operator, "one", 3)
     await counted(operator, "wrong", 2)
     assert len(lines(operator, "Running", name="seldom")) == 1
+    assert len(lines(operator, "Running", name="never")) == 1
     text = "Unable to parse reconcile period annotation: 'soon' is no duration; write it as 30s, 5m, 1h30m or 10h"
     assert len(lines(operator, text, name="wrong")) == 1
+    assert [event["reason"] for event in await events(world, one.namespace, "wrong")] == ["BadAnnotation"]
+
+
+async def test_artifacts_and_verbosity_of_one_cr(project: Project, world: Cluster, one: ObjectKey) -> None:
+    project.role(SAY_HELLO)
+    project.watch(reconcilePeriod="1s", maxRunnerArtifacts=2)
+    operator = await project.start()
+    for obj in (annotated("all", max_runner_artifacts="0"), annotated("one", verbosity="3", max_runner_artifacts="some")):
+        await world.create(obj, one.namespace)
+    for name in ("all", "one"):
+        await counted(operator, name, 4)
+    operator.stop()
+
+    def artifacts(name: str) -> list[Path]:
+        found = project.runs.glob(f"**/{name}/artifacts/*/command")
+        return sorted(path for path in found if not path.parent.is_symlink())
+
+    assert len(artifacts("one")) == 2
+    assert len(artifacts("all")) >= 4
+    (*_, last) = artifacts("one")
+    assert "-vvv" in json.loads(last.read_text())["command"]
+    assert "-v" not in " ".join(json.loads(artifacts("all")[0].read_text())["command"]).split()
+
+
+async def test_a_run_that_takes_too_long_is_ended(project: Project, world: Cluster, one: ObjectKey) -> None:
+    project.role(
+        """
+- name: Dawdle
+  ansible.builtin.shell: echo $$ > {{ lookup('env', 'PWD') }}/pids; sleep 3600 & wait
+  args: {chdir: "{{ outside }}"}
+""".replace("{{ lookup('env', 'PWD') }}", str(project.folder))
+    )
+    project.watch(timeout="3s", vars={"outside": str(project.folder)})
+    operator = await project.start()
+    await world.create(thing(), one.namespace)
+    text = "The run was ended at its timeout of 3 s, in task 'Dawdle'"
+
+    async def failed() -> bool:
+        return condition(await world.get(THING, one), "Failure").get("message") == text
+
+    await until(failed, "the condition says so")
+    assert lines(operator, "The run came to nothing", error=text)
+    shell = int((project.folder / "pids").read_text())
+    operator.stop()
+    assert alive([shell]) == []
+
+
+async def test_the_generation_that_was_run_is_observed(project: Project, world: Cluster, one: ObjectKey) -> None:
+    project.role("- ansible.builtin.assert: {that: size | default(0) != 2}")
+    project.watch()
+    await project.start()
+    await world.create(thing(), one.namespace)
+    assert (await succeeded(world, one))["status"]["observedGeneration"] == 1  # type: ignore[index]
+    await world.patch(THING, one, {"spec": {"size": 2}})
+
+    async def observed() -> bool:
+        obj = await world.get(THING, one) or {}
+        return bool(condition(obj, "Failure").get("status") == "True" and obj["status"]["observedGeneration"] == 2)
+
+    await until(observed, "a failed run has observed it as well")
+
+
+@pytest.mark.parametrize("place", [{}, {"observedGeneration": {"type": "string"}}], ids=["none", "another's"])
+async def test_a_crd_without_a_place_for_the_generation(
+    project: Project, world: Cluster, one: ObjectKey, place: dict[str, Any]
+) -> None:
+    gvk = GroupVersionKind("test.example.com", "v1", f"Strict{len(place)}")
+    strict = crd(gvk)
+    conditions = {"type": "array", "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    properties = strict["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+    properties["status"] = {"type": "object", "properties": {"conditions": conditions, **place}}
+    await world.install(strict)
+    project.role(SAY_HELLO)
+    project.watch(gvk, reconcilePeriod="1s")
+    operator = await project.start()
+    await world.create(thing(gvk=gvk), one.namespace)
+    await counted(operator, "one", 2)
+    obj = await world.get(gvk, one)
+    assert obj is not None
+    assert "observedGeneration" not in obj["status"]
+    assert condition(obj, "Running")
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "expected"),
+    [
+        ((), {}, {"Task": 1, "Debug": 1, "Event": 0, "Ansible's output": 0}),
+        (("--ansible-log-events=nothing",), {}, {"Task": 0, "Debug": 0, "Event": 0, "Ansible's output": 0}),
+        (("--ansible-log-events=Everything",), {}, {"Task": 0, "Debug": 0, "Event": 8, "Ansible's output": 0}),
+        ((), {"ANSIBLE_DEBUG_LOGS": "true"}, {"Task": 1, "Debug": 1, "Event": 0, "Ansible's output": 1}),
+    ],
+    ids=["tasks", "nothing", "everything", "debug-logs"],
+)
+async def test_what_of_a_run_is_logged(
+    project: Project,
+    world: Cluster,
+    one: ObjectKey,
+    flags: tuple[str, ...],
+    environ: dict[str, str],
+    expected: dict[str, int],
+) -> None:
+    project.role(SAY_HELLO + "- name: Think\n  ansible.builtin.assert: {that: true}\n")
+    project.watch()
+    operator = await project.start(*flags, **environ)
+    await world.create(thing(), one.namespace)
+    await counted(operator, "one", 1)
+    found = {message: len(lines(operator, message, name="one")) for message in expected}
+    assert found.pop("Event") >= expected.pop("Event")
+    assert found == expected
+    assert all("hello" in line["output"] for line in lines(operator, "Debug") + lines(operator, "Ansible's output"))
 
 
 async def test_what_the_role_writes_to_the_status_stays(project: Project, world: Cluster, one: ObjectKey) -> None:

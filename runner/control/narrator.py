@@ -1,0 +1,44 @@
+"""A run as the log tells it: unless asked otherwise, each task as it starts, what `debug` shows, and what failed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from runner.control import Request
+from runner.executor.jobs import JobEvent
+from runner.settings import LogEvents
+
+logger = logging.getLogger(__name__)
+
+_SET_FACT = frozenset({"set_fact", "ansible.builtin.set_fact"})
+_DEBUG = frozenset({"debug", "ansible.builtin.debug"})
+
+
+class Narrator:
+    """Logs one run's events, as much of them as `--ansible-log-events` says."""
+
+    def __init__(self, request: Request, what: LogEvents) -> None:
+        self._fields = request.fields
+        self._what = what
+
+    def tell(self, event: JobEvent) -> None:
+        if self._what is LogEvents.NOTHING:
+            return
+        if self._what is LogEvents.EVERYTHING:
+            fields = {"event_type": event.event, "task": event.task, "data": dict(event.data), "output": event.stdout}
+            logger.info("Event", extra={**self._fields, **fields})
+            return
+        action = event.data.get("task_action")
+        if event.is_failure:
+            fields = {"task": event.task, "at": event.location, "error": event.message}
+            logger.error("Task failed", extra={**self._fields, **fields})
+        elif event.event == "playbook_on_task_start" and action not in _SET_FACT | _DEBUG:
+            logger.info("Task", extra={**self._fields, "task": event.task})
+        elif event.event == "runner_on_ok" and action in _DEBUG:
+            logger.info("Debug", extra={**self._fields, "task": event.task, "output": event.stdout.strip()})
+
+    def tell_all(self, events: Iterable[JobEvent]) -> None:
+        """All that Ansible printed, in one piece."""
+        output = "\n".join(event.stdout for event in events if event.stdout)
+        logger.info("Ansible's output", extra={**self._fields, "output": output})
