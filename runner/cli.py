@@ -6,6 +6,7 @@ Turns a user's mistakes into one clear line, and calls what does the work. The f
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import sys
@@ -17,6 +18,7 @@ import click
 import runner
 from runner import flags, logs, settings, watches
 from runner.devcluster.commands import devcluster
+from runner.schema import WATCHES
 from runner.settings import ConfigurationError, Settings
 
 logger = logging.getLogger(__name__)
@@ -39,6 +41,12 @@ def version() -> None:
     python = ".".join(map(str, sys.version_info[:3]))
     parts = [f"{name} {installed(name)}" for name in ("ansible-core", "ansible-runner", "kubernetes", "kopf")]
     click.echo(f"rolerunner {runner.__version__}, Python {python}, {', '.join(parts)}")
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON schema of watches.yaml, for editors."""
+    click.echo(json.dumps(WATCHES, indent=2))
 
 
 @main.command()

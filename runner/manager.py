@@ -23,18 +23,21 @@ from runner.control.workqueue import WorkQueue
 from runner.executor import subprocess
 from runner.executor.artifacts import ArtifactsError, RunFolders
 from runner.executor.jobs import Execute
-from runner.kube.client import ApiClient
+from runner.kube.client import ApiClient, KubeError
 from runner.kube.discovery import Discovery
 from runner.kube.informer import Informers
 from runner.kube.primaries import watch_primaries
 from runner.proxy.server import ProxyServer
 from runner.proxy.sessions import Sessions
-from runner.resource.metadata import ObjectKey
+from runner.resource.metadata import GroupVersionKind, ObjectKey
 from runner.serving import serving_health, serving_metrics
-from runner.settings import ConfigurationError, Settings
+from runner.settings import ConfigurationError, Settings, is_pattern
 from runner.watches import Watch
 
 logger = logging.getLogger(__name__)
+
+# Seconds.
+_LOOK_AGAIN = 2.0
 
 EXECUTORS: dict[str, Execute] = {"subprocess": subprocess.execute}
 
@@ -73,7 +76,9 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
         queue = WorkQueue(settings.max_concurrent_runs or max(watch.max_concurrent_reconciles for watch in watches))
         handlers = Handlers(watches, queue.add)
         async with asyncio.TaskGroup() as tasks:
-            informers = Informers(client, namespaces=settings.namespaces, notify=handlers.dependent, tasks=tasks)
+            # Namespaces that match a pattern come and go; what happens in others is of no CR here and passed over.
+            somewhere = () if any(map(is_pattern, settings.namespaces)) else settings.namespaces
+            informers = Informers(client, namespaces=somewhere, notify=handlers.changed, tasks=tasks)
             surroundings = Surroundings(
                 client=client,
                 discovery=discovery,
@@ -90,6 +95,10 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             reconciler = Reconciler(surroundings)
             controller = Controller(queue, reconciler.reconcile)
             tasks.create_task(_clear_up(reconciler, folders, watches))
+            related = [
+                tasks.create_task(_watch_related(gvk, discovery, informers))
+                for gvk in {related.gvk for watch in watches for related in watch.related}
+            ]
             primaries = tasks.create_task(
                 watch_primaries(
                     client,
@@ -115,7 +124,8 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             await asyncio.wait({workers}, timeout=settings.shutdown_grace)
             workers.cancel()
             await asyncio.wait({workers})
-            primaries.cancel()
+            for task in (primaries, *related):
+                task.cancel()
             informers.stop()
         logger.info("Stopped")
 
@@ -124,6 +134,18 @@ def _on_signals(stop: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+
+
+async def _watch_related(gvk: GroupVersionKind, discovery: Discovery, informers: Informers) -> None:
+    """Watch a kind that watches want beside their own, as soon as the cluster has it."""
+    while True:
+        with contextlib.suppress(KubeError):
+            resource = await discovery.by_kind(gvk)
+            if resource is not None:
+                informers.ensure(resource)
+                return
+            logger.debug("Related kind not served yet", extra={"related": str(gvk)})
+        await asyncio.sleep(_LOOK_AGAIN)
 
 
 async def _clear_up(reconciler: Reconciler, folders: RunFolders, watches: Sequence[Watch]) -> None:

@@ -73,7 +73,7 @@ class Election:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     watches_file: Path = Path(DEFAULT_WATCHES_FILE)
-    # Empty: every namespace.
+    # Names and patterns, as `watched_namespaces` gives them. Empty: every namespace.
     namespaces: tuple[str, ...] = ()
     # Seconds.
     reconcile_period: float = 36_000.0
@@ -119,9 +119,20 @@ def parse_address(text: str, *, flag: str) -> Address | None:
 
 
 def watched_namespaces(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """WATCH_NAMESPACE: empty or absent for all, otherwise a comma list."""
-    names = (name.strip() for name in environ.get("WATCH_NAMESPACE", "").split(","))
-    return tuple(dict.fromkeys(name for name in names if name))
+    """WATCH_NAMESPACE: empty or absent for all, otherwise a comma list of names and patterns.
+
+    Patterns have `*`, `?` and `[…]`; what follows a `!` is taken away from all the others. Each item of the result is one
+    of kopf's patterns: a glob, and after it, by commas, the exceptions.
+    """
+    names = list(dict.fromkeys(filter(None, map(str.strip, environ.get("WATCH_NAMESPACE", "").split(",")))))
+    exceptions = [name for name in names if name.startswith("!")]
+    chosen = [name for name in names if name not in exceptions] or (["*"] if exceptions else [])
+    return tuple(",".join((name, *exceptions)) for name in chosen)
+
+
+def is_pattern(namespace: str) -> bool:
+    """Whether this item of WATCH_NAMESPACE may stand for other namespaces than the one that it names."""
+    return bool(set("*?[,") & set(namespace))
 
 
 def search_paths(text: str) -> list[Path]:

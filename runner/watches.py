@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from runner import mapping
+from runner.mapping import Mapper
 from runner.resource.metadata import GroupVersionKind, Object, annotations_of, labels_of, parse_duration
 from runner.settings import MAX_VERBOSITY, ConfigurationError, Settings, search_paths
 
@@ -91,6 +93,15 @@ class Finalizer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Related:
+    """A kind that is not owned: a change of such an object gives the CRs that `mapper` finds a turn."""
+
+    gvk: GroupVersionKind
+    selector: Selector = Selector()
+    mapper: Mapper
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
     """One entry of watches.yaml, defaults filled in. Durations are seconds."""
 
@@ -108,6 +119,7 @@ class Watch:
     watch_dependents: bool = True
     watch_cluster_scoped: bool = False
     watch_annotations: bool = False
+    related: tuple[Related, ...] = ()
     max_runner_artifacts: int = DEFAULT_MAX_RUNNER_ARTIFACTS
     blacklist: frozenset[GroupVersionKind] = frozenset()
     finalizer: Finalizer | None = None
@@ -246,8 +258,9 @@ class _Reader:
             watch_dependents=self.take(fields, "watchDependentResources", _boolean, True),
             watch_cluster_scoped=self.take(fields, "watchClusterScopedResources", _boolean, False),
             watch_annotations=self.take(fields, "watchAnnotationsChanges", _boolean, False),
+            related=tuple(filter(None, map(self.related, self.items(fields, "watchRelatedResources")))),
             max_runner_artifacts=artifacts or DEFAULT_MAX_RUNNER_ARTIFACTS,
-            blacklist=self.blacklist(fields.get("blacklist")),
+            blacklist=self.blacklist(fields),
             finalizer=finalizer,
             max_concurrent_reconciles=_limit(gvk, self.settings, self.environ),
             verbosity=_verbosity(gvk, self.settings, self.environ),
@@ -305,12 +318,7 @@ class _Reader:
         requirements: list[Requirement] = []
         equal: dict[str, str] = self.take(fields, "matchLabels", _strings, {})
         requirements += [Requirement(key, "In", (value,)) for key, value in equal.items()]
-        expressions = fields.get("matchExpressions")
-        if expressions is not None:
-            if not isinstance(expressions, yaml.SequenceNode):
-                self.problem(expressions, "selector.matchExpressions", "expected a list")
-            else:
-                requirements += filter(None, map(self.requirement, expressions.value))
+        requirements += filter(None, map(self.requirement, self.items(fields, "matchExpressions")))
         return Selector(tuple(requirements))
 
     def requirement(self, node: yaml.Node) -> Requirement | None:
@@ -329,18 +337,36 @@ class _Reader:
             return Requirement(label, operator, tuple(values))
         return None
 
-    def blacklist(self, node: yaml.Node | None) -> frozenset[GroupVersionKind]:
-        if node is None or _is_null(node):
-            return frozenset()
-        if not isinstance(node, yaml.SequenceNode):
-            self.problem(node, "blacklist", "expected a list of group, version and kind")
-            return frozenset()
+    def blacklist(self, fields: Mapping[str, yaml.Node]) -> frozenset[GroupVersionKind]:
         kinds = set()
-        for item in node.value:
-            fields = self.mapping(item, "blacklist", {"group", "version", "kind"})
-            if fields is not None:
-                kinds.add(self.gvk(item, fields))
+        for item in self.items(fields, "blacklist"):
+            found = self.mapping(item, "blacklist", {"group", "version", "kind"})
+            if found is not None:
+                kinds.add(self.gvk(item, found))
         return frozenset(kinds)
+
+    def related(self, node: yaml.Node) -> Related | None:
+        key = "watchRelatedResources"
+        fields = self.mapping(node, key, {"group", "version", "kind", "selector", *_MAPPERS})
+        if fields is None:
+            return None
+        before = len(self.problems)
+        gvk, selector = self.gvk(node, fields), self.selector(fields.get("selector"))
+        given = [name for name in _MAPPERS if name in fields]
+        mapper = self.take(fields, given[0], _MAPPERS[given[0]], None) if len(given) == 1 else None
+        if mapper is None and len(self.problems) == before:
+            self.problem(node, key, f"needs exactly one of {', '.join(_MAPPERS)}, to say which CRs an object concerns")
+        return Related(gvk=gvk, selector=selector, mapper=mapper) if mapper is not None else None
+
+    def items(self, fields: Mapping[str, yaml.Node], key: str) -> list[yaml.Node]:
+        """The nodes of a list, which may be absent."""
+        node = fields.get(key)
+        if node is None or _is_null(node):
+            return []
+        if not isinstance(node, yaml.SequenceNode):
+            self.problem(node, key, "expected a list")
+            return []
+        return list(node.value)
 
     def mapping(self, node: yaml.Node, key: str, known: set[str]) -> dict[str, yaml.Node] | None:
         """The node's values by key; keys that are unknown or stand twice are problems."""
@@ -372,7 +398,7 @@ class _Reader:
 _WATCH_KEYS = {
     *("group", "version", "kind", "role", "playbook", "vars", "finalizer", "selector", "blacklist"),
     *("reconcilePeriod", "timeout", "manageStatus", "markUnsafe", "snakeCaseParameters", "maxRunnerArtifacts"),
-    *("watchDependentResources", "watchClusterScopedResources", "watchAnnotationsChanges"),
+    *("watchDependentResources", "watchClusterScopedResources", "watchAnnotationsChanges", "watchRelatedResources"),
 }
 _FINALIZER_KEYS = {"name", "role", "playbook", "vars"}
 
@@ -440,6 +466,26 @@ def _string_list(value: Any) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ValueError(f"expected a list of texts, found {value!r}; put numbers and true/false in quotes")
     return value
+
+
+def _filled(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"expected text, found {value!r}")
+    return value
+
+
+def _by_name(value: Any) -> Mapper:
+    if value is not True:
+        raise ValueError(f"expected true, found {value!r}; leave it out where objects do not have their CR's name")
+    return mapping.by_name()
+
+
+_MAPPERS: Mapping[str, Callable[[Any], Mapper]] = {
+    "byLabel": lambda value: mapping.by_label(_filled(value)),
+    "byAnnotation": lambda value: mapping.by_annotation(_filled(value)),
+    "byName": _by_name,
+    "byExpression": lambda value: mapping.by_expression(_filled(value)),
+}
 
 
 def _role_places(role: str, settings: Settings, environ: Mapping[str, str]) -> list[Path]:

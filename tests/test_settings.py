@@ -1,6 +1,6 @@
 import pytest
 
-from runner.settings import Address, ConfigurationError, parse_address, search_paths, watched_namespaces
+from runner.settings import Address, ConfigurationError, is_pattern, parse_address, search_paths, watched_namespaces
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,17 @@ def test_what_is_no_address_is_told_with_its_flag(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "names"), [(None, ()), ("", ()), ("a", ("a",)), ("a,b", ("a", "b")), (" a, ,b ,a", ("a", "b"))]
+    ("value", "names"),
+    [
+        (None, ()),
+        ("", ()),
+        ("a", ("a",)),
+        ("a,b", ("a", "b")),
+        (" a, ,b ,a", ("a", "b")),
+        ("team-*, a", ("team-*", "a")),
+        ("team-*,!team-x,a,!b", ("team-*,!team-x,!b", "a,!team-x,!b")),
+        ("!kube-*", ("*,!kube-*",)),
+    ],
 )
 def test_watch_namespace(value: str | None, names: tuple[str, ...]) -> None:
     assert watched_namespaces({} if value is None else {"WATCH_NAMESPACE": value}) == names
@@ -34,3 +44,8 @@ def test_search_paths_are_absolute(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     monkeypatch.setenv("HOME", "/home/someone")
     assert [str(path) for path in search_paths("roles::/opt/r:~/r")] == ["/roles", "/opt/r", "/home/someone/r"]
+
+
+@pytest.mark.parametrize(("name", "expected"), [("a-b", False), ("a-*", True), ("a?", True), ("[ab]", True), ("a,!b", True)])
+def test_what_is_a_pattern(name: str, expected: bool) -> None:
+    assert is_pattern(name) is expected

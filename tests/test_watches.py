@@ -41,6 +41,7 @@ def test_defaults(project: Path) -> None:
     assert watch.max_runner_artifacts == 20
     assert (watch.manage_status, watch.snake_case_parameters, watch.mark_unsafe, watch.watch_dependents) == (True,) * 4
     assert (watch.watch_cluster_scoped, watch.watch_annotations) == (False, False)
+    assert watch.related == ()
     assert watch.finalizer is None
     assert watch.blacklist == frozenset()
     assert watch.selector.matches({"metadata": {}})
@@ -99,66 +100,114 @@ def test_every_key(project: Path) -> None:
     assert not matches(tier="back", env="prod")
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        pytest.param(HEAD + "  role: thing\n  rolle: x\n", "watches.yaml:5: rolle: unknown key", id="unknown-key"),
-        pytest.param(HEAD + "  role: nope\n", "watches.yaml:4: role: nope was not found; looked for", id="no-role"),
-        pytest.param(HEAD + "  playbook: no.yml\n", "watches.yaml:4: playbook: no.yml was not found", id="no-playbook"),
-        pytest.param(HEAD, "watches.yaml:1: role: neither role nor playbook", id="neither"),
-        pytest.param(HEAD + "  role: ''\n", "watches.yaml:4: role: empty", id="empty-role"),
-        pytest.param("- kind: Thing\n  role: thing\n", "watches.yaml:1: version: missing or empty", id="no-version"),
-        pytest.param(
-            HEAD + "  role: thing\n  manageStatus: 'yes'\n",
-            "watches.yaml:5: manageStatus: expected true or false, found 'yes'",
-            id="bad-boolean",
-        ),
-        pytest.param(
-            HEAD + "  role: thing\n  reconcilePeriod: 5\n",
-            "watches.yaml:5: reconcilePeriod: expected a duration such as 30s",
-            id="number-for-duration",
-        ),
-        pytest.param(
-            HEAD + "  role: thing\n  reconcilePeriod: 5x\n", "watches.yaml:5: reconcilePeriod: '5x' is no", id="bad-duration"
-        ),
-        pytest.param(HEAD + "  role: thing\n  vars: [a]\n", "watches.yaml:5: vars: expected variables", id="bad-vars"),
-        pytest.param(
-            HEAD + "  role: thing\n  maxRunnerArtifacts: -1\n",
-            "watches.yaml:5: maxRunnerArtifacts: expected a whole number",
-            id="bad-count",
-        ),
-        pytest.param(
-            HEAD + "  role: thing\n  finalizer: {vars: {a: 1}}\n",
-            "watches.yaml:5: finalizer.name: missing",
-            id="finalizer-name",
-        ),
-        pytest.param(
-            HEAD + "  role: thing\n  finalizer: {name: x}\n", "watches.yaml:5: role: neither", id="finalizer-content"
-        ),
-        pytest.param(
-            HEAD + "  role: thing\n  selector: {matchExpressions: [{key: a, operator: Is}]}\n",
-            "watches.yaml:5: selector.matchExpressions: needs a key and one of the operators",
-            id="bad-operator",
-        ),
-        pytest.param(
-            HEAD + "  role: thing\n" + HEAD + "  role: thing\n",
-            "watches.yaml:5: kind: example.com/v1, Kind=Thing is",
-            id="twice",
-        ),
-        pytest.param(HEAD + "  role: thing\n  role: thing\n", "watches.yaml:5: role: stands twice", id="key-twice"),
-        pytest.param("kind: Thing\n", "watches.yaml:1: expected a list", id="no-list"),
-        pytest.param("- just text\n", "watches.yaml:1: watch: expected keys and values", id="no-mapping"),
-        pytest.param("", "watches.yaml: expected a list", id="empty"),
-        pytest.param("[]", "watches.yaml:1: watches: the list is empty", id="empty-list"),
-        pytest.param("- kind: [\n", "watches.yaml:2: no valid YAML", id="no-yaml"),
-        pytest.param(
-            "- version: 1\n  kind: K\n  role: thing\n", "watches.yaml:1: version: expected text, found 1", id="number"
-        ),
-    ],
-)
+MISTAKES = [
+    pytest.param(HEAD + "  role: thing\n  rolle: x\n", "watches.yaml:5: rolle: unknown key", id="unknown-key"),
+    pytest.param(HEAD + "  role: nope\n", "watches.yaml:4: role: nope was not found; looked for", id="no-role"),
+    pytest.param(HEAD + "  playbook: no.yml\n", "watches.yaml:4: playbook: no.yml was not found", id="no-playbook"),
+    pytest.param(HEAD, "watches.yaml:1: role: neither role nor playbook", id="neither"),
+    pytest.param(HEAD + "  role: ''\n", "watches.yaml:4: role: empty", id="empty-role"),
+    pytest.param("- kind: Thing\n  role: thing\n", "watches.yaml:1: version: missing or empty", id="no-version"),
+    pytest.param(
+        HEAD + "  role: thing\n  manageStatus: 'yes'\n",
+        "watches.yaml:5: manageStatus: expected true or false, found 'yes'",
+        id="bad-boolean",
+    ),
+    pytest.param(
+        HEAD + "  role: thing\n  reconcilePeriod: 5\n",
+        "watches.yaml:5: reconcilePeriod: expected a duration such as 30s",
+        id="number-for-duration",
+    ),
+    pytest.param(
+        HEAD + "  role: thing\n  reconcilePeriod: 5x\n", "watches.yaml:5: reconcilePeriod: '5x' is no", id="bad-duration"
+    ),
+    pytest.param(HEAD + "  role: thing\n  vars: [a]\n", "watches.yaml:5: vars: expected variables", id="bad-vars"),
+    pytest.param(
+        HEAD + "  role: thing\n  maxRunnerArtifacts: -1\n",
+        "watches.yaml:5: maxRunnerArtifacts: expected a whole number",
+        id="bad-count",
+    ),
+    pytest.param(
+        HEAD + "  role: thing\n  finalizer: {vars: {a: 1}}\n",
+        "watches.yaml:5: finalizer.name: missing",
+        id="finalizer-name",
+    ),
+    pytest.param(HEAD + "  role: thing\n  finalizer: {name: x}\n", "watches.yaml:5: role: neither", id="finalizer-content"),
+    pytest.param(
+        HEAD + "  role: thing\n  selector: {matchExpressions: [{key: a, operator: Is}]}\n",
+        "watches.yaml:5: selector.matchExpressions: needs a key and one of the operators",
+        id="bad-operator",
+    ),
+    pytest.param(
+        HEAD + "  role: thing\n" + HEAD + "  role: thing\n",
+        "watches.yaml:5: kind: example.com/v1, Kind=Thing is",
+        id="twice",
+    ),
+    pytest.param(HEAD + "  role: thing\n  role: thing\n", "watches.yaml:5: role: stands twice", id="key-twice"),
+    pytest.param("kind: Thing\n", "watches.yaml:1: expected a list", id="no-list"),
+    pytest.param("- just text\n", "watches.yaml:1: watch: expected keys and values", id="no-mapping"),
+    pytest.param("", "watches.yaml: expected a list", id="empty"),
+    pytest.param("[]", "watches.yaml:1: watches: the list is empty", id="empty-list"),
+    pytest.param("- kind: [\n", "watches.yaml:2: no valid YAML", id="no-yaml"),
+    pytest.param("- version: 1\n  kind: K\n  role: thing\n", "watches.yaml:1: version: expected text, found 1", id="number"),
+    pytest.param(
+        HEAD + "  role: thing\n  watchRelatedResources: [{version: v1, kind: Secret}]\n",
+        "watches.yaml:5: watchRelatedResources: needs exactly one of byLabel, byAnnotation, byName, byExpression",
+        id="no-mapping-to-crs",
+    ),
+    pytest.param(
+        HEAD + "  role: thing\n  watchRelatedResources: [{version: v1, kind: Secret, byLabel: a, byName: true}]\n",
+        "watches.yaml:5: watchRelatedResources: needs exactly one of",
+        id="two-mappings-to-crs",
+    ),
+    pytest.param(
+        HEAD + "  role: thing\n  watchRelatedResources: [{version: v1, kind: Secret, byName: one}]\n",
+        "watches.yaml:5: byName: expected true, found 'one'",
+        id="by-which-name",
+    ),
+    pytest.param(
+        HEAD + "  role: thing\n  watchRelatedResources: [{version: v1, kind: Secret, byLabel: ''}]\n",
+        "watches.yaml:5: byLabel: expected text, found ''",
+        id="no-label",
+    ),
+    pytest.param(
+        HEAD + "  role: thing\n  watchRelatedResources: [{kind: Secret, byLabel: a}]\n",
+        "watches.yaml:5: version: missing or empty",
+        id="related-version",
+    ),
+    pytest.param(
+        HEAD + "  role: thing\n  watchRelatedResources: {version: v1, kind: Secret, byLabel: a}\n",
+        "watches.yaml:5: watchRelatedResources: expected a list",
+        id="related-no-list",
+    ),
+    pytest.param(
+        HEAD + "  role: thing\n  watchRelatedResources: [{version: v1, kind: Secret, byExpression: 'object.'}]\n",
+        "watches.yaml:5: byExpression: 'object.' is no Jinja expression: expected name or number",
+        id="expression",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), MISTAKES)
 def test_a_mistake_gives_one_line_with_file_line_and_key(text: str, expected: str) -> None:
     (problem,) = problems(text)
     assert problem.startswith(expected)
+
+
+def test_related_kinds() -> None:
+    (watch,) = watches(
+        HEAD
+        + """  role: thing
+  watchRelatedResources:
+    - {version: v1, kind: Secret, byLabel: cr, selector: {matchLabels: {tier: front}}}
+    - {group: apps, version: v1, kind: Deployment, byName: true}
+"""
+    )
+    secret, deployment = watch.related
+    assert secret.gvk == GroupVersionKind("", "v1", "Secret")
+    assert not secret.selector.matches({"metadata": {}})
+    assert [str(key) for key in secret.mapper({"metadata": {"labels": {"cr": "one"}}}, ())] == ["one"]
+    assert deployment.gvk == GroupVersionKind("apps", "v1", "Deployment")
+    assert [str(key) for key in deployment.mapper({"metadata": {"name": "a", "namespace": "b"}}, ())] == ["b/a"]
 
 
 def test_all_mistakes_are_told_at_once() -> None:

@@ -8,15 +8,19 @@ Next on the way: `runner.control.workqueue`.
 from __future__ import annotations
 
 import json
+import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from runner.control import Priority, Request
 from runner.kube.primaries import EventType
-from runner.resource.metadata import GroupKind, Object, ObjectKey, annotations_of, is_deleting, owners
-from runner.watches import Watch
+from runner.mapping import MappingError
+from runner.resource.metadata import GroupKind, GroupVersionKind, Object, ObjectKey, annotations_of, is_deleting, owners
+from runner.watches import Related, Watch
+
+logger = logging.getLogger(__name__)
 
 # Gives a CR a turn, after so many seconds.
 Add = Callable[[Request, Priority, float], None]
@@ -57,10 +61,19 @@ class Handlers:
         for watch in watches:
             self._by_kind.setdefault(watch.gvk.group_kind, []).append(watch)
         self._seen: dict[Request, Sight] = {}
+        self._related: dict[GroupVersionKind, list[tuple[Watch, Related]]] = {}
+        for watch in watches:
+            for related in watch.related:
+                self._related.setdefault(related.gvk, []).append((watch, related))
+        # The CRs as they are now, of watches with related kinds: expressions look at them.
+        self._crs: dict[Watch, dict[ObjectKey, Object]] = {watch: {} for watch in watches if watch.related}
+        # Mappings that failed, and need not be told for every object.
+        self._failed: set[str] = set()
 
     def primary(self, watch: Watch, event: EventType, obj: Object) -> None:
         """Something happened to a CR, or it was found by listing (`event` None)."""
         request = Request(watch, ObjectKey.of(obj))
+        self._remember(watch, event, obj)
         if event == "DELETED":
             # The turn finds nothing there and clears up.
             if self._seen.pop(request, None) is not None:
@@ -78,25 +91,51 @@ class Handlers:
         else:
             self._add(request, Priority.CHANGE, 0)
 
-    def dependent(self, before: Object | None, after: Object | None) -> None:
-        """Something happened to an object that a role may have created."""
-        if not dependent_changed(before, after):
-            return
+    def changed(self, before: Object | None, after: Object | None) -> None:
+        """Something happened to an object that a role may have created, or that may concern CRs otherwise."""
         # Both: an owner that was taken off the object should know.
-        requests = {request for obj in (before, after) if obj is not None for request in self._requests(obj)}
+        versions = [obj for obj in (before, after) if obj is not None]
+        requests: set[Request] = set()
+        if dependent_changed(before, after):
+            requests.update(request for obj in versions for request in self._requests(obj))
+        if self._related and _content(before) != _content(after):
+            requests.update(request for obj in versions for request in self._concerned(obj))
         for request in requests:
             self._add(request, Priority.DEPENDENT, 0)
 
-    def _requests(self, obj: Object) -> list[Request]:
-        found = []
+    def _remember(self, watch: Watch, event: EventType, obj: Object) -> None:
+        if watch in self._crs:
+            if event == "DELETED" or not watch.selector.matches(obj):
+                self._crs[watch].pop(ObjectKey.of(obj), None)
+            else:
+                self._crs[watch][ObjectKey.of(obj)] = obj
+
+    def _concerned(self, obj: Object) -> Iterator[Request]:
+        """The CRs to which watches map an object that is not theirs."""
+        for watch, related in self._related.get(GroupVersionKind.of(obj), ()):
+            if not related.selector.matches(obj):
+                continue
+            try:
+                keys = related.mapper(obj, self._crs[watch].values())
+            except MappingError as error:
+                if str(error) not in self._failed:
+                    self._failed.add(str(error))
+                    fields = {"kind": watch.gvk.kind, "object": f"{related.gvk.kind} {ObjectKey.of(obj)}"}
+                    logger.warning("A related object could not be mapped to CRs", extra={**fields, "error": str(error)})
+                continue
+            for key in keys:
+                yield from self._known(watch, key)
+
+    def _known(self, watch: Watch, key: ObjectKey) -> list[Request]:
+        """The CR, if there is one. What names it may not know whether it is namespaced; what has been seen does."""
+        candidates = (Request(watch, key), Request(watch, ObjectKey("", key.name)))
+        return [request for request in candidates if request in self._seen]
+
+    def _requests(self, obj: Object) -> Iterator[Request]:
         for kind, key in owners(obj):
             for watch in self._by_kind.get(kind, ()):
-                if not watch.watch_dependents:
-                    continue
-                # A reference does not say whether its owner is namespaced; what has been seen does.
-                candidates = (Request(watch, key), Request(watch, ObjectKey("", key.name)))
-                found += [request for request in candidates if request in self._seen]
-        return found
+                if watch.watch_dependents:
+                    yield from self._known(watch, key)
 
 
 def dependent_changed(before: Object | None, after: Object | None) -> bool:
@@ -114,7 +153,16 @@ def has_been_reconciled(obj: Object) -> bool:
     return isinstance(status, dict) and bool(status.get("conditions"))
 
 
-def _essence(obj: Object) -> dict[str, Any]:
+def _content(obj: Object | None) -> dict[str, Any] | None:
+    """All of an object but what changes with every write."""
+    if obj is None:
+        return None
     metadata = {name: value for name, value in obj["metadata"].items() if name not in ("resourceVersion", "managedFields")}
-    metadata["annotations"] = {name: value for name, value in annotations_of(obj).items() if name not in _BOOKKEEPING}
-    return {**{name: value for name, value in obj.items() if name != "status"}, "metadata": metadata}
+    return {**obj, "metadata": metadata}
+
+
+def _essence(obj: Object) -> dict[str, Any]:
+    content = _content(obj) or {}
+    annotations = {name: value for name, value in annotations_of(obj).items() if name not in _BOOKKEEPING}
+    essence = {name: value for name, value in content.items() if name != "status"}
+    return {**essence, "metadata": {**content["metadata"], "annotations": annotations}}

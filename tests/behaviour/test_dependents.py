@@ -10,6 +10,7 @@ from tests.behaviour.test_runs import counted, succeeded
 from tests.conftest import THING, Project, crd, lines, thing
 
 CONFIG_MAP = GroupVersionKind("", "v1", "ConfigMap")
+SECRET = GroupVersionKind("", "v1", "Secret")
 FLEET = GroupVersionKind("test.example.com", "v1", "Fleet")
 
 MAKE_CONFIG_MAP = """
@@ -191,3 +192,36 @@ async def test_the_example_operator(project: Project, example: Cluster, one: Obj
 
     assert (await until(rendered, "the ConfigMap"))["data"] == {"memcached.conf": "-c 1024\n-m 64\n"}
     assert "Traceback" not in operator.output
+
+
+async def test_related_objects_give_crs_a_turn(project: Project, world: Cluster, one: ObjectKey) -> None:
+    project.role("- ansible.builtin.debug: {msg: hello}")
+    late = GroupVersionKind("related.example.com", "v1", "Late")
+    project.watch(
+        watchRelatedResources=[
+            {
+                "version": "v1",
+                "kind": "Secret",
+                "byExpression": "crs | selectattr('spec.secret', 'eq', object.metadata.name)",
+            },
+            {"group": late.group, "version": "v1", "kind": late.kind, "byLabel": "thing"},
+        ]
+    )
+    operator = await project.start()
+    await world.create(thing(secret="key"), one.namespace)
+    await world.create(thing("two", secret="other"), one.namespace)
+
+    await counted(operator, "one", 1)
+    await counted(operator, "two", 1)
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "key"}, "stringData": {"a": "1"}}
+    await world.create(secret, one.namespace)
+    await counted(operator, "one", 2)
+    await world.patch(SECRET, ObjectKey(one.namespace, "key"), {"stringData": {"a": "2"}})
+    await counted(operator, "one", 3)
+    # A kind that is served only later.
+    await world.install(crd(late))
+    related = thing("related", late)
+    related["metadata"]["labels"] = {"thing": "two"}
+    await world.create(related, one.namespace)
+    await counted(operator, "two", 2)
+    assert len(lines(operator, "Running", name="one")) == 3

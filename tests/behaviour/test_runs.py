@@ -419,6 +419,35 @@ async def test_only_the_named_namespaces_are_watched(project: Project, world: Cl
     await world.delete(THING, ObjectKey("default", "elsewhere"))
 
 
+async def test_namespaces_by_pattern(project: Project, world: Cluster, one: ObjectKey) -> None:
+    project.role("""
+- kubernetes.core.k8s:
+    definition:
+      apiVersion: v1
+      kind: ConfigMap
+      metadata: {name: made, namespace: "{{ ansible_operator_meta.namespace }}"}
+      data: {a: b}
+""")
+    project.watch()
+    prefix = one.namespace
+    operator = await project.start(WATCH_NAMESPACE=f"{prefix}-*,!{prefix}-no")
+    for end in ("yes", "no", "late"):
+        # The last comes while the operator watches already.
+        namespace = f"{prefix}-{end}"
+        await world.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+        await world.create(thing(end), namespace)
+    await world.create(thing("outside"), prefix)
+    for end in ("yes", "late"):
+        await counted(operator, end, 1)
+    made = ObjectKey(f"{prefix}-late", "made")
+    config_map = GroupVersionKind("", "v1", "ConfigMap")
+    await world.delete(config_map, made)
+    await until(lambda: world.get(config_map, made), "what was deleted is there again")
+    assert lines(operator, "Running", name="no") + lines(operator, "Running", name="outside") == []
+    for end in ("yes", "no", "late"):
+        await world.delete(GroupVersionKind("", "v1", "Namespace"), ObjectKey("", f"{prefix}-{end}"))
+
+
 async def test_a_finalizer_runs_before_the_cr_goes(project: Project, world: Cluster, one: ObjectKey) -> None:
     project.role("""
 - ansible.builtin.copy:

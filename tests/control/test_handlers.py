@@ -4,8 +4,9 @@ import pytest
 
 from runner.control import Priority, Request
 from runner.control.handlers import Handlers, dependent_changed
+from runner.mapping import Mapper, by_expression, by_label
 from runner.resource.metadata import GroupVersionKind, ObjectKey
-from runner.watches import Requirement, Selector
+from runner.watches import Related, Requirement, Selector
 from tests.control.test_workqueue import watch
 
 THING = watch("Thing")
@@ -126,12 +127,12 @@ def test_what_is_news_of_a_dependent(before: dict[str, Any] | None, after: dict[
 
 def test_a_dependent_gives_its_cr_a_turn() -> None:
     seen = Seen()
-    seen.handlers.dependent(owned(), None)
+    seen.handlers.changed(owned(), None)
     assert seen.added == []
     seen.primary("ADDED", cr())
     seen.added.clear()
-    seen.handlers.dependent(owned(), None)
-    seen.handlers.dependent(owned(), {**owned(), "metadata": {"name": "x", "namespace": "default"}})
+    seen.handlers.changed(owned(), None)
+    seen.handlers.changed(owned(), {**owned(), "metadata": {"name": "x", "namespace": "default"}})
     assert seen.added == [("default/one", Priority.DEPENDENT)] * 2
 
 
@@ -141,7 +142,7 @@ def test_another_kind_of_the_same_name_does_not() -> None:
     seen.added.clear()
     other = owned()
     other["metadata"]["ownerReferences"][0]["apiVersion"] = "other.com/v1"
-    seen.handlers.dependent(other, None)
+    seen.handlers.changed(other, None)
     assert seen.added == []
 
 
@@ -149,7 +150,7 @@ def test_a_cluster_scoped_owner_is_found_from_a_namespace() -> None:
     seen = Seen()
     seen.primary("ADDED", {"metadata": {"name": "one", "uid": "u", "generation": 1}})
     seen.added.clear()
-    seen.handlers.dependent(owned(), None)
+    seen.handlers.changed(owned(), None)
     assert seen.added == [("one", Priority.DEPENDENT)]
 
 
@@ -157,7 +158,7 @@ def test_without_dependents_none_counts() -> None:
     seen = Seen(watch_dependents=False)
     seen.primary("ADDED", cr())
     seen.added.clear()
-    seen.handlers.dependent(owned(), None)
+    seen.handlers.changed(owned(), None)
     assert seen.added == []
 
 
@@ -165,3 +166,78 @@ def test_the_request_says_whose_turn_it_is() -> None:
     request = Request(THING, ObjectKey("default", "one"))
     assert request.fields == {"kind": "Thing", "namespace": "default", "cr": "one"}
     assert THING.gvk == GroupVersionKind("example.com", "v1", "Thing")
+
+
+def secret(name: str = "key", **metadata: Any) -> dict[str, Any]:
+    fields = {"name": name, "namespace": "default", "resourceVersion": "1", **metadata}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": fields}
+
+
+SECRET = GroupVersionKind("", "v1", "Secret")
+
+
+def seen_with(mapper: Mapper, **options: Any) -> Seen:
+    """Two CRs, `one` and `two`, of a watch that has Secrets mapped to it."""
+    seen = Seen(related=(Related(gvk=SECRET, mapper=mapper, **options),))
+    for name in ("one", "two"):
+        seen.primary("ADDED", {**cr(name), "spec": {"secret": f"key-{name}"}})
+    seen.added.clear()
+    return seen
+
+
+ONE = [("default/one", Priority.DEPENDENT)]
+TWO = [("default/two", Priority.DEPENDENT)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        pytest.param(None, secret(labels={"cr": "one"}), ONE, id="created"),
+        pytest.param(secret(labels={"cr": "one"}), None, ONE, id="deleted"),
+        pytest.param(secret(labels={"cr": "one"}), {**secret(labels={"cr": "one"}), "data": {}}, ONE, id="changed"),
+        pytest.param(secret(labels={"cr": "one"}), {**secret(labels={"cr": "one"}), "status": {}}, ONE, id="status"),
+        pytest.param(secret(labels={"cr": "one"}), secret(labels={"cr": "one"}, resourceVersion="2"), [], id="same"),
+        pytest.param(secret(labels={"cr": "one"}), secret(labels={"cr": "two"}), ONE + TWO, id="moved"),
+        pytest.param(None, secret(), [], id="of-none"),
+        pytest.param(None, secret(labels={"cr": "three"}), [], id="of-nobody-known"),
+        pytest.param(None, {**secret(labels={"cr": "one"}), "kind": "Other"}, [], id="other-kind"),
+    ],
+)
+def test_a_related_object_gives_crs_a_turn(
+    before: dict[str, Any] | None, after: dict[str, Any] | None, expected: list[tuple[str, Priority]]
+) -> None:
+    seen = seen_with(by_label("cr"))
+    seen.handlers.changed(before, after)
+    assert sorted(seen.added) == expected
+
+
+def test_a_related_objects_labels_choose() -> None:
+    seen = seen_with(by_label("cr"), selector=Selector((Requirement("tier", "Exists", ()),)))
+    seen.handlers.changed(None, secret(labels={"cr": "one"}))
+    assert seen.added == []
+    seen.handlers.changed(None, secret(labels={"cr": "one", "tier": "front"}))
+    assert seen.added == ONE
+
+
+def test_an_expression_sees_the_crs_as_they_are_now() -> None:
+    seen = seen_with(by_expression("crs | selectattr('spec.secret', 'eq', object.metadata.name)"))
+    seen.handlers.changed(None, secret("key-two"))
+    assert seen.added == TWO
+    seen.primary("MODIFIED", {**cr("two", generation=2), "spec": {"secret": "other"}})
+    seen.added.clear()
+    seen.handlers.changed(None, secret("key-two"))
+    assert seen.added == []
+    seen.handlers.changed(None, secret("other"))
+    assert seen.added == TWO
+    seen.primary("DELETED", cr("two", generation=2))
+    seen.added.clear()
+    seen.handlers.changed(None, secret("other"))
+    assert seen.added == []
+
+
+def test_an_expression_that_fails_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    seen = seen_with(by_expression("1 / 0"))
+    seen.handlers.changed(None, secret())
+    seen.handlers.changed(None, secret("another"))
+    assert seen.added == []
+    assert [record.message for record in caplog.records] == ["A related object could not be mapped to CRs"]
