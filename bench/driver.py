@@ -197,6 +197,31 @@ def condition(obj: Mapping[str, Any] | None, kind: str) -> Mapping[str, Any]:
     return next((item for item in conditions if item.get("type") == kind), {})
 
 
+def crd(gvk: GroupVersionKind, *, scope: str = "Namespaced") -> dict[str, Any]:
+    """A CRD that lets everything pass."""
+    plural = gvk.kind.lower() + "s"
+    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{gvk.group}"},
+        "spec": {
+            "group": gvk.group,
+            "scope": scope,
+            "names": {"kind": gvk.kind, "plural": plural, "singular": gvk.kind.lower()},
+            "versions": [
+                {
+                    "name": gvk.version,
+                    "served": True,
+                    "storage": True,
+                    "subresources": {"status": {}},
+                    "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": anything, "status": anything}}},
+                }
+            ],
+        },
+    }
+
+
 def example_crds() -> list[dict[str, Any]]:
     """The CRDs of the example operator."""
     return [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "crds").glob("*.yaml"))]

@@ -12,38 +12,15 @@ from typing import Any
 import pytest
 import yaml
 
-from bench.driver import FREE_PORTS, RUN, Cluster, Operator, until
+from bench.driver import FREE_PORTS, RUN, Cluster, Operator, crd, until
 from runner.devcluster import Cluster as Devcluster
 from runner.resource.metadata import GroupVersionKind, ObjectKey
+
+__all__ = ["LOOPBACK", "THING", "Project", "alive", "crd", "lines", "listening", "thing"]
 
 # 127.0.0.1, as /proc/net/tcp shows it.
 LOOPBACK = "0100007F"
 THING = GroupVersionKind("test.example.com", "v1", "Thing")
-
-
-def crd(gvk: GroupVersionKind, *, scope: str = "Namespaced") -> dict[str, Any]:
-    """A CRD that lets everything pass."""
-    plural = gvk.kind.lower() + "s"
-    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.{gvk.group}"},
-        "spec": {
-            "group": gvk.group,
-            "scope": scope,
-            "names": {"kind": gvk.kind, "plural": plural, "singular": gvk.kind.lower()},
-            "versions": [
-                {
-                    "name": gvk.version,
-                    "served": True,
-                    "storage": True,
-                    "subresources": {"status": {}},
-                    "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": anything, "status": anything}}},
-                }
-            ],
-        },
-    }
 
 
 def thing(name: str = "one", gvk: GroupVersionKind = THING, **spec: Any) -> dict[str, Any]:

@@ -1,0 +1,125 @@
+"""What an operator costs that has nothing to do: `python -m bench.idle --crs 500 --dependents 3 --seconds 60`.
+
+CRs of a kind of its own, each with as many ConfigMaps, on a cluster of its own or that of $KUBECONFIG; when all are
+Successful and nothing runs, the processor time of all the operator's processes is measured, and their memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import yaml
+
+from bench.driver import (
+    FREE_PORTS,
+    NAMESPACE,
+    RUN,
+    Cluster,
+    Operator,
+    condition,
+    crd,
+    prepare,
+    running,
+    tidy_on_sigterm,
+    until,
+)
+from runner.devcluster.cluster import Cluster as Devcluster
+from runner.resource.metadata import GroupVersionKind, ObjectKey
+
+HOLDER = GroupVersionKind("bench.example.com", "v1", "Holder")
+PATIENCE = 3600.0
+# Seconds: what a run leaves to be done is over by then.
+SETTLE = 10.0
+
+
+def project(folder: Path, dependents: int) -> None:
+    """A role that makes so many ConfigMaps in one task, and the watch for it."""
+    tasks = [
+        {
+            "kubernetes.core.k8s": {
+                "definition": [
+                    {
+                        "apiVersion": "v1",
+                        "kind": "ConfigMap",
+                        "metadata": {
+                            "name": f"{{{{ ansible_operator_meta.name }}}}-{number}",
+                            "namespace": "{{ ansible_operator_meta.namespace }}",
+                        },
+                        "data": {"number": str(number)},
+                    }
+                    for number in range(dependents)
+                ]
+            }
+        }
+    ]
+    path = folder / "roles" / "holder" / "tasks" / "main.yml"
+    path.parent.mkdir(parents=True)
+    path.write_text(yaml.safe_dump(tasks))
+    watch = {"group": HOLDER.group, "version": HOLDER.version, "kind": HOLDER.kind, "role": "holder"}
+    (folder / "watches.yaml").write_text(yaml.safe_dump([watch]))
+
+
+def processor_seconds(operator: Operator) -> float:
+    """Of all its processes, those that ended and were waited for included."""
+    ticks = 0
+    for pid in operator.processes():
+        with contextlib.suppress(OSError):
+            ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+async def measure(kubeconfig: Path, folder: Path, *, crs: int, dependents: int, seconds: float) -> dict[str, float]:
+    """Processor share of one core in percent, and memory in MB."""
+    project(folder, dependents)
+    namespace = f"bench-idle-{os.getpid()}"
+    async with Cluster.connected(kubeconfig) as world:
+        await prepare(world, namespace)
+        await world.install(crd(HOLDER))
+        command = [*RUN, *FREE_PORTS, f"--runs-dir={folder / 'runs'}"]
+        environ = {"KUBECONFIG": str(kubeconfig), "WATCH_NAMESPACE": namespace, "ANSIBLE_GATHERING": "explicit"}
+        try:
+            with running(command, folder=folder, log=folder / "log", environ=environ) as operator:
+                for number in range(crs):
+                    holder = {"apiVersion": HOLDER.api_version, "kind": HOLDER.kind, "metadata": {"name": f"h{number}"}}
+                    await world.create(holder, namespace)
+
+                async def settled() -> bool:
+                    found = await world.list(HOLDER, namespace)
+                    waiting = [one for one in found if condition(one, "Running").get("reason") == "Successful"]
+                    click.echo(f"\r  {len(waiting)} of {crs} done", nl=False, err=True)
+                    return len(waiting) == crs
+
+                await until(settled, "all CRs are Successful", patience=PATIENCE, interval=5)
+                click.echo(err=True)
+                await asyncio.sleep(SETTLE)
+                begun, used = time.monotonic(), processor_seconds(operator)
+                await asyncio.sleep(seconds)
+                share = (processor_seconds(operator) - used) / (time.monotonic() - begun)
+                return {"idle_cpu_percent": round(100 * share, 2), **operator.memory()}
+        finally:
+            await world.delete(NAMESPACE, ObjectKey("", namespace))
+
+
+@click.command(help=__doc__)
+@click.option("--crs", type=click.IntRange(1), default=500, show_default=True)
+@click.option("--dependents", type=click.IntRange(0), default=3, show_default=True, help="ConfigMaps for each CR.")
+@click.option("--seconds", type=click.FloatRange(1), default=60, show_default=True, help="How long idling is measured.")
+def main(crs: int, dependents: int, seconds: float) -> None:
+    tidy_on_sigterm()
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rolerunner-idle-")))
+        given = os.environ.get("KUBECONFIG")
+        kubeconfig = Path(given) if given else stack.enter_context(Devcluster.start()).kubeconfig
+        figures = asyncio.run(measure(kubeconfig, folder, crs=crs, dependents=dependents, seconds=seconds))
+    click.echo(json.dumps({"crs": crs, "dependents": dependents, **figures}))
+
+
+if __name__ == "__main__":
+    main()
