@@ -194,6 +194,22 @@ async def test_the_example_operator(project: Project, example: Cluster, one: Obj
     assert "Traceback" not in operator.output
 
 
+async def test_a_blacklisted_kind_is_not_watched(project: Project, world: Cluster, one: ObjectKey) -> None:
+    project.role(MAKE_CONFIG_MAP)
+    project.watch(blacklist=[{"version": "v1", "kind": "ConfigMap"}])
+    operator = await project.start()
+    await world.create(thing(), one.namespace)
+    made = await blue(world, one)
+    assert made["metadata"]["ownerReferences"][0]["name"] == "one"
+    await counted(operator, "one", 1)
+    await world.delete(CONFIG_MAP, one)
+    # By the end of another CR's run, news of the deletion would have been there.
+    await world.create(thing("two"), one.namespace)
+    await counted(operator, "two", 1)
+    assert len(lines(operator, "Running", name="one")) == 1
+    assert lines(operator, "Watching dependents") == []
+
+
 async def test_related_objects_give_crs_a_turn(project: Project, world: Cluster, one: ObjectKey) -> None:
     project.role("- ansible.builtin.debug: {msg: hello}")
     late = GroupVersionKind("related.example.com", "v1", "Late")
