@@ -6,11 +6,14 @@ Turns a user's mistakes into one clear line, and calls what does the work. The f
 from __future__ import annotations
 
 import asyncio
+import configparser
+import contextlib
 import json
 import logging
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -22,6 +25,9 @@ from runner.schema import WATCHES
 from runner.settings import ConfigurationError, Settings
 
 logger = logging.getLogger(__name__)
+
+# Ansible's own default comes after the operator's folder.
+_ROLES_PATH = "./roles:~/.ansible/roles:/usr/share/ansible/roles:/etc/ansible/roles"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -75,15 +81,27 @@ def run(values: Mapping[str, Any], given: set[str]) -> None:
 
 
 def _hand_down(chosen: Settings) -> None:
-    """Ansible reads its paths from the environment that the runs inherit. They have a working directory of their own, so
-    relative paths are made absolute here, where they were meant."""
-    for name, flag in (
-        ("ANSIBLE_ROLES_PATH", chosen.roles_path),
-        ("ANSIBLE_COLLECTIONS_PATH", chosen.collections_path),
+    """Ansible reads its paths from the environment that the runs inherit; absolute ones, as tasks work in other folders."""
+    for name, flag, otherwise in (
+        ("ANSIBLE_ROLES_PATH", chosen.roles_path, _default_roles_path()),
+        ("ANSIBLE_COLLECTIONS_PATH", chosen.collections_path, ""),
     ):
-        value = flag or os.environ.get(name, "")
+        value = flag or os.environ.get(name, "") or otherwise
         if value:
             os.environ[name] = os.pathsep.join(str(path) for path in settings.search_paths(value))
+
+
+def _default_roles_path() -> str:
+    """Playbooks find the roles in ./roles, as the roles of watches.yaml are, unless an ansible.cfg has other plans."""
+    # Ansible takes the first that is there.
+    places = (os.environ.get("ANSIBLE_CONFIG", ""), "./ansible.cfg", "~/.ansible.cfg", "/etc/ansible/ansible.cfg")
+    for path in filter(Path.is_file, (Path(place).expanduser() for place in places)):
+        found = configparser.RawConfigParser(strict=False)
+        # What is wrong with the file is for Ansible to say.
+        with contextlib.suppress(configparser.Error, UnicodeDecodeError, OSError):
+            found.read(path)
+        return "" if found.has_option("defaults", "roles_path") else _ROLES_PATH
+    return _ROLES_PATH
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

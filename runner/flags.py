@@ -21,17 +21,20 @@ from runner.settings import ConfigurationError, Election, LogEvents, Settings
 
 
 class Duration(click.ParamType[float]):
-    """A Go duration; its value is seconds."""
+    """A Go duration above zero, or from zero on; its value is seconds."""
 
     name = "duration"
+
+    def __init__(self, *, or_zero: bool = False) -> None:
+        self._or_zero = or_zero
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
             seconds = value if isinstance(value, float) else parse_duration(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
-        if seconds <= 0:
-            self.fail(f"{value!r} is not above zero", param, ctx)
+        if seconds < 0 or (seconds == 0 and not self._or_zero):
+            self.fail(f"{value!r} is {'below' if self._or_zero else 'not above'} zero", param, ctx)
         return seconds
 
 
@@ -85,10 +88,10 @@ _OPTIONS = (
     ),
     click.option(
         "--reconcile-period",
-        type=Duration(),
+        type=Duration(or_zero=True),
         default=settings.DEFAULT_RECONCILE_PERIOD,
         show_default=True,
-        help="How often each CR is run anew, where neither its watch nor the CR says otherwise.",
+        help="How often each CR is run anew, where neither its watch nor the CR says otherwise; 0s for never.",
     ),
     click.option(
         "--run-timeout",
@@ -182,7 +185,7 @@ _OPTIONS = (
     ),
     click.option(
         "--graceful-shutdown-timeout",
-        type=Duration(),
+        type=Duration(or_zero=True),
         default=settings.DEFAULT_GRACE,
         show_default=True,
         help="How long runs may go on after SIGTERM.",
@@ -243,13 +246,10 @@ def read(flags: Mapping[str, Any], given: set[str], environ: Mapping[str, str]) 
     for one, other in _SYNONYMS:
         if {one, other} <= given:
             raise ConfigurationError(f"{_name(one)} and {_name(other)} are the same; give only one of them")
-    try:
-        shlex.split(flags["ansible_args"])
-    except ValueError as error:
-        raise ConfigurationError(f"--ansible-args {flags['ansible_args']!r}: {error}") from error
+    notices: list[str] = []
     if flags["metrics_require_rbac"] and not flags["metrics_secure"]:
         raise ConfigurationError("--metrics-require-rbac needs --metrics-secure: tokens are not sent in the clear")
-    notices: list[str] = []
+    _check_inventory(environ)
     metrics_flag = "metrics_addr" if "metrics_addr" in given else "metrics_bind_address"
     return Settings(
         watches_file=flags["watches_file"],
@@ -263,7 +263,7 @@ def read(flags: Mapping[str, Any], given: set[str], environ: Mapping[str, str]) 
         verbosity=flags["ansible_verbosity"],
         log_events=LogEvents(flags["ansible_log_events"]),
         debug_logs=_switched_on("ANSIBLE_DEBUG_LOGS", environ, notices),
-        ansible_args=flags["ansible_args"],
+        ansible_args=_ansible_args(flags["ansible_args"]),
         roles_path=flags["ansible_roles_path"],
         collections_path=flags["ansible_collections_path"],
         inject_owner_ref=flags["inject_owner_ref"],
@@ -278,6 +278,24 @@ def read(flags: Mapping[str, Any], given: set[str], environ: Mapping[str, str]) 
         logging=_logging(flags, given),
         notices=(*notices, *_ignored(given)),
     )
+
+
+def _ansible_args(text: str) -> str:
+    """A manifest's `--ansible-args='--check'` comes with its quotes, as no shell has read it; one pair is taken away."""
+    if len(text) > 1 and text[0] == text[-1] == "'":
+        text = text[1:-1]
+    try:
+        shlex.split(text)
+    except ValueError as error:
+        raise ConfigurationError(f"--ansible-args {text!r}: {error}") from error
+    return text
+
+
+def _check_inventory(environ: Mapping[str, str]) -> None:
+    """Ansible passes over an inventory that is not there with a warning, and plays for its hosts then do nothing."""
+    for path in filter(None, environ.get("ANSIBLE_INVENTORY", "").split(",")):
+        if not Path(path).expanduser().exists():
+            raise ConfigurationError(f"ANSIBLE_INVENTORY: there is no file or folder {path!r}; correct or unset it")
 
 
 def _address(flags: Mapping[str, Any], name: str) -> settings.Address | None:

@@ -75,7 +75,7 @@ class Settings:
     watches_file: Path = Path(DEFAULT_WATCHES_FILE)
     # Names and patterns, as `watched_namespaces` gives them. Empty: every namespace.
     namespaces: tuple[str, ...] = ()
-    # Seconds.
+    # Seconds; 0: never.
     reconcile_period: float = 36_000.0
     # None: a run may take as long as it likes.
     run_timeout: float | None = None

@@ -38,14 +38,14 @@ def test_the_version_tells_what_it_runs_with() -> None:
     ("flags", "message"),
     [
         (["--reconcile-period", "soon"], "soon"),
-        (["--reconcile-period", "0s"], "'0s' is not above zero"),
+        (["--reconcile-period", "-1s"], "'-1s' is below zero"),
         (["--max-concurrent-reconciles", "0"], "--max-concurrent-reconciles"),
         (["--ansible-args", "'open"], "--ansible-args"),
         (["--health-probe-bind-address", "here"], "--health-probe-bind-address"),
         (["--executor", "magic"], "--executor"),
         (["--watches-file", "nowhere.yaml"], "nowhere.yaml"),
     ],
-    ids=["period", "no-period", "concurrency", "arguments", "address", "executor", "file"],
+    ids=["period", "negative", "concurrency", "arguments", "address", "executor", "file"],
 )
 def test_a_mistake_gets_a_sentence_and_no_traceback(
     flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

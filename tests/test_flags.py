@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -143,3 +144,31 @@ def test_what_does_not_go_together_is_one_clear_error(arguments: tuple[str, ...]
 def test_what_is_no_value_is_refused(argument: str) -> None:
     with pytest.raises(click.BadParameter, match=r"is not|is none of"):
         read(argument)
+
+
+def test_never_is_a_period() -> None:
+    # As the AWX operator's image has it.
+    assert read("--reconcile-period=0s").reconcile_period == 0
+    assert read("--graceful-shutdown-timeout=0s").shutdown_grace == 0
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("--vault-password-file /pwd --check", "--vault-password-file /pwd --check"),
+        ("'--vault-password-file /pwd --check'", "--vault-password-file /pwd --check"),
+        ("'--tags' 'a'b", "'--tags' 'a'b"),
+        ("", ""),
+    ],
+    ids=["plain", "in-quotes", "quotes-inside", "none"],
+)
+def test_a_manifests_quotes_are_no_part_of_the_arguments(argument: str, value: str) -> None:
+    assert read(f"--ansible-args={argument}").ansible_args == value
+
+
+def test_an_inventory_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
+    here, away = tmp_path / "hosts", tmp_path / "nowhere"
+    here.write_text("localhost\n")
+    read(ANSIBLE_INVENTORY=f"{here},{tmp_path}")
+    with pytest.raises(ConfigurationError, match=r"ANSIBLE_INVENTORY: there is no file or folder '.*nowhere'"):
+        read(ANSIBLE_INVENTORY=f"{here},{away}")

@@ -37,7 +37,7 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """When to come back, in seconds; None: only when something happens."""
+    """When to come back, in seconds; None or 0: only when something happens."""
 
     requeue_after: float | None = None
     # Asked for by the role, and so on time, unlike the periodic pass.

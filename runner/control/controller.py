@@ -59,7 +59,7 @@ class Controller:
             logger.exception("Reconciling failed unexpectedly; it will be tried again", extra=request.fields)
             self._queue.done(request, failed=True)
         else:
-            if result.requeue_after is None:
+            if not result.requeue_after:
                 self._queue.done(request)
             elif result.requested:
                 self._queue.done(request, after=result.requeue_after, priority=Priority.RETRY)

@@ -26,7 +26,7 @@ class Narrator:
         if self._what is LogEvents.NOTHING:
             return
         if self._what is LogEvents.EVERYTHING:
-            fields = {"event_type": event.event, "task": event.task, "data": dict(event.data), "output": event.stdout}
+            fields = {"event_type": event.event, "task": event.task, "data": dict(event.data), "output": event.printed}
             logger.info("Event", extra={**self._fields, **fields})
             return
         action = event.data.get("task_action")
@@ -36,9 +36,9 @@ class Narrator:
         elif event.event == "playbook_on_task_start" and action not in _SET_FACT | _DEBUG:
             logger.info("Task", extra={**self._fields, "task": event.task})
         elif event.event == "runner_on_ok" and action in _DEBUG:
-            logger.info("Debug", extra={**self._fields, "task": event.task, "output": event.stdout.strip()})
+            logger.info("Debug", extra={**self._fields, "task": event.task, "output": event.printed.strip()})
 
     def tell_all(self, events: Iterable[JobEvent]) -> None:
         """All that Ansible printed, in one piece."""
-        output = "\n".join(event.stdout for event in events if event.stdout)
+        output = "\n".join(event.printed for event in events if event.printed)
         logger.info("Ansible's output", extra={**self._fields, "output": output})

@@ -255,7 +255,7 @@ class Reconciler:
             return Result(requeue_after=_FINALIZE_AFTER, requested=True)
         if outcome.requeue_after is not None:
             return Result(requeue_after=parse_duration(outcome.requeue_after), requested=True)
-        return Result(requeue_after=watch.reconcile_period or None)
+        return Result(requeue_after=watch.reconcile_period)
 
     async def _set_finalizers(self, turn: Turn, obj: Object, names: list[str]) -> dict[str, Any]:
         metadata = {"finalizers": names, "resourceVersion": obj["metadata"]["resourceVersion"]}

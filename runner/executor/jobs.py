@@ -5,6 +5,7 @@ Next on the way: `runner.executor.subprocess`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,9 @@ LOCALHOST = "localhost"
 
 _REQUEUE_ACTIONS = ("operator_sdk.util.requeue_after", "requeue_after")
 _UNKNOWN_FAILURE = "unknown playbook failure"
+
+# ansible-playbook writes to a terminal, as far as it can tell.
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class ExecutorError(Exception):
@@ -64,6 +68,11 @@ class JobEvent:
     @property
     def task(self) -> str:
         return self.data.get("task") or self.data.get("name") or ""
+
+    @property
+    def printed(self) -> str:
+        """`stdout` without colours."""
+        return _COLOURS.sub("", self.stdout)
 
     @property
     def location(self) -> str:
@@ -124,7 +133,7 @@ def fold(events: Iterable[JobEvent]) -> Outcome:
     stats = None
     said: list[str] = []
     for event in events:
-        said += filter(None, [event.stdout])
+        said += filter(None, [event.printed])
         if event.is_failure:
             failures.append(event)
         if event.event == "runner_on_ok" and event.data.get("task_action") in _REQUEUE_ACTIONS:

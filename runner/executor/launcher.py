@@ -63,11 +63,7 @@ def _run(order: dict[str, Any], events: Any) -> int:
     environment = dict(order["environment"])
     role = order["role"]
     if role:
-        path = Path(role)
-        environment["ANSIBLE_ROLES_PATH"] = os.pathsep.join(
-            filter(None, (str(path.parent), os.environ.get("ANSIBLE_ROLES_PATH", "")))
-        )
-        play: dict[str, Any] = {"hosts": "localhost", "roles": [{"name": path.name}]}
+        play: dict[str, Any] = {"hosts": "localhost", "roles": [{"name": Path(role).name}]}
         if not order["gather_facts"]:
             play["gather_facts"] = False
         playbook: Any = [play]
@@ -76,6 +72,9 @@ def _run(order: dict[str, Any], events: Any) -> int:
     with contextlib.closing(stdout):
         result = ansible_runner.run(
             private_data_dir=str(folder),
+            # Where ansible-playbook works: ansible.cfg is looked for there, and relative paths in arguments and variables
+            # mean what they mean to who started the operator. Tasks work in the playbook's folder, as ever.
+            project_dir=os.getcwd(),
             ident=order["ident"],
             playbook=playbook,
             envvars=environment,

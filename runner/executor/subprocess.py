@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncGenerator
@@ -106,15 +107,23 @@ def _order(job: Job) -> dict[str, object]:
 
 def _write_inputs(job: Job) -> None:
     """The input folder of one run; what an earlier one left in the same places is replaced."""
-    for name in ("env", "inventory", "project", "artifacts"):
+    for name in ("env", "project", "artifacts"):
         (job.folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
-    interpreter = sys.executable
     _write(job.folder / "env" / "extravars", json.dumps(job.extra_vars))
     _write(job.folder / "env" / "cmdline", job.arguments)
-    _write(
-        job.folder / "inventory" / "hosts",
-        f"localhost ansible_connection=local ansible_python_interpreter={json.dumps(interpreter)}\n",
-    )
+    inventory = job.folder / "inventory"
+    if os.environ.get("ANSIBLE_INVENTORY"):
+        # Ansible reads the user's where it stands; ansible-runner would take this folder instead.
+        shutil.rmtree(inventory, ignore_errors=True)
+    else:
+        inventory.mkdir(mode=0o700, exist_ok=True)
+        interpreter = json.dumps(sys.executable)
+        _write(inventory / "hosts", f"localhost ansible_connection=local ansible_python_interpreter={interpreter}\n")
+    if job.role:
+        # Beside the play, where Ansible looks first, so that the roles path stays the user's; its siblings come along.
+        roles = job.folder / "project" / "roles"
+        roles.unlink(missing_ok=True)
+        roles.symlink_to(job.role.parent)
 
 
 def _write(path: Path, text: str) -> None:

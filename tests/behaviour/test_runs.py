@@ -80,14 +80,16 @@ async def test_the_role_sees_the_cr(project: Project, world: Cluster, one: Objec
     dest: "{{ out }}"
     content: "{{ {'conns': max_conns, 'meta': ansible_operator_meta, 'kind': _test_example_com_thing.kind,
       'spec': _test_example_com_thing_spec, 'mine': mine,
-      'kubeconfig': lookup('ansible.builtin.env', 'KUBECONFIG')} | to_json }}"
+      'environment': query('ansible.builtin.env', 'KUBECONFIG', 'K8S_AUTH_KUBECONFIG', 'OPERATORS_OWN')} | to_json }}"
 """)
     project.watch(vars={"mine": "{{ max_conns + 1 }}", "out": str(project.folder / "seen.json")})
-    await project.start()
+    await project.start(OPERATORS_OWN="handed down")
     await world.create(thing(maxConns=4), one.namespace)
     await succeeded(world, one)
     seen = json.loads((project.folder / "seen.json").read_text())
-    kubeconfig = seen.pop("kubeconfig")
+    kubeconfig, of_modules, own = seen.pop("environment")
+    assert of_modules == kubeconfig
+    assert own == "handed down"
     assert seen == {
         "conns": 4,
         "meta": {"name": "one", "namespace": one.namespace},
@@ -358,7 +360,9 @@ async def test_what_of_a_run_is_logged(
     found = {message: len(lines(operator, message, name="one")) for message in expected}
     assert found.pop("Event") >= expected.pop("Event")
     assert found == expected
-    assert all("hello" in line["output"] for line in lines(operator, "Debug") + lines(operator, "Ansible's output"))
+    for line in lines(operator, "Debug") + lines(operator, "Ansible's output"):
+        assert "hello" in line["output"]
+        assert "\x1b" not in line["output"]
 
 
 async def test_what_the_role_writes_to_the_status_stays(project: Project, world: Cluster, one: ObjectKey) -> None:

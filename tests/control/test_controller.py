@@ -40,8 +40,13 @@ async def test_what_fails_comes_again_by_backoff(error: Exception) -> None:
     assert (await turn(error)).told == [{"failed": True}]
 
 
-async def test_what_is_done_comes_again_when_something_happens() -> None:
-    assert (await turn(Result())).told == [{}]
+@pytest.mark.parametrize(
+    "result",
+    [Result(), Result(requeue_after=0.0), Result(requeue_after=0.0, requested=True)],
+    ids=["none", "0s", "asked-0s"],
+)
+async def test_what_is_done_comes_again_when_something_happens(result: Result) -> None:
+    assert (await turn(result)).told == [{}]
 
 
 async def test_the_periodic_pass_comes_a_little_early_and_never_late() -> None:

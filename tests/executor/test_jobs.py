@@ -76,4 +76,4 @@ def test_the_last_requeue_counts(action: str) -> None:
 
 def test_a_run_that_did_not_get_to_its_end_tells_what_was_printed() -> None:
     with pytest.raises(ExecutorError, match=r"did not receive playbook_on_stats event\nERROR! no module"):
-        fold([event("verbose", stdout="ERROR! no module")])
+        fold([event("verbose", stdout="\x1b[0;31mERROR! no module\x1b[0m"), event("verbose", stdout="\x1b[0;31m\x1b[0m")])
