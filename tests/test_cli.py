@@ -51,6 +51,9 @@ def test_a_mistake_gets_a_sentence_and_no_traceback(
     flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    # The command sets them for the runs to inherit; what is set here is taken back when the test is over.
+    for name in ("ANSIBLE_ROLES_PATH", "ANSIBLE_COLLECTIONS_PATH"):
+        monkeypatch.setenv(name, "")
     result = CliRunner().invoke(main, ["run", *flags])
     assert result.exit_code != 0
     assert "Error: " in result.output
