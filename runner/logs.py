@@ -72,6 +72,8 @@ def configure(options: Options, *, stream: TextIO | None = None) -> None:
         # These tell of every connection and every retry; what matters of it, the runner says itself.
         for chatty in ("kopf", "asyncio", "aiohttp", "urllib3", "kubernetes"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
+        # It logs as errors what it then raises, and what is no error where rights on CRDs are missing.
+        logging.getLogger("kopf._cogs.clients").setLevel(logging.CRITICAL)
 
 
 def _drop_traces_below(level: int) -> Callable[[logging.LogRecord], bool]:

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 EventType = str | None
 Notify = Callable[[Watch, EventType, Object], None]
 
+NAMESPACE = GroupVersionKind("", "v1", "Namespace")
+
 # Seconds.
 _FIRST_DELAY, _LAST_DELAY = 0.2, 10.0
 _LOOK_AGAIN = 2.0
@@ -162,6 +164,8 @@ class Patience:
 
     def __init__(self, watches: Sequence[Watch]) -> None:
         self._paths = tuple({group_version_path(watch.gvk.api_version) + "/" for watch in watches})
+        # Among the paths of the core group, but read for kopf's own sake.
+        self._namespaces = "" if NAMESPACE in {watch.gvk for watch in watches} else "/api/v1/namespaces"
         self._waiting_for = ""
 
     async def __call__(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
@@ -180,9 +184,9 @@ class Patience:
             delay = min(delay * 2, _LAST_DELAY)
 
     async def _problem(self, request: aiohttp.ClientRequest, response: aiohttp.ClientResponse) -> str:
-        if response.status in (429, 500, 502, 503, 504) or (
-            response.status in (401, 403) and request.url.path.startswith(self._paths)
-        ):
+        path = request.url.path
+        ours = path.startswith(self._paths) and path != self._namespaces
+        if response.status in (429, 500, 502, 503, 504) or (response.status in (401, 403) and ours):
             text = await response.text(errors="replace")
             return f"HTTP {response.status}: {text[:500]}"
         return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import uuid
 from pathlib import Path
 
@@ -40,17 +41,20 @@ class LateToServe(ApiClient):
         return super().new_session(*middlewares, hide)
 
 
+def watch_of(gvk: GroupVersionKind) -> Watch:
+    return Watch(gvk=gvk, content=Content(role=Path("role")), reconcile_period=1, max_concurrent_reconciles=1, verbosity=0)
+
+
 async def test_a_kind_that_is_served_later_than_its_crd_says_is_watched(devcluster: Devcluster, namespace: str) -> None:
     # kopf asks what is served when a CRD changes, and not again.
     gvk = GroupVersionKind(f"g{uuid.uuid4().hex[:8]}.example.com", "v1", "Late")
-    watch = Watch(gvk=gvk, content=Content(role=Path("role")), reconcile_period=1, max_concurrent_reconciles=1, verbosity=0)
     seen: list[Object] = []
     client = await LateToServe.connect({"KUBECONFIG": str(devcluster.kubeconfig)})
     cluster = Cluster(client)
     watching = asyncio.create_task(
         watch_primaries(
             client,
-            watches=[watch],
+            watches=[watch_of(gvk)],
             namespaces=[namespace],
             notify=lambda _, event, obj: seen.append(obj),
             started=lambda: None,
@@ -74,6 +78,42 @@ async def test_a_kind_that_is_served_later_than_its_crd_says_is_watched(devclust
             return [obj["metadata"]["name"] for obj in seen] == ["one"]
 
         await until(noticed, "the CR is noticed")
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+        await client.close()
+
+
+async def test_rights_in_its_namespace_are_all_it_needs(devcluster: Devcluster, namespace: str, tmp_path: Path) -> None:
+    """As the Go project scaffolds them: no right to list namespaces or CRDs. A core kind shares its path with namespaces."""
+
+    def kubectl(*arguments: str) -> str:
+        command = [str(devcluster.kubectl), "--kubeconfig", str(devcluster.kubeconfig), "--namespace", namespace, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    kubectl("create", "role", "reader", "--verb=get,list,watch", "--resource=secrets")
+    kubectl("create", "rolebinding", "reader", "--role=reader", f"--serviceaccount={namespace}:default")
+    config = json.loads(devcluster.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": kubectl("create", "token", "default").strip()}
+    (tmp_path / "kubeconfig").write_text(json.dumps(config))
+    seen: list[Object] = []
+    client = await ApiClient.connect({"KUBECONFIG": str(tmp_path / "kubeconfig")})
+    watching = asyncio.create_task(
+        watch_primaries(
+            client,
+            watches=[watch_of(GroupVersionKind("", "v1", "Secret"))],
+            namespaces=[namespace],
+            notify=lambda _, event, obj: seen.append(obj),
+            started=lambda: None,
+        )
+    )
+    try:
+        kubectl("create", "secret", "generic", "one")
+
+        async def noticed() -> bool:
+            return "one" in {obj["metadata"]["name"] for obj in seen}
+
+        await until(noticed, "the Secret is noticed")
     finally:
         watching.cancel()
         await asyncio.wait([watching])
