@@ -1,0 +1,202 @@
+"""One run in a fork of the warm process: what `ansible-runner` does around `ansible-playbook`, and the latter's own code.
+
+The command, the environment and the working directory are ansible-runner's; the command is called instead of started.
+ansible-runner's callback plugin and its filter make the events out of what is displayed, as they do for a process; only
+the data that they exchange through files is kept in memory.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import traceback
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import ansible_runner
+from ansible import constants
+from ansible.cli.playbook import PlaybookCLI
+from ansible.parsing.vault import VaultSecretsContext
+from ansible.plugins.loader import action_loader, callback_loader, init_plugin_loader
+from ansible.utils import color
+from ansible.utils.context_objects import GlobalCLIArgs
+from ansible_runner.utils import OutputEventFilter
+
+from runner.executor import processes
+from runner.executor.recording import Recorder
+
+# Whose modules are called in the process. They keep nothing between two calls that a later one could stumble over.
+COLLECTIONS = frozenset({"kubernetes.core", "operator_sdk.util"})
+
+# Loaded before the first run, if they are there.
+_ACTIONS = ("kubernetes.core.k8s", "kubernetes.core.k8s_info")
+_MODULES = (
+    *("kubernetes.core.plugins.modules.k8s", "kubernetes.core.plugins.modules.k8s_info"),
+    *("operator_sdk.util.plugins.modules.k8s_status", "operator_sdk.util.plugins.modules.requeue_after"),
+)
+# Something of everything that most runs need: a role, a condition, a loop, a template, a module of ours.
+_WARM_UP = """
+- hosts: localhost
+  gather_facts: false
+  tasks:
+    - ansible.builtin.set_fact: {numbers: "{{ [1, 2] | map('int') | list }}"}
+    - ansible.builtin.debug: {msg: "{{ item | to_json }}"}
+      loop: "{{ numbers }}"
+      when: numbers | length == 2
+    - operator_sdk.util.requeue_after: {time: 1s}
+"""
+
+
+def play(connection: socket.socket) -> int:
+    """Play the job whose order comes through the connection, and send its events there. Returns the process' exit code."""
+    os.setsid()
+    processes.die_with_parent()
+    processes.adopt_orphans()
+    # Those of the fork server are not this process' to run; what a module registers is.
+    atexit._clear()
+    stream = connection.makefile("rw", encoding="utf-8")
+    order = json.loads(stream.readline())
+
+    def tell(event: dict[str, Any]) -> None:
+        stream.write(json.dumps(event, default=str) + "\n")
+        stream.flush()
+
+    try:
+        code, printed = _run(order, tell)
+        tell({"done": code, "printed": "" if code == 0 else printed[-4000:]})
+        return 0
+    except Exception:
+        # Of the runner's own code: a playbook's failure is a result.
+        tell({"done": 1, "printed": traceback.format_exc()})
+        return 1
+    finally:
+        processes.end_descendants()
+
+
+def warm_up() -> None:
+    """Load what runs need, by playing a first one. Its traces are removed."""
+    # Each run's own attempt would be told as a warning.
+    warnings.filterwarnings("ignore", message="AnsibleCollectionFinder has already been configured")
+    init_plugin_loader()
+    with tempfile.TemporaryDirectory(prefix="rolerunner-warm-") as folder:
+        playbook = Path(folder) / "play.yml"
+        playbook.write_text(_WARM_UP)
+        (Path(folder) / "inventory").mkdir()
+        hosts = f"localhost ansible_connection=local ansible_python_interpreter={json.dumps(sys.executable)}\n"
+        (Path(folder) / "inventory" / "hosts").write_text(hosts)
+        order = {
+            "ident": "warm",
+            "folder": folder,
+            "role": None,
+            "playbook": str(playbook),
+            "environment": {},
+            "verbosity": 0,
+            "secrets": (),
+        }
+        before, where, outputs = dict(os.environ), os.getcwd(), (sys.stdout, sys.stderr)
+        try:
+            code, printed = _run(order, lambda event: None)
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+            os.chdir(where)
+            sys.stdout, sys.stderr = outputs
+        if code != 0:
+            raise RuntimeError(f"the warm-up run failed: {printed}")
+    for name in _ACTIONS:
+        action_loader.get(name, class_only=True)
+    for name in _MODULES:
+        try:
+            importlib.import_module("ansible_collections." + name)
+        except ImportError:
+            continue
+    # There may be one of each in a process, and that was the warm-up's.
+    GlobalCLIArgs._Singleton__instance = None
+    VaultSecretsContext._current = None
+
+
+def _run(order: dict[str, Any], tell: Any) -> tuple[int, str]:
+    """The exit code of ansible-playbook, and what it printed."""
+    recorder = Recorder(order, tell)
+    runner = ansible_runner.interface.init_runner(**recorder.arguments())
+    config = runner.config
+    artifacts = Path(config.artifact_dir)
+    (artifacts / "job_events").mkdir(mode=0o700, parents=True, exist_ok=True)
+    command = {"command": config.command, "cwd": config.cwd, "env": config.env}
+    _write(artifacts / "command", json.dumps(command, ensure_ascii=False))
+    runner.status_callback("running")
+    os.environ.clear()
+    os.environ.update(config.env)
+    os.chdir(config.cwd)
+    events = _Events(recorder, config.ident)
+    sys.stdout = sys.stderr = OutputEventFilter(None, events, suppress_ansible_output=True)  # type: ignore[assignment]
+    # ansible-runner's other way shows ansible-playbook a terminal.
+    color.ANSIBLE_COLOR = True
+    constants.DEFAULT_LOCAL_TMP = tempfile.mkdtemp(prefix="ansible-local-", dir=Path(constants.DEFAULT_LOCAL_TMP).parent)
+    try:
+        PlaybookCLI.cli_executor(config.command)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    finally:
+        sys.stdout.close()
+        shutil.rmtree(constants.DEFAULT_LOCAL_TMP, ignore_errors=True)
+        if order["ident"] != "warm":
+            atexit._run_exitfuncs()
+    printed = recorder.close()
+    _write(artifacts / "rc", str(code))
+    _write(artifacts / "status", "successful" if code == 0 else "failed")
+    # A failed play is a result, told by its events; without any event there was none.
+    return (0 if events.count else code), printed
+
+
+class _Events:
+    """Takes the events from ansible-runner's filter, with the data that its callback plugin has put aside for them."""
+
+    def __init__(self, recorder: Recorder, ident: str) -> None:
+        self.count = 0
+        self._recorder = recorder
+        self._ident = ident
+        plugin = callback_loader.get("awx_display", class_only=True)
+        module = sys.modules[plugin.__module__].__dict__ if plugin.__module__ in sys.modules else {}
+        module = module or plugin.v2_playbook_on_start.__globals__
+        self._encoder = module["AnsibleJSONEncoderLocal"]
+        self._aside: dict[str, Any] = {}
+        module["event_context"].cache = self
+
+    def set(self, key: str, value: dict[str, Any]) -> None:
+        """What the callback plugin calls. Written down at once: what it holds goes on changing."""
+        self._aside[key.removeprefix(":1:ev-")] = json.dumps(value, cls=self._encoder)
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """What the filter calls, with the text that belongs to the event."""
+        if "uuid" not in event:
+            return
+        self.count += 1
+        event["runner_ident"] = self._ident
+        text = self._aside.pop(event["uuid"], None)
+        if text is not None:
+            event.update(json.loads(text))
+        event.setdefault("created", datetime.now(UTC).isoformat())
+        self._recorder.handle(event)
+        folder = self._recorder.artifacts / "job_events"
+        _write(folder / f"{event['counter']}-{event['uuid']}.json", json.dumps(event))
+
+
+def _write(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+# A child dies of it as of any other process' doing; the runner sends it through the fork server.
+signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,333 @@
+"""Seams of ansible-core: tasks run in the process that plays, and so do the modules of chosen collections.
+
+Standard ansible-core forks a worker for each task, makes a folder through a shell, zips the module and starts a Python on
+it. In a process that plays one CR's run and then ends, none of this is needed. What is replaced is small, and around it
+ansible-core's own code does what it always does. Each seam is put in only if this ansible-core looks there as the ones
+that it was written for (2.19 to 2.21); otherwise that part goes the standard way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import io
+import json
+import os
+import re
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ansible.executor.process import worker
+from ansible.module_utils import basic
+from ansible.module_utils.common import warnings as module_warnings
+from ansible.plugins import action, strategy
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+display = Display()
+
+# The folders of a collection's modules, as the loader finds them.
+_MODULE = re.compile(r"/(ansible_collections/(\w+)/(\w+)/plugins/modules/\w+)\.py$")
+
+
+def install(collections: frozenset[str]) -> list[str]:
+    """Put the seams in; what was left out, and why. `collections`: whose modules are called in the process."""
+    left_out = []
+    for name, check, put in (
+        ("tasks", _check_tasks, _put_tasks),
+        ("temporary folders", _check_folders, _put_folders),
+        ("modules", _check_modules, lambda: _put_modules(collections)),
+    ):
+        try:
+            check()
+        except (LookupError, AttributeError, TypeError, ValueError) as error:
+            left_out.append(f"{name}: {error}")
+        else:
+            put()
+    return left_out
+
+
+def _expect(function: Any, *parameters: str) -> None:
+    """LookupError unless the function has these parameters, and no others that must be given."""
+    known = inspect.signature(function).parameters
+    missing = [name for name in parameters if name not in known]
+    strange = [
+        name
+        for name, parameter in known.items()
+        if name not in parameters and parameter.default is parameter.empty and parameter.kind not in _COLLECTING
+    ]
+    if missing or strange:
+        raise LookupError(f"{function.__qualname__} is not as known (missing {missing}, unknown {strange})")
+
+
+_COLLECTING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+# Tasks
+
+
+class InlineWorker(worker.WorkerProcess):  # type: ignore[misc]
+    """Runs its task when it is started, and is done. What a fork would keep apart is kept apart here."""
+
+    def start(self) -> None:
+        host, current = self._host, worker.current_worker
+        variables, groups = host.vars, host.groups
+        # It is worked on while it runs (arguments are templated, say), and may be run again: as a handler, in a retry.
+        task = self._task.copy(exclude_parent=True)
+        task._parent = self._task._parent
+        self._task = task
+        try:
+            with _caught_output(), _task_context(self):
+                self._run()
+        finally:
+            host.vars, host.groups = variables, groups
+            worker.current_worker = current
+
+    def is_alive(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+
+def _task_context(process: InlineWorker) -> Any:
+    from ansible._internal import _task
+
+    create = getattr(_task.TaskContext, "create", None)
+    if create is None:
+        return _task.TaskContext(process._task)
+    return create(task=process._task, task_vars=process._task_vars, host_name=process._host.name)
+
+
+@contextlib.contextmanager
+def _caught_output() -> Iterator[None]:
+    """What a task prints by itself is told as a warning, as of a forked worker; what it displays goes its usual way."""
+    real = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _Aside(real[0]), _Aside(real[1])
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = real
+
+
+class _Aside(io.StringIO):
+    """Takes the place of an output; `real` is the one that displays go to."""
+
+    def __init__(self, real: Any) -> None:
+        super().__init__()
+        self.real = real
+
+
+def _display_through(original: Callable[..., Any]) -> Callable[..., Any]:
+    def through(self: Any, *args: Any, **kwargs: Any) -> Any:
+        aside = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = (getattr(stream, "real", stream) for stream in aside)
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            sys.stdout, sys.stderr = aside
+
+    return through
+
+
+def _check_tasks() -> None:
+    _expect(
+        worker.WorkerProcess.__init__,
+        *("self", "final_q", "task_vars", "host", "task", "play_context", "loader"),
+        *("variable_manager", "shared_loader_obj", "worker_id", "cliargs"),
+    )
+    _expect(worker.WorkerProcess._run, "self")
+    from ansible._internal import _task
+
+    if getattr(_task.TaskContext, "create", None) is None:
+        _expect(_task.TaskContext, "task")
+    else:
+        _expect(_task.TaskContext.create, "task", "task_vars", "host_name")
+    if strategy.WorkerProcess is not worker.WorkerProcess:
+        raise LookupError("the strategies start other workers")
+    from ansible.playbook.task import Task
+
+    _expect(Task.copy, "self", "exclude_parent")
+
+
+def _put_tasks() -> None:
+    strategy.WorkerProcess = InlineWorker
+    Display.display = _display_through(Display.display)  # type: ignore[method-assign]
+
+
+# Temporary folders
+
+
+def _is_here(plugin: Any) -> bool:
+    """The task works on this machine as this user, so that no shell is needed to get there."""
+    connection = plugin._connection
+    return connection.transport == "local" and not connection.become
+
+
+def _check_folders() -> None:
+    _expect(ActionBase._make_tmp_path, "self")
+    _expect(ActionBase._remote_expand_user, "self", "path")
+    _expect(ActionBase._remove_tmp_path, "self", "tmp_path")
+    _expect(ActionBase._should_remove_tmp_path, "self", "tmp_path")
+
+
+def _put_folders() -> None:
+    make, remove, expand = ActionBase._make_tmp_path, ActionBase._remove_tmp_path, ActionBase._remote_expand_user
+
+    def make_tmp_path(self: Any, *args: Any, **kwargs: Any) -> str:
+        if not _is_here(self):
+            return str(make(self, *args, **kwargs))
+        base = self._remote_expand_user(self.get_shell_option("remote_tmp", default="~/.ansible/tmp"), sudoable=False)
+        try:
+            os.makedirs(base, mode=0o700, exist_ok=True)
+            folder = os.path.join(base, self._connection._shell._generate_temp_dir_name())
+            os.mkdir(folder, mode=0o700)
+        except OSError:
+            # The standard way has the words for it.
+            return str(make(self, *args, **kwargs))
+        self._cleanup_remote_tmp = True
+        self._connection._shell.tmpdir = folder + "/"
+        return self._connection._shell.tmpdir  # type: ignore[no-any-return]
+
+    def remove_tmp_path(self: Any, tmp_path: Any, *args: Any, **kwargs: Any) -> None:
+        path = tmp_path or self._connection._shell.tmpdir
+        if not _is_here(self) or args or kwargs or not self._should_remove_tmp_path(path):
+            remove(self, tmp_path, *args, **kwargs)
+            return
+        shutil.rmtree(path, ignore_errors=True)
+        self._connection._shell.tmpdir = None
+
+    def remote_expand_user(self: Any, path: str, *args: Any, **kwargs: Any) -> str:
+        if not _is_here(self) or not path.startswith("~/") or ".." in path:
+            return str(expand(self, path, *args, **kwargs))
+        return os.path.expanduser(path)
+
+    ActionBase._make_tmp_path = make_tmp_path
+    ActionBase._remove_tmp_path = remove_tmp_path
+    ActionBase._remote_expand_user = remote_expand_user
+
+
+# Modules
+
+
+def _check_modules() -> None:
+    _expect(ActionBase._execute_module, "self", "module_name", "module_args", "task_vars", "wrap_async")
+    _expect(ActionBase._low_level_execute_command, "self", "cmd")
+    _expect(ActionBase._is_pipelining_enabled, "self", "module_style")
+    _expect(action.modify_module, "module_name", "module_path", "module_args", "templar", "environment")
+    for name in ("_ANSIBLE_ARGS", "_ANSIBLE_PROFILE"):
+        getattr(basic, name)
+    _expect(basic._json.get_module_encoder, "name", "direction")
+    for name in ("_global_warnings", "_global_deprecations"):
+        getattr(module_warnings, name)
+
+
+def _put_modules(collections: frozenset[str]) -> None:
+    execute, modify = ActionBase._execute_module, action.modify_module
+    # By the profile of its results: what ansible-core makes of such a module, but for the module itself.
+    forms: dict[str, Any] = {}
+    called: list[_Call] = []
+
+    def execute_module(self: Any, module_name: Any = None, module_args: Any = None, *args: Any, **kwargs: Any) -> Any:
+        asynchronous = kwargs.get("wrap_async") or len(args) > 4 or self._task.async_val
+        path = None if asynchronous or not _is_here(self) else _path(self, module_name or self._task.action, collections)
+        if path is None or not _has_this_python(kwargs.get("task_vars") or {}):
+            return execute(self, module_name, module_args, *args, **kwargs)
+        call = _Call(self, path)
+        called.append(call)
+        # Of this plugin's instance: a module that stands in for one that goes through a pipe.
+        self._is_pipelining_enabled = lambda *_, **__: True
+        self._low_level_execute_command = call
+        try:
+            return execute(self, module_name, module_args, *args, **kwargs)
+        finally:
+            called.remove(call)
+            del self._is_pipelining_enabled, self._low_level_execute_command
+
+    def modify_module(*args: Any, **kwargs: Any) -> Any:
+        if not called:
+            return modify(*args, **kwargs)
+        call = called[-1]
+        if "known" not in forms:
+            # Once in the life of the fork server, in its first run.
+            forms["known"] = modify(*args, **kwargs)
+        call.arguments, call.profile = kwargs["module_args"], forms["known"].serialization_profile
+        call.environment = kwargs.get("environment") or {}
+        return forms["known"]
+
+    ActionBase._execute_module = execute_module
+    action.modify_module = modify_module
+
+
+def _path(plugin: Any, name: str, collections: frozenset[str]) -> str | None:
+    """The module's dotted path, if it is one of those that are called in the process."""
+    loader = plugin._shared_loader_obj.module_loader
+    found = loader.find_plugin_with_context(name, ".py", collection_list=plugin._task.collections)
+    match = _MODULE.search(found.plugin_resolved_path or "") if found.resolved else None
+    if match is None or f"{match[2]}.{match[3]}" not in collections:
+        return None
+    return match[1].replace("/", ".")
+
+
+def _has_this_python(variables: Any) -> bool:
+    interpreter = variables.get("ansible_python_interpreter")
+    return isinstance(interpreter, str) and Path(interpreter).resolve() == Path(sys.executable).resolve()
+
+
+class _Call:
+    """One call of a module in the process, in the place of a command that would run it."""
+
+    def __init__(self, plugin: Any, path: str) -> None:
+        self._plugin = plugin
+        self._path = path
+        self.arguments: dict[str, Any] = {}
+        self.profile = ""
+        self.environment: dict[str, str] = {}
+
+    def __call__(self, *_: Any, **__: Any) -> dict[str, Any]:
+        encoder = basic._json.get_module_encoder(self.profile, basic._json.Direction.CONTROLLER_TO_MODULE)
+        basic._ANSIBLE_ARGS = json.dumps({"ANSIBLE_MODULE_ARGS": self.arguments}, cls=encoder).encode()
+        basic._ANSIBLE_PROFILE = self.profile
+        module_warnings._global_warnings.clear()
+        module_warnings._global_deprecations.clear()
+        out, errors = io.StringIO(), io.StringIO()
+        code = 0
+        with _kept_apart(self.environment), contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+            try:
+                importlib.import_module(self._path).main()
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else int(bool(end.code))
+            except Exception:
+                code = 1
+                traceback.print_exc()
+            finally:
+                basic._ANSIBLE_ARGS = basic._ANSIBLE_PROFILE = None
+        text, said = out.getvalue(), errors.getvalue()
+        return {
+            "rc": code,
+            "stdout": text,
+            "stdout_lines": text.splitlines(),
+            "stderr": said,
+            "stderr_lines": said.splitlines(),
+        }
+
+
+@contextlib.contextmanager
+def _kept_apart(environment: dict[str, str]) -> Iterator[None]:
+    """A module may change what belongs to the whole process; its task's environment is its own."""
+    variables, folder, mask = dict(os.environ), os.getcwd(), os.umask(0o077)
+    os.umask(mask)
+    os.environ.update({name: str(value) for name, value in environment.items()})
+    try:
+        yield
+    finally:
+        if dict(os.environ) != variables:
+            os.environ.clear()
+            os.environ.update(variables)
+        os.chdir(folder)
+        os.umask(mask)

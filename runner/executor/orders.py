@@ -1,0 +1,72 @@
+"""A job on its way to the process that runs it: what is written down for ansible-runner, and what is told directly."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from runner.executor.jobs import Job
+
+PACKAGE = Path(__file__).parent.parent.parent
+# operator_sdk.util, for roles to find without any set-up.
+COLLECTIONS = Path(__file__).parent.parent / "collections"
+
+
+def order(job: Job) -> dict[str, Any]:
+    """What the process is told, as JSON. Extra vars and arguments are in files, where ansible-runner looks for them."""
+    return {
+        "ident": job.ident,
+        "folder": str(job.folder),
+        "role": str(job.role) if job.role else None,
+        "playbook": str(job.playbook) if job.playbook else None,
+        "gather_facts": os.environ.get("ANSIBLE_GATHERING") != "explicit",
+        "environment": {**job.environment, **environment()},
+        "verbosity": job.verbosity,
+        "secrets": job.secrets,
+    }
+
+
+def environment() -> dict[str, str]:
+    """What all runs have in their environment beside the runner's own.
+
+    Ansible finds collections on Python's path too. ANSIBLE_COLLECTIONS_PATH is the user's, and so is ansible.cfg, which
+    that variable would override. The programs of this Python come first: a runner is often started by its path, from no
+    activated venv.
+    """
+    path = os.pathsep.join(filter(None, (str(Path(sys.executable).parent), os.environ.get("PATH", ""))))
+    return {"PYTHONPATH": python_path(COLLECTIONS), "PATH": path}
+
+
+def python_path(first: Path) -> str:
+    return os.pathsep.join(filter(None, (str(first), os.environ.get("PYTHONPATH", ""))))
+
+
+def write_inputs(job: Job) -> None:
+    """The input folder of one run; what an earlier one left in the same places is replaced."""
+    for name in ("env", "project", "artifacts"):
+        (job.folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+    _write(job.folder / "env" / "extravars", json.dumps(job.extra_vars))
+    _write(job.folder / "env" / "cmdline", job.arguments)
+    inventory = job.folder / "inventory"
+    if os.environ.get("ANSIBLE_INVENTORY"):
+        # Ansible reads the user's where it stands; ansible-runner would take this folder instead.
+        shutil.rmtree(inventory, ignore_errors=True)
+    else:
+        inventory.mkdir(mode=0o700, exist_ok=True)
+        interpreter = json.dumps(sys.executable)
+        _write(inventory / "hosts", f"localhost ansible_connection=local ansible_python_interpreter={interpreter}\n")
+    if job.role:
+        # Beside the play, where Ansible looks first, so that the roles path stays the user's; its siblings come along.
+        roles = job.folder / "project" / "roles"
+        roles.unlink(missing_ok=True)
+        roles.symlink_to(job.role.parent)
+
+
+def _write(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
