@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
 import runner
+from runner import metrics
 from runner.control import Request
 from runner.control.controller import Controller
 from runner.control.handlers import Handlers
@@ -30,7 +31,8 @@ from runner.kube.primaries import watch_primaries
 from runner.proxy.server import ProxyServer
 from runner.proxy.sessions import Sessions
 from runner.resource.metadata import ObjectKey
-from runner.serving import serving_health, serving_metrics
+from runner.rolemetrics import RoleMetrics
+from runner.serving import serving_health, serving_metrics, serving_role_metrics
 from runner.settings import ConfigurationError, Settings
 from runner.watches import Watch
 
@@ -49,6 +51,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
         client = await ApiClient.connect(os.environ)
         stack.push_async_callback(client.close)
         sessions, discovery = Sessions(), Discovery(client)
+        role_metrics = RoleMetrics(metrics.REGISTRY)
         proxy = ProxyServer(client, discovery, sessions, port=settings.proxy_port)
         try:
             await stack.enter_async_context(proxy)
@@ -67,8 +70,11 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             address = await stack.enter_async_context(serving_health(settings.health_address, is_ready=watching.is_set))
             logger.info("Serving health probes", extra={"address": str(address)})
         if settings.metrics_address:
-            address = await stack.enter_async_context(serving_metrics(settings.metrics_address))
+            address = await stack.enter_async_context(serving_metrics(settings.metrics_address, role_metrics))
             logger.info("Serving metrics", extra={"address": str(address)})
+        if settings.role_metrics_address:
+            address = await stack.enter_async_context(serving_role_metrics(settings.role_metrics_address, role_metrics))
+            logger.info("Taking the roles' metrics", extra={"address": str(address)})
 
         queue = WorkQueue(settings.max_concurrent_runs or max(watch.max_concurrent_reconciles for watch in watches))
         handlers = Handlers(watches, queue.add)

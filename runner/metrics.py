@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, Histogram, ProcessCollector, disable_created_metrics, generate_latest
 
 import runner
 
-# A registry of our own: the default one would add another library's series, and ours to another program's.
-REGISTRY = CollectorRegistry()
+# A registry of our own: the default one would add another library's series, and ours to another program's. It asks also
+# those collectors for their names that do not tell them on their own, so that no name is given twice.
+REGISTRY = CollectorRegistry(auto_describe=True)
+# Go's metrics have no such series.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+ProcessCollector(registry=REGISTRY)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
