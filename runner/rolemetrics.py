@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, Metric, Summary, generate_latest
-from prometheus_client.openmetrics.exposition import UNDERSCORES, escape_metric_name
 from prometheus_client.registry import Collector
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,8 @@ _SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "summary": ("_sum", "_count"),
 }
 _OBSERVING = {"histogram", "summary"}
+# What cannot stand in a name, or at its beginning.
+_NO_NAME = re.compile(r"[^a-zA-Z0-9_:]|^[0-9]")
 # Go's defaults.
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -67,8 +69,8 @@ class RoleMetrics:
         return b"".join(metric.exposition() for metric in self._metrics.values())
 
     def _new(self, name: str, kind: str, description: str) -> _RoleMetric:
-        # What is no name for Prometheus is made one as Go does for scrapers that ask for nothing else.
-        series = escape_metric_name(name, UNDERSCORES)
+        # As Go shows it to scrapers that do not ask for more.
+        series = _NO_NAME.sub("_", name)
         try:
             self._registry.register(_Claim(series, *(series + suffix for suffix in _SUFFIXES[kind])))
         except ValueError as error:
