@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack
 
 import runner
 from runner import metrics
+from runner.certificate import ServingCertificate
 from runner.control import Request
 from runner.control.controller import Controller
 from runner.control.handlers import Handlers
@@ -24,6 +25,7 @@ from runner.control.workqueue import WorkQueue
 from runner.executor import subprocess
 from runner.executor.artifacts import ArtifactsError, RunFolders
 from runner.executor.jobs import Execute
+from runner.kube.access import Access
 from runner.kube.client import ApiClient
 from runner.kube.discovery import Discovery
 from runner.kube.informer import Informers
@@ -70,8 +72,12 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             address = await stack.enter_async_context(serving_health(settings.health_address, is_ready=watching.is_set))
             logger.info("Serving health probes", extra={"address": str(address)})
         if settings.metrics_address:
-            address = await stack.enter_async_context(serving_metrics(settings.metrics_address, role_metrics))
-            logger.info("Serving metrics", extra={"address": str(address)})
+            certificate = ServingCertificate() if settings.metrics_secure else None
+            access = Access(client) if settings.metrics_require_rbac else None
+            address = await stack.enter_async_context(
+                serving_metrics(settings.metrics_address, role_metrics, certificate=certificate, access=access)
+            )
+            logger.info("Serving metrics", extra={"address": str(address), "secure": settings.metrics_secure})
         if settings.role_metrics_address:
             address = await stack.enter_async_context(serving_role_metrics(settings.role_metrics_address, role_metrics))
             logger.info("Taking the roles' metrics", extra={"address": str(address)})
