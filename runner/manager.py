@@ -83,6 +83,8 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             logger.info("Taking the roles' metrics", extra={"address": str(address)})
 
         queue = WorkQueue(settings.max_concurrent_runs or max(watch.max_concurrent_reconciles for watch in watches))
+        for watch in watches:
+            queue.follow(watch)
         handlers = Handlers(watches, queue.add)
         async with asyncio.TaskGroup() as tasks:
             informers = Informers(client, namespaces=settings.namespaces, notify=handlers.dependent, tasks=tasks)

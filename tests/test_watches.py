@@ -220,3 +220,18 @@ def test_the_period_of_a_cr() -> None:
     assert period_of(watch, {"metadata": {"annotations": {name: "5s"}}}) == 5
     with pytest.raises(ValueError, match="soon"):
         period_of(watch, {"metadata": {"annotations": {name: "soon"}}})
+
+
+def test_each_watch_has_a_controller_name_of_its_own_and_the_go_operators_where_that_is_one() -> None:
+    entries = [("example.com", "v1", "Thing"), ("other.org", "v1", "Thing"), ("example.com", "v2", "Thing")]
+    entries += [("", "v1", "Secret"), ("other.org", "v1", "Secret")]
+    text = "".join(
+        f"- {{version: {version}, group: '{group}', kind: {kind}, role: thing}}\n" for group, version, kind in entries
+    )
+    assert [watch.controller for watch in watches(text)] == [
+        "thing-v1-example.com-controller",
+        "thing-v1-other.org-controller",
+        "thing-v2-controller",
+        "secret-v1-core-controller",
+        "secret-v1-other.org-controller",
+    ]
