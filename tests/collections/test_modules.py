@@ -1,5 +1,6 @@
 """The modules as a role calls them: by ansible-playbook, against the devcluster."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -14,6 +15,8 @@ from runner.devcluster import Cluster as Devcluster
 from runner.executor.subprocess import COLLECTIONS
 from runner.resource.metadata import ObjectKey
 from tests.conftest import THING, thing
+
+sys.path.append(str(COLLECTIONS))
 
 Results = list[dict[str, Any]]
 
@@ -113,3 +116,39 @@ async def test_mistakes_are_told_in_a_sentence(
     assert "must be one of True, False, Unknown" in bad["msg"]
     assert "'soon' is no duration" in duration["msg"]
     assert (good["period"], good["changed"]) == ("1m30s", False)
+
+
+def test_the_arguments_are_those_that_roles_have() -> None:
+    def documented(name: str) -> dict[str, Any]:
+        """Of the module, and of those of its arguments that have some, by their names."""
+        module = importlib.import_module(f"ansible_collections.operator_sdk.util.plugins.modules.{name}")
+        options = yaml.safe_load(module.DOCUMENTATION)["options"]
+        accepted = module.ARGUMENT_SPEC
+        assert names(options, "suboptions") == names(accepted, "options")
+        for option, spec in options.items():
+            for key in ("required", "default", "aliases", "choices", "elements", "type"):
+                assert spec.get(key, None) == accepted[option].get(key, None), (name, option, key)
+        return names(options, "suboptions")
+
+    def names(options: dict[str, Any], below: str) -> dict[str, Any]:
+        return {name: names(option[below], below) if below in option else {} for name, option in options.items()}
+
+    def plain(text: str) -> dict[str, Any]:
+        return {name: {} for name in text.split()}
+
+    assert documented("k8s_status") == {
+        **plain("api_version kind name namespace status replace replace_lists"),
+        "conditions": plain("type status reason message lastHeartbeatTime lastTransitionTime"),
+    }
+    assert documented("k8s_event") == {
+        **plain("state name namespace merge_type message reason type reportingComponent appendTimestamp"),
+        "source": plain("component"),
+        "involvedObject": plain("apiVersion kind name namespace"),
+    }
+    assert documented("osdk_metric") == {
+        **plain("name description address"),
+        "counter": plain("increment add"),
+        "gauge": plain("set increment decrement add subtract set_to_current_time"),
+        "histogram": plain("observe"),
+        "summary": plain("observe"),
+    }
