@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
 import runner
+from runner import metrics
+from runner.certificate import ServingCertificate
 from runner.control import Request
 from runner.control.controller import Controller
 from runner.control.handlers import Handlers
@@ -23,6 +25,7 @@ from runner.control.workqueue import WorkQueue
 from runner.executor import subprocess
 from runner.executor.artifacts import ArtifactsError, RunFolders
 from runner.executor.jobs import Execute
+from runner.kube.access import Access
 from runner.kube.client import ApiClient, KubeError
 from runner.kube.discovery import Discovery
 from runner.kube.informer import Informers
@@ -30,7 +33,8 @@ from runner.kube.primaries import watch_primaries
 from runner.proxy.server import ProxyServer
 from runner.proxy.sessions import Sessions
 from runner.resource.metadata import GroupVersionKind, ObjectKey
-from runner.serving import serving_health, serving_metrics
+from runner.rolemetrics import RoleMetrics
+from runner.serving import serving_health, serving_metrics, serving_role_metrics
 from runner.settings import ConfigurationError, Settings, is_pattern
 from runner.watches import Watch
 
@@ -52,6 +56,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
         client = await ApiClient.connect(os.environ)
         stack.push_async_callback(client.close)
         sessions, discovery = Sessions(), Discovery(client)
+        role_metrics = RoleMetrics(metrics.REGISTRY)
         proxy = ProxyServer(client, discovery, sessions, port=settings.proxy_port)
         try:
             await stack.enter_async_context(proxy)
@@ -70,10 +75,19 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             address = await stack.enter_async_context(serving_health(settings.health_address, is_ready=watching.is_set))
             logger.info("Serving health probes", extra={"address": str(address)})
         if settings.metrics_address:
-            address = await stack.enter_async_context(serving_metrics(settings.metrics_address))
-            logger.info("Serving metrics", extra={"address": str(address)})
+            certificate = ServingCertificate() if settings.metrics_secure else None
+            access = Access(client) if settings.metrics_require_rbac else None
+            address = await stack.enter_async_context(
+                serving_metrics(settings.metrics_address, role_metrics, certificate=certificate, access=access)
+            )
+            logger.info("Serving metrics", extra={"address": str(address), "secure": settings.metrics_secure})
+        if settings.role_metrics_address:
+            address = await stack.enter_async_context(serving_role_metrics(settings.role_metrics_address, role_metrics))
+            logger.info("Taking the roles' metrics", extra={"address": str(address)})
 
         queue = WorkQueue(settings.max_concurrent_runs or max(watch.max_concurrent_reconciles for watch in watches))
+        for watch in watches:
+            queue.follow(watch)
         handlers = Handlers(watches, queue.add)
         async with asyncio.TaskGroup() as tasks:
             # Namespaces that match a pattern come and go; what happens in others is of no CR here and passed over.

@@ -28,7 +28,16 @@ from runner.kube.client import ApiClient, Conflict, Invalid, KubeError, NotFound
 from runner.kube.discovery import Discovery, Resource
 from runner.proxy.sessions import OnDependent, Session, Sessions, kubeconfig
 from runner.resource import conditions, parameters
-from runner.resource.metadata import GroupVersionKind, Object, ObjectKey, Owner, finalizers, is_deleting, parse_duration
+from runner.resource.metadata import (
+    GroupKind,
+    GroupVersionKind,
+    Object,
+    ObjectKey,
+    Owner,
+    finalizers,
+    is_deleting,
+    parse_duration,
+)
 from runner.settings import LogEvents
 from runner.watches import Content, Watch, for_cr
 
@@ -39,6 +48,8 @@ _STATUS_TRIES = 5
 # Seconds: how soon a CR that was deleted during its run is finalized; how long a last word may take at shutdown.
 _FINALIZE_AFTER = 5.0
 _LAST_WORD = 5.0
+# Kinds that record what happened. A role that tells of its run by an Event would be run again for it, without an end.
+_RECORDS = frozenset({GroupKind("", "Event"), GroupKind("events.k8s.io", "Event")})
 
 INTERRUPTED = "The runner was stopped before the run ended; it will be run again when the runner is back"
 
@@ -224,7 +235,7 @@ class Reconciler:
 
     def _on_dependent(self, watch: Watch, key: ObjectKey) -> OnDependent:
         def notice(resource: Resource) -> None:
-            if not watch.watch_dependents or resource.gvk in watch.blacklist:
+            if not watch.watch_dependents or resource.gvk in watch.blacklist or resource.gvk.group_kind in _RECORDS:
                 return
             # A namespaced CR's cluster-scoped things are found by annotation, over the whole cluster: only if asked for.
             if not resource.namespaced and key.namespace and not watch.watch_cluster_scoped:

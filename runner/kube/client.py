@@ -22,6 +22,7 @@ import yaml
 from kubernetes.aio import client as official
 from kubernetes.aio import config as official_config
 
+from runner import metrics
 from runner.settings import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ class ApiClient:
         """A session with the runner's credentials, for those who speak HTTP to the server themselves. Theirs to close."""
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=self._ssl_context(), limit=0, keepalive_timeout=60),
-            middlewares=(*middlewares, self._authorize),
+            middlewares=(*middlewares, self._count, self._authorize),
             timeout=_TIMEOUT,
             headers={"User-Agent": "rolerunner"},
             auto_decompress=True,
@@ -188,6 +189,15 @@ class ApiClient:
                 yield response
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unreachable(f"{method} {path}: {error or type(error).__name__}") from error
+
+    async def _count(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        code = "<error>"
+        try:
+            response = await handler(request)
+            code = str(response.status)
+            return response
+        finally:
+            metrics.requested(code=code, method=request.method, host=request.url.host_port_subcomponent or "")
 
     async def _authorize(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         # Asked anew for each request: ServiceAccount tokens rotate, exec plugins' tokens expire, and the official client
