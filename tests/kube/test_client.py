@@ -10,7 +10,7 @@ from aiohttp import web
 from kubernetes.aio import client as official
 
 from runner import metrics
-from runner.kube.client import ApiClient, ApiError, Conflict, Expired, NotFound, Refused, Unreachable
+from runner.kube.client import ApiClient, ApiError, Conflict, Expired, Invalid, NotFound, Refused, Unreachable
 from runner.settings import ConfigurationError
 
 
@@ -35,7 +35,7 @@ async def served(handler: Callable[[web.Request], object]) -> AsyncIterator[ApiC
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(404, NotFound), (409, Conflict), (410, Expired), (401, Refused), (403, Refused), (422, ApiError), (500, ApiError)],
+    [(404, NotFound), (409, Conflict), (410, Expired), (401, Refused), (403, Refused), (422, Invalid), (400, ApiError), (500, ApiError)],
 )
 async def test_an_error_has_its_type_and_the_servers_words(status: int, kind: type[ApiError]) -> None:
     async def handler(request: web.Request) -> web.Response:
