@@ -35,7 +35,10 @@ async def served(handler: Callable[[web.Request], object]) -> AsyncIterator[ApiC
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(404, NotFound), (409, Conflict), (410, Expired), (401, Refused), (403, Refused), (422, Invalid), (400, ApiError), (500, ApiError)],
+    [
+        *[(404, NotFound), (409, Conflict), (410, Expired), (401, Refused), (403, Refused), (422, Invalid)],
+        *[(400, ApiError), (500, ApiError)],
+    ],
 )
 async def test_an_error_has_its_type_and_the_servers_words(status: int, kind: type[ApiError]) -> None:
     async def handler(request: web.Request) -> web.Response:
