@@ -32,6 +32,12 @@ _reconciles = Histogram(
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800),
     registry=REGISTRY,
 )
+_leader = Gauge(
+    "leader_election_master_status",
+    "Whether this replica leads, by the Lease's name: 1 or 0.",
+    ("name",),
+    registry=REGISTRY,
+)
 
 
 @contextmanager
@@ -43,6 +49,11 @@ def reconciling(gvk: str) -> Iterator[None]:
 
 def reconciled(gvk: str, *, succeeded: bool) -> None:
     _results.labels(GVK=gvk, result="succeeded" if succeeded else "failed").inc()
+
+
+def leading(name: str, is_leader: bool) -> None:
+    """`name` is the Lease's."""
+    _leader.labels(name=name).set(is_leader)
 
 
 def exposition() -> bytes:
