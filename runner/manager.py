@@ -119,7 +119,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
                 )
             )
             workers = tasks.create_task(controller.run())
-            keeping = tasks.create_task(_keep(elector)) if elector else None
+            leading = [tasks.create_task(part) for part in (_keep(elector), elector.announce())] if elector else []
             await watching.wait()
             logger.info(
                 "Watching",
@@ -137,10 +137,10 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             await asyncio.wait({workers})
             primaries.cancel()
             informers.stop()
-            if keeping:
-                # The lease is kept until there is nothing left that could need it.
-                await asyncio.wait({primaries})
-                keeping.cancel()
+            # The lease is kept until there is nothing left that could need it.
+            await asyncio.wait({primaries})
+            for task in leading:
+                task.cancel()
         logger.info("Stopped")
 
 

@@ -1,4 +1,4 @@
-"""Kubernetes Events on a CR: what its owner should see with `kubectl describe`."""
+"""Kubernetes Events on a CR, or on the Lease: what its owner should see with `kubectl describe`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ _NOTE_LIMIT = 1024
 
 
 async def warn(client: ApiClient, owner: Owner, *, reason: str, note: str) -> None:
-    """Post a Warning. An Event is a courtesy: if it cannot be posted, that is logged and nothing else happens."""
+    """Post a Warning on a CR."""
+    await post(client, owner, type="Warning", action="Reconcile", reason=reason, note=note)
+
+
+async def post(client: ApiClient, owner: Owner, *, type: str, action: str, reason: str, note: str) -> None:
+    """Post an Event. That is a courtesy: if it cannot be posted, that is logged and nothing else happens."""
     now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     # Events on cluster-scoped objects live in the namespace `default`.
     namespace = owner.key.namespace or "default"
@@ -25,9 +30,9 @@ async def warn(client: ApiClient, owner: Owner, *, reason: str, note: str) -> No
         "kind": "Event",
         "metadata": {"name": f"{owner.key.name[:200]}.{uuid4().hex[:16]}", "namespace": namespace},
         "eventTime": now,
-        "type": "Warning",
+        "type": type,
         "reason": reason,
-        "action": "Reconcile",
+        "action": action,
         "note": note if len(note) <= _NOTE_LIMIT else note[: _NOTE_LIMIT - 1] + "…",
         "reportingController": "rolerunner",
         "reportingInstance": "rolerunner",

@@ -23,11 +23,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
+from runner.kube import events
 from runner.kube.client import ApiClient, Conflict, KubeError, NotFound, Refused, in_cluster_namespace
-from runner.resource.metadata import Object
+from runner.resource.metadata import GroupVersionKind, Object, ObjectKey, Owner
 from runner.settings import ConfigurationError, Election
 
 logger = logging.getLogger(__name__)
+
+LEASE = GroupVersionKind("coordination.k8s.io", "v1", "Lease")
 
 # Seconds between two attempts, or, where the deadline is short, this share of it. client-go's default.
 _RETRY_PERIOD, _RETRY_SHARE = 2.0, 0.2
@@ -116,7 +119,7 @@ class Elector:
         self._election = election
         self._hold = hold
         self._clock = clock
-        self._collection = f"/apis/coordination.k8s.io/v1/namespaces/{self.namespace}/leases"
+        self._collection = f"/apis/{LEASE.api_version}/namespaces/{self.namespace}/leases"
         self._path = f"{self._collection}/{self.name}"
         self._seen: Seen | None = None
         # Of the Lease as last read or written, None where there is none; stale after a failed write.
@@ -135,6 +138,13 @@ class Elector:
                 logger.info("Waiting for the lease", extra={**self.fields, "holder": told})
             await self._pause()
         logger.info("Leading", extra={**self.fields, "identity": self.identity})
+
+    async def announce(self) -> None:
+        """Post the Event that client-go posts of a new leader."""
+        assert self._metadata is not None
+        owner = Owner(LEASE, ObjectKey(self.namespace, self.name), self._metadata["uid"])
+        note = f"{self.identity} became leader"
+        await events.post(self._client, owner, type="Normal", action="Lead", reason="LeaderElection", note=note)
 
     async def keep(self) -> NoReturn:
         """Renew until cancelled. Raises Lost when another leads; failing to renew is for the caller of `hold` to notice."""
@@ -222,7 +232,7 @@ class Elector:
         return True
 
     async def _write(self, spec: Spec) -> None:
-        lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "spec": spec}
+        lease = {"apiVersion": LEASE.api_version, "kind": LEASE.kind, "spec": spec}
         if self._metadata is None:
             self._take_in(await self._client.post(self._collection, {**lease, "metadata": {"name": self.name}}))
         else:

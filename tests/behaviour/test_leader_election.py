@@ -13,12 +13,12 @@ import pytest
 
 from bench.driver import Cluster, Operator, condition, until
 from runner.devcluster import Cluster as Devcluster
+from runner.kube.lease import LEASE
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.behaviour.test_resilience import run
-from tests.behaviour.test_runs import commands, counted, succeeded
+from tests.behaviour.test_runs import EVENT, commands, counted, succeeded
 from tests.conftest import THING, Project, alive, crd, lines, listening, thing
 
-LEASE = GroupVersionKind("coordination.k8s.io", "v1", "Lease")
 CONFIG_MAP = GroupVersionKind("", "v1", "ConfigMap")
 
 # Short, for those tests in which somebody has to wait until a Lease expires.
@@ -146,6 +146,12 @@ async def test_one_works_and_the_next_takes_over_as_soon_as_it_is_asked_to_end(
     await said(second, "Watching")
     await world.create(thing("two"), one.namespace)
     await counted(second, "two", 1)
+
+    async def announced() -> bool:
+        notes = [event["note"] for event in await world.list(EVENT, one.namespace) if event["regarding"]["kind"] == "Lease"]
+        return f"{identity} became leader" in notes and len(notes) == 2
+
+    await until(announced, "each leader has posted an Event on the Lease")
     spec = await lease(world, one.namespace)
     assert spec["holderIdentity"] == (await said(second, "Leading"))["identity"]
     assert (spec["leaseTransitions"], spec["leaseDurationSeconds"]) == (1, 7200)

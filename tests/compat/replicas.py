@@ -24,10 +24,10 @@ from pathlib import Path
 
 from bench.driver import Cluster, Operator, condition, tidy_on_sigterm, until
 from runner.devcluster import Cluster as Devcluster
+from runner.kube.lease import LEASE
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.conftest import THING, Project, alive, crd, lines, thing
 
-LEASE = GroupVersionKind("coordination.k8s.io", "v1", "Lease")
 NAMESPACE = "default"
 LEASE_SECONDS, DEADLINE_SECONDS = 4, 3
 FLAGS = (
