@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def serving_health(address: Address, *, is_ready: Callable[[], bool]) -> AsyncIterator[Address]:
-    """Serve /healthz (the process answers) and /readyz (it also watches). Yields the real address."""
+    """Serve /healthz (the process answers) and /readyz (it also watches, or waits to lead). Yields the real address."""
 
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="ok")
