@@ -49,7 +49,14 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
         client = await ApiClient.connect(os.environ)
         stack.push_async_callback(client.close)
         sessions, discovery = Sessions(), Discovery(client)
-        proxy = ProxyServer(client, discovery, sessions, port=settings.proxy_port)
+        proxy = ProxyServer(
+            client,
+            discovery,
+            sessions,
+            # There are none yet; nor is there a run that could ask.
+            covering=lambda *what: informers.covering(*what),
+            port=settings.proxy_port,
+        )
         try:
             await stack.enter_async_context(proxy)
         except OSError as error:

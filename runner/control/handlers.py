@@ -15,7 +15,7 @@ from typing import Any
 
 from runner.control import Priority, Request
 from runner.kube.primaries import EventType
-from runner.resource.metadata import GroupKind, Object, ObjectKey, annotations_of, is_deleting, owners
+from runner.resource.metadata import GroupKind, GroupVersionKind, Object, ObjectKey, annotations_of, is_deleting, owners
 from runner.watches import Watch
 
 # Gives a CR a turn, after so many seconds.
@@ -91,7 +91,7 @@ class Handlers:
         found = []
         for kind, key in owners(obj):
             for watch in self._by_kind.get(kind, ()):
-                if not watch.watch_dependents:
+                if not answers_for(watch, obj, key):
                     continue
                 # A reference does not say whether its owner is namespaced; what has been seen does.
                 candidates = (Request(watch, key), Request(watch, ObjectKey("", key.name)))
@@ -106,6 +106,14 @@ def dependent_changed(before: Object | None, after: Object | None) -> bool:
     if after is None:
         return True
     return _essence(before) != _essence(after)
+
+
+def answers_for(watch: Watch, obj: Object, owner: ObjectKey) -> bool:
+    """Whether a watch wants to know of such an object of its CR; another watch may have had its kind watched."""
+    if not watch.watch_dependents or GroupVersionKind.of(obj) in watch.blacklist:
+        return False
+    # A namespaced CR's cluster-scoped things are found by annotation, over the whole cluster: only if asked for.
+    return bool(ObjectKey.of(obj).namespace or not owner.namespace) or watch.watch_cluster_scoped
 
 
 def has_been_reconciled(obj: Object) -> bool:

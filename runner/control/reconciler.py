@@ -156,7 +156,10 @@ class Reconciler:
                 f"Not passed to the role, as Ansible would take them as its own variables: {', '.join(built.dropped)}",
             )
         session = Session(
-            owner=owner, inject_owner=self._with.inject_owner_ref, on_dependent=self._on_dependent(watch, owner.key)
+            owner=owner,
+            inject_owner=self._with.inject_owner_ref,
+            on_dependent=self._on_dependent(watch, owner.key),
+            blacklist=watch.blacklist,
         )
         folder = self._with.folders.folder(_folder_parts(request))
         ident = uuid.uuid4().hex[:16]

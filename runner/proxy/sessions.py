@@ -1,4 +1,7 @@
-"""Who may call the proxy: each run has a session with a token of its own, which names its CR and ends with the run."""
+"""Who may call the proxy: each run has a session with a token of its own, which names its CR and ends with the run.
+
+Next on the way: `runner.proxy.requestinfo`.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ import json
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NewType
 
 from runner.kube.discovery import Resource
-from runner.resource.metadata import Owner
+from runner.proxy.requestinfo import RequestInfo
+from runner.resource.metadata import GroupVersionKind, Owner, split_api_version
 
 Token = NewType("Token", str)
 
@@ -20,13 +24,45 @@ Token = NewType("Token", str)
 OnDependent = Callable[[Resource], None]
 
 
+class Writes:
+    """What a run has written, so that it reads nothing older: for each kind and namespace, up to which resourceVersion.
+
+    Versions of one kind's objects are compared as numbers, which Kubernetes promises from 1.35 on and which held before.
+    """
+
+    def __init__(self) -> None:
+        # By group, plural and namespace, as all versions of a group show the same objects. None: not known how far.
+        self._versions: dict[tuple[str, str, str], int | None] = {}
+
+    def add(self, info: RequestInfo, version: str | None) -> None:
+        """The resourceVersion that a write gave, or None where that cannot be known."""
+        key = _key(info)
+        before = self._versions.get(key, 0)
+        number = int(version) if version and version.isdecimal() else None
+        self._versions[key] = None if before is None or number is None else max(before, number)
+
+    def shown_at(self, info: RequestInfo, version: str) -> bool:
+        """Whether a store that has come to `version` shows all that was written to the kind and namespace of `info`."""
+        if not self._versions:
+            return True
+        group, plural, namespace = _key(info)
+        return all(
+            wanted is not None and version.isdecimal() and wanted <= int(version)
+            for (*kind, place), wanted in self._versions.items()
+            if kind == [group, plural] and namespace in ("", place)
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """On whose behalf a run calls. `inject_owner`: mark what it creates as the owner's."""
+    """On whose behalf a run calls. `inject_owner`: mark what it creates as the owner's. `blacklist`: kinds that are read
+    from the server alone."""
 
     owner: Owner
     inject_owner: bool
     on_dependent: OnDependent
+    blacklist: frozenset[GroupVersionKind] = frozenset()
+    writes: Writes = field(default_factory=Writes, compare=False)
 
 
 class Sessions:
@@ -53,6 +89,10 @@ class Sessions:
             except (binascii.Error, UnicodeDecodeError):
                 return None
         return self._open.get(Token(credentials.strip()))
+
+
+def _key(info: RequestInfo) -> tuple[str, str, str]:
+    return split_api_version(info.api_version)[0], info.plural, info.namespace
 
 
 def kubeconfig(token: Token, *, port: int, namespace: str) -> str:
