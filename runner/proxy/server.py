@@ -13,6 +13,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
@@ -85,48 +86,45 @@ class ProxyServer:
         await self._runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        session = self._sessions.by_authorization(request.headers.get("Authorization"))
+        session, target = self._sessions.of(request.raw_path, request.headers.get("Authorization"))
         if session is None:
             refusal = _status(401, "Unauthorized", "this proxy serves only the runs of its runner, each with its own token")
-            # Clients that have the token in the URL send it when they are asked for it.
+            # Some clients send what they have only when they are asked for it.
             refusal.headers["WWW-Authenticate"] = 'Basic realm="rolerunner"'
             return refusal
         # Behind the server's address nothing else may take the place of its path.
-        if not request.raw_path.startswith("/"):
+        if not target.startswith("/"):
             return _status(400, "BadRequest", "this proxy takes a path, and no other server's address")
-        info = parse(request.rel_url.raw_path)
-        writes = info.is_resource and request.method in _WRITES and "dryRun" not in request.query
-        writes = writes and info.subresource.partition("/")[0] not in _CONNECTS
+        call = Call(request, session, target)
         try:
             if request.method == "GET" and "Upgrade" not in request.headers:
                 accept = request.headers.get("Accept")
-                content = from_store(info, request.query, accept, session=session, covering=self._covering)
+                content = from_store(call.info, request.query, accept, session=session, covering=self._covering)
                 if content is not None:
                     return web.Response(body=content, content_type="application/json", headers={"X-Cache": "HIT"})
-            return await self._pass_on(request, info, session, writes=writes)
+            return await self._pass_on(call)
         except (aiohttp.ClientError, TimeoutError, KubeError) as error:
-            logger.warning("The API server gave a run no answer", extra={"path": request.path, "error": str(error)})
+            logger.warning("The API server gave a run no answer", extra={"path": call.path, "error": str(error)})
             return _status(503, "ServiceUnavailable", f"the API server gave no answer: {error}")
         except (ConnectionError, asyncio.CancelledError):
             # The run went away in the middle of its own request.
             raise
         except Exception:
-            logger.exception("A run's request failed unexpectedly", extra={"method": request.method, "path": request.path})
+            logger.exception("A run's request failed unexpectedly", extra={"method": request.method, "path": call.path})
             return _status(500, "InternalError", "the runner's proxy failed; its log says more")
 
-    async def _pass_on(
-        self, request: web.Request, info: RequestInfo, session: Session, *, writes: bool
-    ) -> web.StreamResponse:
+    async def _pass_on(self, call: Call) -> web.StreamResponse:
+        request = call.request
         body = await request.read() if request.body_exists else None
-        if body is not None and session.inject_owner:
-            body = await self._owned(body, request, info, session)
+        if body is not None and call.session.inject_owner:
+            body = await self._owned(body, call)
         headers = _forward(request.headers, drop=_REQUEST_ONLY)
         if upgrade := request.headers.get("Upgrade"):
             headers.update({"Connection": "Upgrade", "Upgrade": upgrade})
         try:
             async with self._client.session.request(
                 request.method,
-                URL(self._client.server + request.raw_path, encoded=True),
+                URL(self._client.server + call.target, encoded=True),
                 data=body,
                 headers=headers,
                 timeout=_TIMEOUT,
@@ -135,22 +133,22 @@ class ProxyServer:
                 # What the run did not send is not made up here.
                 skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
             ) as answer:
-                if _is_one_object(request, info, answer, writes=writes):
-                    return await self._whole(request, info, session, answer, writes=writes)
-                if writes and not 400 <= answer.status < 500:
-                    session.writes.add(info, None)
-                return await _stream(request, answer)
+                if _is_one_object(call, answer):
+                    return await self._whole(call, answer)
+                if call.writes and not 400 <= answer.status < 500:
+                    call.session.writes.add(call.info, None)
+                return await _stream(call, answer)
         except (aiohttp.ClientError, TimeoutError, asyncio.CancelledError):
             # It may have been done all the same.
-            if writes:
-                session.writes.add(info, None)
+            if call.writes:
+                call.session.writes.add(call.info, None)
             raise
 
-    async def _owned(self, body: bytes, request: web.Request, info: RequestInfo, session: Session) -> bytes:
+    async def _owned(self, body: bytes, call: Call) -> bytes:
         """The body with the owner added, if this creates an object, or applies one that is the owner's already."""
-        kind = request.content_type
-        applies = request.method == "PATCH" and kind == _APPLY and info.name
-        creates = request.method == "POST" and not info.name
+        info, owner, kind = call.info, call.session.owner, call.request.content_type
+        applies = call.request.method == "PATCH" and kind == _APPLY and info.name
+        creates = call.request.method == "POST" and not info.name
         if not info.is_resource or info.subresource or not (applies or creates):
             return body
         resource = await self._discovery.by_plural(info.api_version, info.plural)
@@ -160,38 +158,37 @@ class ProxyServer:
         obj = _object(body)
         if obj is None:
             # Protobuf, YAML, something compressed, or nothing that the API server would take either.
-            logger.debug("Passed on without an owner", extra={"path": request.path, "content_type": kind})
+            logger.debug("Passed on without an owner", extra={"path": call.path, "content_type": kind})
             return body
-        if applies and not await self._may_own(request, info, session):
+        if applies and not await self._may_own(call):
             return body
-        if not own(obj, session.owner, namespace=info.namespace if resource.namespaced else ""):
+        if not own(obj, owner, namespace=info.namespace if resource.namespaced else ""):
             return body
         return json.dumps(obj).encode()
 
-    async def _may_own(self, request: web.Request, info: RequestInfo, session: Session) -> bool:
+    async def _may_own(self, call: Call) -> bool:
         """Whether an applied object is not there yet, or has the owner already.
 
         In that case each apply has to name the owner, since what an applier leaves out the next time is taken away.
         """
-        content = from_store(info, MultiDict(), None, session=session, covering=self._covering)
+        content = from_store(call.info, MultiDict(), None, session=call.session, covering=self._covering)
         try:
-            existing = json.loads(content) if content else await self._client.get(request.rel_url.raw_path)
+            existing = json.loads(content) if content else await self._client.get(call.path)
         except NotFound:
             return True
         except KubeError:
             # The apply itself will hear of it.
             return False
-        return is_owned(existing, session.owner)
+        return is_owned(existing, call.session.owner)
 
-    async def _whole(
-        self, request: web.Request, info: RequestInfo, session: Session, answer: aiohttp.ClientResponse, *, writes: bool
-    ) -> web.Response:
+    async def _whole(self, call: Call, answer: aiohttp.ClientResponse) -> web.Response:
         """Pass on one object. Remember which version a write gave, and have its kind watched if it is the owner's."""
+        info, session = call.info, call.session
         content = await answer.read()
         # Reading every object costs more than looking for the owner's name in the bytes first.
-        if writes or session.owner.uid.encode() in content or session.owner.key.name.encode() in content:
+        if call.writes or session.owner.uid.encode() in content or session.owner.key.name.encode() in content:
             obj = _object(content)
-            if writes:
+            if call.writes:
                 session.writes.add(info, _version(obj))
             if obj is not None and not info.subresource and info.plural != _EVENTS and is_owned(obj, session.owner):
                 resource = await self._discovery.by_plural(info.api_version, info.plural)
@@ -200,10 +197,33 @@ class ProxyServer:
         return web.Response(status=answer.status, reason=answer.reason, headers=_forward(answer.headers), body=content)
 
 
-def _is_one_object(request: web.Request, info: RequestInfo, answer: aiohttp.ClientResponse, *, writes: bool) -> bool:
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A run's request. `target`: the path and query for the API server; `writes`: whether it changes what may be read."""
+
+    request: web.Request
+    session: Session
+    target: str
+    info: RequestInfo = field(init=False)
+    writes: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        info = parse(self.path)
+        writes = info.is_resource and info.subresource.partition("/")[0] not in _CONNECTS
+        writes = writes and self.request.method in _WRITES and "dryRun" not in self.request.query
+        object.__setattr__(self, "info", info)
+        object.__setattr__(self, "writes", writes)
+
+    @property
+    def path(self) -> str:
+        return self.target.partition("?")[0]
+
+
+def _is_one_object(call: Call, answer: aiohttp.ClientResponse) -> bool:
     """An object in full as JSON: the answer to a read by name or to a write."""
-    reads = request.method == "GET" and info.name and not info.subresource and "watch" not in request.query
-    if answer.status >= 300 or request.method == "DELETE" or not (reads or writes):
+    method, info = call.request.method, call.info
+    reads = method == "GET" and info.name and not info.subresource and "watch" not in call.request.query
+    if answer.status >= 300 or method == "DELETE" or not (reads or call.writes):
         return False
     return answer.content_type == "application/json" and "Content-Encoding" not in answer.headers
 
@@ -223,7 +243,8 @@ def _version(obj: Object | None) -> str | None:
     return None if obj is None or is_deleting(obj) else obj.get("metadata", {}).get("resourceVersion")
 
 
-async def _stream(request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+async def _stream(call: Call, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+    request = call.request
     response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=_forward(answer.headers))
     if answer.status == 101:
         response.headers.update({"Connection": "Upgrade", "Upgrade": answer.headers.get("Upgrade", "")})
@@ -235,7 +256,7 @@ async def _stream(request: web.Request, answer: aiohttp.ClientResponse) -> web.S
             await response.write(chunk)
     except aiohttp.ClientError as error:
         # Too late for an answer of our own: the run sees a body that breaks off, as it would without the proxy.
-        logger.warning("The API server broke off an answer", extra={"path": request.path, "error": str(error)})
+        logger.warning("The API server broke off an answer", extra={"path": call.path, "error": str(error)})
         if request.transport is not None:
             request.transport.abort()
         raise ConnectionResetError("the API server broke off an answer") from error

@@ -20,6 +20,9 @@ from runner.resource.metadata import GroupVersionKind, Owner, split_api_version
 
 Token = NewType("Token", str)
 
+# Before the token in a path; nothing of the API server's begins so.
+_PREFIX = "/run/"
+
 # Told of each kind of which the run's CR is seen to own an object.
 OnDependent = Callable[[Resource], None]
 
@@ -80,15 +83,22 @@ class Sessions:
         finally:
             del self._open[token]
 
-    def by_authorization(self, header: str | None) -> Session | None:
-        """The session of an Authorization header: `Bearer TOKEN`, or `Basic` with the token as the user's name."""
-        scheme, _, credentials = (header or "").partition(" ")
+    def of(self, target: str, authorization: str | None) -> tuple[Session | None, str]:
+        """The session that a request names, and what is asked of the API server: its path and query.
+
+        It is named by the path's beginning, as in the kubeconfig's URL, or else by an Authorization header: `Bearer TOKEN`,
+        or `Basic` with the token as the user's name.
+        """
+        if target.startswith(_PREFIX):
+            token, _, rest = target.removeprefix(_PREFIX).partition("/")
+            return self._open.get(Token(token)), "/" + rest
+        scheme, _, credentials = (authorization or "").partition(" ")
         if scheme.lower() == "basic":
             try:
                 credentials = base64.b64decode(credentials, validate=True).decode().partition(":")[0]
             except (binascii.Error, UnicodeDecodeError):
-                return None
-        return self._open.get(Token(credentials.strip()))
+                return None, target
+        return self._open.get(Token(credentials.strip())), target
 
 
 def _key(info: RequestInfo) -> tuple[str, str, str]:
@@ -98,15 +108,15 @@ def _key(info: RequestInfo) -> tuple[str, str, str]:
 def kubeconfig(token: Token, *, port: int, namespace: str) -> str:
     """A kubeconfig for one run, as YAML (which JSON is).
 
-    The token stands there twice: Go's clients leave out a user's credentials where the server has no TLS, but send those
-    of its URL; the Python client does the opposite.
+    The token is part of the server's URL: Go's clients leave out a user's credentials where the server has no TLS. It is
+    not the URL's user, as they make no websocket to such a URL. The user's name is for those who send a header.
     """
     context = {"cluster": "proxy", "user": "run", **({"namespace": namespace} if namespace else {})}
     return json.dumps(
         {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "proxy", "cluster": {"server": f"http://{token}@localhost:{port}"}}],
+            "clusters": [{"name": "proxy", "cluster": {"server": f"http://localhost:{port}{_PREFIX}{token}"}}],
             "users": [{"name": "run", "user": {"username": token, "password": "unused"}}],
             "contexts": [{"name": "run", "context": context}],
             "current-context": "run",

@@ -187,6 +187,29 @@ async def test_a_request_can_name_no_other_server(target: str) -> None:
     assert asked == []
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_the_token_may_be_part_of_the_url_and_goes_no_further(method: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    seen: list[str] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        seen.append(f"{request.raw_path} {request.headers}")
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    async with proxied(handler) as run, aiohttp.ClientSession() as http:
+        token = run.http.headers["Authorization"].split()[1]
+        url = f"http://127.0.0.1:{run.port}/run/{token}{CONFIG_MAPS}?x=%2F"
+        async with http.request(method, URL(url, encoded=True), data=b"k8s", allow_redirects=False) as answer:
+            said = await answer.text()
+    assert all(text.startswith(f"{CONFIG_MAPS}?x=%2F") for text in seen)
+    told = [str(record.__dict__) for record in caplog.records if record.name.startswith("runner")]
+    assert seen
+    assert told
+    assert [text for text in [*seen, *told, said] if token in text] == []
+
+
 async def test_a_stranger_is_told_how_to_log_in() -> None:
     async def handler(request: web.Request) -> web.StreamResponse:
         raise AssertionError("nothing may come through")
