@@ -103,12 +103,12 @@ class ProxyServer:
                 if content is not None:
                     return web.Response(body=content, content_type="application/json", headers={"X-Cache": "HIT"})
             return await self._pass_on(call)
+        except (ConnectionError, asyncio.CancelledError, web.HTTPException):
+            # The run went away in the middle of its own request, or sent too much.
+            raise
         except (aiohttp.ClientError, TimeoutError, KubeError) as error:
             logger.warning("The API server gave a run no answer", extra={"path": call.path, "error": str(error)})
             return _status(503, "ServiceUnavailable", f"the API server gave no answer: {error}")
-        except (ConnectionError, asyncio.CancelledError):
-            # The run went away in the middle of its own request.
-            raise
         except Exception:
             logger.exception("A run's request failed unexpectedly", extra={"method": request.method, "path": call.path})
             return _status(500, "InternalError", "the runner's proxy failed; its log says more")
@@ -254,7 +254,7 @@ async def _stream(call: Call, answer: aiohttp.ClientResponse) -> web.StreamRespo
     try:
         async for chunk in answer.content.iter_any():
             await response.write(chunk)
-    except aiohttp.ClientError as error:
+    except (aiohttp.ClientPayloadError, aiohttp.ClientOSError) as error:
         # Too late for an answer of our own: the run sees a body that breaks off, as it would without the proxy.
         logger.warning("The API server broke off an answer", extra={"path": call.path, "error": str(error)})
         if request.transport is not None:

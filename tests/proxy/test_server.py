@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import io
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -279,7 +280,7 @@ async def test_a_slow_reader_holds_the_server_back() -> None:
         assert received == 100 * 1024 * 1024
 
 
-async def test_a_watch_ends_when_the_run_leaves_it() -> None:
+async def test_a_watch_ends_when_the_run_leaves_it(caplog: pytest.LogCaptureFixture) -> None:
     watching: list[web.Request] = []
 
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -298,6 +299,16 @@ async def test_a_watch_ends_when_the_run_leaves_it() -> None:
             await answer.content.readline()
             answer.close()
         await until(left, "the watch upstream has ended", patience=60)
+    # Nothing is wrong with that.
+    assert [record.msg for record in caplog.records if record.name.startswith("runner")] == []
+
+
+async def test_a_body_that_is_too_large_is_said_to_be() -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        raise AssertionError("nothing may come through")
+
+    async with proxied(handler) as run, run.http.post(CONFIG_MAPS, data=io.BytesIO(bytes(17 * 1024 * 1024))) as answer:
+        assert answer.status == 413
 
 
 async def test_an_answer_that_breaks_off_breaks_off() -> None:
