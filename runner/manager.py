@@ -62,7 +62,14 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
         stack.push_async_callback(client.close)
         sessions, discovery = Sessions(), Discovery(client)
         role_metrics = RoleMetrics(metrics.REGISTRY)
-        proxy = ProxyServer(client, discovery, sessions, port=settings.proxy_port)
+        proxy = ProxyServer(
+            client,
+            discovery,
+            sessions,
+            # There are none yet; nor is there a run that could ask.
+            covering=lambda *what: informers.covering(*what),
+            port=settings.proxy_port,
+        )
         try:
             await stack.enter_async_context(proxy)
         except OSError as error:

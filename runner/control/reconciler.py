@@ -48,8 +48,6 @@ _STATUS_TRIES = 5
 # Seconds: how soon a CR that was deleted during its run is finalized; how long a last word may take at shutdown.
 _FINALIZE_AFTER = 5.0
 _LAST_WORD = 5.0
-# Kinds that record what happened. A role that tells of its run by an Event would be run again for it, without an end.
-_RECORDS = frozenset({GroupKind("", "Event"), GroupKind("events.k8s.io", "Event")})
 
 INTERRUPTED = "The runner was stopped before the run ended; it will be run again when the runner is back"
 
@@ -165,7 +163,10 @@ class Reconciler:
                 f"Not passed to the role, as Ansible would take them as its own variables: {', '.join(built.dropped)}",
             )
         session = Session(
-            owner=owner, inject_owner=self._with.inject_owner_ref, on_dependent=self._on_dependent(watch, owner.key)
+            owner=owner,
+            inject_owner=self._with.inject_owner_ref,
+            on_dependent=self._on_dependent(watch, owner.key),
+            blacklist=watch.blacklist,
         )
         folder = self._with.folders.folder(_folder_parts(request))
         ident = uuid.uuid4().hex[:16]
@@ -235,7 +236,7 @@ class Reconciler:
 
     def _on_dependent(self, watch: Watch, key: ObjectKey) -> OnDependent:
         def notice(resource: Resource) -> None:
-            if not watch.watch_dependents or resource.gvk in watch.blacklist or resource.gvk.group_kind in _RECORDS:
+            if not watch.watch_dependents or resource.gvk in watch.blacklist:
                 return
             # A namespaced CR's cluster-scoped things are found by annotation, over the whole cluster: only if asked for.
             if not resource.namespaced and key.namespace and not watch.watch_cluster_scoped:

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -154,10 +154,16 @@ class ApiClient:
         """In the background, as kubectl does: what it owns goes after it."""
         return await self._request("DELETE", path, params={"propagationPolicy": "Background"})
 
-    async def watch(self, path: str, params: Mapping[str, str]) -> AsyncIterator[dict[str, Any]]:
-        """The watch events ({type, object}) after `params["resourceVersion"]`, until the server ends the stream."""
+    async def watch(
+        self, path: str, params: Mapping[str, str], *, opened: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[dict[str, Any]]:
+        """The watch events ({type, object}) after `params["resourceVersion"]`, until the server ends the stream.
+
+        `opened` is called when the server has begun to answer: there may be no event for long.
+        """
         query = {**params, "watch": "true", "allowWatchBookmarks": "true"}
         async with self._responding("GET", path, params=query, timeout=_WATCH_TIMEOUT) as response:
+            opened()
             async for line in _lines(response.content):
                 event = json.loads(line)
                 if event.get("type") == "ERROR":

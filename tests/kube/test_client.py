@@ -19,7 +19,7 @@ async def served(handler: Callable[[web.Request], object]) -> AsyncIterator[ApiC
     """A client of a server on loopback that answers every request so."""
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", handler)  # type: ignore[arg-type]
-    runner = web.AppRunner(application)
+    runner = web.AppRunner(application, auto_decompress=False)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
