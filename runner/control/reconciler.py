@@ -29,7 +29,6 @@ from runner.kube.discovery import Discovery, Resource
 from runner.proxy.sessions import OnDependent, Session, Sessions, kubeconfig
 from runner.resource import conditions, parameters
 from runner.resource.metadata import (
-    GroupKind,
     GroupVersionKind,
     Object,
     ObjectKey,
