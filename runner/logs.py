@@ -72,8 +72,12 @@ def configure(options: Options, *, stream: TextIO | None = None) -> None:
         # These tell of every connection and every retry; what matters of it, the runner says itself.
         for chatty in ("kopf", "asyncio", "aiohttp", "urllib3", "kubernetes"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
-        # It logs as errors what it then raises, and what is no error where rights on CRDs are missing.
-        logging.getLogger("kopf._cogs.clients").setLevel(logging.CRITICAL)
+        handler.addFilter(_drop_escalations)
+
+
+def _drop_escalations(record: logging.LogRecord) -> bool:
+    """kopf logs as an error what it then raises, also where it goes on without: the right to list namespaces or CRDs."""
+    return not (record.name.startswith("kopf.") and "; escalating: " in record.getMessage())
 
 
 def _drop_traces_below(level: int) -> Callable[[logging.LogRecord], bool]:

@@ -1,7 +1,8 @@
 """The composition root: builds each part once, runs them together, and takes them down in order.
 
-Up: folders → client → proxy → health and metrics → workers → kopf. Down, on SIGTERM or SIGINT: no new turns, the runs
-that are on get their time, then they are ended and their CRs say so.
+Up: folders → client → proxy → health and metrics → (leadership) → workers → kopf. Down, on SIGTERM or SIGINT: no new turns,
+the runs that are on get their time, then they are ended and their CRs say so, and the next replica may lead. A leader that
+has lost the lease just ends, as it may write nothing more; its runs end with it.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ import contextlib
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from typing import NoReturn
 
 import runner
+from runner import metrics
+from runner.certificate import ServingCertificate
 from runner.control import Request
 from runner.control.controller import Controller
 from runner.control.handlers import Handlers
@@ -23,21 +28,25 @@ from runner.control.workqueue import WorkQueue
 from runner.executor import subprocess
 from runner.executor.artifacts import ArtifactsError, RunFolders
 from runner.executor.jobs import Execute
+from runner.kube.access import Access
 from runner.kube.client import ApiClient, KubeError
 from runner.kube.discovery import Discovery
 from runner.kube.informer import Informers
+from runner.kube.lease import Elector, Lost
 from runner.kube.primaries import watch_primaries
 from runner.proxy.server import ProxyServer
 from runner.proxy.sessions import Sessions
 from runner.resource.metadata import GroupVersionKind, ObjectKey
-from runner.serving import serving_health, serving_metrics
+from runner.rolemetrics import RoleMetrics
+from runner.serving import serving_health, serving_metrics, serving_role_metrics
 from runner.settings import ConfigurationError, Settings, is_pattern
 from runner.watches import Watch
 
 logger = logging.getLogger(__name__)
 
-# Seconds.
+# Seconds: between two looks for a kind; how long a leader that has lost may take to say so.
 _LOOK_AGAIN = 2.0
+_LAST_LINE = 0.5
 
 EXECUTORS: dict[str, Execute] = {"subprocess": subprocess.execute}
 
@@ -52,14 +61,27 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
         client = await ApiClient.connect(os.environ)
         stack.push_async_callback(client.close)
         sessions, discovery = Sessions(), Discovery(client)
-        proxy = ProxyServer(client, discovery, sessions, port=settings.proxy_port)
+        role_metrics = RoleMetrics(metrics.REGISTRY)
+        proxy = ProxyServer(
+            client,
+            discovery,
+            sessions,
+            # There are none yet; nor is there a run that could ask.
+            covering=lambda *what: informers.covering(*what),
+            port=settings.proxy_port,
+        )
         try:
             await stack.enter_async_context(proxy)
         except OSError as error:
             raise ConfigurationError(
                 f"--proxy-port {settings.proxy_port} cannot be listened on: {error.strerror}; choose another, or 0"
             ) from error
-        watching, stop = asyncio.Event(), asyncio.Event()
+        watching, stop, standing_by = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        elector = Elector(client, settings.election, hold=_end_unless_called_again) if settings.election else None
+
+        def is_ready() -> bool:
+            # A replica that waits to lead is ready: a rolling update waits for it, and it for the old leader's end.
+            return watching.is_set() or standing_by.is_set()
 
         def started() -> None:
             # kopf has just set its own.
@@ -67,13 +89,30 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             watching.set()
 
         if settings.health_address:
-            address = await stack.enter_async_context(serving_health(settings.health_address, is_ready=watching.is_set))
+            address = await stack.enter_async_context(serving_health(settings.health_address, is_ready=is_ready))
             logger.info("Serving health probes", extra={"address": str(address)})
         if settings.metrics_address:
-            address = await stack.enter_async_context(serving_metrics(settings.metrics_address))
-            logger.info("Serving metrics", extra={"address": str(address)})
+            certificate = ServingCertificate() if settings.metrics_secure else None
+            access = Access(client) if settings.metrics_require_rbac else None
+            address = await stack.enter_async_context(
+                serving_metrics(settings.metrics_address, role_metrics, certificate=certificate, access=access)
+            )
+            logger.info("Serving metrics", extra={"address": str(address), "secure": settings.metrics_secure})
+        if settings.role_metrics_address:
+            address = await stack.enter_async_context(serving_role_metrics(settings.role_metrics_address, role_metrics))
+            logger.info("Taking the roles' metrics", extra={"address": str(address)})
+        if elector:
+            stack.push_async_callback(_resign, elector)
+            _on_signals(stop.set)
+            standing_by.set()
+            if not await _elected(elector, stop):
+                logger.info("Stopped")
+                return
+            standing_by.clear()
 
         queue = WorkQueue(settings.max_concurrent_runs or max(watch.max_concurrent_reconciles for watch in watches))
+        for watch in watches:
+            queue.follow(watch)
         handlers = Handlers(watches, queue.add)
         async with asyncio.TaskGroup() as tasks:
             # Namespaces that match a pattern come and go; what happens in others is of no CR here and passed over.
@@ -109,6 +148,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
                 )
             )
             workers = tasks.create_task(controller.run())
+            leading = [tasks.create_task(part) for part in (_keep(elector), elector.announce())] if elector else []
             await watching.wait()
             logger.info(
                 "Watching",
@@ -127,6 +167,10 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             for task in (primaries, *related):
                 task.cancel()
             informers.stop()
+            # The lease is kept until there is nothing left that could need it.
+            await asyncio.wait({primaries})
+            for task in leading:
+                task.cancel()
         logger.info("Stopped")
 
 
@@ -134,6 +178,53 @@ def _on_signals(stop: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+
+
+async def _elected(elector: Elector, stop: asyncio.Event) -> bool:
+    """Wait until this replica leads; False if it is asked to stop before."""
+    signal.signal(signal.SIGALRM, lambda *_: _end_at_once(elector, "the lease could not be renewed in time"))
+    metrics.leading(elector.name, False)
+    acquiring, stopping = asyncio.create_task(elector.acquire()), asyncio.create_task(stop.wait())
+    done, waiting = await asyncio.wait({acquiring, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    if acquiring not in done:
+        return False
+    acquiring.result()
+    metrics.leading(elector.name, True)
+    return True
+
+
+async def _keep(elector: Elector) -> None:
+    try:
+        await elector.keep()
+    except Lost as lost:
+        _end_at_once(elector, str(lost))
+
+
+async def _resign(elector: Elector) -> None:
+    """Nothing runs any more."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    await elector.release()
+
+
+def _end_unless_called_again(until: float) -> None:
+    """Ends this process at `until` (of time.monotonic) unless it is called again before.
+
+    By the kernel's timer: it does not wait for a blocked event loop, and a process that was paused meanwhile finds it run
+    out, and gets its signal before it writes anything more.
+    """
+    signal.setitimer(signal.ITIMER_REAL, max(until - time.monotonic(), 1e-6))
+
+
+def _end_at_once(elector: Elector, reason: str) -> NoReturn:
+    """For a leader that has lost: another may be at work already. Its runs end as they see that it is gone."""
+    # Should even the log be blocked, the kernel ends this process.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, _LAST_LINE)
+    logger.error("Leader election lost", extra={**elector.fields, "reason": reason})
+    os._exit(1)
 
 
 async def _watch_related(gvk: GroupVersionKind, discovery: Discovery, informers: Informers) -> None:

@@ -1,16 +1,31 @@
-"""Every metric series of the runner, declared once. Names and labels are the Go operator's, for the dashboards' sake."""
+"""Every metric series of the runner, declared once. Names and labels are the Go operator's, for the dashboards' sake.
+
+Beside its own those are controller-runtime's and client-go's. A `controller` is a watch, by the name `Watch.controller`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 
 import runner
 
-# A registry of our own: the default one would add another library's series, and ours to another program's.
-REGISTRY = CollectorRegistry()
+# A registry of our own: the default one would add another library's series, and ours to another program's. It asks also
+# those collectors for their names that do not tell them on their own, so that no name is given twice.
+REGISTRY = CollectorRegistry(auto_describe=True)
+# Go's metrics have no such series.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+ProcessCollector(registry=REGISTRY)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -33,6 +48,70 @@ _reconciles = Histogram(
     registry=REGISTRY,
 )
 
+_CONTROLLER = ("controller",)
+_turns = Counter(
+    "controller_runtime_reconcile_total", "Reconciles by their result.", (*_CONTROLLER, "result"), registry=REGISTRY
+)
+_errors = Counter(
+    "controller_runtime_reconcile_errors_total", "Reconciles that will be tried again.", _CONTROLLER, registry=REGISTRY
+)
+_panics = Counter(
+    "controller_runtime_reconcile_panics_total",
+    "Reconciles that a fault of the runner ended.",
+    _CONTROLLER,
+    registry=REGISTRY,
+)
+_turn_seconds = Histogram(
+    "controller_runtime_reconcile_time_seconds",
+    "How long in seconds a reconcile takes.",
+    _CONTROLLER,
+    buckets=(
+        *(0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9, 1),
+        *(1.25, 1.5, 1.75, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9, 10, 15, 20, 25, 30, 40, 50, 60),
+    ),
+    registry=REGISTRY,
+)
+_limit = Gauge(
+    "controller_runtime_max_concurrent_reconciles", "Reconciles that may be on at once.", _CONTROLLER, registry=REGISTRY
+)
+_active = Gauge("controller_runtime_active_workers", "Reconciles that are on.", _CONTROLLER, registry=REGISTRY)
+
+# Both labels have the same value.
+_QUEUE = ("name", "controller")
+_QUEUE_BUCKETS = [10.0**exponent for exponent in range(-8, 4)]
+_depth = Gauge(
+    "workqueue_depth",
+    "Turns that wait, by priority: 0 is a change, below it are dependents, retries and the periodic pass.",
+    (*_QUEUE, "priority"),
+    registry=REGISTRY,
+)
+_adds = Counter("workqueue_adds_total", "Turns that were given.", _QUEUE, registry=REGISTRY)
+_waits = Histogram(
+    "workqueue_queue_duration_seconds",
+    "How long in seconds a turn waits.",
+    _QUEUE,
+    buckets=_QUEUE_BUCKETS,
+    registry=REGISTRY,
+)
+_works = Histogram(
+    "workqueue_work_duration_seconds", "How long in seconds a turn is on.", _QUEUE, buckets=_QUEUE_BUCKETS, registry=REGISTRY
+)
+_unfinished = Gauge("workqueue_unfinished_work_seconds", "The seconds of all turns that are on.", _QUEUE, registry=REGISTRY)
+_longest = Gauge(
+    "workqueue_longest_running_processor_seconds", "The seconds of the longest turn that is on.", _QUEUE, registry=REGISTRY
+)
+_retries = Counter("workqueue_retries_total", "Turns that were given for later.", _QUEUE, registry=REGISTRY)
+
+_requests = Counter(
+    "rest_client_requests_total", "Requests to the API server.", ("code", "method", "host"), registry=REGISTRY
+)
+_leading = Gauge(
+    "leader_election_master_status",
+    "Whether this replica holds the Lease (1) or waits for it (0).",
+    ("name",),
+    registry=REGISTRY,
+)
+
 
 @contextmanager
 def reconciling(gvk: str) -> Iterator[None]:
@@ -43,6 +122,77 @@ def reconciling(gvk: str) -> Iterator[None]:
 
 def reconciled(gvk: str, *, succeeded: bool) -> None:
     _results.labels(GVK=gvk, result="succeeded" if succeeded else "failed").inc()
+
+
+def follow(
+    controller: str,
+    *,
+    limit: int,
+    depths: Mapping[int, Callable[[], int]],
+    running: Callable[[], list[float]],
+) -> None:
+    """Show a controller's series from now on, from 0.
+
+    At each scrape `depths` are asked for how many wait, by priority, and `running` for the seconds of each turn that is on.
+    """
+    for result in ("success", "error", "requeue", "requeue_after"):
+        _turns.labels(controller, result)
+    for counted in (_errors, _panics, _turn_seconds):
+        counted.labels(controller)
+    for counted in (_adds, _waits, _works, _retries):
+        counted.labels(controller, controller)
+    for priority, depth in depths.items():
+        _depth.labels(controller, controller, str(priority)).set_function(depth)
+    _limit.labels(controller).set(limit)
+    _active.labels(controller).set_function(lambda: len(running()))
+    _unfinished.labels(controller, controller).set_function(lambda: sum(running()))
+    _longest.labels(controller, controller).set_function(lambda: max(running(), default=0))
+
+
+def queued(controller: str) -> None:
+    """A turn waits."""
+    _adds.labels(controller, controller).inc()
+
+
+def delayed(controller: str) -> None:
+    """A turn will wait when its time has come."""
+    _retries.labels(controller, controller).inc()
+
+
+def begun(controller: str, *, waited: float) -> None:
+    """A turn is on, after so many seconds."""
+    _waits.labels(controller, controller).observe(waited)
+
+
+def ended(controller: str, *, worked: float) -> None:
+    """A turn is over, after so many seconds."""
+    _works.labels(controller, controller).observe(worked)
+
+
+@contextmanager
+def turning(controller: str) -> Iterator[None]:
+    """Measures a reconcile from its start to its end."""
+    with _turn_seconds.labels(controller).time():
+        yield
+
+
+def turned(controller: str, result: str, *, panic: bool = False) -> None:
+    """A reconcile ended as `success`, `error` or `requeue_after`; `panic` if it was a fault of the runner's own."""
+    _turns.labels(controller, result).inc()
+    if result == "error":
+        _errors.labels(controller).inc()
+    if panic:
+        _panics.labels(controller).inc()
+
+
+def requested(*, code: str, method: str, host: str) -> None:
+    """The API server answered, or, with `<error>` as code, it did not."""
+    _requests.labels(code, method, host).inc()
+
+
+def leading(name: str, is_leader: bool) -> None:
+    """Whether this replica leads, by the Lease of this name."""
+    _leading.labels(name).set(is_leader)
 
 
 def exposition() -> bytes:

@@ -1,19 +1,28 @@
-"""What the runner serves about itself: /healthz and /readyz, and /metrics."""
+"""What the runner serves about itself: /healthz and /readyz, and /metrics; and where roles bring metrics of their own."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 
 from runner import metrics
+from runner.certificate import ServingCertificate
+from runner.kube.access import Access
+from runner.kube.client import KubeError
+from runner.rolemetrics import RefusedMetric, RoleMetrics
 from runner.settings import Address, ConfigurationError
+
+logger = logging.getLogger(__name__)
 
 
 @asynccontextmanager
 async def serving_health(address: Address, *, is_ready: Callable[[], bool]) -> AsyncIterator[Address]:
-    """Serve /healthz (the process answers) and /readyz (it also watches). Yields the real address."""
+    """Serve /healthz (the process answers) and /readyz (it also watches, or waits to lead). Yields the real address."""
 
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="ok")
@@ -27,25 +36,81 @@ async def serving_health(address: Address, *, is_ready: Callable[[], bool]) -> A
 
 
 @asynccontextmanager
-async def serving_metrics(address: Address) -> AsyncIterator[Address]:
-    """Serve /metrics over plain HTTP. Yields the real address."""
+async def serving_metrics(
+    address: Address,
+    role_metrics: RoleMetrics,
+    *,
+    certificate: ServingCertificate | None = None,
+    access: Access | None = None,
+) -> AsyncIterator[Address]:
+    """Serve /metrics, the roles' after the runner's own. Yields the real address.
 
-    async def answer(_: web.Request) -> web.Response:
-        return web.Response(body=metrics.exposition(), headers={"Content-Type": metrics.CONTENT_TYPE})
+    Over TLS with a certificate; with `access`, only to who may get /metrics.
+    """
 
-    async with _serving(address, [web.get("/metrics", answer)], flag="--metrics-bind-address") as bound:
+    async def answer(request: web.Request) -> web.Response:
+        refusal = await _refusal(request, access) if access else None
+        if refusal is not None:
+            return refusal
+        text = metrics.exposition() + role_metrics.exposition()
+        return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    context = certificate.context if certificate else None
+    async with _serving(address, [web.get("/metrics", answer)], flag="--metrics-bind-address", tls=context) as bound:
+        following = asyncio.create_task(certificate.follow()) if certificate else None
+        try:
+            yield bound
+        finally:
+            if following:
+                following.cancel()
+
+
+async def _refusal(request: web.Request, access: Access) -> web.Response | None:
+    """The answer to who may not see this; None if they may. The words are those of controller-runtime's filter."""
+    scheme, _, token = request.headers.get("Authorization", "").strip().partition(" ")
+    failed = "Authentication failed"
+    try:
+        user = await access.user(token.strip()) if scheme.lower() == "bearer" and token.strip() else None
+        if user is None:
+            return web.Response(status=401, text="Unauthorized")
+        failed = f"Authorization for user {user.name} failed"
+        if await access.allows(user, verb=request.method.lower(), path=request.path):
+            return None
+        return web.Response(status=403, text=f"Authorization denied for user {user.name}")
+    except KubeError as error:
+        logger.error("Whether metrics may be shown could not be found out", extra={"error": str(error)})
+        return web.Response(status=500, text=failed)
+
+
+@asynccontextmanager
+async def serving_role_metrics(address: Address, role_metrics: RoleMetrics) -> AsyncIterator[Address]:
+    """Take what operator_sdk.util.osdk_metric posts to /metrics. Yields the real address."""
+
+    async def record(request: web.Request) -> web.Response:
+        try:
+            role_metrics.record(await request.read())
+        except RefusedMetric as error:
+            logger.info("A role's metric was refused", extra={"error": str(error)})
+            return web.Response(status=400, text=str(error))
+        return web.Response()
+
+    async with _serving(address, [web.post("/metrics", record)], flag="--role-metrics-bind-address") as bound:
         yield bound
 
 
 @asynccontextmanager
-async def _serving(address: Address, routes: list[web.RouteDef], *, flag: str) -> AsyncIterator[Address]:
+async def _serving(
+    address: Address, routes: list[web.RouteDef], *, flag: str, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Address]:
     application = web.Application()
     application.add_routes(routes)
-    runner = web.AppRunner(application, access_log=None)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
-        # No host: all interfaces, by IPv4 and IPv6.
-        site = web.TCPSite(runner, address.host or None, address.port, shutdown_timeout=1)
+        # No host: all interfaces, by IPv4 and IPv6. As in Go, a name is one address: many containers have a localhost by
+        # IPv6 that cannot be listened on.
+        host = "127.0.0.1" if address.host == "localhost" else address.host or None
+        site = web.TCPSite(runner, host, address.port, ssl_context=tls)
         try:
             await site.start()
         except OSError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -125,6 +126,14 @@ class Watch:
     finalizer: Finalizer | None = None
     max_concurrent_reconciles: int
     verbosity: int
+    # Another watch has the same kind and version, in another group.
+    has_namesake: bool = False
+
+    @property
+    def controller(self) -> str:
+        """What metrics call this watch: the Go operator's name, and with the group where that would mean two."""
+        group = [self.gvk.group or "core"] if self.has_namesake else []
+        return "-".join((self.gvk.kind, self.gvk.version, *group, "controller")).lower()
 
 
 def for_cr(watch: Watch, obj: Object) -> tuple[Watch, list[str]]:
@@ -192,7 +201,8 @@ def parse(text: str, *, settings: Settings, environ: Mapping[str, str]) -> tuple
     watches = reader.read(root)
     if reader.problems:
         raise WatchesError(reader.problems)
-    return watches
+    names = Counter(watch.controller for watch in watches)
+    return tuple(replace(watch, has_namesake=names[watch.controller] > 1) for watch in watches)
 
 
 def _expand(text: str, environ: Mapping[str, str]) -> str:

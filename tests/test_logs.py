@@ -51,6 +51,10 @@ def test_where_no_terminal_is_lines_are_json() -> None:
         configure(Options(), stream=stream)
         logging.getLogger("runner.test").info("Hello", extra={"a": 1})
         logging.getLogger("kopf.test").info("chatter")
+        logging.getLogger("kopf.test").error(
+            "Request attempt #1/1 failed; escalating: GET https://… -> APIForbiddenError(…)"
+        )
+        logging.getLogger("kopf.test").warning("Not enough permissions")
     finally:
         root.handlers[:], root.level = before[0], before[1]
-    assert [json.loads(line)["msg"] for line in stream.getvalue().splitlines()] == ["Hello"]
+    assert [json.loads(line)["msg"] for line in stream.getvalue().splitlines()] == ["Hello", "Not enough permissions"]

@@ -318,3 +318,18 @@ def test_an_annotation_that_cannot_be_used_changes_nothing(name: str, text: str,
     assert said == ["Unable to parse " + expected]
     # The others count all the same.
     assert found == (replace(watch, verbosity=4) if good else watch)
+
+
+def test_each_watch_has_a_controller_name_of_its_own_and_the_go_operators_where_that_is_one() -> None:
+    entries = [("example.com", "v1", "Thing"), ("other.org", "v1", "Thing"), ("example.com", "v2", "Thing")]
+    entries += [("", "v1", "Secret"), ("other.org", "v1", "Secret")]
+    text = "".join(
+        f"- {{version: {version}, group: '{group}', kind: {kind}, role: thing}}\n" for group, version, kind in entries
+    )
+    assert [watch.controller for watch in watches(text)] == [
+        "thing-v1-example.com-controller",
+        "thing-v1-other.org-controller",
+        "thing-v2-controller",
+        "secret-v1-core-controller",
+        "secret-v1-other.org-controller",
+    ]

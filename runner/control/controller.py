@@ -12,6 +12,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
+from runner import metrics
 from runner.control import Priority, Request, Result, Retry
 from runner.control.workqueue import Closed, WorkQueue
 
@@ -46,19 +47,24 @@ class Controller:
 
     async def turn(self, request: Request) -> None:
         """One turn, whatever becomes of it, is over for the queue when this returns."""
+        name = request.watch.controller
         try:
-            result = await self._reconcile(request)
+            with metrics.turning(name):
+                result = await self._reconcile(request)
         except asyncio.CancelledError:
             self._queue.done(request)
             raise
         except Retry as retry:
+            metrics.turned(name, "error")
             after = self._queue.done(request, failed=True)
             logger.info("Will be tried again", extra={**request.fields, "reason": str(retry), "after": after})
         except Exception:
             # A fault of the runner's own must not end the other CRs' turns.
             logger.exception("Reconciling failed unexpectedly; it will be tried again", extra=request.fields)
+            metrics.turned(name, "error", panic=True)
             self._queue.done(request, failed=True)
         else:
+            metrics.turned(name, "requeue_after" if result.requeue_after else "success")
             if not result.requeue_after:
                 self._queue.done(request)
             elif result.requested:

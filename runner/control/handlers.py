@@ -134,7 +134,7 @@ class Handlers:
     def _requests(self, obj: Object) -> Iterator[Request]:
         for kind, key in owners(obj):
             for watch in self._by_kind.get(kind, ()):
-                if watch.watch_dependents:
+                if answers_for(watch, obj, key):
                     yield from self._known(watch, key)
 
 
@@ -145,6 +145,14 @@ def dependent_changed(before: Object | None, after: Object | None) -> bool:
     if after is None:
         return True
     return _essence(before) != _essence(after)
+
+
+def answers_for(watch: Watch, obj: Object, owner: ObjectKey) -> bool:
+    """Whether a watch wants to know of such an object of its CR; another watch may have had its kind watched."""
+    if not watch.watch_dependents or GroupVersionKind.of(obj) in watch.blacklist:
+        return False
+    # A namespaced CR's cluster-scoped things are found by annotation, over the whole cluster: only if asked for.
+    return bool(ObjectKey.of(obj).namespace or not owner.namespace) or watch.watch_cluster_scoped
 
 
 def has_been_reconciled(obj: Object) -> bool:

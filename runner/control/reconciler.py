@@ -28,7 +28,15 @@ from runner.kube.client import ApiClient, Conflict, Invalid, KubeError, NotFound
 from runner.kube.discovery import Discovery, Resource
 from runner.proxy.sessions import OnDependent, Session, Sessions, kubeconfig
 from runner.resource import conditions, parameters
-from runner.resource.metadata import GroupVersionKind, Object, ObjectKey, Owner, finalizers, is_deleting, parse_duration
+from runner.resource.metadata import (
+    GroupVersionKind,
+    Object,
+    ObjectKey,
+    Owner,
+    finalizers,
+    is_deleting,
+    parse_duration,
+)
 from runner.settings import LogEvents
 from runner.watches import Content, Watch, for_cr
 
@@ -154,7 +162,10 @@ class Reconciler:
                 f"Not passed to the role, as Ansible would take them as its own variables: {', '.join(built.dropped)}",
             )
         session = Session(
-            owner=owner, inject_owner=self._with.inject_owner_ref, on_dependent=self._on_dependent(watch, owner.key)
+            owner=owner,
+            inject_owner=self._with.inject_owner_ref,
+            on_dependent=self._on_dependent(watch, owner.key),
+            blacklist=watch.blacklist,
         )
         folder = self._with.folders.folder(_folder_parts(request))
         ident = uuid.uuid4().hex[:16]

@@ -14,7 +14,10 @@ import heapq
 import itertools
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
+from time import monotonic
 
+from runner import metrics
 from runner.control import Priority, Request
 from runner.watches import Watch
 
@@ -38,6 +41,8 @@ class _Turn:
     again: Priority | None = None
     timer: asyncio.TimerHandle | None = None
     due: float = 0.0
+    # Since when it has been waiting.
+    since: float = 0.0
 
 
 @dataclass(slots=True)
@@ -49,6 +54,8 @@ class WorkQueue:
     # A heap a watch: a kind that is at its limit must not be in another's way.
     _waiting: dict[Watch, list[tuple[Priority, int, Request]]] = field(default_factory=dict)
     _running: Counter[Watch] = field(default_factory=Counter)
+    # Since when the turns that are on have been so.
+    _begun: dict[Request, float] = field(default_factory=dict)
     _sequence: itertools.count[int] = field(default_factory=itertools.count)
     _wanting: list[asyncio.Future[None]] = field(default_factory=list)
     _closed: bool = False
@@ -61,6 +68,16 @@ class WorkQueue:
     def running(self) -> int:
         return self._running.total()
 
+    def follow(self, watch: Watch) -> None:
+        """Have the watch's turns shown by the metrics."""
+        metrics.follow(
+            watch.controller,
+            limit=watch.max_concurrent_reconciles,
+            # controller-runtime counts its priorities downwards, too.
+            depths={-priority: partial(self._depth, watch, priority) for priority in Priority},
+            running=lambda: [monotonic() - begun for request, begun in self._begun.items() if request.watch == watch],
+        )
+
     def add(self, request: Request, priority: Priority, after: float = 0.0) -> None:
         """Give the CR a turn, in `after` seconds. Of several delays the shortest counts, of priorities the highest."""
         if self._closed:
@@ -71,6 +88,9 @@ class WorkQueue:
         elif turn.running:
             turn.again = priority if turn.again is None else min(turn.again, priority)
         elif turn.priority is None or priority < turn.priority:
+            if turn.priority is None:
+                turn.since = monotonic()
+                metrics.queued(request.watch.controller)
             turn.priority, turn.sequence = priority, next(self._sequence)
             heapq.heappush(self._waiting.setdefault(request.watch, []), (priority, turn.sequence, request))
             self._wake()
@@ -109,6 +129,7 @@ class WorkQueue:
         """
         turn = self._turns[request]
         turn.running = False
+        metrics.ended(request.watch.controller, worked=monotonic() - self._begun.pop(request))
         self._running[request.watch] -= 1
         again, turn.again = turn.again, None
         backoff = 0.0
@@ -142,6 +163,7 @@ class WorkQueue:
             self._wake()
 
     def _delay(self, request: Request, turn: _Turn, priority: Priority, after: float) -> None:
+        metrics.delayed(request.watch.controller)
         loop = asyncio.get_running_loop()
         due = loop.time() + after
         if turn.timer is not None:
@@ -174,7 +196,13 @@ class WorkQueue:
             turn.timer.cancel()
             turn.timer = None
         self._running[request.watch] += 1
+        self._begun[request] = monotonic()
+        metrics.begun(request.watch.controller, waited=self._begun[request] - turn.since)
         return request
+
+    def _depth(self, watch: Watch, priority: Priority) -> int:
+        waiting = self._waiting.get(watch, ())
+        return sum(1 for entry in waiting if entry[0] == priority and not self._is_stale(entry))
 
     def _is_stale(self, entry: tuple[Priority, int, Request]) -> bool:
         turn = self._turns.get(entry[2])

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +22,7 @@ import yaml
 from kubernetes.aio import client as official
 from kubernetes.aio import config as official_config
 
+from runner import metrics
 from runner.settings import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ class ApiClient:
         """A session with the runner's credentials, for those who speak HTTP to the server themselves. Theirs to close."""
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=self._ssl_context(), limit=0, keepalive_timeout=60),
-            middlewares=(*middlewares, self._authorize),
+            middlewares=(*middlewares, self._count, self._authorize),
             timeout=_TIMEOUT,
             headers={"User-Agent": "rolerunner"},
             auto_decompress=True,
@@ -153,10 +154,16 @@ class ApiClient:
         """In the background, as kubectl does: what it owns goes after it."""
         return await self._request("DELETE", path, params={"propagationPolicy": "Background"})
 
-    async def watch(self, path: str, params: Mapping[str, str]) -> AsyncIterator[dict[str, Any]]:
-        """The watch events ({type, object}) after `params["resourceVersion"]`, until the server ends the stream."""
+    async def watch(
+        self, path: str, params: Mapping[str, str], *, opened: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[dict[str, Any]]:
+        """The watch events ({type, object}) after `params["resourceVersion"]`, until the server ends the stream.
+
+        `opened` is called when the server has begun to answer: there may be no event for long.
+        """
         query = {**params, "watch": "true", "allowWatchBookmarks": "true"}
         async with self._responding("GET", path, params=query, timeout=_WATCH_TIMEOUT) as response:
+            opened()
             async for line in _lines(response.content):
                 event = json.loads(line)
                 if event.get("type") == "ERROR":
@@ -188,6 +195,15 @@ class ApiClient:
                 yield response
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unreachable(f"{method} {path}: {error or type(error).__name__}") from error
+
+    async def _count(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        code = "<error>"
+        try:
+            response = await handler(request)
+            code = str(response.status)
+            return response
+        finally:
+            metrics.requested(code=code, method=request.method, host=request.url.host_port_subcomponent or "")
 
     async def _authorize(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         # Asked anew for each request: ServiceAccount tokens rotate, exec plugins' tokens expire, and the official client

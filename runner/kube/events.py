@@ -1,4 +1,4 @@
-"""Kubernetes Events on a CR: what its owner should see with `kubectl describe`."""
+"""Kubernetes Events on a CR, or on the Lease: what its owner should see with `kubectl describe`."""
 
 from __future__ import annotations
 
@@ -13,27 +13,39 @@ logger = logging.getLogger(__name__)
 
 # The API server refuses longer ones.
 _NOTE_LIMIT = 1024
+_COMPONENT = "rolerunner"
 
 
 async def warn(client: ApiClient, owner: Owner, *, reason: str, note: str) -> None:
-    """Post a Warning. An Event is a courtesy: if it cannot be posted, that is logged and nothing else happens."""
-    now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    """Post a Warning on a CR."""
+    await post(client, owner, type="Warning", action="Reconcile", reason=reason, note=note)
+
+
+async def post(client: ApiClient, owner: Owner, *, type: str, action: str, reason: str, note: str) -> None:
+    """Post an Event. That is a courtesy: if it cannot be posted, that is logged and nothing else happens.
+
+    One of the core group: it is the same object as one of events.k8s.io, and what most Roles allow.
+    """
+    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     # Events on cluster-scoped objects live in the namespace `default`.
     namespace = owner.key.namespace or "default"
     body = {
-        "apiVersion": "events.k8s.io/v1",
+        "apiVersion": "v1",
         "kind": "Event",
         "metadata": {"name": f"{owner.key.name[:200]}.{uuid4().hex[:16]}", "namespace": namespace},
-        "eventTime": now,
-        "type": "Warning",
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+        "type": type,
         "reason": reason,
-        "action": "Reconcile",
-        "note": note if len(note) <= _NOTE_LIMIT else note[: _NOTE_LIMIT - 1] + "…",
-        "reportingController": "rolerunner",
-        "reportingInstance": "rolerunner",
-        "regarding": {**owner.reference(), "namespace": owner.key.namespace},
+        "action": action,
+        "message": note if len(note) <= _NOTE_LIMIT else note[: _NOTE_LIMIT - 1] + "…",
+        "source": {"component": _COMPONENT},
+        "reportingComponent": _COMPONENT,
+        "reportingInstance": _COMPONENT,
+        "involvedObject": {**owner.reference(), "namespace": owner.key.namespace},
     }
     try:
-        await client.post(f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", body)
+        await client.post(f"/api/v1/namespaces/{namespace}/events", body)
     except KubeError as error:
         logger.info("An Event could not be posted", extra={"reason": reason, "error": str(error)})

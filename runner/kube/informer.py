@@ -1,14 +1,15 @@
 """What roles create: one informer a kind and namespace, started when a role first touches an object of that kind.
 
 List, then watch with bookmarks from there on. After a gap (410, a lost stream) list anew and compare with the store, so
-that a deletion missed meanwhile is still told. The stores will also answer the proxy's reads.
+that a deletion missed meanwhile is still told. The stores also answer the proxy's reads, while they are `fresh`.
 
-Next on the way: `runner.control.handlers`.
+Next on the way: `runner.control.handlers`, and `runner.proxy.reads`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -30,16 +31,32 @@ _FIRST_DELAY, _LAST_DELAY = 0.2, 30.0
 
 
 class Informer:
-    """A store of the objects of one kind, in one namespace or (namespace empty) all, kept current by `run`."""
+    """A store of the objects of one kind, in one namespace or (namespace empty) all, kept current by `run`.
+
+    `version` is the resourceVersion up to which the store has come, `fresh` whether it lags by no more than an event takes,
+    and `list_kind` what the server calls a list of these.
+    """
 
     def __init__(self, client: ApiClient, resource: Resource, namespace: str, notify: Notify) -> None:
         self.resource = resource
         self.namespace = namespace
         self.store: dict[ObjectKey, Object] = {}
         self.synced = asyncio.Event()
+        self.version = ""
+        self.fresh = False
+        self.list_kind = ""
         self._client = client
         self._notify = notify
-        self._version = ""
+        self._unbroken = False
+        self._encoded: dict[ObjectKey, bytes] = {}
+
+    def encoded(self, key: ObjectKey) -> bytes | None:
+        """An object of the store as JSON: made when it is first asked for, and kept until the object changes."""
+        if key not in self._encoded:
+            if key not in self.store:
+                return None
+            self._encoded[key] = json.dumps(self.store[key], separators=(",", ":")).encode()
+        return self._encoded[key]
 
     async def run(self) -> None:
         """Keep the store current until cancelled. Trouble is logged once a kind of trouble, and waited out."""
@@ -52,7 +69,7 @@ class Informer:
             except NotFound:
                 # The kind itself is gone, and its objects with it.
                 self._replace({})
-                self._version = ""
+                self.version = ""
                 problem, level = "kind not served", logging.INFO
             except KubeError as error:
                 # Missing rights stay missing until somebody acts; the rest passes.
@@ -70,9 +87,9 @@ class Informer:
     async def step(self) -> None:
         """List if there is nothing to go on from, else one watch to its end. Raises KubeError."""
         try:
-            await (self._watch() if self._version else self._list())
+            await (self._watch() if self.version else self._list())
         except Expired:
-            self._version = ""
+            self.version = ""
 
     async def _list(self) -> None:
         path = self.resource.path(namespace=self.namespace)
@@ -84,22 +101,35 @@ class Informer:
                 # Items of a list carry no kind of their own.
                 whole = {"apiVersion": self.resource.gvk.api_version, "kind": self.resource.gvk.kind, **item}
                 found[ObjectKey.of(item)] = _slim(whole)
+            self.list_kind = page.get("kind", "")
             token = page["metadata"].get("continue")
             if not token:
                 break
             params = {"limit": str(_PAGE), "continue": token}
         self._replace(found)
-        self._version = page["metadata"]["resourceVersion"]
+        self.version = page["metadata"]["resourceVersion"]
+        self._unbroken = True
         self.synced.set()
 
     async def _watch(self) -> None:
         path = self.resource.path(namespace=self.namespace)
-        seconds = str(random.randint(*_WATCH_SECONDS))
-        async for event in self._client.watch(path, {"resourceVersion": self._version, "timeoutSeconds": seconds}):
-            obj = event["object"]
-            self._version = obj["metadata"]["resourceVersion"]
-            if event["type"] != "BOOKMARK":
-                self._put(ObjectKey.of(obj), None if event["type"] == "DELETED" else _slim(obj), last=obj)
+        params = {"resourceVersion": self.version, "timeoutSeconds": str(random.randint(*_WATCH_SECONDS))}
+        try:
+            async for event in self._client.watch(path, params, opened=self._opened):
+                obj = event["object"]
+                self.version = obj["metadata"]["resourceVersion"]
+                if event["type"] != "BOOKMARK":
+                    self._put(ObjectKey.of(obj), None if event["type"] == "DELETED" else _slim(obj), last=obj)
+                self.fresh = self._unbroken = True
+        except KubeError:
+            self._unbroken = False
+            raise
+        finally:
+            self.fresh = False
+
+    def _opened(self) -> None:
+        # After trouble much may have been missed. It comes first; so with the first word of the watch the store is current.
+        self.fresh = self._unbroken
 
     def _replace(self, found: Mapping[ObjectKey, Object]) -> None:
         for key in self.store.keys() - found.keys():
@@ -111,6 +141,7 @@ class Informer:
 
     def _put(self, key: ObjectKey, obj: Object | None, *, last: Object | None = None) -> None:
         before = self.store.pop(key, None)
+        self._encoded.pop(key, None)
         if obj is not None:
             self.store[key] = obj
         elif before is None:
@@ -127,25 +158,34 @@ class Informers:
         self._namespaces = tuple(namespaces) or ("",)
         self._notify = notify
         self._tasks = tasks
-        self._running: dict[str, list[tuple[Informer, asyncio.Task[None]]]] = {}
+        # By kind (plural and API version), then by namespace.
+        self._running: dict[str, dict[str, Informer]] = {}
+        self._started: list[asyncio.Task[None]] = []
 
     def ensure(self, resource: Resource) -> None:
         """Watch this kind from now on, if it can be watched and is not yet."""
-        name = f"{resource.plural}.{resource.gvk.api_version}"
+        name = _kind(resource.gvk.api_version, resource.plural)
         if name in self._running or not resource.is_watchable:
             return
-        started = []
+        self._running[name] = {}
         for namespace in self._namespaces if resource.namespaced else ("",):
             informer = Informer(self._client, resource, namespace, self._notify)
-            task = self._tasks.create_task(informer.run(), name=f"informer {name} {namespace}")
-            started.append((informer, task))
-        self._running[name] = started
+            self._running[name][namespace] = informer
+            self._started.append(self._tasks.create_task(informer.run(), name=f"informer {name} {namespace}"))
         logger.info("Watching dependents", extra={"resource": name, "namespaces": ",".join(filter(None, self._namespaces))})
 
+    def covering(self, api_version: str, plural: str, namespace: str) -> Informer | None:
+        """The informer whose store has all objects of a kind in a namespace, or (namespace empty) in the cluster."""
+        by_namespace = self._running.get(_kind(api_version, plural), {})
+        return by_namespace.get("") or by_namespace.get(namespace)
+
     def stop(self) -> None:
-        for started in self._running.values():
-            for _, task in started:
-                task.cancel()
+        for task in self._started:
+            task.cancel()
+
+
+def _kind(api_version: str, plural: str) -> str:
+    return f"{plural}.{api_version}"
 
 
 def _slim(obj: Mapping[str, Any]) -> Object:

@@ -1,9 +1,10 @@
 """The proxy: passes a run's API calls on with the runner's rights, and sees to it that what they create is found again.
 
 A creation gets the CR as its owner. Whatever is created, or found to be the CR's already, has its kind watched from then
-on. Everything else goes through as it came, bytes for bytes, both ways.
+on, and what is watched is read from the informers' stores. Everything else goes through as it came, bytes for bytes, both
+ways.
 
-Next on the way: `runner.kube.informer`.
+Next on the way: `runner.kube.informer`, and `runner.proxy.tunnel`.
 """
 
 from __future__ import annotations
@@ -12,18 +13,21 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 from aiohttp import web
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDict, CIMultiDictProxy, MultiDict
 from yarl import URL
 
-from runner.kube.client import ApiClient, KubeError
+from runner.kube.client import ApiClient, KubeError, NotFound
 from runner.kube.discovery import Discovery
+from runner.proxy import tunnel
+from runner.proxy.reads import Covering, from_store
 from runner.proxy.requestinfo import RequestInfo, parse
 from runner.proxy.sessions import Session, Sessions
-from runner.resource.metadata import is_owned, own
+from runner.resource.metadata import Object, is_deleting, is_owned, own
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +37,15 @@ _HOP_HEADERS = frozenset(
     connection keep-alive proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade host
     """.split()
 )
-_REQUEST_ONLY = frozenset({"authorization", "content-length"})
+_REQUEST_ONLY = frozenset({"authorization", "content-length", "expect"})
 _IMPERSONATION = "impersonate-"
+# A server-side apply, which creates what is not there.
+_APPLY = "application/apply-patch+yaml"
+_WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+# They tell of an object and are no part of it: a role that writes one with each run would be run for each one, for ever.
+_EVENTS = "events"
+# What Kubernetes calls connecting, whatever the method: it writes nothing that could be read.
+_CONNECTS = frozenset({"attach", "exec", "portforward", "proxy"})
 # The API server's own limit for an object is about 3 MiB.
 _BODY_LIMIT = 16 * 1024 * 1024
 # No limit on the whole: watches and logs are followed for as long as the run likes.
@@ -44,19 +55,25 @@ _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10)
 class ProxyServer:
     """Listens on loopback while it is entered (`async with`); `port` is then the real one."""
 
-    def __init__(self, client: ApiClient, discovery: Discovery, sessions: Sessions, *, port: int) -> None:
+    def __init__(
+        self, client: ApiClient, discovery: Discovery, sessions: Sessions, *, covering: Covering, port: int
+    ) -> None:
         self.port = port
         self._client = client
         self._discovery = discovery
         self._sessions = sessions
+        self._covering = covering
         application = web.Application(client_max_size=_BODY_LIMIT)
         application.router.add_route("*", "/{path:.*}", self._handle)
-        self._runner = web.AppRunner(application, access_log=None, auto_decompress=False)
+        # A watch that nobody listens to any more is ended, and not when the server next has something to say.
+        self._runner = web.AppRunner(
+            application, access_log=None, auto_decompress=False, handler_cancellation=True, shutdown_timeout=1
+        )
 
     async def __aenter__(self) -> ProxyServer:
         """Raises OSError when the port is taken."""
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port, shutdown_timeout=1)
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
         try:
             await site.start()
         except OSError:
@@ -69,99 +86,180 @@ class ProxyServer:
         await self._runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        session = self._sessions.by_authorization(request.headers.get("Authorization"))
+        session, target = self._sessions.of(request.raw_path, request.headers.get("Authorization"))
         if session is None:
-            return _status(401, "Unauthorized", "this proxy serves only the runs of its runner, each with its own token")
+            refusal = _status(401, "Unauthorized", "this proxy serves only the runs of its runner, each with its own token")
+            # Some clients send what they have only when they are asked for it.
+            refusal.headers["WWW-Authenticate"] = 'Basic realm="rolerunner"'
+            return refusal
+        # Behind the server's address nothing else may take the place of its path.
+        if not target.startswith("/"):
+            return _status(400, "BadRequest", "this proxy takes a path, and no other server's address")
+        call = Call(request, session, target)
         try:
-            return await self._pass_on(request, session)
-        except (aiohttp.ClientError, TimeoutError, KubeError) as error:
-            logger.warning("The API server gave a run no answer", extra={"path": request.path, "error": str(error)})
-            return _status(503, "ServiceUnavailable", f"the API server gave no answer: {error}")
-        except (ConnectionResetError, asyncio.CancelledError):
-            # The run went away in the middle of its own request.
+            if request.method == "GET" and "Upgrade" not in request.headers:
+                accept = request.headers.get("Accept")
+                content = from_store(call.info, request.query, accept, session=session, covering=self._covering)
+                if content is not None:
+                    return web.Response(body=content, content_type="application/json", headers={"X-Cache": "HIT"})
+            return await self._pass_on(call)
+        except (ConnectionError, asyncio.CancelledError, web.HTTPException):
+            # The run went away in the middle of its own request, or sent too much.
             raise
+        except (aiohttp.ClientError, TimeoutError, KubeError) as error:
+            logger.warning("The API server gave a run no answer", extra={"path": call.path, "error": str(error)})
+            return _status(503, "ServiceUnavailable", f"the API server gave no answer: {error}")
         except Exception:
-            logger.exception("A run's request failed unexpectedly", extra={"method": request.method, "path": request.path})
+            logger.exception("A run's request failed unexpectedly", extra={"method": request.method, "path": call.path})
             return _status(500, "InternalError", "the runner's proxy failed; its log says more")
 
-    async def _pass_on(self, request: web.Request, session: Session) -> web.StreamResponse:
-        info = parse(request.path)
-        if request.headers.get("Upgrade"):
-            return _status(501, "NotImplemented", "this proxy passes no upgraded connections (exec, attach, port-forward)")
+    async def _pass_on(self, call: Call) -> web.StreamResponse:
+        request = call.request
         body = await request.read() if request.body_exists else None
-        if body is not None and request.method == "POST" and session.inject_owner:
-            body = await self._owned(body, request, info, session)
-        async with self._client.session.request(
-            request.method,
-            URL(self._client.server + request.raw_path, encoded=True),
-            data=body,
-            headers=_forward(request.headers, drop=_REQUEST_ONLY),
-            timeout=_TIMEOUT,
-            allow_redirects=False,
-            auto_decompress=False,
-            # What the run did not send is not made up here.
-            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-        ) as answer:
-            if _is_one_object(request, info, answer):
-                return await self._whole(request, info, session, answer)
-            return await _stream(request, answer)
-
-    async def _owned(self, body: bytes, request: web.Request, info: RequestInfo, session: Session) -> bytes:
-        """The body with the owner added, if this creates an object."""
-        if not info.is_resource or info.name or info.subresource:
-            return body
-        if "json" not in request.headers.get("Content-Type", "json"):
-            return body
+        if body is not None and call.session.inject_owner:
+            body = await self._owned(body, call)
+        headers = _forward(request.headers, drop=_REQUEST_ONLY)
+        if upgrade := request.headers.get("Upgrade"):
+            headers.update({"Connection": "Upgrade", "Upgrade": upgrade})
         try:
-            obj = json.loads(body)
-        except ValueError:
-            # The API server says better what is wrong with it.
-            return body
-        if not isinstance(obj, dict) or not isinstance(obj.get("metadata", {}), dict):
+            async with self._client.session.request(
+                request.method,
+                URL(self._client.server + call.target, encoded=True),
+                data=body,
+                headers=headers,
+                timeout=_TIMEOUT,
+                allow_redirects=False,
+                auto_decompress=False,
+                # What the run did not send is not made up here.
+                skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+            ) as answer:
+                if _is_one_object(call, answer):
+                    return await self._whole(call, answer)
+                if call.writes and not 400 <= answer.status < 500:
+                    call.session.writes.add(call.info, None)
+                return await _stream(call, answer)
+        except (aiohttp.ClientError, TimeoutError, asyncio.CancelledError):
+            # It may have been done all the same.
+            if call.writes:
+                call.session.writes.add(call.info, None)
+            raise
+
+    async def _owned(self, body: bytes, call: Call) -> bytes:
+        """The body with the owner added, if this creates an object, or applies one that is the owner's already."""
+        info, owner, kind = call.info, call.session.owner, call.request.content_type
+        applies = call.request.method == "PATCH" and kind == _APPLY and info.name
+        creates = call.request.method == "POST" and not info.name
+        if not info.is_resource or info.subresource or not (applies or creates):
             return body
         resource = await self._discovery.by_plural(info.api_version, info.plural)
         # Reviews (SubjectAccessReview, TokenReview …) are created but not kept.
         if resource is None or not {"get", "list"} & resource.verbs:
             return body
-        if not own(obj, session.owner, namespace=info.namespace if resource.namespaced else ""):
+        obj = _object(body)
+        if obj is None:
+            # Protobuf, YAML, something compressed, or nothing that the API server would take either.
+            logger.debug("Passed on without an owner", extra={"path": call.path, "content_type": kind})
+            return body
+        if applies and not await self._may_own(call):
+            return body
+        if not own(obj, owner, namespace=info.namespace if resource.namespaced else ""):
             return body
         return json.dumps(obj).encode()
 
-    async def _whole(
-        self, request: web.Request, info: RequestInfo, session: Session, answer: aiohttp.ClientResponse
-    ) -> web.Response:
-        """Pass on one object, and have its kind watched if it turns out to be the owner's."""
+    async def _may_own(self, call: Call) -> bool:
+        """Whether an applied object is not there yet, or has the owner already.
+
+        In that case each apply has to name the owner, since what an applier leaves out the next time is taken away.
+        """
+        content = from_store(call.info, MultiDict(), None, session=call.session, covering=self._covering)
+        try:
+            existing = json.loads(content) if content else await self._client.get(call.path)
+        except NotFound:
+            return True
+        except KubeError:
+            # The apply itself will hear of it.
+            return False
+        return is_owned(existing, call.session.owner)
+
+    async def _whole(self, call: Call, answer: aiohttp.ClientResponse) -> web.Response:
+        """Pass on one object. Remember which version a write gave, and have its kind watched if it is the owner's."""
+        info, session = call.info, call.session
         content = await answer.read()
         # Reading every object costs more than looking for the owner's name in the bytes first.
-        if session.owner.uid.encode() in content or session.owner.key.name.encode() in content:
-            await self._notice(content, info, session)
+        if call.writes or session.owner.uid.encode() in content or session.owner.key.name.encode() in content:
+            obj = _object(content)
+            if call.writes:
+                session.writes.add(info, _version(obj))
+            if obj is not None and not info.subresource and info.plural != _EVENTS and is_owned(obj, session.owner):
+                resource = await self._discovery.by_plural(info.api_version, info.plural)
+                if resource is not None:
+                    session.on_dependent(resource)
         return web.Response(status=answer.status, reason=answer.reason, headers=_forward(answer.headers), body=content)
 
-    async def _notice(self, content: bytes, info: RequestInfo, session: Session) -> None:
-        try:
-            obj: Any = json.loads(content)
-        except ValueError:
-            return
-        if isinstance(obj, dict) and obj.get("kind") != "Status" and is_owned(obj, session.owner):
-            resource = await self._discovery.by_plural(info.api_version, info.plural)
-            if resource is not None:
-                session.on_dependent(resource)
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A run's request. `target`: the path and query for the API server; `writes`: whether it changes what may be read."""
+
+    request: web.Request
+    session: Session
+    target: str
+    info: RequestInfo = field(init=False)
+    writes: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        info = parse(self.path)
+        writes = info.is_resource and info.subresource.partition("/")[0] not in _CONNECTS
+        writes = writes and self.request.method in _WRITES and "dryRun" not in self.request.query
+        object.__setattr__(self, "info", info)
+        object.__setattr__(self, "writes", writes)
+
+    @property
+    def path(self) -> str:
+        return self.target.partition("?")[0]
 
 
-def _is_one_object(request: web.Request, info: RequestInfo, answer: aiohttp.ClientResponse) -> bool:
+def _is_one_object(call: Call, answer: aiohttp.ClientResponse) -> bool:
     """An object in full as JSON: the answer to a read by name or to a write."""
-    if not info.is_resource or info.subresource or answer.status >= 300 or request.method == "DELETE":
-        return False
-    if request.method == "GET" and (not info.name or "watch" in request.query):
+    method, info = call.request.method, call.info
+    reads = method == "GET" and info.name and not info.subresource and "watch" not in call.request.query
+    if answer.status >= 300 or method == "DELETE" or not (reads or call.writes):
         return False
     return answer.content_type == "application/json" and "Content-Encoding" not in answer.headers
 
 
-async def _stream(request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+def _object(content: bytes) -> dict[str, Any] | None:
+    """The JSON object with metadata that this is; None if it is none."""
+    try:
+        obj = json.loads(content)
+    except ValueError:
+        return None
+    return obj if isinstance(obj, dict) and isinstance(obj.get("metadata", {}), dict) else None
+
+
+def _version(obj: Object | None) -> str | None:
+    """The resourceVersion that a write gave; None if there is none to go by."""
+    # An update that took the last finalizer off has deleted the object, at a version that is not told.
+    return None if obj is None or is_deleting(obj) else obj.get("metadata", {}).get("resourceVersion")
+
+
+async def _stream(call: Call, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+    request = call.request
     response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=_forward(answer.headers))
+    if answer.status == 101:
+        response.headers.update({"Connection": "Upgrade", "Upgrade": answer.headers.get("Upgrade", "")})
+        await tunnel.pass_through(request, response, answer)
+        return response
     await response.prepare(request)
-    async for chunk in answer.content.iter_any():
-        await response.write(chunk)
+    try:
+        async for chunk in answer.content.iter_any():
+            await response.write(chunk)
+    except (aiohttp.ClientPayloadError, aiohttp.ClientOSError) as error:
+        # Too late for an answer of our own: the run sees a body that breaks off, as it would without the proxy.
+        logger.warning("The API server broke off an answer", extra={"path": call.path, "error": str(error)})
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the API server broke off an answer") from error
     await response.write_eof()
     return response
 

@@ -1,4 +1,7 @@
-"""Who may call the proxy: each run has a session with a token of its own, which names its CR and ends with the run."""
+"""Who may call the proxy: each run has a session with a token of its own, which names its CR and ends with the run.
+
+Next on the way: `runner.proxy.requestinfo`.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +11,61 @@ import json
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NewType
 
 from runner.kube.discovery import Resource
-from runner.resource.metadata import Owner
+from runner.proxy.requestinfo import RequestInfo
+from runner.resource.metadata import GroupVersionKind, Owner, split_api_version
 
 Token = NewType("Token", str)
+
+# Before the token in a path; nothing of the API server's begins so.
+_PREFIX = "/run/"
 
 # Told of each kind of which the run's CR is seen to own an object.
 OnDependent = Callable[[Resource], None]
 
 
+class Writes:
+    """What a run has written, so that it reads nothing older: for each kind and namespace, up to which resourceVersion.
+
+    Versions of one kind's objects are compared as numbers, which Kubernetes promises from 1.35 on and which held before.
+    """
+
+    def __init__(self) -> None:
+        # By group, plural and namespace, as all versions of a group show the same objects. None: not known how far.
+        self._versions: dict[tuple[str, str, str], int | None] = {}
+
+    def add(self, info: RequestInfo, version: str | None) -> None:
+        """The resourceVersion that a write gave, or None where that cannot be known."""
+        key = _key(info)
+        before = self._versions.get(key, 0)
+        number = int(version) if version and version.isdecimal() else None
+        self._versions[key] = None if before is None or number is None else max(before, number)
+
+    def shown_at(self, info: RequestInfo, version: str) -> bool:
+        """Whether a store that has come to `version` shows all that was written to the kind and namespace of `info`."""
+        if not self._versions:
+            return True
+        group, plural, namespace = _key(info)
+        return all(
+            wanted is not None and version.isdecimal() and wanted <= int(version)
+            for (*kind, place), wanted in self._versions.items()
+            if kind == [group, plural] and namespace in ("", place)
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """On whose behalf a run calls. `inject_owner`: mark what it creates as the owner's."""
+    """On whose behalf a run calls. `inject_owner`: mark what it creates as the owner's. `blacklist`: kinds that are read
+    from the server alone."""
 
     owner: Owner
     inject_owner: bool
     on_dependent: OnDependent
+    blacklist: frozenset[GroupVersionKind] = frozenset()
+    writes: Writes = field(default_factory=Writes, compare=False)
 
 
 class Sessions:
@@ -44,29 +83,40 @@ class Sessions:
         finally:
             del self._open[token]
 
-    def by_authorization(self, header: str | None) -> Session | None:
-        """The session of an Authorization header: `Bearer TOKEN`, or `Basic` with the token as the user's name."""
-        scheme, _, credentials = (header or "").partition(" ")
+    def of(self, target: str, authorization: str | None) -> tuple[Session | None, str]:
+        """The session that a request names, and what is asked of the API server: its path and query.
+
+        It is named by the path's beginning, as in the kubeconfig's URL, or else by an Authorization header: `Bearer TOKEN`,
+        or `Basic` with the token as the user's name.
+        """
+        if target.startswith(_PREFIX):
+            token, _, rest = target.removeprefix(_PREFIX).partition("/")
+            return self._open.get(Token(token)), "/" + rest
+        scheme, _, credentials = (authorization or "").partition(" ")
         if scheme.lower() == "basic":
             try:
                 credentials = base64.b64decode(credentials, validate=True).decode().partition(":")[0]
             except (binascii.Error, UnicodeDecodeError):
-                return None
-        return self._open.get(Token(credentials.strip()))
+                return None, target
+        return self._open.get(Token(credentials.strip())), target
+
+
+def _key(info: RequestInfo) -> tuple[str, str, str]:
+    return split_api_version(info.api_version)[0], info.plural, info.namespace
 
 
 def kubeconfig(token: Token, *, port: int, namespace: str) -> str:
     """A kubeconfig for one run, as YAML (which JSON is).
 
-    The token stands there twice: Go's clients leave out a user's credentials where the server has no TLS, but send those
-    of its URL; the Python client does the opposite.
+    The token is part of the server's URL: Go's clients leave out a user's credentials where the server has no TLS. It is
+    not the URL's user, as they make no websocket to such a URL. The user's name is for those who send a header.
     """
     context = {"cluster": "proxy", "user": "run", **({"namespace": namespace} if namespace else {})}
     return json.dumps(
         {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "proxy", "cluster": {"server": f"http://{token}@localhost:{port}"}}],
+            "clusters": [{"name": "proxy", "cluster": {"server": f"http://localhost:{port}{_PREFIX}{token}"}}],
             "users": [{"name": "run", "user": {"username": token, "password": "unused"}}],
             "contexts": [{"name": "run", "context": context}],
             "current-context": "run",

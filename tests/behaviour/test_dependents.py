@@ -77,6 +77,83 @@ async def test_after_a_restart_dependents_are_watched_again(project: Project, wo
     await until(cleared, "the run folder of the CR that went meanwhile is gone")
 
 
+ROLE = GroupVersionKind("rbac.authorization.k8s.io", "v1", "ClusterRole")
+
+MAKE_EVERYWHERE = """
+- kubernetes.core.k8s:
+    definition:
+      - &map
+        apiVersion: v1
+        kind: ConfigMap
+        metadata:
+          name: one
+          namespace: "{{ ansible_operator_meta.namespace }}"
+        data:
+          color: blue
+      - <<: *map
+        metadata:
+          name: one
+          namespace: "{{ other }}"
+      - apiVersion: rbac.authorization.k8s.io/v1
+        kind: ClusterRole
+        metadata:
+          name: "{{ ansible_operator_meta.namespace }}"
+        rules: []
+"""
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+async def test_after_a_restart_each_kind_of_dependent_is_repaired(
+    project: Project, world: Cluster, one: ObjectKey, end: str
+) -> None:
+    """Owned by reference, by annotation in another namespace, and by annotation over the whole cluster."""
+    other = one.namespace + "-2"
+    await world.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": other}})
+    project.role(MAKE_EVERYWHERE)
+    project.watch(vars={"other": other}, watchClusterScopedResources=True)
+    namespaces = f"{one.namespace},{other}"
+    operator = await project.start(WATCH_NAMESPACE=namespaces)
+    await world.create(thing(), one.namespace)
+    await succeeded(world, one)
+    operator.stop() if end == "stop" else operator.kill()
+    operator = await project.start(WATCH_NAMESPACE=namespaces)
+    await counted(operator, "one", 1)
+    dependents = [
+        (CONFIG_MAP, one),
+        (CONFIG_MAP, ObjectKey(other, "one")),
+        (ROLE, ObjectKey("", one.namespace)),
+    ]
+    for kind, key in dependents:
+        made = await world.get(kind, key)
+        assert made is not None
+        await world.delete(kind, key)
+
+        async def again(kind: GroupVersionKind = kind, key: ObjectKey = key, before: str = made["metadata"]["uid"]) -> bool:
+            found = await world.get(kind, key)
+            return found is not None and found["metadata"]["uid"] != before
+
+        await until(again, f"{kind} {key} is there again")
+    await world.delete(THING, one)
+    await world.delete(ROLE, ObjectKey("", one.namespace))
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_cluster_scoped_things_of_a_cr_in_a_namespace(
+    project: Project, world: Cluster, one: ObjectKey, wanted: bool
+) -> None:
+    project.role(MAKE_EVERYWHERE)
+    project.watch(vars={"other": one.namespace}, watchClusterScopedResources=wanted)
+    operator = await project.start()
+    await world.create(thing(), one.namespace)
+    await succeeded(world, one)
+    made = await world.get(ROLE, ObjectKey("", one.namespace))
+    assert made is not None
+    assert made["metadata"]["annotations"]["operator-sdk/primary-resource"] == str(one)
+    resources = {line["resource"] for line in lines(operator, "Watching dependents")}
+    assert ("clusterroles.rbac.authorization.k8s.io/v1" in resources) is wanted
+    await world.delete(ROLE, ObjectKey("", one.namespace))
+
+
 async def test_without_dependents_nothing_is_repaired(project: Project, world: Cluster, one: ObjectKey) -> None:
     project.role(MAKE_CONFIG_MAP)
     project.watch(watchDependentResources=False)

@@ -73,7 +73,7 @@ async def test_rights_in_one_namespace_are_enough(
         {"apiGroups": ["test.example.com"], "resources": ["things"], "verbs": ["get", "list", "watch", "patch"]},
         {"apiGroups": ["test.example.com"], "resources": ["things/status"], "verbs": ["update"]},
         {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list", "watch", "create", "patch"]},
-        {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
+        {"apiGroups": [""], "resources": ["events"], "verbs": ["create"]},
     ]
     rbac = "rbac.authorization.k8s.io"
     await world.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "runner"}}, one.namespace)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -120,7 +121,7 @@ async def test_only_a_run_may_use_the_proxy_and_only_while_it_lasts(
     await until(copied, "the run's kubeconfig")
     config = json.loads(out.read_text())
     token = config["users"][0]["user"]["username"]
-    port = config["clusters"][0]["cluster"]["server"].rpartition(":")[2]
+    port = urlsplit(config["clusters"][0]["cluster"]["server"]).port
     url = f"http://127.0.0.1:{port}/api/v1/namespaces/{one.namespace}/configmaps"
 
     async def status(**headers: str) -> int:
@@ -132,7 +133,7 @@ async def test_only_a_run_may_use_the_proxy_and_only_while_it_lasts(
     assert await status(Authorization="Bearer wrong") == 401
     assert await status(**bearer) == 200
     sockets = await asyncio.to_thread(listening, operator.processes())
-    assert {address for address, number in sockets if number == int(port)} == {LOOPBACK}
+    assert {address for address, number in sockets if number == port} == {LOOPBACK}
     gate.touch()
     await counted(operator, "one", 1)
     assert await status(**bearer) == 401

@@ -51,14 +51,41 @@ def test_conditions_are_merged_by_type_in_their_places() -> None:
     new = [{"type": "Ready", "status": "True"}, {"type": "Synced", "status": "True"}]
     assert merged(existing, new, NOW) == [
         existing[0],
-        {"type": "Ready", "status": "True", "lastTransitionTime": NOW, "message": "wait"},
+        {"type": "Ready", "status": "True", "lastTransitionTime": NOW},
         {"type": "Synced", "status": "True", "lastTransitionTime": NOW},
     ]
 
 
-def test_a_condition_that_stays_keeps_its_time() -> None:
-    existing = [{"type": "Ready", "status": "True", "lastTransitionTime": EARLIER}]
-    assert merged(existing, [{"type": "Ready", "status": "True"}], NOW) == existing
+@pytest.mark.parametrize(
+    "news",
+    [{}, {"lastTransitionTime": NOW}],
+    ids=["same", "time"],
+)
+def test_a_condition_that_says_nothing_new_stays(news: dict[str, str]) -> None:
+    existing = [{"type": "Ready", "status": "True", "message": "done", "lastTransitionTime": EARLIER}]
+    assert merged(existing, [{"type": "Ready", "status": "True", **news}], NOW) == existing
+
+
+def test_a_condition_keeps_its_time_as_long_as_it_keeps_its_status() -> None:
+    existing = [{"type": "Ready", "status": "True", "reason": "Old", "lastTransitionTime": EARLIER}]
+    new = {"type": "Ready", "status": "True", "message": "better"}
+    assert merged(existing, [new], NOW) == [{**new, "lastTransitionTime": EARLIER}]
+    assert merged(existing, [{**new, "lastTransitionTime": NOW}], NOW) == [{**new, "lastTransitionTime": NOW}]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-01-31T12:00:00Z", "2026-01-31T12:00:00Z"),
+        ("2026-01-31 12:00:00+01:00", "2026-01-31T12:00:00+01:00"),
+        ("2026-01-31T12:00Z", "2026-01-31T12:00:00Z"),
+        ("2026-01-31T12:00:00.25Z", "2026-01-31T12:00:00.25Z"),
+    ],
+    ids=["RFC 3339", "date", "no seconds", "fraction"],
+)
+def test_times_are_written_as_the_api_reads_them(text: str, expected: str) -> None:
+    condition = {"type": "Ready", "status": "True", "lastTransitionTime": text}
+    assert checked(condition)["lastTransitionTime"] == expected
 
 
 @pytest.mark.parametrize("text", ["0", "30s", "1h30m", "1.5h", "250ms"])

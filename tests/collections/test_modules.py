@@ -1,5 +1,6 @@
 """The modules as a role calls them: by ansible-playbook, against the devcluster."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -14,6 +15,8 @@ from runner.devcluster import Cluster as Devcluster
 from runner.executor.subprocess import COLLECTIONS
 from runner.resource.metadata import ObjectKey
 from tests.conftest import THING, thing
+
+sys.path.append(str(COLLECTIONS))
 
 Results = list[dict[str, Any]]
 
@@ -49,26 +52,43 @@ async def test_status_is_added_to_and_written_only_when_it_changes(
 ) -> None:
     await world.create(thing(), namespace)
     ready = {"type": "Ready", "status": "True", "reason": "Done"}
-    first, again, dry, second, replaced = play(
+    synced = {"type": "Synced", "status": False}
+    # What the kind's own schema allows in a condition is the API server's to say.
+    odd = {"type": "Odd", "status": "True", "reason": "not one word", "further": 1}
+    first, again, dry, second, free, replaced, replaced_again = play(
         tmp_path,
         devcluster,
         [
             k8s_status(namespace, status={"nodes": ["a"], "deep": {"x": 1}}, conditions=[ready]),
             k8s_status(namespace, status={"nodes": ["a"]}, conditions=[ready]),
             {**k8s_status(namespace, status={"nodes": ["z"]}), "check_mode": True},
-            k8s_status(namespace, status={"deep": {"y": 2}}, conditions=[{"type": "Synced", "status": False}]),
-            k8s_status(namespace, status={"only": "this"}, force=True),
+            k8s_status(namespace, status={"deep": {"y": 2}}, conditions=[synced]),
+            k8s_status(namespace, status={"conditions": [odd]}, conditions=[]),
+            k8s_status(namespace, status={"only": "this"}, conditions=[synced], force=True),
+            k8s_status(namespace, status={"only": "this"}, conditions=[synced], force=True),
         ],
     )
-    assert [result["changed"] for result in (first, again, dry, second, replaced)] == [True, False, True, True, True]
+    results = (first, again, dry, second, free, replaced, replaced_again)
+    assert [result["changed"] for result in results] == [True, False, True, True, True, True, False]
     assert first["result"]["metadata"]["resourceVersion"] == again["result"]["metadata"]["resourceVersion"]
     status = second["result"]["status"]
     assert (status["nodes"], status["deep"]) == (["a"], {"x": 1, "y": 2})
     assert [(item["type"], item["status"]) for item in status["conditions"]] == [("Ready", "True"), ("Synced", "False")]
     assert status["conditions"][0] == first["result"]["status"]["conditions"][0]
+    assert free["result"]["status"]["conditions"][:2] == status["conditions"]
+    assert odd.items() <= free["result"]["status"]["conditions"][2].items()
     found = await world.get(THING, one)
     assert found is not None
-    assert found["status"] == {"only": "this"}
+    assert found["status"] == {"only": "this", "conditions": [status["conditions"][1]]}
+
+
+async def test_the_status_of_a_core_kind_needs_no_api_version(
+    world: Cluster, devcluster: Devcluster, namespace: str, tmp_path: Path
+) -> None:
+    address = {"kind": "Namespace", "name": namespace}
+    condition = {"type": "Ready", "status": "True"}
+    (result,) = play(tmp_path, devcluster, [{"operator_sdk.util.k8s_status": {**address, "conditions": [condition]}}])
+    assert condition.items() <= result["result"]["status"]["conditions"][0].items()
 
 
 async def test_mistakes_are_told_in_a_sentence(
@@ -76,20 +96,59 @@ async def test_mistakes_are_told_in_a_sentence(
 ) -> None:
     await world.create(thing(), namespace)
     ready = [{"type": "Ready", "status": "True"}]
-    twice, missing, bad, duration, good = play(
+    twice, missing, unknown, bad, duration, good = play(
         tmp_path,
         devcluster,
         [
             k8s_status(namespace, status={"conditions": ready}, conditions=ready),
             k8s_status(namespace, name="nobody", status={"x": 1}),
+            k8s_status(namespace, kind="Nothing", status={"x": 1}),
             k8s_status(namespace, conditions=[{"type": "Ready", "status": "perhaps"}]),
             {"operator_sdk.util.requeue_after": {"time": "soon"}},
             {"operator_sdk.util.requeue_after": {"time": "1m30s"}},
         ],
     )
-    assert all(result["failed"] for result in (twice, missing, bad, duration))
+    assert all(result["failed"] for result in (twice, missing, unknown, bad, duration))
     assert "conditions are given twice" in twice["msg"]
     assert f"Thing {namespace}/nobody does not exist" in missing["msg"]
+    assert missing["error"]["status"] == 404
+    assert unknown["msg"] == f"the cluster has no kind Nothing in {THING.api_version}"
     assert "must be one of True, False, Unknown" in bad["msg"]
     assert "'soon' is no duration" in duration["msg"]
     assert (good["period"], good["changed"]) == ("1m30s", False)
+
+
+def test_the_arguments_are_those_that_roles_have() -> None:
+    def documented(name: str) -> dict[str, Any]:
+        """Of the module, and of those of its arguments that have some, by their names."""
+        module = importlib.import_module(f"ansible_collections.operator_sdk.util.plugins.modules.{name}")
+        options = yaml.safe_load(module.DOCUMENTATION)["options"]
+        accepted = module.ARGUMENT_SPEC
+        assert names(options, "suboptions") == names(accepted, "options")
+        for option, spec in options.items():
+            for key in ("required", "default", "aliases", "choices", "elements", "type"):
+                assert spec.get(key, None) == accepted[option].get(key, None), (name, option, key)
+        return names(options, "suboptions")
+
+    def names(options: dict[str, Any], below: str) -> dict[str, Any]:
+        return {name: names(option[below], below) if below in option else {} for name, option in options.items()}
+
+    def plain(text: str) -> dict[str, Any]:
+        return {name: {} for name in text.split()}
+
+    assert documented("k8s_status") == {
+        **plain("api_version kind name namespace status replace replace_lists"),
+        "conditions": plain("type status reason message lastHeartbeatTime lastTransitionTime"),
+    }
+    assert documented("k8s_event") == {
+        **plain("state name namespace merge_type message reason type reportingComponent appendTimestamp"),
+        "source": plain("component"),
+        "involvedObject": plain("apiVersion kind name namespace"),
+    }
+    assert documented("osdk_metric") == {
+        **plain("name description address"),
+        "counter": plain("increment add"),
+        "gauge": plain("set increment decrement add subtract set_to_current_time"),
+        "histogram": plain("observe"),
+        "summary": plain("observe"),
+    }

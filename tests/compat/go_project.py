@@ -136,6 +136,8 @@ class Scenario:
             },
             quiet=True,
             event_handler=handle,
+            # Without it, ansible-runner would take SIGTERM and SIGINT for its own.
+            cancel_callback=lambda: False,
         )
         if done.rc and self.report.failed == failures:
             self.report.fail(title, "ansible-playbook could not run it:\n" + done.stdout.read())

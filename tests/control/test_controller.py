@@ -1,8 +1,10 @@
 import asyncio
+import re
 from typing import Any
 
 import pytest
 
+from runner import metrics
 from runner.control import Priority, Request, Result, Retry
 from runner.control.controller import Controller
 from runner.control.workqueue import WorkQueue
@@ -57,6 +59,31 @@ async def test_the_periodic_pass_comes_a_little_early_and_never_late() -> None:
 
 async def test_a_time_the_role_asked_for_is_kept() -> None:
     assert (await turn(Result(requeue_after=100, requested=True))).told == [{"after": 100, "priority": Priority.RETRY}]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "counted"),
+    [
+        (Result(), {"total success"}),
+        (Result(requeue_after=60), {"total requeue_after"}),
+        (Retry("later"), {"total error", "errors_total"}),
+        (ValueError("a fault of our own"), {"total error", "errors_total", "panics_total"}),
+    ],
+    ids=["success", "requeue_after", "error", "panic"],
+)
+async def test_each_turn_is_counted_by_its_result(outcome: Result | Exception, counted: set[str]) -> None:
+    def shown() -> dict[str, float]:
+        found = {}
+        for line in metrics.exposition().decode().splitlines():
+            match = re.fullmatch(rf'controller_runtime_reconcile_(\w+){{controller="{A.watch.controller}"(.*)}} (\S+)', line)
+            if match and "_bucket" not in match[1]:
+                found[" ".join([match[1], *re.findall('result="(.*)"', match[2])])] = float(match[3])
+        return found
+
+    before = shown()
+    await turn(outcome)
+    changed = {name for name, value in shown().items() if value == before.get(name, 0) + 1}
+    assert changed == counted | {"time_seconds_count"}
 
 
 async def test_it_ends_when_the_turns_that_are_on_have_ended() -> None:

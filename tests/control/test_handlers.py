@@ -5,7 +5,7 @@ import pytest
 from runner.control import Priority, Request
 from runner.control.handlers import Handlers, dependent_changed
 from runner.mapping import Mapper, by_expression, by_label
-from runner.resource.metadata import GroupVersionKind, ObjectKey
+from runner.resource.metadata import PRIMARY_RESOURCE, PRIMARY_RESOURCE_TYPE, GroupVersionKind, ObjectKey
 from runner.watches import Related, Requirement, Selector
 from tests.control.test_workqueue import watch
 
@@ -160,6 +160,30 @@ def test_without_dependents_none_counts() -> None:
     seen.added.clear()
     seen.handlers.changed(owned(), None)
     assert seen.added == []
+
+
+@pytest.mark.parametrize(
+    ("options", "namespace", "counts"),
+    [
+        pytest.param({}, "other", True, id="in another namespace"),
+        pytest.param({}, "", False, id="cluster-scoped"),
+        pytest.param({"watch_cluster_scoped": True}, "", True, id="cluster-scoped, asked for"),
+        pytest.param({"blacklist": frozenset({GroupVersionKind("", "v1", "ConfigMap")})}, "other", False, id="blacklisted"),
+        pytest.param(
+            {"blacklist": frozenset({GroupVersionKind("", "v1", "Secret")})}, "other", True, id="another is blacklisted"
+        ),
+    ],
+)
+def test_what_another_watch_had_watched_counts_only_where_it_is_wanted(
+    options: dict[str, Any], namespace: str, counts: bool
+) -> None:
+    seen = Seen(**options)
+    seen.primary("ADDED", cr())
+    seen.added.clear()
+    marks = {PRIMARY_RESOURCE: "default/one", PRIMARY_RESOURCE_TYPE: "Thing.example.com"}
+    metadata = {"name": "x", "namespace": namespace, "annotations": marks}
+    seen.handlers.changed({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}, None)
+    assert seen.added == ([("default/one", Priority.DEPENDENT)] if counts else [])
 
 
 def test_the_request_says_whose_turn_it_is() -> None:

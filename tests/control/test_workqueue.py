@@ -1,9 +1,11 @@
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from runner import metrics
 from runner.control import Priority, Request
 from runner.control.workqueue import Closed, WorkQueue
 from runner.resource.metadata import GroupVersionKind, ObjectKey
@@ -210,3 +212,38 @@ async def test_closed_it_gives_out_nothing(queue: WorkQueue) -> None:
     queue.add(A, Priority.CHANGE)
     with pytest.raises(Closed):
         await queue.get()
+
+
+def shown(of: Watch) -> dict[str, float]:
+    """The queue's series of this watch, without their prefix."""
+    found = {}
+    for line in metrics.exposition().decode().splitlines():
+        match = re.fullmatch(r"workqueue_(\w+){(.*)} (\S+)", line)
+        if match and f'name="{of.controller}"' in match[2] and not match[1].endswith("_bucket"):
+            found[match[1] + "".join(re.findall(r'priority="(.*)"', match[2]))] = float(match[3])
+    return found
+
+
+async def test_the_metrics_tell_what_waits_and_what_is_on(queue: WorkQueue) -> None:
+    counted = watch("Counted", limit=1)
+    queue.follow(counted)
+    assert set(shown(counted).values()) == {0.0}
+    first, second = request("first", counted), request("second", counted)
+    queue.add(first, Priority.PERIODIC)
+    queue.add(first, Priority.CHANGE)
+    queue.add(second, Priority.DEPENDENT)
+    queue.add(second, Priority.DEPENDENT)
+    seen = shown(counted)
+    assert [seen[f"depth{priority}"] for priority in (0, -1, -2, -3)] == [1, 1, 0, 0]
+    assert (seen["adds_total"], seen["queue_duration_seconds_count"]) == (2, 0)
+    assert await queue.get() == first
+    await asyncio.sleep(0.001)
+    seen = shown(counted)
+    assert (seen["depth0"], seen["depth-1"], seen["queue_duration_seconds_count"]) == (0, 1, 1)
+    assert seen["longest_running_processor_seconds"] > 0
+    assert seen["unfinished_work_seconds"] > 0
+    assert f'controller_runtime_active_workers{{controller="{counted.controller}"}} 1.0' in metrics.exposition().decode()
+    queue.done(first, failed=True)
+    seen = shown(counted)
+    assert (seen["unfinished_work_seconds"], seen["work_duration_seconds_count"], seen["retries_total"]) == (0, 1, 1)
+    assert seen["work_duration_seconds_sum"] > 0

@@ -9,7 +9,8 @@ import pytest
 from aiohttp import web
 from kubernetes.aio import client as official
 
-from runner.kube.client import ApiClient, ApiError, Conflict, Expired, NotFound, Refused, Unreachable
+from runner import metrics
+from runner.kube.client import ApiClient, ApiError, Conflict, Expired, Invalid, NotFound, Refused, Unreachable
 from runner.settings import ConfigurationError
 
 
@@ -18,7 +19,7 @@ async def served(handler: Callable[[web.Request], object]) -> AsyncIterator[ApiC
     """A client of a server on loopback that answers every request so."""
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", handler)  # type: ignore[arg-type]
-    runner = web.AppRunner(application)
+    runner = web.AppRunner(application, auto_decompress=False)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -34,7 +35,10 @@ async def served(handler: Callable[[web.Request], object]) -> AsyncIterator[ApiC
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(404, NotFound), (409, Conflict), (410, Expired), (401, Refused), (403, Refused), (422, ApiError), (500, ApiError)],
+    [
+        *[(404, NotFound), (409, Conflict), (410, Expired), (401, Refused), (403, Refused), (422, Invalid)],
+        *[(400, ApiError), (500, ApiError)],
+    ],
 )
 async def test_an_error_has_its_type_and_the_servers_words(status: int, kind: type[ApiError]) -> None:
     async def handler(request: web.Request) -> web.Response:
@@ -98,3 +102,24 @@ async def test_an_unusable_kubeconfig_is_one_clear_error(content: str, tmp_path:
     path.write_text(content)
     with pytest.raises(ConfigurationError, match="KUBECONFIG: cannot be used to connect to a cluster"):
         await ApiClient.connect({"KUBECONFIG": str(path)})
+
+
+async def test_requests_are_counted_by_their_answers() -> None:
+    async def handler(request: web.Request) -> web.Response:
+        if request.path == "/gone":
+            assert request.transport is not None
+            request.transport.abort()
+        return web.json_response({}, status=200 if request.path == "/here" else 404)
+
+    async with served(handler) as client:
+        await client.get("/here")
+        await client.patch("/here", {})
+        for path, error in (("/nowhere", NotFound), ("/gone", Unreachable)):
+            with pytest.raises(error):
+                await client.get(path)
+        host = client.server.removeprefix("http://")
+        text = metrics.exposition().decode()
+    for code, method in (("200", "GET"), ("200", "PATCH"), ("404", "GET")):
+        assert f'rest_client_requests_total{{code="{code}",host="{host}",method="{method}"}} 1.0' in text
+    # One that a connection was lost over is tried anew by aiohttp, within the same request.
+    assert f'rest_client_requests_total{{code="<error>",host="{host}",method="GET"}}' in text

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
-from runner.kube.client import ApiClient, Expired
+from runner.kube.client import ApiClient, Expired, Unreachable
 from runner.kube.discovery import Resource
-from runner.kube.informer import Informer
+from runner.kube.informer import Informer, Informers
 from runner.resource.metadata import GroupVersionKind, Object, ObjectKey
 
 CONFIG_MAP = Resource(
@@ -25,10 +27,14 @@ def config_map(name: str, version: int) -> Object:
     return {"metadata": {"name": name, "namespace": "here", "resourceVersion": str(version), "managedFields": [{}]}}
 
 
+# Looks on while a watch is open.
+Look = Callable[[], object]
+
+
 class Server(ApiClient):
     """Answers lists with `pages`, in order, and watches with `events`."""
 
-    def __init__(self, pages: list[dict[str, Any]], events: list[dict[str, Any] | Exception]) -> None:
+    def __init__(self, pages: list[dict[str, Any]], events: list[dict[str, Any] | Exception | Look]) -> None:
         self.pages = pages
         self.events = events
         self.asked: list[dict[str, str]] = []
@@ -37,13 +43,19 @@ class Server(ApiClient):
         self.asked.append(dict(params or {}))
         return self.pages.pop(0)
 
-    async def watch(self, path: str, params: Any) -> AsyncIterator[dict[str, Any]]:
+    async def watch(
+        self, path: str, params: Any, *, opened: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[dict[str, Any]]:
         self.asked.append(dict(params))
+        opened()
         while self.events:
             event = self.events.pop(0)
             if isinstance(event, Exception):
                 raise event
-            yield event
+            if callable(event):
+                event()
+            else:
+                yield event
 
 
 def page(version: int, *items: Object, more: str = "") -> dict[str, Any]:
@@ -123,3 +135,76 @@ async def test_after_a_gap_only_differences_are_told(told: Told) -> None:
     await informer.step()
     assert sorted(told) == [("changed", "2→12"), ("gone", "3→-"), ("new", "-→13")]
     assert server.asked[-1].get("continue") is None
+
+
+async def test_a_store_is_fresh_while_its_watch_goes_on_without_a_gap(told: Told) -> None:
+    seen: list[tuple[str, bool]] = []
+
+    def look(when: str) -> Look:
+        return lambda: seen.append((when, informer.fresh))
+
+    server = Server([page(5, config_map("a", 1)), page(20)], [look("open")])
+    informer = Informer(server, CONFIG_MAP, "here", told)
+    await informer.step()
+    look("listed")()
+    await informer.step()
+    look("between")()
+    server.events = [look("open again"), Unreachable("cut")]
+    with pytest.raises(Unreachable):
+        await informer.step()
+    look("cut")()
+    # What was missed meanwhile comes with the first word of the watch, if there is anything.
+    server.events = [look("open after trouble"), event("MODIFIED", config_map("a", 7)), look("heard"), Expired(410, "old")]
+    await informer.step()
+    look("expired")()
+    await informer.step()
+    server.events = [look("open after a list")]
+    await informer.step()
+    assert seen == [
+        ("listed", False),
+        ("open", True),
+        ("between", False),
+        ("open again", True),
+        ("cut", False),
+        ("open after trouble", False),
+        ("heard", True),
+        ("expired", False),
+        ("open after a list", True),
+    ]
+
+
+async def test_an_objects_json_is_kept_until_it_changes(told: Told) -> None:
+    server = Server(
+        [page(5, config_map("a", 1))], [event("MODIFIED", config_map("a", 6)), event("DELETED", config_map("a", 7))]
+    )
+    informer = Informer(server, CONFIG_MAP, "here", told)
+    key = ObjectKey("here", "a")
+    await informer.step()
+    first = informer.encoded(key)
+    assert first is informer.encoded(key)
+    assert json.loads(first or b"") == informer.store[key]
+    server.events.insert(1, lambda: versions.append(json.loads(informer.encoded(key) or b"")["metadata"]["resourceVersion"]))
+    versions: list[str] = []
+    await informer.step()
+    assert versions == ["6"]
+    assert informer.encoded(key) is None
+
+
+@pytest.mark.parametrize(
+    ("watched", "asked", "covered"),
+    [
+        ((), "here", ""),
+        ((), "", ""),
+        (("here", "there"), "here", "here"),
+        (("here",), "elsewhere", None),
+        (("here",), "", None),
+    ],
+)
+async def test_which_store_has_all_of_a_namespace(watched: tuple[str, ...], asked: str, covered: str | None) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        informers = Informers(Server([page(5), page(5)], []), namespaces=watched, notify=Told(), tasks=tasks)
+        informers.ensure(CONFIG_MAP)
+        found = informers.covering("v1", "configmaps", asked)
+        assert (found and found.namespace) == covered
+        assert informers.covering("v1", "secrets", asked) is None
+        informers.stop()

@@ -18,7 +18,7 @@ options:
   api_version:
     description: The object's apiVersion.
     type: str
-    required: true
+    default: v1
     aliases: [api, version]
   kind:
     description: The object's kind.
@@ -32,7 +32,9 @@ options:
     description: The object's namespace; absent for cluster-scoped objects.
     type: str
   status:
-    description: Fields of the status. May hold C(conditions), if O(conditions) is not given.
+    description:
+      - Fields of the status. May hold C(conditions), if O(conditions) is not given; those are merged by their types as
+        well, and left to the API server to check.
     type: dict
   conditions:
     description: Conditions to merge into those of the status.
@@ -57,10 +59,12 @@ options:
         description: When the condition was last looked at, as in RFC 3339.
         type: str
       lastTransitionTime:
-        description: When the condition last changed its status, as in RFC 3339. By default it is now when it does.
+        description:
+          - When the condition last changed its status, as in RFC 3339. By default it is now when it does. A condition in
+            which nothing else is new keeps the time that it has.
         type: str
   replace:
-    description: Make the status exactly what is given, instead of adding to it.
+    description: Make the status exactly what is given, instead of adding to it. Other conditions go, too.
     type: bool
     default: false
     aliases: [force]
@@ -105,12 +109,7 @@ result:
   type: dict
 """
 
-import copy
-import datetime
-
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
-from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
+from ansible_collections.operator_sdk.util.plugins.module_utils.cluster import execute, now, refused, rfc3339
 from ansible_collections.operator_sdk.util.plugins.module_utils.conditions import checked, merged
 
 # How often a replacement is tried against others' writes.
@@ -125,30 +124,26 @@ CONDITION_SPEC = {
     "lastTransitionTime": {"type": "str"},
 }
 
-
-def argument_spec():
-    spec = copy.deepcopy(AUTH_ARG_SPEC)
-    spec.update(
-        {
-            "api_version": {"type": "str", "required": True, "aliases": ["api", "version"]},
-            "kind": {"type": "str", "required": True},
-            "name": {"type": "str", "required": True},
-            "namespace": {"type": "str"},
-            "status": {"type": "dict"},
-            "conditions": {"type": "list", "elements": "dict", "options": CONDITION_SPEC},
-            "replace": {"type": "bool", "default": False, "aliases": ["force"]},
-            "replace_lists": {"type": "bool", "default": False},
-        }
-    )
-    return spec
+ARGUMENT_SPEC = {
+    "api_version": {"type": "str", "default": "v1", "aliases": ["api", "version"]},
+    "kind": {"type": "str", "required": True},
+    "name": {"type": "str", "required": True},
+    "namespace": {"type": "str"},
+    "status": {"type": "dict"},
+    "conditions": {"type": "list", "elements": "dict", "options": CONDITION_SPEC},
+    "replace": {"type": "bool", "default": False, "aliases": ["force"]},
+    "replace_lists": {"type": "bool", "default": False},
+}
 
 
-def desired(existing, status, conditions, replace, now):
+def desired(existing, status, conditions, replace, time):
     """The whole status that the object shall have."""
     result = dict(status) if replace else patched(existing, status)
     if conditions:
-        kept = [] if replace else [item for item in existing.get("conditions") or [] if isinstance(item, dict)]
-        result["conditions"] = merged(kept, conditions, now)
+        kept = [item for item in existing.get("conditions") or [] if isinstance(item, dict)]
+        types = {condition["type"] for condition in conditions}
+        whole = merged(kept, conditions, time)
+        result["conditions"] = [item for item in whole if item.get("type") in types] if replace else whole
     return result
 
 
@@ -166,30 +161,36 @@ def patched(existing, changes):
     return result
 
 
+def are_conditions(value):
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) and item.get("type") for item in value)
+
+
 def run(module, client):
     from kubernetes.dynamic.exceptions import ConflictError, DynamicApiError, NotFoundError
 
     params = module.params
     place = "%s %s" % (params["kind"], "/".join(filter(None, (params["namespace"], params["name"]))))
     status = dict(params["status"] or {})
-    if params["conditions"] is not None and "conditions" in status:
+    if params["conditions"] and status.get("conditions"):
         module.fail_json(msg="conditions are given twice: as `conditions` and inside `status`; keep one of them")
-    given = params["conditions"] if params["conditions"] is not None else status.pop("conditions", None)
     try:
-        conditions = [checked(condition) for condition in given or []]
-    except (AttributeError, TypeError, ValueError) as error:
+        conditions = [checked(condition) for condition in params["conditions"] or []]
+    except (TypeError, ValueError) as error:
         module.fail_json(msg="conditions: %s" % error)
+    # A kind may have something of its own under that name.
+    if are_conditions(status.get("conditions")):
+        conditions = status.pop("conditions")
 
     resource = client.resource(params["kind"], params["api_version"])
     address = {"name": params["name"], "namespace": params["namespace"]}
-    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    time = rfc3339(now())
     for attempt in range(TRIES):
         try:
             existing = client.get(resource, **address).to_dict()
-        except NotFoundError:
-            module.fail_json(msg="%s does not exist, so its status cannot be written" % place)
+        except NotFoundError as error:
+            refused(module, "%s does not exist, so its status cannot be written" % place, error)
         before = existing.get("status") or {}
-        after = desired(before, status, conditions, params["replace"], now)
+        after = desired(before, status, conditions, params["replace"], time)
         if after == before:
             module.exit_json(changed=False, result=existing)
         if module.check_mode:
@@ -211,7 +212,7 @@ def run(module, client):
                 continue
             module.fail_json(msg="the status of %s was written by others at the same time, again and again" % place)
         except DynamicApiError as error:
-            module.fail_json(msg="the status of %s could not be written: %s" % (place, error.summary()), error=error.status)
+            refused(module, "the status of %s could not be written" % place, error)
         module.exit_json(changed=True, result=answer.to_dict(), diff=difference(before, after))
 
 
@@ -220,15 +221,7 @@ def difference(before, after):
 
 
 def main():
-    module = AnsibleK8SModule(module_class=AnsibleModule, argument_spec=argument_spec(), supports_check_mode=True)
-    # Imports the client, whose absence the module has complained about by now.
-    from ansible_collections.kubernetes.core.plugins.module_utils.k8s.client import get_api_client
-    from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions import CoreException
-
-    try:
-        run(module, get_api_client(module))
-    except CoreException as error:
-        module.fail_from_exception(error)
+    execute(run, ARGUMENT_SPEC)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,88 @@
+"""Who asks, and whether they may: TokenReview and SubjectAccessReview, with the answers remembered for a while.
+
+The rights that this takes, and for how long an answer counts, are those of controller-runtime's filter for /metrics.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, Generic, TypeVar
+
+from runner.kube.client import ApiClient
+
+# Seconds.
+_KNOWN, _ALLOWED, _DENIED = 60.0, 300.0, 30.0
+# Answers that are kept, so that made-up tokens do not fill the memory.
+_KEPT = 1000
+
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Whom a token belongs to. `attributes` is what a SubjectAccessReview takes to know them by."""
+
+    name: str
+    attributes: Mapping[str, Any] = field(hash=False)
+
+
+class Access:
+    """Every method raises KubeError where the API server does not answer, or refuses the runner the review."""
+
+    def __init__(self, client: ApiClient) -> None:
+        self._client = client
+        # By the token's hash: the tokens themselves are not kept.
+        self._users: _Answers[User | None] = _Answers()
+        self._decisions: _Answers[bool] = _Answers()
+
+    async def user(self, token: str) -> User | None:
+        """Whose token this is; None if it is nobody's."""
+        key = hashlib.sha256(token.encode(errors="replace")).hexdigest()
+        known, found = self._users.get(key)
+        if not known:
+            found = await self._review(token)
+            self._users.keep(key, found, seconds=_KNOWN)
+        return found
+
+    async def allows(self, user: User, *, verb: str, path: str) -> bool:
+        """Whether the user may do `verb` (lower case) to a path that is no resource."""
+        spec = {**user.attributes, "nonResourceAttributes": {"path": path, "verb": verb}}
+        key = json.dumps(spec, sort_keys=True)
+        known, allowed = self._decisions.get(key)
+        if not known or allowed is None:
+            body = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
+            answer = await self._client.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", body)
+            allowed = bool(answer["status"].get("allowed"))
+            self._decisions.keep(key, allowed, seconds=_ALLOWED if allowed else _DENIED)
+        return allowed
+
+    async def _review(self, token: str) -> User | None:
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}}
+        answer = await self._client.post("/apis/authentication.k8s.io/v1/tokenreviews", body)
+        status = answer["status"]
+        if not status.get("authenticated"):
+            return None
+        # The user's name is called otherwise in each of the two.
+        user = dict(status["user"])
+        name = user.pop("username", "")
+        return User(name, {"user": name, **user})
+
+
+class _Answers(Generic[V]):
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[float, V]] = {}
+
+    def get(self, key: str) -> tuple[bool, V | None]:
+        """Whether there is an answer that still counts, and which."""
+        until, answer = self._kept.get(key, (0.0, None))
+        return (True, answer) if monotonic() < until else (False, None)
+
+    def keep(self, key: str, answer: V, *, seconds: float) -> None:
+        self._kept.pop(key, None)
+        while len(self._kept) >= _KEPT:
+            del self._kept[next(iter(self._kept))]
+        self._kept[key] = (monotonic() + seconds, answer)

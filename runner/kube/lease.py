@@ -1,0 +1,265 @@
+"""The Lease by which one of several replicas leads: taken, renewed, lost, released.
+
+The rules are those of client-go's leaderelection. The official client's `kubernetes.aio.leaderelection` is not used, as it
+ends on a network error, lets a hanging request outlive the deadline, counts by the wall clock and never releases.
+
+Why there are never two leaders: a replica takes a Lease only after it saw no change of it for as long as the Lease says, by
+its own clock; the leader has ended its work `renew_deadline` after it *sent* its last successful renewal, which no one can
+have seen sooner; and of two writes at once, the API server refuses the one that was not made from the latest state.
+
+Next on the way: `runner.manager`, which ends the process that loses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import socket
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+from runner.kube import events
+from runner.kube.client import ApiClient, Conflict, KubeError, NotFound, Refused, in_cluster_namespace
+from runner.resource.metadata import GroupVersionKind, Object, ObjectKey, Owner
+from runner.settings import ConfigurationError, Election
+
+logger = logging.getLogger(__name__)
+
+LEASE = GroupVersionKind("coordination.k8s.io", "v1", "Lease")
+
+# Seconds between two attempts, or, where the deadline is short, this share of it. client-go's default.
+_RETRY_PERIOD, _RETRY_SHARE = 2.0, 0.2
+
+# A Lease's `spec`.
+Spec = Mapping[str, Any]
+
+
+class Lost(Exception):
+    """Another replica leads; `str()` says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the Lease said, and when this process first saw it say so, by its monotonic clock."""
+
+    spec: Spec
+    at: float
+
+    @property
+    def holder(self) -> str:
+        return self.spec.get("holderIdentity") or ""
+
+
+def may_take(seen: Seen | None, identity: str, *, now: float, lease_duration: float) -> bool:
+    """Whether to write oneself down as the holder; `lease_duration` counts where the Lease names none.
+
+    A Lease that was deleted is still its last holder's until it would have expired: that holder may not know yet.
+    """
+    if seen is None or seen.holder in ("", identity):
+        return True
+    return now - seen.at >= (seen.spec.get("leaseDurationSeconds") or lease_duration)
+
+
+def claimed(spec: Spec, identity: str, *, now: datetime, lease_duration: float) -> Spec:
+    """The spec by which `identity` takes or renews the Lease that says `spec` (empty for a new one)."""
+    stamp = _micro_time(now)
+    # Whole seconds are all that a Lease can say. Rounded up, the others wait too long rather than too short.
+    claim = {**spec, "holderIdentity": identity, "leaseDurationSeconds": math.ceil(lease_duration), "renewTime": stamp}
+    if spec.get("holderIdentity") == identity:
+        return claim
+    transitions = (spec.get("leaseTransitions") or 0) + 1 if spec else 0
+    return {**claim, "acquireTime": stamp, "leaseTransitions": transitions}
+
+
+def released(spec: Spec, *, now: datetime) -> Spec:
+    """The spec that lets the next one take the Lease at once."""
+    stamp = _micro_time(now)
+    return {**spec, "holderIdentity": "", "leaseDurationSeconds": 1, "acquireTime": stamp, "renewTime": stamp}
+
+
+def retry_period(renew_deadline: float) -> float:
+    return min(_RETRY_PERIOD, renew_deadline * _RETRY_SHARE)
+
+
+def namespace_of(election: Election) -> str:
+    """Where the Lease is. Raises ConfigurationError."""
+    namespace = election.namespace or in_cluster_namespace()
+    if not namespace:
+        raise ConfigurationError(
+            "--leader-elect: outside a pod the Lease's namespace is not known; name it with --leader-election-namespace"
+        )
+    return namespace
+
+
+class Elector:
+    """One replica's part in the election.
+
+    Each time the Lease is taken or renewed, `hold` is called with the time (of `clock`) at which this process must have
+    stopped leading unless `hold` is called again. Seeing to that is the caller's part.
+    """
+
+    def __init__(
+        self,
+        client: ApiClient,
+        election: Election,
+        *,
+        hold: Callable[[float], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Raises ConfigurationError."""
+        self.identity = f"{socket.gethostname()}_{uuid.uuid4()}"
+        self.name = election.name
+        self.namespace = namespace_of(election)
+        self._client = client
+        self._election = election
+        self._hold = hold
+        self._clock = clock
+        self._collection = f"/apis/{LEASE.api_version}/namespaces/{self.namespace}/leases"
+        self._path = f"{self._collection}/{self.name}"
+        self._seen: Seen | None = None
+        # Of the Lease as last read or written, None where there is none; stale after a failed write.
+        self._metadata: Mapping[str, Any] | None = None
+        self._stale = True
+        # Whether a Lease may stand that names this process.
+        self._may_hold = False
+        self._trouble = ""
+
+    async def acquire(self) -> None:
+        """Wait until this process leads."""
+        told = ""
+        while not await self._attempt():
+            if self.holder != told:
+                told = self.holder
+                logger.info("Waiting for the lease", extra={**self.fields, "holder": told})
+            await self._pause()
+        logger.info("Leading", extra={**self.fields, "identity": self.identity})
+
+    async def announce(self) -> None:
+        """Post the Event that client-go posts of a new leader."""
+        assert self._metadata is not None
+        owner = Owner(LEASE, ObjectKey(self.namespace, self.name), self._metadata["uid"])
+        note = f"{self.identity} became leader"
+        await events.post(self._client, owner, type="Normal", action="Lead", reason="LeaderElection", note=note)
+
+    async def keep(self) -> NoReturn:
+        """Renew until cancelled. Raises Lost when another leads; failing to renew is for the caller of `hold` to notice."""
+        while True:
+            await self._pause()
+            if not await self._attempt() and self.holder not in ("", self.identity):
+                raise Lost(f"the lease is held by {self.holder}")
+
+    async def release(self) -> None:
+        """Let the next one lead at once. An attempt: without it, the Lease expires."""
+        if not self._may_hold:
+            return
+        try:
+            async with asyncio.timeout(self._election.renew_deadline / 2):
+                # What is known may be older than a renewal that was cut short.
+                await self._look()
+                if self._seen and self._metadata and self.holder == self.identity:
+                    await self._write(released(self._seen.spec, now=datetime.now(UTC)))
+                    logger.info("The lease is released", extra=self.fields)
+        except (KubeError, TimeoutError) as error:
+            logger.info("The lease could not be released", extra={**self.fields, "reason": _reason(error)})
+
+    @property
+    def holder(self) -> str:
+        """As last seen; empty for nobody."""
+        return self._seen.holder if self._seen else ""
+
+    @property
+    def fields(self) -> dict[str, str]:
+        return {"lease": f"{self.namespace}/{self.name}"}
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(retry_period(self._election.renew_deadline))
+
+    async def _attempt(self) -> bool:
+        """Take or renew the Lease if that may be done; whether this process leads then. Trouble is logged, once a kind."""
+        try:
+            async with asyncio.timeout(self._election.renew_deadline / 2):
+                leads = await self.step()
+        except (KubeError, TimeoutError) as error:
+            self._say(error)
+            return False
+        self._trouble = ""
+        return leads
+
+    async def step(self) -> bool:
+        """As `_attempt`, but raises KubeError."""
+        if not self._stale:
+            # The leader's usual case is a single request: nothing has happened since the last.
+            try:
+                return await self._claim()
+            except (Conflict, NotFound):
+                pass
+        await self._look()
+        if not may_take(self._seen, self.identity, now=self._clock(), lease_duration=self._election.lease_duration):
+            return False
+        try:
+            return await self._claim()
+        except Conflict:
+            # Another was faster.
+            return False
+
+    async def _look(self) -> None:
+        try:
+            self._take_in(await self._client.get(self._path))
+        except NotFound:
+            # What was seen stays as it is: see may_take.
+            self._metadata = None
+
+    async def _claim(self) -> bool:
+        self._stale, self._may_hold = True, True
+        spec = claimed(
+            self._seen.spec if self._seen and self._metadata else {},
+            self.identity,
+            now=datetime.now(UTC),
+            lease_duration=self._election.lease_duration,
+        )
+        until = self._clock() + self._election.renew_deadline
+        await self._write(spec)
+        if self._clock() >= until:
+            # This process was held up so long that there is nothing left to begin on.
+            return False
+        self._hold(until)
+        self._stale = False
+        return True
+
+    async def _write(self, spec: Spec) -> None:
+        lease = {"apiVersion": LEASE.api_version, "kind": LEASE.kind, "spec": spec}
+        if self._metadata is None:
+            self._take_in(await self._client.post(self._collection, {**lease, "metadata": {"name": self.name}}))
+        else:
+            # The metadata carry the resourceVersion: the API server refuses this if anything has changed since.
+            self._take_in(await self._client.put(self._path, {**lease, "metadata": self._metadata}))
+
+    def _take_in(self, lease: Object) -> None:
+        self._metadata = lease["metadata"]
+        spec = lease.get("spec") or {}
+        if self._seen is None or self._seen.spec != spec:
+            self._seen = Seen(spec, self._clock())
+
+    def _say(self, error: Exception) -> None:
+        reason = _reason(error)
+        if reason == self._trouble:
+            return
+        self._trouble = reason
+        extra = {**self.fields, "reason": reason}
+        if isinstance(error, Refused):
+            remedy = f"allow get, create and update of leases (coordination.k8s.io) in the namespace {self.namespace}"
+            extra["remedy"] = remedy
+        logger.warning("The lease can neither be taken nor renewed for now", extra=extra)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _micro_time(now: datetime) -> str:
+    return now.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,0 +1,189 @@
+"""The metrics that roles bring with operator_sdk.util.osdk_metric, beside the runner's own.
+
+What a request may say, and what it does, are the Go operator's; beyond it, a gauge can be set to 0, an empty histogram or
+summary observes nothing, and a name that is taken is refused instead of spoiling the whole exposition.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Gauge, Histogram, Metric, Summary, generate_latest
+from prometheus_client.registry import Collector
+
+logger = logging.getLogger(__name__)
+
+_SUFFIXES: Mapping[str, tuple[str, ...]] = {
+    "counter": (),
+    "gauge": (),
+    "histogram": ("_bucket", "_sum", "_count"),
+    "summary": ("_sum", "_count"),
+}
+_OBSERVING = {"histogram", "summary"}
+# What cannot stand in a name, or at its beginning.
+_NO_NAME = re.compile(r"[^a-zA-Z0-9_:]|^[0-9]")
+# Go's defaults.
+_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class RefusedMetric(Exception):
+    """A request that cannot be done; `str()` says why, to whoever sent it."""
+
+
+class RoleMetrics:
+    """Lives as long as the process. Not safe for threads: lives in one event loop.
+
+    Names are claimed in `registry`, so that none of its series is there twice.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._metrics: dict[str, _RoleMetric] = {}
+
+    def record(self, body: bytes) -> None:
+        """Do what a request's body, JSON, says. Raises RefusedMetric."""
+        request = _parsed(body)
+        given = [kind for kind in _SUFFIXES if request.get(kind) is not None]
+        if len(given) != 1:
+            many = "only one metric can be processed at a time" if given else "a request should contain at least one metric"
+            raise RefusedMetric(f"{many}; give one of {', '.join(_SUFFIXES)}")
+        (kind,) = given
+        name = _text(request, "name")
+        if not name:
+            raise RefusedMetric("name: a metric needs a name")
+        change = _change(kind, _options(request, kind))
+        metric = self._metrics.get(name)
+        if metric is None:
+            metric = self._metrics[name] = self._new(name, kind, _text(request, "description"))
+        elif metric.kind != kind and {metric.kind, kind} != _OBSERVING:
+            raise RefusedMetric(f"cannot change metric type of {name}, which is a {metric.kind}")
+        change(metric.value)
+
+    def exposition(self) -> bytes:
+        """All of them in the Prometheus text format."""
+        return b"".join(metric.exposition() for metric in self._metrics.values())
+
+    def _new(self, name: str, kind: str, description: str) -> _RoleMetric:
+        # As Go shows it to scrapers that do not ask for more.
+        series = _NO_NAME.sub("_", name)
+        try:
+            self._registry.register(_Claim(series, *(series + suffix for suffix in _SUFFIXES[kind])))
+        except ValueError as error:
+            raise RefusedMetric(f"{name}: there is a metric of this name already, which is none of this role's") from error
+        logger.info("A role brought a metric", extra={"metric": name, "type": kind})
+        return _RoleMetric(series, kind, description)
+
+
+class _RoleMetric:
+    def __init__(self, series: str, kind: str, description: str) -> None:
+        self.kind = kind
+        self._series = series
+        self.value: Gauge | Histogram | Summary
+        if kind == "histogram":
+            self.value = Histogram(series, description, registry=None, buckets=_BUCKETS)
+        elif kind == "summary":
+            self.value = Summary(series, description, registry=None)
+        else:
+            self.value = Gauge(series, description, registry=None)
+
+    def exposition(self) -> bytes:
+        text = generate_latest(self.value)
+        if self.kind == "counter":
+            # The library's own counters must end in _total, Go's need not.
+            text = text.replace(f"# TYPE {self._series} gauge\n".encode(), f"# TYPE {self._series} counter\n".encode())
+        return text
+
+
+class _Claim(Collector):
+    """Series that are the registry's, and shown elsewhere."""
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+
+    def describe(self) -> Iterable[Metric]:
+        return [Metric(name, "", "gauge") for name in self._names]
+
+    def collect(self) -> Iterable[Metric]:
+        return []
+
+
+def _change(kind: str, options: Mapping[str, Any]) -> Callable[[Any], None]:
+    """What to do to the metric. Of several changes to a gauge, Go's first is made."""
+    if kind in _OBSERVING:
+        observed = _number(options, "observe")
+        return lambda metric: None if observed is None else metric.observe(observed)
+    increment, add = _flag(options, "increment"), _number(options, "add")
+    if kind == "counter":
+        if add is not None and add < 0:
+            raise RefusedMetric("counter.add: counter metrics cannot decrease in value")
+        return lambda counter: counter.inc(1 if increment else add or 0)
+    decrement, subtract = _flag(options, "decrement"), _number(options, "subtract")
+    value, to_now = _number(options, "set"), _flag(options, "set_to_current_time")
+
+    def change(gauge: Gauge) -> None:
+        if increment or decrement:
+            gauge.inc(1 if increment else -1)
+        elif add or subtract:
+            gauge.inc(add or -(subtract or 0))
+        elif value is not None:
+            gauge.set(value)
+        elif to_now:
+            gauge.set_to_current_time()
+
+    return change
+
+
+def _parsed(body: bytes) -> Mapping[str, Any]:
+    try:
+        request = json.loads(body, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise RefusedMetric(f"the body is no JSON: {error}") from error
+    if not isinstance(request, dict):
+        raise RefusedMetric("the body must be a JSON object with a name, a description and a metric")
+    return request
+
+
+def _no_number(word: str) -> float:
+    raise ValueError(f"{word} is no number")
+
+
+def _text(request: Mapping[str, Any], key: str) -> str:
+    value = request.get(key) or ""
+    try:
+        # Half a surrogate pair, which JSON can say, has no place in the exposition.
+        str.encode(value)
+    except (TypeError, UnicodeEncodeError) as error:
+        raise RefusedMetric(f"{key}: must be a string") from error
+    return str(value)
+
+
+def _options(request: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    options = request[kind]
+    if not isinstance(options, dict):
+        raise RefusedMetric(f"{kind}: must be an object")
+    return options
+
+
+def _flag(options: Mapping[str, Any], key: str) -> bool:
+    value = options.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise RefusedMetric(f"{key}: must be true or false")
+    return bool(value)
+
+
+def _number(options: Mapping[str, Any], key: str) -> float | None:
+    value = options.get(key)
+    if value is None:
+        return None
+    try:
+        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise RefusedMetric(f"{key}: must be a number")
+    return number

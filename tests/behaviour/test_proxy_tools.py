@@ -1,0 +1,248 @@
+"""The tools that roles call, through the proxy: kubectl, plain HTTP, and connections into pods."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bench.driver import Cluster, until
+from runner.devcluster import Cluster as Devcluster
+from runner.devcluster import supervisor
+from runner.devcluster.supervisor import ended_with_parent
+from runner.resource.metadata import GroupVersionKind, ObjectKey
+from tests.behaviour.test_dependents import CONFIG_MAP, blue
+from tests.behaviour.test_runs import counted
+from tests.conftest import Project, thing
+
+NODE = GroupVersionKind("", "v1", "Node")
+POD = GroupVersionKind("", "v1", "Pod")
+STAGES = Path(supervisor.__file__).with_name("stages.yaml")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def kubelet(devcluster: Devcluster, node: str, port: int, folder: Path) -> Iterator[None]:
+    """A kwok for a node: it runs commands on this machine, has a log of one line, and echoes what a port is sent."""
+    log = folder / "pod.log"
+    log.write_text('{"log":"logged\\n","stream":"stdout","time":"2030-01-01T00:00:00Z"}\n')
+    rules = {
+        "ClusterExec": {"execs": [{"local": {}}]},
+        "ClusterLogs": {"logs": [{"logsFile": str(log)}]},
+        "ClusterPortForward": {"forwards": [{"command": ["cat"]}]},
+    }
+    documents = [
+        {"apiVersion": "kwok.x-k8s.io/v1alpha1", "kind": kind, "metadata": {"name": "all"}, "spec": spec}
+        for kind, spec in rules.items()
+    ]
+    config = folder / "kwok.yaml"
+    config.write_text(STAGES.read_text() + "---\n" + yaml.safe_dump_all(documents))
+    with open(folder / "kwok.log", "wb") as output:
+        process = subprocess.Popen(
+            [
+                str(devcluster.kubectl.with_name("kwok")),
+                f"--kubeconfig={devcluster.kubeconfig}",
+                f"--manage-single-node={node}",
+                f"--config={config}",
+                f"--server-address=127.0.0.1:{port}",
+            ],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            preexec_fn=ended_with_parent(signal.SIGKILL),
+        )
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+async def pod(devcluster: Devcluster, world: Cluster, namespace: str, tmp_path: Path) -> AsyncIterator[ObjectKey]:
+    """A pod that one can step into."""
+    node, port = f"node-{namespace}", free_port()
+    with kubelet(devcluster, node, port, tmp_path):
+        await world.create({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}})
+        status = {
+            "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+        }
+        await world.client.patch(await world.path(NODE, ObjectKey("", node)) + "/status", {"status": status})
+        container = {"name": "main", "image": "none"}
+        spec = {"nodeName": node, "containers": [container], "tolerations": [{"operator": "Exists"}]}
+        key = ObjectKey(namespace, "pod")
+        await world.create({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": key.name}, "spec": spec}, namespace)
+
+        async def running() -> bool:
+            found = await world.get(POD, key)
+            return ((found or {}).get("status") or {}).get("phase") == "Running"
+
+        await until(running, "the pod runs")
+        yield key
+        await world.delete(NODE, ObjectKey("", node))
+
+
+async def test_steps_into_pods(project: Project, world: Cluster, pod: ObjectKey, one: ObjectKey) -> None:
+    port = free_port()
+    project.role("""
+- name: Run in it, by websocket
+  ansible.builtin.shell: echo 'in and out' | {{ kubectl }} exec -i pod -- head -n1
+  register: websocket
+- name: Run in it, by SPDY
+  ansible.builtin.shell: echo 'in and out' | KUBECTL_REMOTE_COMMAND_WEBSOCKETS=false {{ kubectl }} exec -i pod -- head -n1
+  register: spdy
+- name: Run what fails in it
+  ansible.builtin.command: "{{ kubectl }} exec pod -- sh -c 'echo wrong >&2; exit 7'"
+  register: failing
+  failed_when: failing.rc == 0
+- name: By the module
+  kubernetes.core.k8s_exec:
+    namespace: "{{ ansible_operator_meta.namespace }}"
+    pod: pod
+    command: echo module
+  register: module
+- name: Its log
+  ansible.builtin.command: "{{ kubectl }} logs pod"
+  register: log
+- name: A port of it
+  ansible.builtin.shell: |
+    {{ kubectl }} port-forward pod/pod {{ local_port }}:80 &
+    trap "kill $!" EXIT
+    exec python3 {{ echo }}
+  register: forwarded
+- ansible.builtin.copy:
+    dest: "{{ out }}"
+    content: "{{ {'websocket': websocket.stdout, 'spdy': spdy.stdout, 'failing': failing.stderr, 'module': module.stdout,
+                  'log': log.stdout, 'forwarded': forwarded.stdout_lines[-1]} | to_json }}"
+""")
+    out, echo = project.folder / "out.json", project.folder / "echo.py"
+    echo.write_text(f"""
+import socket, time
+deadline = time.monotonic() + 60
+while True:
+    try:
+        connection = socket.create_connection(("127.0.0.1", {port}))
+        break
+    except OSError:
+        if time.monotonic() > deadline:
+            raise
+        time.sleep(0.1)
+connection.sendall(b"there and back")
+print(connection.recv(100).decode())
+""")
+    kubectl = f"kubectl --namespace={one.namespace}"
+    project.watch(vars={"out": str(out), "kubectl": kubectl, "local_port": port, "echo": str(echo)})
+    operator = await project.start()
+    await world.create(thing(), one.namespace)
+    await counted(operator, "one", 1)
+    said = json.loads(out.read_text())
+    assert "wrong" in said.pop("failing")
+    assert said.pop("module").strip() == "module"
+    assert said == {"websocket": "in and out", "spdy": "in and out", "log": "logged", "forwarded": "there and back"}
+
+
+async def test_kubectl(project: Project, world: Cluster, one: ObjectKey) -> None:
+    project.role("""
+- ansible.builtin.shell: |
+    set -eux
+    k="kubectl --namespace={{ ansible_operator_meta.namespace }}"
+    $k version
+    $k api-resources --output=name | grep deployments.apps
+    $k explain deployment.spec.replicas
+    $k apply --filename={{ manifests }}/applied.yaml
+    $k apply --server-side --filename={{ manifests }}/server-side.yaml
+    $k get configmap created || $k create --filename={{ manifests }}/created.yaml
+    $k get configmaps
+    test "$($k get configmap applied --output=jsonpath={.data.color})" = blue
+    test "$($k get configmaps --selector=which=server --output=name)" = configmap/server-side
+    $k wait --for=jsonpath={.data.color}=blue configmap/server-side --timeout=60s
+    $k label configmap created seen=yes --overwrite
+    test "$($k get configmap created --output=jsonpath={.metadata.labels.seen})" = yes
+    # Sent as protobuf: it works, but such an object gets no owner.
+    $k create configmap passing
+    $k delete configmap passing
+    if $k get configmap passing; then exit 1; fi
+""")
+    for name, label in (("applied", "client"), ("server-side", "server"), ("created", "nobody")):
+        metadata = {"name": name, "labels": {"which": label}}
+        made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"color": "blue"}}
+        (project.folder / f"{name}.yaml").write_text(yaml.safe_dump(made))
+    project.watch(vars={"manifests": str(project.folder)})
+    operator = await project.start()
+    cr = await world.create(thing(), one.namespace)
+    await counted(operator, "one", 1)
+    owners: dict[str, object] = {}
+    # Applied again, an object keeps its owner.
+    for count in (1, 2):
+        await counted(operator, "one", count)
+        for name in ("applied", "server-side", "created"):
+            owners[name] = (await blue(world, ObjectKey(one.namespace, name)))["metadata"]["ownerReferences"]
+        reference = {"apiVersion": "test.example.com/v1", "kind": "Thing", "name": "one", "uid": cr["metadata"]["uid"]}
+        assert owners == {"applied": [reference], "server-side": [reference], "created": [reference]}
+        if count == 1:
+            await world.delete(CONFIG_MAP, ObjectKey(one.namespace, "applied"))
+
+
+async def test_plain_http(project: Project, world: Cluster, one: ObjectKey) -> None:
+    project.role("""
+- ansible.builtin.set_fact:
+    config: "{{ lookup('ansible.builtin.file', lookup('ansible.builtin.env', 'KUBECONFIG')) | from_yaml }}"
+- ansible.builtin.set_fact:
+    server: "{{ config.clusters[0].cluster.server }}"
+    token: "{{ config.users[0].user.username }}"
+- name: By the URL alone
+  ansible.builtin.uri:
+    url: "{{ server }}/version"
+- name: By the URL's host and a header
+  ansible.builtin.uri:
+    url: "http://{{ server | urlsplit('netloc') }}/apis"
+    headers:
+      Authorization: "Bearer {{ token }}"
+- name: By a user's name, sent when asked for
+  ansible.builtin.uri:
+    url: "http://{{ server | urlsplit('netloc') }}/openapi/v3"
+    url_username: "{{ token }}"
+    url_password: unused
+- name: Create
+  ansible.builtin.uri:
+    url: "{{ server }}/api/v1/namespaces/{{ ansible_operator_meta.namespace }}/configmaps"
+    method: POST
+    body_format: json
+    body:
+      metadata:
+        name: one
+      data:
+        color: blue
+    status_code: [201, 409]
+- name: Read until the store has it
+  ansible.builtin.uri:
+    url: "{{ server }}/api/v1/namespaces/{{ ansible_operator_meta.namespace }}/configmaps/one"
+  register: read
+  until: read.x_cache | default('') == 'HIT'
+  retries: 100
+  delay: 0.2
+- ansible.builtin.copy:
+    dest: "{{ out }}"
+    content: "{{ read.json | to_json }}"
+""")
+    out = project.folder / "out.json"
+    project.watch(vars={"out": str(out)})
+    operator = await project.start()
+    await world.create(thing(), one.namespace)
+    await counted(operator, "one", 1)
+    made = await blue(world, one)
+    del made["metadata"]["managedFields"]
+    assert json.loads(out.read_text()) == made
+    assert made["metadata"]["ownerReferences"][0]["name"] == "one"

@@ -1,0 +1,538 @@
+"""What goes through the proxy, and what it does with it on the way. The API server here is a stub on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import io
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from yarl import URL
+
+from bench.driver import until
+from runner.kube.client import ApiClient
+from runner.kube.discovery import Discovery, Resource
+from runner.kube.informer import Informer
+from runner.proxy.requestinfo import parse
+from runner.proxy.server import ProxyServer
+from runner.proxy.sessions import Session, Sessions
+from runner.resource.metadata import PRIMARY_RESOURCE, PRIMARY_RESOURCE_TYPE, GroupVersionKind, ObjectKey, Owner
+from tests.kube.test_client import served
+
+KEPT = frozenset({"get", "list", "watch", "create"})
+CONFIG_MAP = Resource(GroupVersionKind("", "v1", "ConfigMap"), "configmaps", True, KEPT)
+NODE = Resource(GroupVersionKind("", "v1", "Node"), "nodes", False, KEPT)
+EVENT = Resource(GroupVersionKind("", "v1", "Event"), "events", True, KEPT)
+REVIEW = Resource(GroupVersionKind("authorization.k8s.io", "v1", "SelfSubjectReview"), "selfsubjectreviews", False)
+OWNER = Owner(GroupVersionKind("example.com", "v1", "Thing"), ObjectKey("here", "one"), "uid-1")
+CLUSTER_OWNER = Owner(GroupVersionKind("example.com", "v1", "Fleet"), ObjectKey("", "one"), "uid-1")
+REFERENCE = {"apiVersion": "example.com/v1", "kind": "Thing", "name": "one", "uid": "uid-1"}
+CONFIG_MAPS = "/api/v1/namespaces/here/configmaps"
+APPLY = {"Content-Type": "application/apply-patch+yaml"}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Known(Discovery):
+    async def by_plural(self, api_version: str, plural: str) -> Resource | None:
+        known = (CONFIG_MAP, NODE, EVENT, REVIEW)
+        return next((some for some in known if (some.gvk.api_version, some.plural) == (api_version, plural)), None)
+
+
+@dataclass
+class Run:
+    """A run's way to the API server: `http` has its token already."""
+
+    http: aiohttp.ClientSession
+    session: Session
+    port: int
+    upstream: str
+    noticed: list[Resource] = field(default_factory=list)
+    informers: list[Informer] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def proxied(handler: Handler, *, owner: Owner = OWNER, inject_owner: bool = True) -> AsyncIterator[Run]:
+    noticed: list[Resource] = []
+    informers: list[Informer] = []
+    session = Session(owner=owner, inject_owner=inject_owner, on_dependent=noticed.append)
+    sessions = Sessions()
+
+    def covering(api_version: str, plural: str, namespace: str) -> Informer | None:
+        return next((some for some in informers if some.resource.plural == plural), None)
+
+    async with (
+        served(handler) as client,
+        ProxyServer(client, Known(client), sessions, covering=covering, port=0) as proxy,
+    ):
+        with sessions.opened(session) as token:
+            headers = {"Authorization": f"Bearer {token}"}
+            url = f"http://127.0.0.1:{proxy.port}"
+            async with aiohttp.ClientSession(url, headers=headers, auto_decompress=False) as http:
+                yield Run(http, session, proxy.port, client.server, noticed, informers)
+
+
+def stored(*objects: dict[str, Any], version: str) -> Informer:
+    informer = Informer(ApiClient.__new__(ApiClient), CONFIG_MAP, "", lambda before, after: None)
+    informer.store = {ObjectKey.of(obj): obj for obj in objects}
+    informer.version, informer.list_kind, informer.fresh = version, "ConfigMapList", True
+    return informer
+
+
+def config_map(name: str = "x", version: str = "5", **metadata: Any) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": "here", "resourceVersion": version, **metadata}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
+
+
+class Echo:
+    """Answers a write with the object that was sent, at version 5, and a GET with `existing`."""
+
+    def __init__(self, existing: dict[str, Any] | None = None) -> None:
+        self.existing = existing
+        self.bodies: list[bytes] = []
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.bodies[-1])["metadata"]
+        return found
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        if request.method == "GET":
+            if self.existing is None:
+                return web.json_response({"kind": "Status", "message": "not there"}, status=404)
+            return web.json_response(self.existing)
+        self.bodies.append(await request.read())
+        try:
+            obj = json.loads(self.bodies[-1])
+        except ValueError:
+            obj = {}
+        obj.setdefault("metadata", {})["resourceVersion"] = "5"
+        return web.json_response(obj, status=201)
+
+
+async def test_all_of_a_request_and_its_answer_goes_through_but_credentials() -> None:
+    seen: list[web.Request] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        seen.append(request)
+        await request.read()
+        answer = web.Response(status=422, reason="Quite Wrong", body=b'{"kind": "Status",\n "code":422}')
+        answer.headers["Content-Type"] = "application/json; odd=yes"
+        answer.headers.add("Warning", '299 - "old"')
+        answer.headers.add("Warning", '299 - "older"')
+        answer.headers["Retry-After"] = "7"
+        return answer
+
+    async with proxied(handler) as run:
+        headers = {
+            "Impersonate-User": "admin",
+            "X-Own": "1",
+            "Content-Type": "application/merge-patch+json",
+            "Expect": "100-continue",
+        }
+        path = CONFIG_MAPS + "/a%3Ab?fieldManager=me&x=%2F"
+        async with run.http.patch(URL(path, encoded=True), data=b'{"a": 1}', headers=headers) as answer:
+            body = await answer.read()
+        async with run.http.head(CONFIG_MAPS) as head:
+            assert (head.status, await head.read()) == (422, b"")
+    request = seen[0]
+    assert (request.method, request.raw_path, await request.read()) == ("PATCH", path, b'{"a": 1}')
+    assert request.headers["X-Own"] == "1"
+    assert not {"Impersonate-User", "Authorization", "Expect"} & request.headers.keys()
+    assert (answer.status, answer.reason, body) == (422, "Quite Wrong", b'{"kind": "Status",\n "code":422}')
+    assert answer.headers["Content-Type"] == "application/json; odd=yes"
+    assert answer.headers.getall("Warning") == ['299 - "old"', '299 - "older"']
+    assert answer.headers["Retry-After"] == "7"
+    assert seen[1].method == "HEAD"
+
+
+@pytest.mark.parametrize("path", ["/version", "/api", "/apis", "/openapi/v3", "/api/v1/namespaces/here/pods/x/log"])
+async def test_what_is_no_object_passes_though_stores_are_there(path: str) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return web.Response(text=request.raw_path)
+
+    async with proxied(handler) as run:
+        run.informers.append(stored(version="9"))
+        async with run.http.get(path) as answer:
+            assert await answer.text() == path
+            assert "X-Cache" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "target", ["http://a:b@127.0.0.1:{port}/api", "http:/@127.0.0.1:{port}/api", "http:@127.0.0.1:{port}/api"]
+)
+async def test_a_request_can_name_no_other_server(target: str) -> None:
+    asked: list[str] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        asked.append(request.raw_path)
+        return web.Response()
+
+    async with proxied(handler) as run:
+        reader, writer = await asyncio.open_connection("127.0.0.1", run.port)
+        authorization = run.http.headers["Authorization"]
+        target = target.format(port=run.upstream.rpartition(":")[2])
+        writer.write(f"GET {target} HTTP/1.1\r\nHost: x\r\nAuthorization: {authorization}\r\n\r\n".encode())
+        status = await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+    assert int(status.split()[1]) in (400, 404)
+    assert asked == []
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_the_token_may_be_part_of_the_url_and_goes_no_further(method: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    seen: list[str] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        seen.append(f"{request.raw_path} {request.headers}")
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    async with proxied(handler) as run, aiohttp.ClientSession() as http:
+        token = run.http.headers["Authorization"].split()[1]
+        url = f"http://127.0.0.1:{run.port}/run/{token}{CONFIG_MAPS}?x=%2F"
+        async with http.request(method, URL(url, encoded=True), data=b"k8s", allow_redirects=False) as answer:
+            said = await answer.text()
+    assert all(text.startswith(f"{CONFIG_MAPS}?x=%2F") for text in seen)
+    told = [str(record.__dict__) for record in caplog.records if record.name.startswith("runner")]
+    assert seen
+    assert told
+    assert [text for text in [*seen, *told, said] if token in text] == []
+
+
+async def test_a_stranger_is_told_how_to_log_in() -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        raise AssertionError("nothing may come through")
+
+    async with (
+        proxied(handler) as run,
+        aiohttp.ClientSession() as stranger,
+        stranger.get(f"http://127.0.0.1:{run.port}{CONFIG_MAPS}") as answer,
+    ):
+        assert answer.status == 401
+        assert answer.headers["WWW-Authenticate"].startswith("Basic ")
+        assert (await answer.json())["kind"] == "Status"
+
+
+@pytest.mark.parametrize(
+    ("path", "query"),
+    [
+        (CONFIG_MAPS, {}),
+        (CONFIG_MAPS, {"watch": "true"}),
+        (CONFIG_MAPS + "/x", {"watch": "true"}),
+        ("/api/v1/watch/configmaps", {}),
+        ("/api/v1/namespaces/here/pods/x/log", {"follow": "true"}),
+    ],
+    ids=["list", "watch", "watch of one", "watch the old way", "log"],
+)
+async def test_the_first_bytes_come_before_the_last_are_sent(path: str, query: dict[str, str]) -> None:
+    go_on = asyncio.Event()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await answer.prepare(request)
+        await answer.write(b"first")
+        await go_on.wait()
+        await answer.write(b"last")
+        return answer
+
+    async with proxied(handler) as run, run.http.get(path, params=query) as answer:
+        assert await answer.content.readexactly(5) == b"first"
+        go_on.set()
+        assert await answer.content.read() == b"last"
+
+
+async def test_a_slow_reader_holds_the_server_back() -> None:
+    """A list of 100 MB is not gathered in memory."""
+    sent = 0
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        answer = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await answer.prepare(request)
+        for _ in range(100):
+            await answer.write(b"x" * 1024 * 1024)
+            sent += 1
+        return answer
+
+    async with proxied(handler) as run, run.http.get(CONFIG_MAPS) as answer:
+        before = -1
+        # Everything on the way fills up, and then no more is sent until some is read.
+        while sent != before:
+            before = sent
+            for _ in range(50):
+                await asyncio.sleep(0.01)
+        assert sent < 50
+        received = 0
+        async for chunk in answer.content.iter_any():
+            received += len(chunk)
+        assert received == 100 * 1024 * 1024
+
+
+async def test_a_watch_ends_when_the_run_leaves_it(caplog: pytest.LogCaptureFixture) -> None:
+    watching: list[web.Request] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        await answer.write(b"{}\n")
+        watching.append(request)
+        await until(left, "the proxy leaves", patience=60)
+        return answer
+
+    async def left() -> bool:
+        return watching[0].transport is None or watching[0].transport.is_closing()
+
+    async with proxied(handler) as run:
+        async with run.http.get(CONFIG_MAPS, params={"watch": "1"}) as answer:
+            await answer.content.readline()
+            answer.close()
+        await until(left, "the watch upstream has ended", patience=60)
+    # Nothing is wrong with that.
+    assert [record.msg for record in caplog.records if record.name.startswith("runner")] == []
+
+
+async def test_a_body_that_is_too_large_is_said_to_be() -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        raise AssertionError("nothing may come through")
+
+    async with proxied(handler) as run, run.http.post(CONFIG_MAPS, data=io.BytesIO(bytes(17 * 1024 * 1024))) as answer:
+        assert answer.status == 413
+
+
+async def test_an_answer_that_breaks_off_breaks_off() -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Length": "1000"})
+        await answer.prepare(request)
+        await answer.write(b"first")
+        assert request.transport is not None
+        request.transport.close()
+        return answer
+
+    async with proxied(handler) as run, run.http.get(CONFIG_MAPS) as answer:
+        with pytest.raises(aiohttp.ClientError):
+            await answer.read()
+
+
+async def test_no_answer_is_said_in_the_apis_own_form() -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    async with proxied(handler) as run:
+        async with run.http.post(CONFIG_MAPS, json=config_map()) as answer:
+            assert (answer.status, (await answer.json())["reason"]) == (503, "ServiceUnavailable")
+        # Perhaps it was written all the same.
+        assert not run.session.writes.shown_at(parse(CONFIG_MAPS), "99")
+
+
+@pytest.mark.parametrize(
+    ("owner", "path", "reference"),
+    [
+        (OWNER, CONFIG_MAPS, True),
+        (OWNER, "/api/v1/namespaces/there/configmaps", False),
+        (OWNER, "/api/v1/nodes", False),
+        (CLUSTER_OWNER, CONFIG_MAPS, True),
+        (CLUSTER_OWNER, "/api/v1/nodes", True),
+    ],
+)
+async def test_what_is_created_gets_its_owner(owner: Owner, path: str, reference: bool) -> None:
+    echo = Echo()
+    async with proxied(echo.answer, owner=owner) as run:
+        async with run.http.post(path, json={"kind": "X", "metadata": {"generateName": "x-"}}) as answer:
+            assert answer.status == 201
+        assert run.noticed == [NODE if "nodes" in path else CONFIG_MAP]
+    if reference:
+        assert echo.metadata["ownerReferences"] == [owner.reference()]
+        assert "annotations" not in echo.metadata
+    else:
+        assert "ownerReferences" not in echo.metadata
+        assert echo.metadata["annotations"] == {
+            PRIMARY_RESOURCE: "here/one",
+            PRIMARY_RESOURCE_TYPE: "Thing.example.com",
+        }
+    assert echo.metadata["generateName"] == "x-"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind"),
+    [
+        (CONFIG_MAPS + "/x/anything", b'{"metadata": {}}', "application/json"),
+        ("/apis/authorization.k8s.io/v1/selfsubjectreviews", b'{"metadata": {}}', "application/json"),
+        ("/apis/example.com/v1/unknowns", b'{"metadata": {}}', "application/json"),
+        (CONFIG_MAPS, b"k8s\x00\n\x0b", "application/vnd.kubernetes.protobuf"),
+        (CONFIG_MAPS, gzip.compress(b'{"metadata": {}}'), "application/json"),
+        (CONFIG_MAPS, b"kind: ConfigMap\n", "application/yaml"),
+        (CONFIG_MAPS, b"[]", "application/json"),
+        (CONFIG_MAPS, b'{"metadata": 1}', "application/json"),
+        (CONFIG_MAPS, b"{", "application/json"),
+    ],
+    ids=["subresource", "review", "unknown kind", "protobuf", "gzip", "yaml", "array", "odd metadata", "cut off"],
+)
+async def test_what_gets_no_owner_passes_as_it_is(
+    path: str, body: bytes, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "runner.proxy.server")
+    seen: list[bytes] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        seen.append(await request.read())
+        return web.json_response({"kind": "Status", "code": 400}, status=400)
+
+    async with proxied(handler) as run:
+        headers = {"Content-Type": kind, "Content-Encoding": "gzip" if body[:2] == b"\x1f\x8b" else "identity"}
+        async with run.http.post(path, data=body, headers=headers) as answer:
+            assert answer.status == 400
+    assert seen == [body]
+    said = [record.msg for record in caplog.records]
+    assert said == (["Passed on without an owner"] if path == CONFIG_MAPS else [])
+
+
+async def test_without_injection_nothing_is_added_but_what_is_owned_is_noticed() -> None:
+    echo = Echo()
+    async with proxied(echo.answer, inject_owner=False) as run:
+        await run.http.post(CONFIG_MAPS, json=config_map())
+        assert "ownerReferences" not in echo.metadata
+        assert run.noticed == []
+        await run.http.post(CONFIG_MAPS, json=config_map(ownerReferences=[REFERENCE]))
+        assert run.noticed == [CONFIG_MAP]
+
+
+@pytest.mark.parametrize(
+    ("existing", "owned"),
+    [
+        (None, True),
+        (config_map(), False),
+        (config_map(ownerReferences=[{**REFERENCE, "uid": "another"}]), False),
+        # What an applier no longer names is taken from what it applied before.
+        (config_map(ownerReferences=[REFERENCE]), True),
+    ],
+    ids=["not there", "nobody's", "another's", "ours"],
+)
+@pytest.mark.parametrize("in_store", [True, False], ids=["stored", "not stored"])
+async def test_a_server_side_apply_makes_no_strange_object_ones_own(
+    existing: dict[str, Any] | None, owned: bool, in_store: bool
+) -> None:
+    echo = Echo(existing)
+    async with proxied(echo.answer) as run:
+        if in_store and existing:
+            run.informers.append(stored(existing, version="5"))
+        await run.http.patch(CONFIG_MAPS + "/x?fieldManager=me", data=json.dumps({"metadata": {"name": "x"}}), headers=APPLY)
+        assert run.noticed == ([CONFIG_MAP] if owned else [])
+    assert echo.metadata.get("ownerReferences") == ([REFERENCE] if owned else None)
+
+
+async def test_an_apply_in_yaml_passes_as_it_is() -> None:
+    echo = Echo()
+    async with proxied(echo.answer) as run:
+        await run.http.patch(CONFIG_MAPS + "/x", data="metadata: {name: x}", headers=APPLY)
+    assert echo.bodies == [b"metadata: {name: x}"]
+
+
+async def test_a_trial_gets_its_owner_and_starts_nothing() -> None:
+    echo = Echo()
+    async with proxied(echo.answer) as run:
+        run.informers.append(stored(version="1"))
+        await run.http.post(CONFIG_MAPS + "?dryRun=All", json=config_map())
+        assert echo.metadata["ownerReferences"] == [REFERENCE]
+        assert run.noticed == []
+        assert run.session.writes.shown_at(parse(CONFIG_MAPS), "1")
+
+
+async def test_events_are_not_watched() -> None:
+    echo = Echo()
+    async with proxied(echo.answer) as run:
+        await run.http.post("/api/v1/namespaces/here/events", json={"metadata": {"name": "x"}})
+        assert echo.metadata["ownerReferences"] == [REFERENCE]
+        assert run.noticed == []
+
+
+async def test_an_object_that_is_read_and_found_to_be_ours_is_watched() -> None:
+    async with proxied(Echo(config_map(ownerReferences=[REFERENCE])).answer) as run:
+        async with run.http.get(CONFIG_MAPS + "/x") as answer:
+            assert "X-Cache" not in answer.headers
+        assert run.noticed == [CONFIG_MAP]
+
+
+async def test_a_store_answers_and_what_it_lacks_the_server() -> None:
+    async with proxied(Echo(config_map("far", version="3")).answer) as run:
+        run.informers.append(stored(config_map("x"), version="9"))
+        async with run.http.get(CONFIG_MAPS + "/x") as answer:
+            assert (answer.status, answer.headers["X-Cache"]) == (200, "HIT")
+            assert answer.headers["Content-Type"].partition(";")[0] == "application/json"
+            assert await answer.json() == config_map("x")
+        async with run.http.get(CONFIG_MAPS) as answer:
+            assert answer.headers["X-Cache"] == "HIT"
+            assert (await answer.json())["items"] == [config_map("x")]
+        async with run.http.get(CONFIG_MAPS + "/far") as answer:
+            assert "X-Cache" not in answer.headers
+            assert (await answer.json())["metadata"]["name"] == "far"
+        for headers in ({"Upgrade": "websocket", "Connection": "Upgrade"}, {"Accept": "application/json;as=Table"}):
+            async with run.http.get(CONFIG_MAPS, headers=headers) as answer:
+                assert "X-Cache" not in answer.headers
+        async with run.http.head(CONFIG_MAPS + "/x") as answer:
+            assert "X-Cache" not in answer.headers
+
+
+# Each write, what the server answers, and from which version of the store on it may be read again.
+WRITES: list[tuple[str, str, int, dict[str, Any] | None, int | None]] = [
+    ("POST", CONFIG_MAPS, 201, config_map(version="12"), 12),
+    ("PUT", CONFIG_MAPS + "/x", 200, config_map(version="12"), 12),
+    ("PATCH", CONFIG_MAPS + "/x", 200, config_map(version="12"), 12),
+    ("PATCH", CONFIG_MAPS + "/x", 200, config_map(version="4"), 10),
+    ("PATCH", CONFIG_MAPS + "/x/scale", 200, {"kind": "Scale", "metadata": {"name": "x", "resourceVersion": "12"}}, 12),
+    ("PATCH", CONFIG_MAPS + "/x", 200, config_map(version="12", deletionTimestamp="2030-01-01T00:00:00Z"), None),
+    ("PATCH", CONFIG_MAPS + "/x", 200, None, None),
+    ("POST", CONFIG_MAPS + "/x/eviction", 201, {"kind": "Status", "metadata": {}, "status": "Success"}, None),
+    ("DELETE", CONFIG_MAPS + "/x", 200, {"kind": "Status", "metadata": {}, "status": "Success"}, None),
+    ("DELETE", CONFIG_MAPS + "/x", 200, config_map(version="12"), None),
+    ("DELETE", CONFIG_MAPS, 200, {"kind": "ConfigMapList", "metadata": {"resourceVersion": "12"}, "items": []}, None),
+    ("POST", CONFIG_MAPS, 409, {"kind": "Status", "metadata": {}, "code": 409}, 10),
+    ("POST", CONFIG_MAPS, 504, {"kind": "Status", "metadata": {}, "code": 504}, None),
+    ("POST", CONFIG_MAPS + "/x/proxy/some/where", 200, {"metadata": {}}, 10),
+    ("POST", CONFIG_MAPS + "?dryRun=All", 201, config_map(), 10),
+    ("POST", "/api/v1/namespaces/there/configmaps", 201, config_map(version="12"), 10),
+    ("DELETE", "/api/v1/namespaces/here/secrets/x", 200, {"kind": "Status", "metadata": {}}, 10),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "answer", "read_from"), WRITES, ids=[f"{row[0]} {row[1][8:]} {row[2]}" for row in WRITES]
+)
+async def test_a_run_sees_what_it_wrote(
+    method: str, path: str, status: int, answer: dict[str, Any] | None, read_from: int | None
+) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if request.method == "GET":
+            return web.json_response({"kind": "Status"}, status=404)
+        if answer is None:
+            return web.Response(body=b"k8s\x00", content_type="application/vnd.kubernetes.protobuf")
+        return web.json_response(answer, status=status)
+
+    async with proxied(handler) as run:
+        informer = stored(config_map(), version="10")
+        run.informers.append(informer)
+
+        async def hits(version: int) -> bool:
+            informer.version = str(version)
+            async with run.http.get(CONFIG_MAPS + "/x") as got:
+                return "X-Cache" in got.headers
+
+        assert await hits(10)
+        async with run.http.request(method, path, json={"metadata": {}}) as wrote:
+            assert wrote.status == status
+            await wrote.read()
+        seen = [version for version in range(10, 15) if await hits(version)]
+        assert seen == (list(range(read_from, 15)) if read_from else [])

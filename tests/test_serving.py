@@ -1,0 +1,49 @@
+import socket
+from contextlib import AsyncExitStack
+
+import aiohttp
+import pytest
+from prometheus_client import CollectorRegistry
+
+from runner.rolemetrics import RoleMetrics
+from runner.serving import serving_metrics, serving_role_metrics
+from runner.settings import Address, ConfigurationError
+
+ANY_PORT = Address("127.0.0.1", 0)
+
+
+async def test_what_roles_bring_is_served_beside_the_runners_own() -> None:
+    role_metrics = RoleMetrics(CollectorRegistry(auto_describe=True))
+    async with AsyncExitStack() as stack:
+        brought = await stack.enter_async_context(serving_role_metrics(ANY_PORT, role_metrics))
+        served = await stack.enter_async_context(serving_metrics(ANY_PORT, role_metrics))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        body = {"name": "x", "description": "d", "counter": {"increment": True}}
+        async with session.post(f"http://{brought}/metrics", json=body) as answer:
+            assert (answer.status, await answer.text()) == (200, "")
+        async with session.post(f"http://{brought}/metrics", json={**body, "gauge": {}}) as answer:
+            assert answer.status == 400
+            assert "only one metric can be processed at a time" in await answer.text()
+        for method in ("GET", "PUT", "DELETE"):
+            async with session.request(method, f"http://{brought}/metrics") as answer:
+                assert answer.status == 405
+        async with session.get(f"http://{served}/metrics") as answer:
+            text = await answer.text()
+            assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert "# TYPE x counter\nx 1.0\n" in text
+    assert "\nansible_operator_build_info{" in text
+
+
+async def test_localhost_is_one_address() -> None:
+    async with serving_role_metrics(Address("localhost", 0), RoleMetrics(CollectorRegistry())) as bound:
+        with socket.create_connection(("127.0.0.1", bound.port), timeout=60):
+            pass
+
+
+async def test_a_port_in_use_is_one_clear_error() -> None:
+    role_metrics = RoleMetrics(CollectorRegistry())
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = Address("127.0.0.1", taken.getsockname()[1])
+        with pytest.raises(ConfigurationError, match=rf"--role-metrics-bind-address {address} cannot be listened on: .+"):
+            async with serving_role_metrics(address, role_metrics):
+                pass
