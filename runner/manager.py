@@ -27,7 +27,8 @@ from runner.control.reconciler import Reconciler, Surroundings
 from runner.control.workqueue import WorkQueue
 from runner.executor import subprocess
 from runner.executor.artifacts import ArtifactsError, RunFolders
-from runner.executor.jobs import Execute
+from runner.executor.jobs import Execute, ExecutorError
+from runner.executor.warm import WarmExecutor
 from runner.kube.access import Access
 from runner.kube.client import ApiClient, KubeError
 from runner.kube.discovery import Discovery
@@ -47,8 +48,6 @@ logger = logging.getLogger(__name__)
 # Seconds: between two looks for a kind; how long a leader that has lost may take to say so.
 _LOOK_AGAIN = 2.0
 _LAST_LINE = 0.5
-
-EXECUTORS: dict[str, Execute] = {"subprocess": subprocess.execute}
 
 
 async def run(settings: Settings, watches: Sequence[Watch]) -> None:
@@ -110,6 +109,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
                 return
             standing_by.clear()
 
+        execute = await _executor(settings.executor, stack)
         queue = WorkQueue(settings.max_concurrent_runs or max(watch.max_concurrent_reconciles for watch in watches))
         for watch in watches:
             queue.follow(watch)
@@ -122,7 +122,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
                 client=client,
                 discovery=discovery,
                 sessions=sessions,
-                execute=EXECUTORS[settings.executor],
+                execute=execute,
                 folders=folders,
                 on_dependent=lambda _, resource: informers.ensure(resource),
                 proxy_port=proxy.port,
@@ -172,6 +172,16 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             for task in leading:
                 task.cancel()
         logger.info("Stopped")
+
+
+async def _executor(name: str, stack: AsyncExitStack) -> Execute:
+    """How Ansible is run. What cannot be warm goes the plain way, which needs nothing."""
+    if name == "warm":
+        try:
+            return (await stack.enter_async_context(WarmExecutor())).execute
+        except ExecutorError as error:
+            logger.warning("Runs go the slow way", extra={"error": str(error)})
+    return subprocess.execute
 
 
 def _on_signals(stop: Callable[[], None]) -> None:

@@ -27,7 +27,7 @@ DEFAULT_GRACE = "30s"
 DEFAULT_LEASE_DURATION = "15s"
 DEFAULT_RENEW_DEADLINE = "10s"
 DEFAULT_EXECUTOR = "subprocess"
-EXECUTORS = ("subprocess",)
+EXECUTORS = ("subprocess", "warm")
 # The Go operator's.
 DEFAULT_RUNS_DIR = Path(tempfile.gettempdir()) / "ansible-operator" / "runner"
 

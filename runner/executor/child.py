@@ -29,9 +29,10 @@ from ansible.parsing.vault import VaultSecretsContext
 from ansible.plugins.loader import action_loader, callback_loader, init_plugin_loader
 from ansible.utils import color
 from ansible.utils.context_objects import GlobalCLIArgs
+from ansible.utils.vars import load_extra_vars, load_options_vars
 from ansible_runner.utils import OutputEventFilter
 
-from runner.executor import processes
+from runner.executor import inline, processes
 from runner.executor.recording import Recorder
 
 # Whose modules are called in the process. They keep nothing between two calls that a later one could stumble over.
@@ -82,18 +83,25 @@ def play(connection: socket.socket) -> int:
         processes.end_descendants()
 
 
-def warm_up() -> None:
-    """Load what runs need, by playing a first one. Its traces are removed."""
+def set_up() -> list[str]:
+    """Once, before any play, in the environment of one: what of ansible-core goes the slow way, and why."""
     # Each run's own attempt would be told as a warning.
     warnings.filterwarnings("ignore", message="AnsibleCollectionFinder has already been configured")
     init_plugin_loader()
+    # It wraps what displays, and is to be wrapped by the seams.
+    callback_loader.get("awx_display", class_only=True)
+    return inline.install(COLLECTIONS)
+
+
+def warm_up() -> None:
+    """Load what runs need, by playing a first one. Its traces are removed."""
     with tempfile.TemporaryDirectory(prefix="rolerunner-warm-") as folder:
         playbook = Path(folder) / "play.yml"
         playbook.write_text(_WARM_UP)
         (Path(folder) / "inventory").mkdir()
         hosts = f"localhost ansible_connection=local ansible_python_interpreter={json.dumps(sys.executable)}\n"
         (Path(folder) / "inventory" / "hosts").write_text(hosts)
-        order = {
+        order: dict[str, Any] = {
             "ident": "warm",
             "folder": folder,
             "role": None,
@@ -122,6 +130,7 @@ def warm_up() -> None:
     # There may be one of each in a process, and that was the warm-up's.
     GlobalCLIArgs._Singleton__instance = None
     VaultSecretsContext._current = None
+    load_extra_vars.extra_vars = load_options_vars.options_vars = None
 
 
 def _run(order: dict[str, Any], tell: Any) -> tuple[int, str]:
@@ -132,18 +141,19 @@ def _run(order: dict[str, Any], tell: Any) -> tuple[int, str]:
     artifacts = Path(config.artifact_dir)
     (artifacts / "job_events").mkdir(mode=0o700, parents=True, exist_ok=True)
     command = {"command": config.command, "cwd": config.cwd, "env": config.env}
+    _write(artifacts / "stderr", "")
     _write(artifacts / "command", json.dumps(command, ensure_ascii=False))
     runner.status_callback("running")
     os.environ.clear()
     os.environ.update(config.env)
     os.chdir(config.cwd)
     events = _Events(recorder, config.ident)
-    sys.stdout = sys.stderr = OutputEventFilter(None, events, suppress_ansible_output=True)  # type: ignore[assignment]
-    # ansible-runner's other way shows ansible-playbook a terminal.
+    sys.stdout = sys.stderr = _Terminal(OutputEventFilter(None, events, suppress_ansible_output=True))
     color.ANSIBLE_COLOR = True
     constants.DEFAULT_LOCAL_TMP = tempfile.mkdtemp(prefix="ansible-local-", dir=Path(constants.DEFAULT_LOCAL_TMP).parent)
+    sys.argv = [shutil.which(config.command[0]) or config.command[0], *config.command[1:]]
     try:
-        PlaybookCLI.cli_executor(config.command)
+        PlaybookCLI.cli_executor(sys.argv)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
@@ -159,6 +169,28 @@ def _run(order: dict[str, Any], tell: Any) -> tuple[int, str]:
     return (0 if events.count else code), printed
 
 
+class _Terminal:
+    """What ansible-runner otherwise shows ansible-playbook, as far as it writes to it."""
+
+    encoding, errors = "utf-8", "replace"
+
+    def __init__(self, events: OutputEventFilter) -> None:
+        self._events = events
+
+    def write(self, text: str) -> int:
+        self._events.write(text.replace("\n", "\r\n"))
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+    def isatty(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._events.close()
+
+
 class _Events:
     """Takes the events from ansible-runner's filter, with the data that its callback plugin has put aside for them."""
 
@@ -171,7 +203,18 @@ class _Events:
         module = module or plugin.v2_playbook_on_start.__globals__
         self._encoder = module["AnsibleJSONEncoderLocal"]
         self._aside: dict[str, Any] = {}
-        module["event_context"].cache = self
+        context, begin = module["event_context"], plugin.__init__
+        context.cache = self
+        # The warm-up's.
+        context._global_ctx.clear()
+        # What is displayed before the callback plugin is loaded, which it long is here, is told without its marks.
+        context.dump = lambda *_, **__: None
+
+        def begun(callback: Any) -> None:
+            vars(context).pop("dump", None)
+            begin(callback)
+
+        plugin.__init__ = begun
 
     def set(self, key: str, value: dict[str, Any]) -> None:
         """What the callback plugin calls. Written down at once: what it holds goes on changing."""

@@ -34,9 +34,9 @@ _DATAGRAM = 64 * 1024
 def main(control: socket.socket) -> None:
     begun = time.monotonic()
     with _environment_of_a_run():
-        from runner.executor import child, inline
+        from runner.executor import child
 
-    left_out = inline.install(child.COLLECTIONS)
+        left_out = child.set_up()
     child.warm_up()
     # What is there now stays: the collector must not touch, and thereby copy, the pages that the children share.
     gc.collect()

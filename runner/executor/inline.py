@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -78,8 +79,9 @@ class InlineWorker(worker.WorkerProcess):  # type: ignore[misc]
         host, current = self._host, worker.current_worker
         variables, groups = host.vars, host.groups
         # It is worked on while it runs (arguments are templated, say), and may be run again: as a handler, in a retry.
-        task = self._task.copy(exclude_parent=True)
-        task._parent = self._task._parent
+        original: Any = vars(self)["_task"]
+        task = original.copy(exclude_parent=True)
+        task._parent = original._parent
         self._task = task
         try:
             with _caught_output(), _task_context(self):
@@ -116,16 +118,24 @@ def _caught_output() -> Iterator[None]:
 
 
 class _Aside(io.StringIO):
-    """Takes the place of an output; `real` is the one that displays go to."""
+    """Takes the place of an output for the thread that made it; `real` is the one that displays go to."""
 
     def __init__(self, real: Any) -> None:
         super().__init__()
         self.real = real
+        self._thread = threading.get_ident()
+
+    def write(self, text: str) -> int:
+        # The strategy's other thread tells the callbacks of a loop's items meanwhile.
+        return super().write(text) if threading.get_ident() == self._thread else int(self.real.write(text))
 
 
 def _display_through(original: Callable[..., Any]) -> Callable[..., Any]:
     def through(self: Any, *args: Any, **kwargs: Any) -> Any:
         aside = sys.stdout, sys.stderr
+        if threading.current_thread() is not threading.main_thread():
+            # These go through by themselves, and the other thread must not lose what takes its output.
+            return original(self, *args, **kwargs)
         sys.stdout, sys.stderr = (getattr(stream, "real", stream) for stream in aside)
         try:
             return original(self, *args, **kwargs)
@@ -157,7 +167,7 @@ def _check_tasks() -> None:
 
 def _put_tasks() -> None:
     strategy.WorkerProcess = InlineWorker
-    Display.display = _display_through(Display.display)  # type: ignore[method-assign]
+    Display.display = _display_through(Display.display)
 
 
 # Temporary folders

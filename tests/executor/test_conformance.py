@@ -1,0 +1,310 @@
+"""The warm way gives what the plain way gives: the same events, with the same data and text, in the same order."""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from runner.devcluster import Cluster as Devcluster
+from runner.executor import subprocess
+from runner.executor.jobs import Execute, ExecutorError, Job, JobEvent, fold
+from runner.executor.warm import WarmExecutor
+
+# What differs from run to run, wherever it stands.
+_VOLATILE = {
+    *("uuid", "created", "pid", "runner_ident", "parent_uuid", "playbook_uuid", "play_uuid", "task_uuid", "start", "end"),
+    *("duration", "counter", "delta", "jid", "ansible_job_id", "results_file", "atime", "ctime", "mtime", "nlink", "inode"),
+    *("resourceVersion", "uid", "creationTimestamp", "managedFields", "time"),
+}
+_TEXTS = (
+    (re.compile(r"j\d+\.\d+"), "JID"),
+    (re.compile(r"ansible-(tmp|local)-[-\w.]+(/tmp\w+)?"), "TMP"),
+    (re.compile(r"\d+:\d\d:\d\d(\.\d+)?"), "TIME"),
+)
+
+LOCAL = """
+- name: Say
+  ansible.builtin.debug: {msg: "hello {{ number }} {{ fallback }}"}
+- name: Loop
+  ansible.builtin.debug: {msg: "{{ item.a }}"}
+  loop: [{a: 1}, {a: 2}]
+  loop_control: {label: "{{ item.a }}"}
+- name: Notify
+  ansible.builtin.command: "true"
+  notify: handled
+- name: Remember
+  ansible.builtin.set_fact: {x: "{{ number | int + 1 }}"}
+- name: Block
+  block:
+    - name: Fail
+      ansible.builtin.fail: {msg: no}
+    - ansible.builtin.debug: {msg: never}
+  rescue:
+    - ansible.builtin.debug: {var: ansible_failed_result.msg}
+  always:
+    - ansible.builtin.assert: {that: [x | int == number | int + 1]}
+- name: Ignored
+  ansible.builtin.command: "sh -c 'echo out; echo err >&2; exit 3'"
+  ignore_errors: true
+  register: result
+- name: Environment
+  ansible.builtin.shell: echo $FOO
+  environment: {FOO: bar}
+  register: said
+  changed_when: false
+- ansible.builtin.debug: {var: said.stdout}
+- name: Template
+  ansible.builtin.template: {src: t.j2, dest: "{{ out }}/t.txt", mode: "0644"}
+  diff: true
+  notify: handled
+- name: Check
+  ansible.builtin.copy: {content: "x {{ number }}", dest: "{{ out }}/c.txt"}
+  check_mode: true
+- name: Until
+  ansible.builtin.command: "true"
+  register: tried
+  until: tried.rc == 0
+  retries: 2
+- name: Include
+  ansible.builtin.include_tasks: more.yml
+  loop: [1, 2]
+  loop_control: {loop_var: outer}
+- ansible.builtin.import_tasks: imported.yml
+- name: Own module
+  own: {value: "{{ number }}"}
+- name: Own filter
+  ansible.builtin.debug: {msg: "{{ 'abc' | shout }}"}
+- name: Hidden
+  ansible.builtin.debug: {msg: hidden}
+  no_log: true
+- name: Come again
+  operator_sdk.util.requeue_after: {time: 5m}
+- name: Bad argument
+  operator_sdk.util.requeue_after: {time: soon}
+  ignore_errors: true
+- name: Unknown argument
+  operator_sdk.util.requeue_after: {tim: soon}
+  ignore_errors: true
+- name: Skipped
+  ansible.builtin.debug: {msg: no}
+  when: false
+- ansible.builtin.meta: flush_handlers
+- name: Undefined
+  ansible.builtin.debug: {msg: "{{ nothing_here }}"}
+  ignore_errors: true
+- name: Delegated
+  ansible.builtin.command: echo delegated
+  delegate_to: other
+  vars: {ansible_connection: local, ansible_python_interpreter: "{{ ansible_playbook_python }}"}
+- name: Asynchronous
+  ansible.builtin.command: sleep 1
+  async: 20
+  poll: 1
+- name: Stat
+  ansible.builtin.stat: {path: "{{ role_path }}/files/t.txt"}
+- name: Lookups
+  ansible.builtin.debug: {msg: "{{ lookup('file', 't.txt') }}"}
+- name: Notify again
+  ansible.builtin.command: "true"
+  notify: handled
+"""
+CLUSTER = """
+- name: Make
+  kubernetes.core.k8s: &made
+    definition:
+      apiVersion: v1
+      kind: ConfigMap
+      metadata: {name: made, namespace: "{{ namespace }}"}
+      data: {number: "{{ number }}"}
+  diff: true
+- name: Make again
+  kubernetes.core.k8s: *made
+- name: Would change
+  kubernetes.core.k8s:
+    definition:
+      apiVersion: v1
+      kind: ConfigMap
+      metadata: {name: made, namespace: "{{ namespace }}"}
+      data: {number: other}
+  check_mode: true
+- name: From a template
+  kubernetes.core.k8s:
+    template: map.yml.j2
+- name: Look
+  kubernetes.core.k8s_info: {api_version: v1, kind: ConfigMap, name: made, namespace: "{{ namespace }}"}
+  register: found
+- ansible.builtin.assert: {that: "found.resources[0].data.number == number"}
+- name: Many
+  kubernetes.core.k8s:
+    definition: {apiVersion: v1, kind: ConfigMap, metadata: {name: "{{ item }}", namespace: "{{ namespace }}"}}
+  loop: [a, b]
+- name: Refused
+  kubernetes.core.k8s:
+    definition: {apiVersion: v1, kind: ConfigMap, metadata: {name: "NOT A NAME", namespace: "{{ namespace }}"}}
+  ignore_errors: true
+- name: No such kind
+  kubernetes.core.k8s_info: {api_version: nowhere.example.com/v1, kind: Nothing}
+  ignore_errors: true
+- name: Hidden
+  kubernetes.core.k8s_info: {api_version: v1, kind: ConfigMap, name: made, namespace: "{{ namespace }}"}
+  no_log: true
+- name: Other defaults
+  module_defaults: {kubernetes.core.k8s_info: {api_version: v1, kind: ConfigMap, namespace: "{{ namespace }}"}}
+  block:
+    - kubernetes.core.k8s_info: {name: a}
+- name: Elsewhere
+  kubernetes.core.k8s_info: {api_version: v1, kind: Namespace, name: default}
+  environment: {K8S_AUTH_KUBECONFIG: /nowhere}
+  ignore_errors: true
+- name: By a short name
+  k8s_info: {api_version: v1, kind: ConfigMap, name: a, namespace: "{{ namespace }}"}
+  collections: [kubernetes.core]
+- name: Remove
+  kubernetes.core.k8s: {api_version: v1, kind: ConfigMap, name: "{{ item }}", namespace: "{{ namespace }}", state: absent}
+  loop: [made, a, b, templated]
+"""
+FILES = {
+    "tasks/more.yml": """
+- ansible.builtin.debug: {msg: "outer {{ outer }}"}
+- ansible.builtin.include_vars: {file: words.yml}
+""",
+    "tasks/imported.yml": '- ansible.builtin.debug: {msg: "{{ word }} {{ fallback }}"}\n',
+    "vars/words.yml": "word: hello\n",
+    "files/t.txt": "a file\n",
+    "defaults/main.yml": "fallback: fell\n",
+    "handlers/main.yml": """
+- name: handled
+  ansible.builtin.debug: {msg: "handled {{ number }} {{ word | default('-') }}"}
+""",
+    "templates/t.j2": "text {{ number }} {{ fallback }}\n",
+    "templates/map.yml.j2": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: templated, namespace: '{{ namespace }}'}\n",
+    "library/own.py": """
+from ansible.module_utils.basic import AnsibleModule
+
+module = AnsibleModule(argument_spec={"value": {"type": "str"}}, supports_check_mode=True)
+module.warn("a warning of the module")
+module.exit_json(changed=True, value=module.params["value"])
+""",
+    "filter_plugins/shout.py": 'class FilterModule:\n    def filters(self):\n        return {"shout": str.upper}\n',
+}
+
+
+def same_each_time(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: same_each_time(item) for name, item in value.items() if name not in _VOLATILE}
+    if isinstance(value, list):
+        return [same_each_time(item) for item in value]
+    if isinstance(value, str):
+        for pattern, text in _TEXTS:
+            value = pattern.sub(text, value)
+    return value
+
+
+class Stage:
+    """A role, and a place where its runs leave things."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.role = folder / "roles" / "thing"
+        self.out = folder / "out"
+        for name, text in FILES.items():
+            self.write(name, text)
+
+    def write(self, name: str, text: str) -> None:
+        path = self.role / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    async def events(self, execute: Execute, **job: Any) -> list[JobEvent]:
+        shutil.rmtree(self.out, ignore_errors=True)
+        self.out.mkdir()
+        shutil.rmtree(self.folder / "run", ignore_errors=True)
+        extra = {"number": "7", "out": str(self.out), **job.pop("extra_vars", {})}
+        made = Job(**{"ident": "it", "folder": self.folder / "run", "role": self.role, "extra_vars": extra, **job})
+        return [event async for event in execute(made)]
+
+    async def compared(self, warm: Execute, **job: Any) -> list[JobEvent]:
+        """The warm way's events; it is an error if the plain way's are others."""
+        ours, plain = await self.events(warm, **job), await self.events(subprocess.execute, **job)
+
+        def told(events: list[JobEvent]) -> list[Any]:
+            return [same_each_time([event.event, event.stdout, event.data]) for event in events]
+
+        for one, other in zip(told(ours), told(plain), strict=True):
+            assert one == other
+        return ours
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ANSIBLE_GATHERING", "explicit")
+    return Stage(tmp_path)
+
+
+@pytest.mark.parametrize("verbosity", [0, 2])
+async def test_what_needs_no_cluster(stage: Stage, verbosity: int) -> None:
+    stage.write("tasks/main.yml", LOCAL)
+    async with WarmExecutor() as warm:
+        events = await stage.compared(warm.execute, verbosity=verbosity)
+    outcome = fold(events)
+    assert outcome.succeeded
+    assert outcome.requeue_after == "5m"
+
+
+async def test_what_needs_one(stage: Stage, devcluster: Devcluster, namespace: str) -> None:
+    stage.write("tasks/main.yml", CLUSTER)
+    environment = {name: str(devcluster.kubeconfig) for name in ("KUBECONFIG", "K8S_AUTH_KUBECONFIG")}
+    async with WarmExecutor() as warm:
+        events = await stage.compared(warm.execute, environment=environment, extra_vars={"namespace": namespace})
+    assert fold(events).succeeded
+
+
+async def test_a_playbook_and_arguments(stage: Stage) -> None:
+    play = [
+        {"hosts": "localhost", "gather_facts": True, "gather_subset": ["!all", "!min"], "roles": ["thing"]},
+        {"hosts": "nowhere", "tasks": []},
+        {"hosts": "localhost", "tasks": [{"ansible.builtin.fail": {"msg": "boo"}}, {"ansible.builtin.debug": {}}]},
+    ]
+    stage.write("tasks/main.yml", "- ansible.builtin.debug: {msg: '{{ extra }} {{ ansible_run_tags }}'}\n  tags: mine\n")
+    playbook = stage.folder / "play.yml"
+    playbook.write_text(yaml.safe_dump(play))
+    async with WarmExecutor() as warm:
+        events = await stage.compared(
+            warm.execute, role=None, playbook=playbook, arguments="-e extra=given --tags mine,all", verbosity=1
+        )
+    assert fold(events).messages == ("boo",)
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    ["- no_such_module:\n", "- ansible.builtin.debug: {msg: 'open\n", "nonsense\n"],
+    ids=["module", "yaml", "no-list"],
+)
+async def test_what_cannot_be_played(stage: Stage, tasks: str) -> None:
+    stage.write("tasks/main.yml", tasks)
+    async with WarmExecutor() as warm:
+        events = await stage.compared(warm.execute)
+    with pytest.raises(ExecutorError, match="did not receive playbook_on_stats event"):
+        fold(events)
+
+
+async def test_the_artifacts_are_the_same(stage: Stage) -> None:
+    stage.write("tasks/main.yml", "- ansible.builtin.debug: {msg: hello}\n")
+    found = []
+    async with WarmExecutor() as warm:
+        for execute in (warm.execute, subprocess.execute):
+            await stage.events(execute)
+            artifacts = stage.folder / "run" / "artifacts" / "it"
+            files = sorted(path.relative_to(artifacts) for path in artifacts.rglob("*") if path.is_file())
+            names = {re.sub(r"(\d+)-[-\w]+\.json", r"\1-UUID.json", str(path)) for path in files}
+            command = json.loads((artifacts / "command").read_text())
+            texts = {name: (artifacts / name).read_text() for name in ("rc", "status", "stdout")}
+            found.append((names, command["command"], command["cwd"], texts))
+    for one, other in zip(*found, strict=True):
+        assert one == other
