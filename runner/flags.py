@@ -207,16 +207,16 @@ _OPTIONS = (
     ),
     # The Go operator's other names for the logs' flags.
     _switch("--zap-devel", help="--log-format console, --log-level debug, tracebacks of warnings."),
-    click.option("--zap-encoder", type=click.Choice(("json", "console")), help="As --log-format."),
+    click.option("--zap-encoder", type=click.Choice(("json", "console"), case_sensitive=False), help="As --log-format."),
     click.option("--zap-log-level", type=ZapLevel(), help="As --log-level; a number above zero means debug."),
     click.option(
         "--zap-stacktrace-level",
-        type=click.Choice(("info", "error", "panic")),
+        type=click.Choice(("info", "error", "panic"), case_sensitive=False),
         help="From which level on tracebacks are logged.  [default: error]",
     ),
     click.option(
         "--zap-time-encoding",
-        type=click.Choice(logs.TIME_ENCODINGS),
+        type=click.Choice(logs.TIME_ENCODINGS, case_sensitive=False),
         default="rfc3339",
         show_default=True,
         help="How JSON lines tell the time.",

@@ -37,7 +37,9 @@ def _zulu(text: str) -> str:
 _TIMES: Mapping[str, Callable[[float], float | str]] = {
     "epoch": lambda seconds: seconds,
     "millis": lambda seconds: seconds * 1e3,
+    # Its help says one, its code the other.
     "nano": lambda seconds: int(seconds * 1e9),
+    "nanos": lambda seconds: int(seconds * 1e9),
     "iso8601": lambda seconds: _zulu(_utc(seconds).isoformat(timespec="milliseconds")),
     "rfc3339": lambda seconds: _zulu(_utc(seconds).isoformat(timespec="milliseconds")),
     "rfc3339nano": lambda seconds: _zulu(_utc(seconds).isoformat(timespec="microseconds")),

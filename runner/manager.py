@@ -124,7 +124,8 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
                 sessions=sessions,
                 execute=execute,
                 folders=folders,
-                on_dependent=lambda _, resource: informers.ensure(resource),
+                on_dependent=informers.ensure,
+                forget=handlers.forget,
                 proxy_port=proxy.port,
                 ansible_args=settings.ansible_args,
                 inject_owner_ref=settings.inject_owner_ref,
@@ -133,7 +134,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             )
             reconciler = Reconciler(surroundings)
             controller = Controller(queue, reconciler.reconcile)
-            tasks.create_task(_clear_up(reconciler, folders, watches))
+            clearing = tasks.create_task(_clear_up(reconciler, folders, watches))
             related = [
                 tasks.create_task(_watch_related(gvk, discovery, informers))
                 for gvk in {related.gvk for watch in watches for related in watch.related}
@@ -164,7 +165,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             await asyncio.wait({workers}, timeout=settings.shutdown_grace)
             workers.cancel()
             await asyncio.wait({workers})
-            for task in (primaries, *related):
+            for task in (primaries, clearing, *related):
                 task.cancel()
             informers.stop()
             # The lease is kept until there is nothing left that could need it.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import jinja2
-from jinja2.sandbox import SandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from runner.resource.metadata import Object, ObjectKey, annotations_of, labels_of
 
@@ -18,7 +18,7 @@ from runner.resource.metadata import Object, ObjectKey, annotations_of, labels_o
 Mapper = Callable[[Object, Collection[Object]], list[ObjectKey]]
 
 # What an object lacks is nothing, at any depth, and no error.
-_ENVIRONMENT = SandboxedEnvironment(undefined=jinja2.ChainableUndefined)
+_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=jinja2.ChainableUndefined)
 
 
 class MappingError(ValueError):
@@ -57,8 +57,8 @@ def by_expression(text: str) -> Mapper:
         except MappingError:
             raise
         except Exception as error:
-            # Whatever a user's expression stumbles over.
-            raise MappingError(f"{text!r} failed: {error}") from error
+            # Whatever a user's expression stumbles over. Its words may quote the object, which may be a Secret.
+            raise MappingError(f"{text!r} failed: {type(error).__name__}") from error
 
     return mapper
 
@@ -77,4 +77,4 @@ def _keys(value: Any, obj: Object) -> list[ObjectKey]:
         return [ObjectKey.of(value)]
     if isinstance(value, Iterable):
         return [key for item in value for key in _keys(item, obj)]
-    raise MappingError(f"expected names or CRs, found {value!r}")
+    raise MappingError(f"expected names or CRs, found one of type {type(value).__name__}")

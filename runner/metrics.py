@@ -44,7 +44,8 @@ _reconciles = Histogram(
     "ansible_operator_reconciles",
     "How long in seconds a reconcile's run takes.",
     ("GVK",),
-    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800),
+    # Go's default ones, and some for what takes longer.
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800),
     registry=REGISTRY,
 )
 

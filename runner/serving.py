@@ -30,7 +30,8 @@ async def serving_health(address: Address, *, is_ready: Callable[[], bool]) -> A
     async def readyz(_: web.Request) -> web.Response:
         return web.Response(text="ok") if is_ready() else web.Response(status=503, text="not watching yet")
 
-    routes = [web.get("/healthz", healthz), web.get("/readyz", readyz)]
+    routes = [web.get(path, healthz) for path in ("/healthz", "/healthz/healthz", "/healthz/ping")]
+    routes += [web.get(path, readyz) for path in ("/readyz", "/readyz/readyz")]
     async with _serving(address, routes, flag="--health-probe-bind-address") as bound:
         yield bound
 

@@ -20,7 +20,8 @@ import yaml
 
 from runner import mapping
 from runner.mapping import Mapper
-from runner.resource.metadata import GroupVersionKind, Object, annotations_of, labels_of, parse_duration
+from runner.resource.metadata import GroupVersionKind, Object, annotations_of, parse_duration
+from runner.resource.selectors import EVERYTHING, Requirement, Selector
 from runner.settings import MAX_VERBOSITY, ConfigurationError, Settings, search_paths
 
 _ANNOTATION = "ansible.sdk.operatorframework.io/"
@@ -39,37 +40,6 @@ class WatchesError(ConfigurationError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = tuple(problems)
-
-
-@dataclass(frozen=True, slots=True)
-class Requirement:
-    """One `matchExpressions` entry of a label selector."""
-
-    key: str
-    operator: str
-    values: tuple[str, ...]
-
-    def matches(self, present: Mapping[str, str]) -> bool:
-        match self.operator:
-            case "In":
-                return present.get(self.key) in self.values
-            case "NotIn":
-                return present.get(self.key) not in self.values
-            case "Exists":
-                return self.key in present
-            case _:
-                return self.key not in present
-
-
-@dataclass(frozen=True, slots=True)
-class Selector:
-    """A label selector; an empty one matches everything."""
-
-    requirements: tuple[Requirement, ...] = ()
-
-    def matches(self, obj: Object) -> bool:
-        present = labels_of(obj)
-        return all(requirement.matches(present) for requirement in self.requirements)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +68,7 @@ class Related:
     """A kind that is not owned: a change of such an object gives the CRs that `mapper` finds a turn."""
 
     gvk: GroupVersionKind
-    selector: Selector = Selector()
+    selector: Selector = EVERYTHING
     mapper: Mapper
 
 
@@ -116,7 +86,7 @@ class Watch:
     manage_status: bool = True
     snake_case_parameters: bool = True
     mark_unsafe: bool = True
-    selector: Selector = Selector()
+    selector: Selector = EVERYTHING
     watch_dependents: bool = True
     watch_cluster_scoped: bool = False
     watch_annotations: bool = False

@@ -80,8 +80,10 @@ def test_leader_election(arguments: tuple[str, ...], environ: dict[str, str], na
         (("--zap-devel=false", "--zap-log-level=5"), "debug", "auto", "error", "rfc3339"),
         (("--zap-log-level=panic", "--zap-stacktrace-level=panic"), "critical", "auto", "critical", "rfc3339"),
         (("--zap-stacktrace-level=info", "--zap-time-encoding=epoch"), "info", "auto", "info", "epoch"),
+        (("--zap-encoder=JSON", "--zap-time-encoding=RFC3339Nano"), "info", "json", "error", "rfc3339nano"),
+        (("--zap-time-encoding=nanos",), "info", "auto", "error", "nanos"),
     ],
-    ids=["default", "devel", "devel-but", "number", "panic", "times"],
+    ids=["default", "devel", "devel-but", "number", "panic", "times", "case", "nanos"],
 )
 def test_zaps_flags(arguments: tuple[str, ...], level: str, format: str, traces: str, encoding: str) -> None:
     logging = read(*arguments).logging

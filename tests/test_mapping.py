@@ -54,3 +54,16 @@ def test_what_an_expression_stumbles_over_is_a_mapping_error(text: str) -> None:
 
 def test_an_expression_reaches_nothing_of_the_runner() -> None:
     assert by_expression("''.__class__.__mro__")(obj(), ()) == []
+
+
+def test_an_expression_changes_nothing() -> None:
+    one = obj()
+    with pytest.raises(MappingError):
+        by_expression("object.metadata.update({'name': 'x'})")(one, ())
+    assert one == obj()
+
+
+def test_what_an_expression_stumbles_over_quotes_no_object() -> None:
+    with pytest.raises(MappingError) as caught:
+        by_expression("object.metadata.name | int('x') + object.metadata.secret.more() ")(obj(secret="hunter2"), ())
+    assert "hunter2" not in str(caught.value)

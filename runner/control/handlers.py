@@ -68,7 +68,7 @@ class Handlers:
         # The CRs as they are now, of watches with related kinds: expressions look at them.
         self._crs: dict[Watch, dict[ObjectKey, Object]] = {watch: {} for watch in watches if watch.related}
         # Mappings that failed, and need not be told for every object.
-        self._failed: set[str] = set()
+        self._failed: set[tuple[GroupVersionKind, GroupVersionKind]] = set()
 
     def primary(self, watch: Watch, event: EventType, obj: Object) -> None:
         """Something happened to a CR, or it was found by listing (`event` None)."""
@@ -103,6 +103,12 @@ class Handlers:
         for request in requests:
             self._add(request, Priority.DEPENDENT, 0)
 
+    def forget(self, request: Request) -> None:
+        """The CR is gone. Its deletion may never have been told."""
+        self._seen.pop(request, None)
+        if request.watch in self._crs:
+            self._crs[request.watch].pop(request.key, None)
+
     def _remember(self, watch: Watch, event: EventType, obj: Object) -> None:
         if watch in self._crs:
             if event == "DELETED" or not watch.selector.matches(obj):
@@ -118,8 +124,8 @@ class Handlers:
             try:
                 keys = related.mapper(obj, self._crs[watch].values())
             except MappingError as error:
-                if str(error) not in self._failed:
-                    self._failed.add(str(error))
+                if (watch.gvk, related.gvk) not in self._failed:
+                    self._failed.add((watch.gvk, related.gvk))
                     fields = {"kind": watch.gvk.kind, "object": f"{related.gvk.kind} {ObjectKey.of(obj)}"}
                     logger.warning("A related object could not be mapped to CRs", extra={**fields, "error": str(error)})
                 continue
@@ -134,7 +140,9 @@ class Handlers:
     def _requests(self, obj: Object) -> Iterator[Request]:
         for kind, key in owners(obj):
             for watch in self._by_kind.get(kind, ()):
-                if answers_for(watch, obj, key):
+                # Another watch may have had this kind watched.
+                namespaced = bool(ObjectKey.of(obj).namespace)
+                if wants(watch, GroupVersionKind.of(obj), namespaced=namespaced, owner=key):
                     yield from self._known(watch, key)
 
 
@@ -147,12 +155,12 @@ def dependent_changed(before: Object | None, after: Object | None) -> bool:
     return _essence(before) != _essence(after)
 
 
-def answers_for(watch: Watch, obj: Object, owner: ObjectKey) -> bool:
-    """Whether a watch wants to know of such an object of its CR; another watch may have had its kind watched."""
-    if not watch.watch_dependents or GroupVersionKind.of(obj) in watch.blacklist:
+def wants(watch: Watch, gvk: GroupVersionKind, *, namespaced: bool, owner: ObjectKey) -> bool:
+    """Whether a watch wants to know of objects of this kind that its CR `owner` has."""
+    if not watch.watch_dependents or gvk in watch.blacklist:
         return False
     # A namespaced CR's cluster-scoped things are found by annotation, over the whole cluster: only if asked for.
-    return bool(ObjectKey.of(obj).namespace or not owner.namespace) or watch.watch_cluster_scoped
+    return namespaced or not owner.namespace or watch.watch_cluster_scoped
 
 
 def has_been_reconciled(obj: Object) -> bool:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,13 +21,14 @@ from typing import Any
 
 from runner import metrics
 from runner.control import Request, Result, Retry
+from runner.control.handlers import wants
 from runner.control.narrator import Narrator
 from runner.executor.artifacts import RunFolders
 from runner.executor.jobs import Execute, ExecutorError, Job, JobEvent, Outcome, fold
 from runner.kube import events
 from runner.kube.client import ApiClient, Conflict, Invalid, KubeError, NotFound
 from runner.kube.discovery import Discovery, Resource
-from runner.proxy.sessions import OnDependent, Session, Sessions, kubeconfig
+from runner.proxy.sessions import OnDependent, Session, Sessions, kubeconfigs
 from runner.resource import conditions, parameters
 from runner.resource.metadata import (
     GroupVersionKind,
@@ -77,8 +79,9 @@ class Surroundings:
     sessions: Sessions
     execute: Execute
     folders: RunFolders
-    # Told of each kind of which a CR of this watch owns an object.
-    on_dependent: Callable[[Watch, Resource], None]
+    # Told of each kind of which a CR owns an object that its watch wants to know of, and of each CR that is gone.
+    on_dependent: OnDependent
+    forget: Callable[[Request], None]
     proxy_port: int
     ansible_args: str = ""
     inject_owner_ref: bool = True
@@ -89,8 +92,8 @@ class Surroundings:
 class Reconciler:
     def __init__(self, surroundings: Surroundings) -> None:
         self._with = surroundings
-        # What has been said about a CR (by uid) and need not be said at every run.
-        self._said: set[tuple[str, str]] = set()
+        # What has been said about a CR and need not be said at every run.
+        self._said: dict[Request, set[str]] = {}
         # Kinds whose status takes no observedGeneration.
         self._unobserved: set[GroupVersionKind] = set()
 
@@ -141,6 +144,8 @@ class Reconciler:
 
     def _gone(self, request: Request) -> Result:
         logger.info("The CR is gone", extra=request.fields)
+        self._with.forget(request)
+        self._said.pop(request, None)
         self._with.folders.remove(_folder_parts(request))
         return Result()
 
@@ -171,17 +176,21 @@ class Reconciler:
         ident = uuid.uuid4().hex[:16]
         with (
             self._with.sessions.opened(session) as token,
-            _kubeconfig_file(
-                folder, kubeconfig(token, port=self._with.proxy_port, namespace=request.key.namespace)
-            ) as config,
+            _run_folder(folder) as private,
         ):
+            for_go, for_python = kubeconfigs(token, port=self._with.proxy_port, namespace=request.key.namespace)
             job = Job(
                 ident=ident,
                 folder=folder,
                 role=content.role,
                 playbook=content.playbook,
                 extra_vars=built.extra_vars,
-                environment={"K8S_AUTH_KUBECONFIG": str(config), "KUBECONFIG": str(config)},
+                environment={
+                    "KUBECONFIG": _written(private / "kubeconfig", for_go),
+                    "K8S_AUTH_KUBECONFIG": _written(private / "kubeconfig-python", for_python),
+                    # kubectl's, which it names by the server's URL, and so by the token.
+                    "KUBECACHEDIR": str(private / "cache"),
+                },
                 verbosity=watch.verbosity,
                 arguments=self._with.ansible_args,
                 max_artifacts=watch.max_runner_artifacts,
@@ -235,12 +244,8 @@ class Reconciler:
 
     def _on_dependent(self, watch: Watch, key: ObjectKey) -> OnDependent:
         def notice(resource: Resource) -> None:
-            if not watch.watch_dependents or resource.gvk in watch.blacklist:
-                return
-            # A namespaced CR's cluster-scoped things are found by annotation, over the whole cluster: only if asked for.
-            if not resource.namespaced and key.namespace and not watch.watch_cluster_scoped:
-                return
-            self._with.on_dependent(watch, resource)
+            if wants(watch, resource.gvk, namespaced=resource.namespaced, owner=key):
+                self._with.on_dependent(resource)
 
         return notice
 
@@ -265,7 +270,10 @@ class Reconciler:
         if is_deleting(obj) and not finalizing:
             return Result(requeue_after=_FINALIZE_AFTER, requested=True)
         if outcome.requeue_after is not None:
-            return Result(requeue_after=parse_duration(outcome.requeue_after), requested=True)
+            try:
+                return Result(requeue_after=parse_duration(str(outcome.requeue_after)), requested=True)
+            except ValueError as error:
+                await self._warn_once(turn, "BadPeriod", f"The period that requeue_after gave cannot be used: {error}")
         return Result(requeue_after=watch.reconcile_period)
 
     async def _set_finalizers(self, turn: Turn, obj: Object, names: list[str]) -> dict[str, Any]:
@@ -337,8 +345,9 @@ class Reconciler:
             logger.warning("The CR does not say that its run was ended", extra={**turn.request.fields, "error": str(error)})
 
     async def _warn_once(self, turn: Turn, reason: str, note: str) -> None:
-        if (turn.owner.uid, note) not in self._said:
-            self._said.add((turn.owner.uid, note))
+        said = self._said.setdefault(turn.request, set())
+        if note not in said:
+            said.add(note)
             logger.warning(note, extra=turn.request.fields)
             await events.warn(self._with.client, turn.owner, reason=reason, note=note)
 
@@ -385,14 +394,18 @@ def _folder_parts(request: Request) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _kubeconfig_file(folder: Path, text: str) -> Iterator[Path]:
-    """A file that lives as long as the run, readable by the runner's own user alone."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / f"kubeconfig-{uuid.uuid4().hex[:8]}"
+def _run_folder(folder: Path) -> Iterator[Path]:
+    """A folder that lives as long as the run, for the runner's own user alone."""
+    private = folder / f"run-{uuid.uuid4().hex[:8]}"
+    private.mkdir(mode=0o700, parents=True)
+    try:
+        yield private
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
+
+
+def _written(path: Path, text: str) -> str:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
+    return str(path)

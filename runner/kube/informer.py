@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 Notify = Callable[[Object | None, Object | None], None]
 
 _PAGE = 500
+# Objects after which others get their turn.
+_BREATH = 50
 # Seconds. The server ends each watch after a time within these, so that not all are renewed at once.
 _WATCH_SECONDS = (240, 480)
 _FIRST_DELAY, _LAST_DELAY = 0.2, 30.0
@@ -33,8 +35,9 @@ _FIRST_DELAY, _LAST_DELAY = 0.2, 30.0
 class Informer:
     """A store of the objects of one kind, in one namespace or (namespace empty) all, kept current by `run`.
 
-    `version` is the resourceVersion up to which the store has come, `fresh` whether it lags by no more than an event takes,
-    and `list_kind` what the server calls a list of these.
+    `version` is the resourceVersion up to which the store has come, `fresh` whether its watch goes on without a
+    gap (a peer that is silently gone is noticed after the watch's own timeout), and `list_kind` what the server calls a
+    list of these.
     """
 
     def __init__(self, client: ApiClient, resource: Resource, namespace: str, notify: Notify) -> None:
@@ -68,7 +71,7 @@ class Informer:
                 continue
             except NotFound:
                 # The kind itself is gone, and its objects with it.
-                self._replace({})
+                await self._replace({})
                 self.version = ""
                 problem, level = "kind not served", logging.INFO
             except KubeError as error:
@@ -106,7 +109,7 @@ class Informer:
             if not token:
                 break
             params = {"limit": str(_PAGE), "continue": token}
-        self._replace(found)
+        await self._replace(found)
         self.version = page["metadata"]["resourceVersion"]
         self._unbroken = True
         self.synced.set()
@@ -118,9 +121,10 @@ class Informer:
             async for event in self._client.watch(path, params, opened=self._opened):
                 obj = event["object"]
                 self.version = obj["metadata"]["resourceVersion"]
-                if event["type"] != "BOOKMARK":
+                if event["type"] == "BOOKMARK":
+                    self.fresh = self._unbroken = True
+                else:
                     self._put(ObjectKey.of(obj), None if event["type"] == "DELETED" else _slim(obj), last=obj)
-                self.fresh = self._unbroken = True
         except KubeError:
             self._unbroken = False
             raise
@@ -128,16 +132,19 @@ class Informer:
             self.fresh = False
 
     def _opened(self) -> None:
-        # After trouble much may have been missed. It comes first; so with the first word of the watch the store is current.
+        # After trouble much may have been missed; that all of it has been told, a bookmark says.
         self.fresh = self._unbroken
 
-    def _replace(self, found: Mapping[ObjectKey, Object]) -> None:
+    async def _replace(self, found: Mapping[ObjectKey, Object]) -> None:
         for key in self.store.keys() - found.keys():
             self._put(key, None)
-        for key, obj in found.items():
+        for number, (key, obj) in enumerate(found.items()):
             before = self.store.get(key)
             if before is None or _version(before) != _version(obj):
                 self._put(key, obj)
+            if number % _BREATH == 0:
+                # Who is told may have to think about each.
+                await asyncio.sleep(0)
 
     def _put(self, key: ObjectKey, obj: Object | None, *, last: Object | None = None) -> None:
         before = self.store.pop(key, None)

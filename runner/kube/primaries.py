@@ -16,11 +16,11 @@ from typing import Any
 
 import aiohttp
 import kopf
-from kopf._cogs.structs.references import Insights
+from kopf._cogs.structs.references import Insights, NamespaceName, match_namespace
 
 from runner.kube.client import ApiClient, KubeError, in_cluster_namespace
 from runner.kube.discovery import Discovery, group_version_path
-from runner.resource.metadata import GroupVersionKind, Object
+from runner.resource.metadata import GroupVersionKind, Object, is_deleting
 from runner.watches import Watch
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ NAMESPACE = GroupVersionKind("", "v1", "Namespace")
 
 # Seconds.
 _FIRST_DELAY, _LAST_DELAY = 0.2, 10.0
-_LOOK_AGAIN = 2.0
+_LOOK_AGAIN, _LOOK_AT_NAMESPACES = 2.0, 30.0
 
 
 async def watch_primaries(
@@ -94,6 +94,8 @@ async def _watch_once(
     )
     started()
     overlooked = asyncio.create_task(_overlooked(client, insights, {watch.gvk for watch in watches}))
+    if namespaces:
+        tasks = [*tasks, asyncio.create_task(_add_namespaces(client, insights, namespaces), name="namespaces")]
     try:
         done, _ = await asyncio.wait([overlooked, *tasks], return_when=asyncio.FIRST_COMPLETED)
         if overlooked in done:
@@ -122,6 +124,32 @@ async def _overlooked(client: ApiClient, insights: Insights, kinds: set[GroupVer
         if again := missed & suspects:
             return again.pop()
         suspects = missed
+
+
+async def _add_namespaces(client: ApiClient, insights: Insights, patterns: Sequence[str]) -> None:
+    """Tell kopf of namespaces that it has missed, until cancelled.
+
+    It lists them and then watches, and passes over what the watch finds at its own beginning: what came in between, or
+    while the watch was down, would not be seen.
+    """
+    await insights.ready_namespaces.wait()
+    delay = _LOOK_AGAIN
+    while True:
+        await asyncio.sleep(delay)
+        delay = _LOOK_AT_NAMESPACES
+        try:
+            found = (await client.get("/api/v1/namespaces"))["items"]
+        except KubeError as error:
+            # Without the right to list them, kopf takes their names as they are given.
+            logger.debug("Namespaces were not listed", extra={"reason": str(error)})
+            continue
+        names = (NamespaceName(item["metadata"]["name"]) for item in found if not is_deleting(item))
+        wanted = {name for name in names if any(match_namespace(name, pattern) for pattern in patterns)}
+        async with insights.revised:
+            if missed := wanted - insights.namespaces:
+                logger.debug("Namespaces had been missed", extra={"namespaces": ", ".join(sorted(missed))})
+                insights.namespaces.update(missed)
+                insights.revised.notify_all()
 
 
 async def _is_served(client: ApiClient, gvk: GroupVersionKind) -> bool:

@@ -17,21 +17,14 @@ from runner.kube.informer import Informer
 from runner.proxy.requestinfo import RequestInfo
 from runner.proxy.sessions import Session
 from runner.resource.metadata import ObjectKey
-from runner.watches import Requirement, Selector
+from runner.resource.selectors import label_selector
 
 # The informer that covers (API version, plural, namespace), if there is one.
 Covering = Callable[[str, str, str], Informer | None]
 
-_NAME = r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
-_LABEL = rf"(?:[a-z0-9](?:[-a-z0-9.]{{0,251}}[a-z0-9])?/)?{_NAME}"
-_VALUE = rf"(?:{_NAME})?"
-# One requirement of a label selector, up to the comma behind it.
-_REQUIREMENT = re.compile(
-    rf"\s*(?:(?P<absent>!)\s*(?P<without>{_LABEL})"
-    rf"|(?P<key>{_LABEL})(?:\s*(?P<equals>==?|!=)\s*(?P<value>{_VALUE})"
-    rf"|\s+(?P<set>in|notin)\s*\((?P<values>\s*{_VALUE}\s*(?:,\s*{_VALUE}\s*)*)\))?)\s*(?:,(?=.)|$)"
-)
 _FIELD = re.compile(r"metadata\.(name|namespace)==?([-a-z0-9.:]+)")
+# Longer lists are the server's: it streams them, and one made here would keep everything else waiting.
+_MOST = 500
 _PLAIN_JSON = frozenset({"application/json", "application/*", "*/*"})
 
 
@@ -50,7 +43,8 @@ def from_store(
         or not session.writes.shown_at(info, informer.version)
     ):
         return None
-    asked = {name: value for name, value in query.items() if value}
+    # An empty selector selects all; an empty `watch` is one.
+    asked = {name: value for name, value in query.items() if value or name not in ("labelSelector", "fieldSelector")}
     if info.name:
         return None if asked else informer.encoded(ObjectKey(info.namespace, info.name))
     return _list(informer, info.namespace, asked)
@@ -72,33 +66,12 @@ def _list(informer: Informer, namespace: str, asked: Mapping[str, str]) -> bytes
         for key, obj in informer.store.items()
         if all(getattr(key, name) == value for name, value in fields.items()) and labels.matches(obj)
     ]
+    if len(found) > _MOST:
+        return None
     # In the order in which etcd has them.
     items = b",".join(informer.encoded(key) or b"" for key in sorted(found, key=str))
     head = '{"kind":"%s","apiVersion":"%s","metadata":{"resourceVersion":"%s"},"items":['
     return (head % (informer.list_kind, informer.resource.gvk.api_version, informer.version)).encode() + items + b"]}"
-
-
-def label_selector(text: str) -> Selector | None:
-    """A selector in the API's own writing; None if it is not understood here."""
-    requirements, position = [], 0
-    while position < len(text):
-        match = _REQUIREMENT.match(text, position)
-        if match is None:
-            return None
-        requirements.append(_requirement(match))
-        position = match.end()
-    return Selector(tuple(requirements))
-
-
-def _requirement(match: re.Match[str]) -> Requirement:
-    if match["absent"]:
-        return Requirement(match["without"], "DoesNotExist", ())
-    if match["equals"]:
-        return Requirement(match["key"], "NotIn" if match["equals"] == "!=" else "In", (match["value"],))
-    if match["set"]:
-        values = tuple(value.strip() for value in match["values"].split(","))
-        return Requirement(match["key"], "In" if match["set"] == "in" else "NotIn", values)
-    return Requirement(match["key"], "Exists", ())
 
 
 def field_selector(text: str) -> dict[str, str] | None:

@@ -10,6 +10,7 @@ Next on the way: `runner.kube.informer`, and `runner.proxy.tunnel`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Iterable
@@ -27,7 +28,7 @@ from runner.proxy import tunnel
 from runner.proxy.reads import Covering, from_store
 from runner.proxy.requestinfo import RequestInfo, parse
 from runner.proxy.sessions import Session, Sessions
-from runner.resource.metadata import Object, is_deleting, is_owned, own
+from runner.resource.metadata import Object, is_deleting, is_owned, own, split_api_version
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ _IMPERSONATION = "impersonate-"
 _APPLY = "application/apply-patch+yaml"
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 # They tell of an object and are no part of it: a role that writes one with each run would be run for each one, for ever.
-_EVENTS = "events"
+_EVENTS = frozenset({("", "events"), ("events.k8s.io", "events")})
 # What Kubernetes calls connecting, whatever the method: it writes nothing that could be read.
 _CONNECTS = frozenset({"attach", "exec", "portforward", "proxy"})
 # The API server's own limit for an object is about 3 MiB.
@@ -190,10 +191,13 @@ class ProxyServer:
             obj = _object(content)
             if call.writes:
                 session.writes.add(info, _version(obj))
-            if obj is not None and not info.subresource and info.plural != _EVENTS and is_owned(obj, session.owner):
-                resource = await self._discovery.by_plural(info.api_version, info.plural)
-                if resource is not None:
-                    session.on_dependent(resource)
+            is_event = (split_api_version(info.api_version)[0], info.plural) in _EVENTS
+            if obj is not None and not info.subresource and not is_event and is_owned(obj, session.owner):
+                # What was done is done, and told to the run, also if its kind cannot be found out now.
+                with contextlib.suppress(KubeError):
+                    resource = await self._discovery.by_plural(info.api_version, info.plural)
+                    if resource is not None:
+                        session.on_dependent(resource)
         return web.Response(status=answer.status, reason=answer.reason, headers=_forward(answer.headers), body=content)
 
 
@@ -229,12 +233,18 @@ def _is_one_object(call: Call, answer: aiohttp.ClientResponse) -> bool:
 
 
 def _object(content: bytes) -> dict[str, Any] | None:
-    """The JSON object with metadata that this is; None if it is none."""
+    """The JSON object with metadata that this is; None if it is none, or one that the API server would refuse."""
     try:
         obj = json.loads(content)
     except ValueError:
         return None
-    return obj if isinstance(obj, dict) and isinstance(obj.get("metadata", {}), dict) else None
+    metadata = obj.get("metadata", {}) if isinstance(obj, dict) else None
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("annotations") or {}, dict):
+        return None
+    references = metadata.get("ownerReferences") or []
+    if not isinstance(references, list) or not all(isinstance(reference, dict) for reference in references):
+        return None
+    return dict(obj)
 
 
 def _version(obj: Object | None) -> str | None:

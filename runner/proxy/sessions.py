@@ -105,18 +105,27 @@ def _key(info: RequestInfo) -> tuple[str, str, str]:
     return split_api_version(info.api_version)[0], info.plural, info.namespace
 
 
-def kubeconfig(token: Token, *, port: int, namespace: str) -> str:
-    """A kubeconfig for one run, as YAML (which JSON is).
+def kubeconfigs(token: Token, *, port: int, namespace: str) -> tuple[str, str]:
+    """Two kubeconfigs for one run, as YAML (which JSON is): for Go's clients (kubectl, helm), and for Python's.
 
-    The token is part of the server's URL: Go's clients leave out a user's credentials where the server has no TLS. It is
-    not the URL's user, as they make no websocket to such a URL. The user's name is for those who send a header.
+    Go's leave out a user's credentials where the server has no TLS, and make no websocket to a URL with a user in it: their
+    token is part of the URL's path. Python's send a user's credentials, and name a cache by the URL, which is the same for
+    all runs.
     """
+    server = f"http://127.0.0.1:{port}"
+    return (
+        _kubeconfig(server + _PREFIX + token, token, namespace),
+        _kubeconfig(server, token, namespace),
+    )
+
+
+def _kubeconfig(server: str, token: Token, namespace: str) -> str:
     context = {"cluster": "proxy", "user": "run", **({"namespace": namespace} if namespace else {})}
     return json.dumps(
         {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "proxy", "cluster": {"server": f"http://localhost:{port}{_PREFIX}{token}"}}],
+            "clusters": [{"name": "proxy", "cluster": {"server": server}}],
             "users": [{"name": "run", "user": {"username": token, "password": "unused"}}],
             "contexts": [{"name": "run", "context": context}],
             "current-context": "run",

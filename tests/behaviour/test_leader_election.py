@@ -40,11 +40,8 @@ WAIT_THEN_WRITE = """
     sleep: 1
     timeout: 500
 - ansible.builtin.uri:
-    url: "http://{{ config.clusters[0].cluster.server.split('@')[1] }}/api/v1/namespaces/{{ ansible_operator_meta.namespace
-      }}/configmaps/{{ ansible_operator_meta.name }}?fieldManager=role&force=true"
-    url_username: "{{ config.users[0].user.username }}"
-    url_password: "{{ config.users[0].user.password }}"
-    force_basic_auth: true
+    url: "{{ config.clusters[0].cluster.server }}/api/v1/namespaces/{{ ansible_operator_meta.namespace }}/configmaps/{{
+      ansible_operator_meta.name }}?fieldManager=role&force=true"
     method: PATCH
     headers:
       Content-Type: application/apply-patch+yaml

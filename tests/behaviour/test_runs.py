@@ -88,7 +88,7 @@ async def test_the_role_sees_the_cr(project: Project, world: Cluster, one: Objec
     await succeeded(world, one)
     seen = json.loads((project.folder / "seen.json").read_text())
     kubeconfig, of_modules, own = seen.pop("environment")
-    assert of_modules == kubeconfig
+    assert Path(of_modules).parent == Path(kubeconfig).parent
     assert own == "handed down"
     assert seen == {
         "conns": 4,
@@ -236,6 +236,26 @@ def annotated(name: str, **annotations: str) -> dict[str, Any]:
     prefix = "ansible.sdk.operatorframework.io/"
     obj["metadata"]["annotations"] = {prefix + key.replace("_", "-"): text for key, text in annotations.items()}
     return obj
+
+
+async def test_a_period_that_is_none_is_told(project: Project, world: Cluster, one: ObjectKey) -> None:
+    """A module of the role's own may be called requeue_after, too."""
+    project.role("- requeue_after:\n")
+    library = project.folder / "roles/thing/library/requeue_after.py"
+    library.parent.mkdir()
+    library.write_text("""
+from ansible.module_utils.basic import AnsibleModule
+
+AnsibleModule(argument_spec={}).exit_json(changed=False, period=5)
+""")
+    project.watch()
+    operator = await project.start()
+    await world.create(thing(), one.namespace)
+    await succeeded(world, one)
+    text = "The period that requeue_after gave cannot be used: '5' is no duration; write it as 30s, 5m, 1h30m or 10h"
+    await until(lambda: events(world, one.namespace, "one"), "an Event tells it")
+    assert len(lines(operator, text, name="one")) == 1
+    assert lines(operator, "Will be tried again") == []
 
 
 async def test_the_period_and_its_annotation(project: Project, world: Cluster, one: ObjectKey) -> None:

@@ -6,7 +6,8 @@ from runner.control import Priority, Request
 from runner.control.handlers import Handlers, dependent_changed
 from runner.mapping import Mapper, by_expression, by_label
 from runner.resource.metadata import PRIMARY_RESOURCE, PRIMARY_RESOURCE_TYPE, GroupVersionKind, ObjectKey
-from runner.watches import Related, Requirement, Selector
+from runner.resource.selectors import Requirement, Selector
+from runner.watches import Related
 from tests.control.test_workqueue import watch
 
 THING = watch("Thing")
@@ -265,3 +266,11 @@ def test_an_expression_that_fails_is_told_once(caplog: pytest.LogCaptureFixture)
     seen.handlers.changed(None, secret("another"))
     assert seen.added == []
     assert [record.message for record in caplog.records] == ["A related object could not be mapped to CRs"]
+
+
+def test_a_cr_that_is_gone_is_forgotten_even_if_its_deletion_was_missed() -> None:
+    seen = seen_with(by_label("cr"))
+    seen.handlers.forget(Request(seen.watch, ObjectKey("default", "one")))
+    seen.handlers.changed(None, secret(labels={"cr": "one"}))
+    assert seen.added == []
+    assert seen.primary("ADDED", cr()) == CHANGE

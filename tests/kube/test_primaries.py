@@ -9,14 +9,15 @@ import uuid
 from pathlib import Path
 
 import aiohttp
+import pytest
 
-from bench.driver import Cluster, until
+from bench.driver import NAMESPACE, Cluster, until
 from runner.devcluster import Cluster as Devcluster
 from runner.kube.client import ApiClient
 from runner.kube.primaries import watch_primaries
-from runner.resource.metadata import GroupVersionKind, Object
+from runner.resource.metadata import GroupVersionKind, Object, ObjectKey
 from runner.watches import Content, Watch
-from tests.conftest import crd, thing
+from tests.conftest import THING, crd, thing
 
 
 class LateToServe(ApiClient):
@@ -39,6 +40,25 @@ class LateToServe(ApiClient):
             return response
 
         return super().new_session(*middlewares, hide)
+
+
+class ComesInBetween(ApiClient):
+    """In the sessions that it gives to others, `come` happens between the first list of namespaces and the next."""
+
+    listed = 0
+
+    async def come(self) -> None:
+        raise NotImplementedError
+
+    def new_session(self, *middlewares: aiohttp.ClientMiddlewareType) -> aiohttp.ClientSession:
+        async def between(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+            if request.url.path == "/api/v1/namespaces" and "watch" not in request.url.query:
+                self.listed += 1
+                if self.listed == 2:
+                    await self.come()
+            return await handler(request)
+
+        return super().new_session(*middlewares, between)
 
 
 def watch_of(gvk: GroupVersionKind) -> Watch:
@@ -118,3 +138,41 @@ async def test_rights_in_its_namespace_are_all_it_needs(devcluster: Devcluster, 
         watching.cancel()
         await asyncio.wait([watching])
         await client.close()
+
+
+async def test_a_namespace_that_comes_as_kopf_begins_to_watch_them_is_seen(
+    devcluster: Devcluster, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    client = await ComesInBetween.connect({"KUBECONFIG": str(devcluster.kubeconfig)})
+    own = await ApiClient.connect({"KUBECONFIG": str(devcluster.kubeconfig)})
+    world = Cluster(own)
+    await world.install(crd(THING))
+    fresh = f"{namespace}-fresh"
+
+    async def come() -> None:
+        await world.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": fresh}})
+        await world.create(thing(), fresh)
+
+    monkeypatch.setattr(client, "come", come)
+    watching = asyncio.create_task(
+        watch_primaries(
+            client,
+            watches=[watch_of(THING)],
+            namespaces=[f"{namespace}-*"],
+            notify=lambda _, event, obj: seen.append(obj["metadata"]["namespace"]),
+            started=lambda: None,
+        )
+    )
+    try:
+
+        async def told() -> bool:
+            return fresh in seen
+
+        await until(told, "the CR in the fresh namespace is told")
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await world.delete(NAMESPACE, ObjectKey("", fresh))
+        await client.close()
+        await own.close()

@@ -11,10 +11,11 @@ from multidict import MultiDict
 from runner.kube.client import ApiClient
 from runner.kube.discovery import Resource
 from runner.kube.informer import Informer
-from runner.proxy.reads import field_selector, from_store, label_selector
+from runner.proxy.reads import field_selector, from_store
 from runner.proxy.requestinfo import parse
 from runner.proxy.sessions import Session
 from runner.resource.metadata import GroupVersionKind, ObjectKey, Owner
+from runner.resource.selectors import label_selector
 
 CONFIG_MAP = Resource(GroupVersionKind("", "v1", "ConfigMap"), "configmaps", True, frozenset({"list", "watch"}))
 ONE = "/api/v1/namespaces/here/configmaps/one"
@@ -109,6 +110,8 @@ def test_what_is_no_object_of_the_store_is_the_servers(asking: Asking, path: str
     "query",
     [
         (("watch", "true"),),
+        (("watch", ""),),
+        (("limit", ""),),
         (("limit", "500"),),
         (("continue", "x"),),
         (("resourceVersion", "0"),),
@@ -121,7 +124,7 @@ def test_what_is_no_object_of_the_store_is_the_servers(asking: Asking, path: str
 )
 def test_what_is_not_understood_is_the_servers(asking: Asking, path: str, query: tuple[tuple[str, str], ...]) -> None:
     assert asking(path, query=query) is None
-    nothing = (("fieldSelector", ""), ("labelSelector", ""), ("limit", ""))
+    nothing = (("fieldSelector", ""), ("labelSelector", ""))
     assert asking(path, query=nothing) is not None
 
 

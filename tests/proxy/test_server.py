@@ -377,9 +377,23 @@ async def test_what_is_created_gets_its_owner(owner: Owner, path: str, reference
         (CONFIG_MAPS, b"kind: ConfigMap\n", "application/yaml"),
         (CONFIG_MAPS, b"[]", "application/json"),
         (CONFIG_MAPS, b'{"metadata": 1}', "application/json"),
+        (CONFIG_MAPS, b'{"metadata": {"annotations": "oops"}}', "application/json"),
+        (CONFIG_MAPS, b'{"metadata": {"ownerReferences": ["oops"]}}', "application/json"),
         (CONFIG_MAPS, b"{", "application/json"),
     ],
-    ids=["subresource", "review", "unknown kind", "protobuf", "gzip", "yaml", "array", "odd metadata", "cut off"],
+    ids=[
+        "subresource",
+        "review",
+        "unknown kind",
+        "protobuf",
+        "gzip",
+        "yaml",
+        "array",
+        "odd metadata",
+        "odd annotations",
+        "odd references",
+        "cut off",
+    ],
 )
 async def test_what_gets_no_owner_passes_as_it_is(
     path: str, body: bytes, kind: str, caplog: pytest.LogCaptureFixture

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from runner.proxy.requestinfo import RequestInfo, parse
-from runner.proxy.sessions import Session, Sessions, Token, Writes, kubeconfig
+from runner.proxy.sessions import Session, Sessions, Token, Writes, kubeconfigs
 from runner.resource.metadata import GroupVersionKind, ObjectKey, Owner
 
 SESSION = Session(
@@ -35,12 +35,16 @@ def test_nothing_else_is(header: str | None) -> None:
         assert sessions.of("/api", header) == (None, "/api")
 
 
-def test_the_kubeconfig_serves_gos_clients_and_pythons() -> None:
-    config = json.loads(kubeconfig(Token("tok"), port=8001, namespace="default"))
-    assert config["clusters"][0]["cluster"]["server"] == "http://localhost:8001/run/tok"
-    assert config["users"][0]["user"] == {"username": "tok", "password": "unused"}
-    assert config["contexts"][0]["context"]["namespace"] == "default"
-    assert "namespace" not in json.loads(kubeconfig(Token("tok"), port=1, namespace=""))["contexts"][0]["context"]
+def test_the_kubeconfigs_serve_gos_clients_and_pythons() -> None:
+    for_go, for_python = map(json.loads, kubeconfigs(Token("tok"), port=8001, namespace="default"))
+    assert for_go["clusters"][0]["cluster"]["server"] == "http://127.0.0.1:8001/run/tok"
+    # The same for all runs: it is what kubernetes.core's cache is named by.
+    assert for_python["clusters"][0]["cluster"]["server"] == "http://127.0.0.1:8001"
+    for config in (for_go, for_python):
+        assert config["users"][0]["user"] == {"username": "tok", "password": "unused"}
+        assert config["contexts"][0]["context"]["namespace"] == "default"
+    for text in kubeconfigs(Token("tok"), port=1, namespace=""):
+        assert "namespace" not in json.loads(text)["contexts"][0]["context"]
 
 
 HERE = parse("/apis/apps/v1/namespaces/here/deployments/x")
