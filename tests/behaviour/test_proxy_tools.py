@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bench.driver import Cluster, until
+from bench.driver import DEPLOYMENT, Cluster, until
 from runner.devcluster import Cluster as Devcluster
 from runner.devcluster import supervisor
 from runner.devcluster.supervisor import ended_with_parent
@@ -193,6 +195,28 @@ async def test_kubectl(project: Project, world: Cluster, one: ObjectKey) -> None
         assert owners == {"applied": [reference], "server-side": [reference], "created": [reference]}
         if count == 1:
             await world.delete(CONFIG_MAP, ObjectKey(one.namespace, "applied"))
+
+
+@pytest.mark.skipif(shutil.which("helm") is None, reason="there is no helm on this machine")
+async def test_helm(project: Project, world: Cluster, one: ObjectKey) -> None:
+    create = ["helm", "create", str(project.folder / "chart")]
+    await asyncio.to_thread(subprocess.run, create, check=True, capture_output=True)
+    project.role("""
+- ansible.builtin.shell: |
+    set -eux
+    h="helm --namespace={{ ansible_operator_meta.namespace }}"
+    $h upgrade --install release {{ chart }} --set replicaCount=2
+    $h list --output=json | grep '"deployed"'
+    $h get manifest release | grep 'kind: Deployment'
+""")
+    project.watch(vars={"chart": str(project.folder / "chart")})
+    operator = await project.start()
+    cr = await world.create(thing(), one.namespace)
+    await counted(operator, "one", 1)
+    made = await world.get(DEPLOYMENT, ObjectKey(one.namespace, "release-chart"))
+    assert made is not None
+    assert made["spec"]["replicas"] == 2
+    assert [reference["uid"] for reference in made["metadata"]["ownerReferences"]] == [cr["metadata"]["uid"]]
 
 
 async def test_plain_http(project: Project, world: Cluster, one: ObjectKey) -> None:

@@ -106,7 +106,8 @@ LOCAL = """
   async: 20
   poll: 1
 - name: Stat
-  ansible.builtin.stat: {path: "{{ role_path }}/files/t.txt"}
+  ansible.builtin.stat: {path: "{{ role_path }}/files/t.txt", get_attributes: false}
+  no_log: true
 - name: Lookups
   ansible.builtin.debug: {msg: "{{ lookup('file', 't.txt') }}"}
 - name: Notify again

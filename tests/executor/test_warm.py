@@ -1,0 +1,155 @@
+"""The warm process and its children: how they end, and what is left when one of them does not end by itself."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from bench.driver import until
+from runner.executor.jobs import ExecutorError, Job, JobEvent, fold
+from runner.executor.warm import WarmExecutor
+from tests.conftest import alive
+
+DAWDLE = """
+- ansible.builtin.shell: |
+    echo $$ > {folder}/pids
+    sleep 3600 &
+    echo $! >> {folder}/pids
+    setsid sleep 3600 &
+    echo $! >> {folder}/pids
+    wait
+"""
+
+
+class Stage:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.count = 0
+
+    def role(self, tasks: str) -> None:
+        path = self.folder / "roles" / "thing" / "tasks" / "main.yml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(tasks.format(folder=self.folder))
+
+    def job(self) -> Job:
+        self.count += 1
+        folder = self.folder / "runs" / str(self.count)
+        return Job(ident=f"job-{self.count}", folder=folder, role=self.folder / "roles" / "thing")
+
+    async def played(self, warm: WarmExecutor) -> list[JobEvent]:
+        return [event async for event in warm.execute(self.job())]
+
+    async def pids(self) -> list[int]:
+        """Those of the role's processes, when all have been started."""
+
+        async def written() -> list[int] | None:
+            with contextlib.suppress(OSError):
+                found = [int(line) for line in (self.folder / "pids").read_text().split()]
+                return found if len(found) == 3 else None
+            return None
+
+        return await until(written, "the role's processes run")
+
+    async def ended(self, pids: list[int]) -> None:
+        async def gone() -> bool:
+            return not alive(pids)
+
+        await until(gone, "the role's processes have ended")
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ANSIBLE_GATHERING", "explicit")
+    return Stage(tmp_path)
+
+
+def server_pid(warm: WarmExecutor) -> int:
+    assert warm._server is not None
+    return warm._server._process.pid
+
+
+async def test_a_role_edited_on_disk_counts_from_the_next_run_on(stage: Stage) -> None:
+    async with WarmExecutor() as warm:
+        for word in ("one", "two"):
+            stage.role(f"- ansible.builtin.debug: {{{{msg: {word}}}}}\n")
+            events = await stage.played(warm)
+            assert [event.result["msg"] for event in events if event.event == "runner_on_ok"] == [word]
+
+
+async def test_several_at_once(stage: Stage) -> None:
+    stage.role("- ansible.builtin.command: sleep 1\n")
+    async with WarmExecutor() as warm:
+        runs = await asyncio.gather(*(stage.played(warm) for _ in range(3)))
+    assert all(fold(events).succeeded for events in runs)
+
+
+async def test_a_run_that_is_given_up_ends_with_all_its_processes(stage: Stage) -> None:
+    stage.role(DAWDLE)
+    async with WarmExecutor() as warm:
+        async with asyncio.TaskGroup() as tasks:
+            run = tasks.create_task(stage.played(warm))
+            pids = await stage.pids()
+            run.cancel()
+        assert alive(pids) == []
+        # The next one is not touched by it.
+        stage.role("- ansible.builtin.debug:\n")
+        assert fold(await stage.played(warm)).succeeded
+
+
+async def test_what_a_run_leaves_behind_ends_with_it(stage: Stage) -> None:
+    stage.role("- ansible.builtin.shell: setsid sleep 3600 >/dev/null 2>&1 & echo $! > {folder}/pid\n")
+    async with WarmExecutor() as warm:
+        assert fold(await stage.played(warm)).succeeded
+        assert alive([int((stage.folder / "pid").read_text())]) == []
+
+
+async def test_a_child_that_dies_fails_its_own_run_only(stage: Stage) -> None:
+    async with WarmExecutor() as warm:
+        # A lookup runs in the process that plays.
+        stage.role("""- ansible.builtin.debug: {{msg: "{{{{ lookup('pipe', 'kill -9 $PPID') }}}}"}}\n""")
+        with pytest.raises(ExecutorError, match="its process has died"):
+            await stage.played(warm)
+        before = server_pid(warm)
+        stage.role("- ansible.builtin.debug:\n")
+        assert fold(await stage.played(warm)).succeeded
+        assert server_pid(warm) == before
+
+
+async def test_a_warm_process_that_dies_is_replaced(stage: Stage) -> None:
+    stage.role(DAWDLE)
+    async with WarmExecutor() as warm:
+        run = asyncio.create_task(stage.played(warm))
+        await stage.pids()
+        os.kill(server_pid(warm), signal.SIGKILL)
+        with pytest.raises(ExecutorError, match="its process has died"):
+            await run
+        stage.role("- ansible.builtin.debug:\n")
+        assert fold(await stage.played(warm)).succeeded
+
+
+async def test_all_ends_with_the_executor(stage: Stage) -> None:
+    stage.role(DAWDLE)
+    async with WarmExecutor() as warm:
+        run = asyncio.create_task(stage.played(warm))
+        pids = await stage.pids()
+    with pytest.raises(ExecutorError):
+        await run
+    await stage.ended(pids)
+
+
+async def test_temporary_folders_go_with_the_run(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = stage.folder / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    stage.role(
+        "- ansible.builtin.copy: {{content: x, dest: '{folder}/x'}}\n- operator_sdk.util.requeue_after: {{time: 1s}}\n"
+    )
+    async with WarmExecutor() as warm:
+        await stage.played(warm)
+        left = [path for path in (home / ".ansible" / "tmp").iterdir() if path.name.startswith("ansible-tmp")]
+        assert left == []
+        assert len(list((home / ".ansible" / "tmp").iterdir())) <= 1
