@@ -26,8 +26,8 @@ DEFAULT_VERBOSITY = 2
 DEFAULT_GRACE = "30s"
 DEFAULT_LEASE_DURATION = "15s"
 DEFAULT_RENEW_DEADLINE = "10s"
-DEFAULT_EXECUTOR = "subprocess"
-EXECUTORS = ("subprocess", "warm")
+DEFAULT_EXECUTOR = "warm"
+EXECUTORS = ("warm", "subprocess")
 # The Go operator's.
 DEFAULT_RUNS_DIR = Path(tempfile.gettempdir()) / "ansible-operator" / "runner"
 
