@@ -396,8 +396,9 @@ def _folder_parts(request: Request) -> tuple[str, ...]:
 @contextlib.contextmanager
 def _run_folder(folder: Path) -> Iterator[Path]:
     """A folder that lives as long as the run, for the runner's own user alone."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     private = folder / f"run-{uuid.uuid4().hex[:8]}"
-    private.mkdir(mode=0o700, parents=True)
+    private.mkdir(mode=0o700)
     try:
         yield private
     finally:
