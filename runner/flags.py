@@ -134,7 +134,7 @@ _OPTIONS = (
         type=click.Choice(settings.EXECUTORS),
         default=settings.DEFAULT_EXECUTOR,
         show_default=True,
-        help="How Ansible is run.",
+        help="How Ansible is run: by a process that has it loaded, or by a new one for each run.",
     ),
     _switch("--inject-owner-ref", default=True, help="Make each CR the owner of what its role creates."),
     click.option(

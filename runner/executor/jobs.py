@@ -1,6 +1,6 @@
 """The seam between the reconciler and Ansible: a `Job` goes in, `JobEvent`s come out, `fold` makes them an `Outcome`.
 
-Next on the way: `runner.executor.subprocess`.
+Next on the way: `runner.executor.warm`.
 """
 
 from __future__ import annotations

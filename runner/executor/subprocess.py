@@ -1,7 +1,7 @@
 """The plain way: each job is a process that hands it to `ansible_runner`, which starts ansible-playbook.
 
 Slow (a second and more goes into starting Pythons) and without any assumption about ansible-core: the safety net, and what
-faster ways are compared with. The process at the other end is `runner.executor.launcher`.
+the fast way, `runner.executor.warm`, is compared with. The process at the other end is `runner.executor.launcher`.
 """
 
 from __future__ import annotations

@@ -91,6 +91,9 @@ class _ForkServer:
         self._process = process
         self._control = control
         self._ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        # The end of what it and its children print past everything that is made for printing.
+        self._said = b""
+        self._listening = asyncio.create_task(self._listen())
         # The jobs whose processes have not yet all ended.
         self._playing: dict[str, asyncio.Event] = {}
         asyncio.get_running_loop().add_reader(control, self._hear)
@@ -115,14 +118,13 @@ class _ForkServer:
         )
         theirs.close()
         server = cls(process, ours)
-        assert process.stderr is not None
         try:
             async with asyncio.timeout(_START):
                 ready = await server._ready
         except (TimeoutError, ConnectionError) as error:
             await server.stop()
-            said = (await process.stderr.read()).decode(errors="replace").strip()
-            raise ExecutorError(f"the warm process did not start: {said[-2000:]}") from error
+            said = server._said.decode(errors="replace").strip()
+            raise ExecutorError(f"the warm process did not start: {said}") from error
         for reason in ready["left_out"]:
             logger.warning("This ansible-core is not known; a part of each run goes the slow way", extra={"part": reason})
         logger.info("Ansible is warm", extra={"seconds": ready["ready"]})
@@ -150,6 +152,13 @@ class _ForkServer:
         self._lost()
         self._control.close()
         await self._process.wait()
+        await self._listening
+
+    async def _listen(self) -> None:
+        assert self._process.stderr is not None
+        while text := await self._process.stderr.read(_DATAGRAM):
+            self._said = (self._said + text)[-2000:]
+            logger.debug("The warm process printed something", extra={"output": text.decode(errors="replace")})
 
     def _hear(self) -> None:
         try:
