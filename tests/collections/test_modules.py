@@ -12,7 +12,7 @@ import yaml
 
 from bench.driver import Cluster
 from runner.devcluster import Cluster as Devcluster
-from runner.executor.subprocess import COLLECTIONS
+from runner.executor.orders import COLLECTIONS
 from runner.resource.metadata import ObjectKey
 from tests.conftest import THING, thing
 
