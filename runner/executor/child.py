@@ -12,7 +12,6 @@ import importlib
 import json
 import os
 import shutil
-import signal
 import socket
 import sys
 import tempfile
@@ -239,7 +238,3 @@ def _write(path: Path, text: str) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
-
-
-# A child dies of it as of any other process' doing; the runner sends it through the fork server.
-signal.signal(signal.SIGTERM, signal.SIG_DFL)

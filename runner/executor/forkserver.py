@@ -96,6 +96,7 @@ class Server:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         pid = os.fork()
         if pid == 0:
+            code = 1
             try:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -104,7 +105,7 @@ class Server:
                 code = self._play(socket.socket(fileno=descriptor))
             finally:
                 # Nothing of the fork server's own is cleaned up in a child.
-                os._exit(locals().get("code", 1))
+                os._exit(code)
         self._jobs[pid] = ident
         os.close(descriptor)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
