@@ -46,7 +46,6 @@ _MODULES = (
 # Something of everything that most runs need: a role, a condition, a loop, a template, a module of ours.
 _WARM_UP = """
 - hosts: localhost
-  gather_facts: false
   tasks:
     - ansible.builtin.set_fact: {numbers: "{{ [1, 2] | map('int') | list }}"}
     - ansible.builtin.debug: {msg: "{{ item | to_json }}"}

@@ -34,6 +34,8 @@ display = Display()
 
 # The folders of a collection's modules, as the loader finds them.
 _MODULE = re.compile(r"/(ansible_collections/(\w+)/(\w+)/plugins/modules/\w+)\.py$")
+# Of ansible-core's own modules the one that gathers facts, which most plays begin with.
+_FACTS = re.compile(r"/(ansible/modules/setup)\.py$")
 
 
 def install(collections: frozenset[str]) -> list[str]:
@@ -278,7 +280,10 @@ def _path(plugin: Any, name: str, collections: frozenset[str]) -> str | None:
     """The module's dotted path, if it is one of those that are called in the process."""
     loader = plugin._shared_loader_obj.module_loader
     found = loader.find_plugin_with_context(name, ".py", collection_list=plugin._task.collections)
-    match = _MODULE.search(found.plugin_resolved_path or "") if found.resolved else None
+    place = found.plugin_resolved_path or "" if found.resolved else ""
+    if match := _FACTS.search(place):
+        return match[1].replace("/", ".")
+    match = _MODULE.search(place)
     if match is None or f"{match[2]}.{match[3]}" not in collections:
         return None
     return match[1].replace("/", ".")

@@ -282,6 +282,19 @@ async def test_a_playbook_and_arguments(stage: Stage) -> None:
     assert fold(events).messages == ("boo",)
 
 
+async def test_facts(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their values change from one moment to the next; which there are does not."""
+    monkeypatch.delenv("ANSIBLE_GATHERING")
+    stage.write("tasks/main.yml", "- ansible.builtin.debug: {msg: '{{ ansible_facts.distribution }}'}\n")
+    told = []
+    async with WarmExecutor() as warm:
+        for execute in (warm.execute, subprocess.execute):
+            events = [event for event in await stage.events(execute) if event.event == "runner_on_ok"]
+            told.append(([sorted(event.result.get("ansible_facts", {})) for event in events], events[-1].result["msg"]))
+    assert told[0] == told[1]
+    assert "ansible_distribution" in told[0][0][0]
+
+
 @pytest.mark.parametrize(
     "tasks",
     ["- no_such_module:\n", "- ansible.builtin.debug: {msg: 'open\n", "nonsense\n"],
