@@ -147,7 +147,7 @@ def _run(order: dict[str, Any], tell: Any) -> tuple[int, str]:
     os.chdir(config.cwd)
     events = _Events(recorder, config.ident)
     sys.stdout = sys.stderr = _Terminal(OutputEventFilter(None, events, suppress_ansible_output=True))
-    color.ANSIBLE_COLOR = True
+    color.ANSIBLE_COLOR = _has_colours()
     constants.DEFAULT_LOCAL_TMP = tempfile.mkdtemp(prefix="ansible-local-", dir=Path(constants.DEFAULT_LOCAL_TMP).parent)
     sys.argv = [shutil.which(config.command[0]) or config.command[0], *config.command[1:]]
     try:
@@ -165,6 +165,21 @@ def _run(order: dict[str, Any], tell: Any) -> tuple[int, str]:
     _write(artifacts / "status", "successful" if code == 0 else "failed")
     # A failed play is a result, told by its events; without any event there was none.
     return (0 if events.count else code), printed
+
+
+def _has_colours() -> bool:
+    """What ansible-playbook would find out of the terminal that ansible-runner gives it; here it cannot ask one."""
+    if constants.ANSIBLE_FORCE_COLOR or constants.ANSIBLE_NOCOLOR:
+        return bool(constants.ANSIBLE_FORCE_COLOR)
+    try:
+        import curses
+    except ImportError:
+        return True
+    try:
+        curses.setupterm(fd=2)
+        return curses.tigetnum("colors") >= 0
+    except curses.error:
+        return False
 
 
 class _Terminal:
