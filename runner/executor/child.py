@@ -146,7 +146,8 @@ def _run(order: dict[str, Any], tell: Any) -> tuple[int, str]:
     os.environ.update(config.env)
     os.chdir(config.cwd)
     events = _Events(recorder, config.ident)
-    sys.stdout = sys.stderr = _Terminal(OutputEventFilter(None, events, suppress_ansible_output=True))
+    screen = OutputEventFilter(None, events, suppress_ansible_output=True)
+    sys.stdout, sys.stderr = _Terminal(screen), _Terminal(screen)
     color.ANSIBLE_COLOR = _has_colours()
     constants.DEFAULT_LOCAL_TMP = tempfile.mkdtemp(prefix="ansible-local-", dir=Path(constants.DEFAULT_LOCAL_TMP).parent)
     sys.argv = [shutil.which(config.command[0]) or config.command[0], *config.command[1:]]
@@ -156,6 +157,7 @@ def _run(order: dict[str, Any], tell: Any) -> tuple[int, str]:
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     finally:
+        sys.stderr.flush()
         sys.stdout.close()
         shutil.rmtree(constants.DEFAULT_LOCAL_TMP, ignore_errors=True)
         if order["ident"] != "warm":
@@ -187,21 +189,29 @@ class _Terminal:
 
     encoding, errors = "utf-8", "replace"
 
-    def __init__(self, events: OutputEventFilter) -> None:
-        self._events = events
+    def __init__(self, screen: OutputEventFilter) -> None:
+        self._screen = screen
+        # Each of the two outputs keeps what it has until a line is complete: that decides which of them is first.
+        self._kept = ""
+        self._at_once = bool(os.environ.get("PYTHONUNBUFFERED"))
 
     def write(self, text: str) -> int:
-        self._events.write(text.replace("\n", "\r\n"))
+        self._kept += text
+        if self._at_once or "\n" in text or "\r" in text:
+            self.flush()
         return len(text)
 
     def flush(self) -> None:
-        pass
+        kept, self._kept = self._kept, ""
+        if kept:
+            self._screen.write(kept.replace("\n", "\r\n"))
 
     def isatty(self) -> bool:
         return True
 
     def close(self) -> None:
-        self._events.close()
+        self.flush()
+        self._screen.close()
 
 
 class _Events:
