@@ -117,7 +117,9 @@ def running(command: Sequence[str], *, folder: Path, log: Path, environ: Mapping
 
 def tidy_on_sigterm() -> None:
     """From here on SIGTERM raises KeyboardInterrupt as Ctrl-C does, so that what was begun is cleaned up."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # By way of SIGINT, which asyncio turns into the end of what it runs, wherever that is just then.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 class Cluster:
