@@ -79,7 +79,7 @@ class Watch:
     gvk: GroupVersionKind
     content: Content
     vars: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    # 0 (which only an annotation can say): not by itself.
+    # 0: not by itself.
     reconcile_period: float
     # When a run is ended; None: never.
     timeout: float | None = None

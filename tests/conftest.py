@@ -118,6 +118,13 @@ def _heed_ctrl_c() -> None:
 
 
 @pytest.fixture
+def own_cluster() -> Iterator[Devcluster]:
+    """A cluster whose API server may be taken away without harm to other tests."""
+    with Devcluster.start() as cluster:
+        yield cluster
+
+
+@pytest.fixture
 def project(tmp_path: Path, devcluster: Devcluster, namespace: str) -> Iterator[Project]:
     made = Project(tmp_path, devcluster.kubeconfig, namespace)
     yield made

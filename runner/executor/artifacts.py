@@ -71,6 +71,13 @@ class RunFolders:
         self._lock.close()
 
 
+def write_private(path: Path, text: str) -> None:
+    """Write a file that is its owner's alone, in the place of what may stand there."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
 def link_latest(folder: Path, ident: str) -> None:
     """Point `artifacts/latest` at this run; never without a link in between."""
     latest = folder / ARTIFACTS / "latest"

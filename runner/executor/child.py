@@ -32,6 +32,8 @@ from ansible.utils.vars import load_extra_vars, load_options_vars
 from ansible_runner.utils import OutputEventFilter
 
 from runner.executor import inline, processes
+from runner.executor.artifacts import write_private
+from runner.executor.orders import INVENTORY
 from runner.executor.recording import Recorder
 
 # Whose modules are called in the process. They keep nothing between two calls that a later one could stumble over.
@@ -97,8 +99,7 @@ def warm_up() -> None:
         playbook = Path(folder) / "play.yml"
         playbook.write_text(_WARM_UP)
         (Path(folder) / "inventory").mkdir()
-        hosts = f"localhost ansible_connection=local ansible_python_interpreter={json.dumps(sys.executable)}\n"
-        (Path(folder) / "inventory" / "hosts").write_text(hosts)
+        (Path(folder) / "inventory" / "hosts").write_text(INVENTORY)
         order: dict[str, Any] = {
             "ident": "warm",
             "folder": folder,
@@ -134,14 +135,12 @@ def warm_up() -> None:
 def _run(order: dict[str, Any], tell: Any) -> tuple[int, str]:
     """The exit code of ansible-playbook, and what it printed."""
     recorder = Recorder(order, tell)
-    runner = ansible_runner.interface.init_runner(**recorder.arguments())
-    config = runner.config
+    config = ansible_runner.interface.init_runner(**recorder.arguments()).config
     artifacts = Path(config.artifact_dir)
     (artifacts / "job_events").mkdir(mode=0o700, parents=True, exist_ok=True)
     command = {"command": config.command, "cwd": config.cwd, "env": config.env}
-    _write(artifacts / "stderr", "")
-    _write(artifacts / "command", json.dumps(command, ensure_ascii=False))
-    runner.status_callback("running")
+    write_private(artifacts / "stderr", "")
+    write_private(artifacts / "command", json.dumps(recorder.redacted(command)))
     os.environ.clear()
     os.environ.update(config.env)
     os.chdir(config.cwd)
@@ -163,8 +162,8 @@ def _run(order: dict[str, Any], tell: Any) -> tuple[int, str]:
         if order["ident"] != "warm":
             atexit._run_exitfuncs()
     printed = recorder.close()
-    _write(artifacts / "rc", str(code))
-    _write(artifacts / "status", "successful" if code == 0 else "failed")
+    write_private(artifacts / "rc", str(code))
+    write_private(artifacts / "status", "successful" if code == 0 else "failed")
     # A failed play is a result, told by its events; without any event there was none.
     return (0 if events.count else code), printed
 
@@ -222,8 +221,7 @@ class _Events:
         self._recorder = recorder
         self._ident = ident
         plugin = callback_loader.get("awx_display", class_only=True)
-        module = sys.modules[plugin.__module__].__dict__ if plugin.__module__ in sys.modules else {}
-        module = module or plugin.v2_playbook_on_start.__globals__
+        module = plugin.v2_playbook_on_start.__globals__
         self._encoder = module["AnsibleJSONEncoderLocal"]
         self._aside: dict[str, Any] = {}
         context, begin = module["event_context"], plugin.__init__
@@ -255,10 +253,4 @@ class _Events:
         event.setdefault("created", datetime.now(UTC).isoformat())
         self._recorder.handle(event)
         folder = self._recorder.artifacts / "job_events"
-        _write(folder / f"{event['counter']}-{event['uuid']}.json", json.dumps(event))
-
-
-def _write(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
+        write_private(folder / f"{event['counter']}-{event['uuid']}.json", json.dumps(event))

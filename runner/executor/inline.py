@@ -77,14 +77,15 @@ _COLLECTING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 class InlineWorker(worker.WorkerProcess):  # type: ignore[misc]
     """Runs its task when it is started, and is done. What a fork would keep apart is kept apart here."""
 
+    _task: Any
+
     def start(self) -> None:
         host, current = self._host, worker.current_worker
         variables, groups = host.vars, host.groups
         # It is worked on while it runs (arguments are templated, say), and may be run again: as a handler, in a retry.
-        original: Any = vars(self)["_task"]
-        task = original.copy(exclude_parent=True)
-        task._parent = original._parent
-        self._task = task
+        parent = self._task._parent
+        self._task = self._task.copy(exclude_parent=True)
+        self._task._parent = parent
         try:
             with _caught_output(), _task_context(self):
                 self._run()
@@ -241,8 +242,8 @@ def _check_modules() -> None:
 
 def _put_modules(collections: frozenset[str]) -> None:
     execute, modify = ActionBase._execute_module, action.modify_module
-    # By the profile of its results: what ansible-core makes of such a module, but for the module itself.
-    forms: dict[str, Any] = {}
+    # What ansible-core makes of such a module, but for the module itself.
+    form: Any = None
     called: list[_Call] = []
 
     def execute_module(self: Any, module_name: Any = None, module_args: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -250,7 +251,7 @@ def _put_modules(collections: frozenset[str]) -> None:
         path = None if asynchronous or not _is_here(self) else _path(self, module_name or self._task.action, collections)
         if path is None or not _has_this_python(kwargs.get("task_vars") or {}):
             return execute(self, module_name, module_args, *args, **kwargs)
-        call = _Call(self, path)
+        call = _Call(path)
         called.append(call)
         # Of this plugin's instance: a module that stands in for one that goes through a pipe.
         self._is_pipelining_enabled = lambda *_, **__: True
@@ -264,13 +265,14 @@ def _put_modules(collections: frozenset[str]) -> None:
     def modify_module(*args: Any, **kwargs: Any) -> Any:
         if not called:
             return modify(*args, **kwargs)
-        call = called[-1]
-        if "known" not in forms:
+        nonlocal form
+        if form is None:
             # Once in the life of the fork server, in its first run.
-            forms["known"] = modify(*args, **kwargs)
-        call.arguments, call.profile = kwargs["module_args"], forms["known"].serialization_profile
+            form = modify(*args, **kwargs)
+        call = called[-1]
+        call.arguments, call.profile = kwargs["module_args"], form.serialization_profile
         call.environment = kwargs.get("environment") or {}
-        return forms["known"]
+        return form
 
     ActionBase._execute_module = execute_module
     action.modify_module = modify_module
@@ -297,8 +299,7 @@ def _has_this_python(variables: Any) -> bool:
 class _Call:
     """One call of a module in the process, in the place of a command that would run it."""
 
-    def __init__(self, plugin: Any, path: str) -> None:
-        self._plugin = plugin
+    def __init__(self, path: str) -> None:
         self._path = path
         self.arguments: dict[str, Any] = {}
         self.profile = ""

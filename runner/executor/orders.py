@@ -9,11 +9,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from runner.executor.artifacts import write_private
 from runner.executor.jobs import Job
 
 PACKAGE = Path(__file__).parent.parent.parent
 # operator_sdk.util, for roles to find without any set-up.
 COLLECTIONS = Path(__file__).parent.parent / "collections"
+
+# This host, with this Python.
+INVENTORY = f"localhost ansible_connection=local ansible_python_interpreter={json.dumps(sys.executable)}\n"
+
+# An event holds a task's whole result: its line may be long. Beyond this a run counts as broken.
+LONGEST_LINE = 256 * 1024 * 1024
 
 
 def order(job: Job) -> dict[str, Any]:
@@ -49,24 +56,17 @@ def write_inputs(job: Job) -> None:
     """The input folder of one run; what an earlier one left in the same places is replaced."""
     for name in ("env", "project", "artifacts"):
         (job.folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
-    _write(job.folder / "env" / "extravars", json.dumps(job.extra_vars))
-    _write(job.folder / "env" / "cmdline", job.arguments)
+    write_private(job.folder / "env" / "extravars", json.dumps(job.extra_vars))
+    write_private(job.folder / "env" / "cmdline", job.arguments)
     inventory = job.folder / "inventory"
     if os.environ.get("ANSIBLE_INVENTORY"):
         # Ansible reads the user's where it stands; ansible-runner would take this folder instead.
         shutil.rmtree(inventory, ignore_errors=True)
     else:
         inventory.mkdir(mode=0o700, exist_ok=True)
-        interpreter = json.dumps(sys.executable)
-        _write(inventory / "hosts", f"localhost ansible_connection=local ansible_python_interpreter={interpreter}\n")
+        write_private(inventory / "hosts", INVENTORY)
     if job.role:
         # Beside the play, where Ansible looks first, so that the roles path stays the user's; its siblings come along.
         roles = job.folder / "project" / "roles"
         roles.unlink(missing_ok=True)
         roles.symlink_to(job.role.parent)
-
-
-def _write(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)

@@ -67,15 +67,12 @@ class Recorder:
     def _started(self, status: dict[str, Any], **_: Any) -> None:
         # By now ansible-runner has written down the command and the environment that it runs with.
         if status["status"] == "running":
-            self._redact_command()
+            path = self.artifacts / "command"
+            with contextlib.suppress(OSError, ValueError):
+                path.write_text(json.dumps(self.redacted(json.loads(path.read_text()))))
 
-    def _redact_command(self) -> None:
+    def redacted(self, record: dict[str, Any]) -> dict[str, Any]:
         """ansible-runner records the whole environment; what a pod gets as its environment is often secret."""
-        path = self.artifacts / "command"
-        with contextlib.suppress(OSError, ValueError):
-            record = json.loads(path.read_text())
-            known = {"PATH", "HOME", "LANG", "KUBECONFIG", "K8S_AUTH_KUBECONFIG", *self._order["environment"]}
-            record["env"] = {
-                name: value for name, value in record["env"].items() if name in known or name.startswith("ANSIBLE_")
-            }
-            path.write_text(json.dumps(record))
+        known = {"PATH", "HOME", "LANG", "KUBECONFIG", "K8S_AUTH_KUBECONFIG", *self._order["environment"]}
+        kept = {name: value for name, value in record["env"].items() if name in known or name.startswith("ANSIBLE_")}
+        return {**record, "env": kept}

@@ -18,12 +18,10 @@ from collections.abc import AsyncGenerator
 from runner.executor import launcher
 from runner.executor.artifacts import link_latest, rotate
 from runner.executor.jobs import ExecutorError, Job, JobEvent
-from runner.executor.orders import PACKAGE, order, python_path, write_inputs
+from runner.executor.orders import LONGEST_LINE, PACKAGE, order, python_path, write_inputs
 
 logger = logging.getLogger(__name__)
 
-# An event holds a task's whole result: a line may be long. Beyond this a run counts as broken.
-_LONGEST_LINE = 256 * 1024 * 1024
 # Seconds for the launcher to end what it started, before it is ended with whatever is left.
 _GRACE = 10.0
 
@@ -41,7 +39,7 @@ async def execute(job: Job) -> AsyncGenerator[JobEvent, None]:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        limit=_LONGEST_LINE,
+        limit=LONGEST_LINE,
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": python_path(PACKAGE)},
     )

@@ -19,12 +19,10 @@ from typing import Any, Self
 from runner.executor import forkserver
 from runner.executor.artifacts import link_latest, rotate
 from runner.executor.jobs import ExecutorError, Job, JobEvent
-from runner.executor.orders import COLLECTIONS, PACKAGE, environment, order, write_inputs
+from runner.executor.orders import LONGEST_LINE, PACKAGE, environment, order, write_inputs
 
 logger = logging.getLogger(__name__)
 
-# An event holds a task's whole result: a line may be long. Beyond this a run counts as broken.
-_LONGEST_LINE = 256 * 1024 * 1024
 _DATAGRAM = 64 * 1024
 # Seconds: imports and the warm-up run, on a machine that is busy.
 _START = 120.0
@@ -55,7 +53,7 @@ class WarmExecutor:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         ended = server.play(job.ident, theirs)
-        reader, writer = await asyncio.open_connection(sock=ours, limit=_LONGEST_LINE)
+        reader, writer = await asyncio.open_connection(sock=ours, limit=LONGEST_LINE)
         last: dict[str, Any] = {}
         try:
             writer.write(json.dumps(order(job)).encode() + b"\n")
@@ -103,7 +101,8 @@ class _ForkServer:
         """Raises ExecutorError, with what the process said, if it does not come up."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        paths = filter(None, (str(PACKAGE), str(COLLECTIONS), os.environ.get("PYTHONPATH", "")))
+        common = environment()
+        paths = (str(PACKAGE), common["PYTHONPATH"])
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -114,7 +113,7 @@ class _ForkServer:
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
             pass_fds=(theirs.fileno(),),
-            env={**os.environ, **environment(), "PYTHONPATH": os.pathsep.join(paths)},
+            env={**os.environ, **common, "PYTHONPATH": os.pathsep.join(paths)},
         )
         theirs.close()
         server = cls(process, ours)

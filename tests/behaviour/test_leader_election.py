@@ -4,12 +4,10 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import pytest
 
 from bench.driver import Cluster, Operator, condition, until
 from runner.devcluster import Cluster as Devcluster
@@ -258,13 +256,6 @@ async def test_a_leader_whose_lease_another_has_ends_at_once(project: Project, w
     assert (await lease(world, one.namespace))["holderIdentity"] == "somebody"
     # It had no right any more to say how its run ended.
     assert condition(await world.get(THING, one), "Running")["reason"] == "Running"
-
-
-@pytest.fixture
-def own_cluster() -> Iterator[Devcluster]:
-    """A cluster whose API server may be taken away without harm to other tests."""
-    with Devcluster.start() as cluster:
-        yield cluster
 
 
 async def test_a_leader_that_cannot_renew_ends_with_its_runs(own_cluster: Devcluster, tmp_path: Path) -> None:

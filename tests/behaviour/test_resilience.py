@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,6 @@ from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.behaviour.test_dependents import CONFIG_MAP, MAKE_CONFIG_MAP, blue
 from tests.behaviour.test_runs import SAY_HELLO, counted, succeeded
 from tests.conftest import THING, Project, crd, lines, thing
-
-
-@pytest.fixture
-def own_cluster() -> Iterator[Devcluster]:
-    """A cluster whose API server may be taken away without harm to other tests."""
-    with Devcluster.start() as cluster:
-        yield cluster
 
 
 async def test_an_api_server_that_is_away_for_a_while(own_cluster: Devcluster, tmp_path: Path) -> None:
