@@ -20,8 +20,9 @@ from typing import NoReturn
 import runner
 from runner import metrics
 from runner.certificate import ServingCertificate
-from runner.control import Request
+from runner.control import Priority, Request
 from runner.control.controller import Controller
+from runner.control.echoes import Echoes
 from runner.control.handlers import Handlers
 from runner.control.reconciler import Reconciler, Surroundings
 from runner.control.workqueue import WorkQueue
@@ -113,7 +114,8 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
         queue = WorkQueue(settings.max_concurrent_runs or max(watch.max_concurrent_reconciles for watch in watches))
         for watch in watches:
             queue.follow(watch)
-        handlers = Handlers(watches, queue.add)
+        echoes = Echoes(lambda request: queue.add(request, Priority.DEPENDENT))
+        handlers = Handlers(watches, queue.add, echoes)
         async with asyncio.TaskGroup() as tasks:
             # Namespaces that match a pattern come and go; what happens in others is of no CR here and passed over.
             somewhere = () if any(map(is_pattern, settings.namespaces)) else settings.namespaces
@@ -125,6 +127,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
                 execute=execute,
                 folders=folders,
                 on_dependent=informers.ensure,
+                echoes=echoes,
                 forget=handlers.forget,
                 proxy_port=proxy.port,
                 ansible_args=settings.ansible_args,

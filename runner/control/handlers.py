@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.control import Priority, Request
+from runner.control.echoes import Change, Echoes
 from runner.kube.primaries import EventType
 from runner.mapping import MappingError
 from runner.resource.metadata import GroupKind, GroupVersionKind, Object, ObjectKey, annotations_of, is_deleting, owners
@@ -55,8 +56,9 @@ class Sight:
 class Handlers:
     """Puts Requests on the queue. Called in the event loop, by kopf for primaries and by the informers for dependents."""
 
-    def __init__(self, watches: Sequence[Watch], add: Add) -> None:
+    def __init__(self, watches: Sequence[Watch], add: Add, echoes: Echoes) -> None:
         self._add = add
+        self._echoes = echoes
         self._by_kind: dict[GroupKind, list[Watch]] = {}
         for watch in watches:
             self._by_kind.setdefault(watch.gvk.group_kind, []).append(watch)
@@ -100,12 +102,15 @@ class Handlers:
             requests.update(request for obj in versions for request in self._requests(obj))
         if self._related and _content(before) != _content(after):
             requests.update(request for obj in versions for request in self._concerned(obj))
+        change = Change.between(before, after)
         for request in requests:
-            self._add(request, Priority.DEPENDENT, 0)
+            if not self._echoes.pass_over(request, change):
+                self._add(request, Priority.DEPENDENT, 0)
 
     def forget(self, request: Request) -> None:
         """The CR is gone. Its deletion may never have been told."""
         self._seen.pop(request, None)
+        self._echoes.forget(request)
         if request.watch in self._crs:
             self._crs[request.watch].pop(request.key, None)
 

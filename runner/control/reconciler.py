@@ -21,6 +21,7 @@ from typing import Any
 
 from runner import metrics
 from runner.control import Request, Result, Retry
+from runner.control.echoes import Echoes
 from runner.control.handlers import wants
 from runner.control.narrator import Narrator
 from runner.executor.artifacts import RunFolders
@@ -28,12 +29,11 @@ from runner.executor.jobs import Execute, ExecutorError, Job, JobEvent, Outcome,
 from runner.kube import events
 from runner.kube.client import ApiClient, Conflict, Invalid, KubeError, NotFound
 from runner.kube.discovery import Discovery, Resource
-from runner.proxy.sessions import OnDependent, Session, Sessions, kubeconfigs
+from runner.proxy.sessions import OnDependent, OnWrite, Session, Sessions, kubeconfigs
 from runner.resource import conditions, parameters
 from runner.resource.metadata import (
     GroupVersionKind,
     Object,
-    ObjectKey,
     Owner,
     finalizers,
     is_deleting,
@@ -79,8 +79,9 @@ class Surroundings:
     sessions: Sessions
     execute: Execute
     folders: RunFolders
-    # Told of each kind of which a CR owns an object that its watch wants to know of, and of each CR that is gone.
+    # Told of each object that a CR owns and that its watch wants to know of, and of each CR that is gone.
     on_dependent: OnDependent
+    echoes: Echoes
     forget: Callable[[Request], None]
     proxy_port: int
     ansible_args: str = ""
@@ -151,7 +152,7 @@ class Reconciler:
 
     async def _run(self, turn: Turn, obj: Object, *, finalizing: bool) -> Outcome:
         """Run what the watch says. Raises Retry, with the failure in the CR's status, where no run came about."""
-        request, watch, owner = turn.request, turn.watch, turn.owner
+        request, watch = turn.request, turn.watch
         content, variables = _content(watch, finalizing=finalizing)
         built = parameters.build(
             gvk=watch.gvk,
@@ -166,16 +167,11 @@ class Reconciler:
                 "ReservedVariable",
                 f"Not passed to the role, as Ansible would take them as its own variables: {', '.join(built.dropped)}",
             )
-        session = Session(
-            owner=owner,
-            inject_owner=self._with.inject_owner_ref,
-            on_dependent=self._on_dependent(watch, owner.key),
-            blacklist=watch.blacklist,
-        )
         folder = self._with.folders.folder(_folder_parts(request))
         ident = uuid.uuid4().hex[:16]
         with (
-            self._with.sessions.opened(session) as token,
+            self._with.echoes.of_run(request) as on_write,
+            self._with.sessions.opened(self._session(turn, on_write)) as token,
             _run_folder(folder) as private,
         ):
             for_go, for_python = kubeconfigs(token, port=self._with.proxy_port, namespace=request.key.namespace)
@@ -242,12 +238,20 @@ class Reconciler:
             if self._with.debug_logs:
                 narrator.tell_all(seen)
 
-    def _on_dependent(self, watch: Watch, key: ObjectKey) -> OnDependent:
-        def notice(resource: Resource) -> None:
-            if wants(watch, resource.gvk, namespaced=resource.namespaced, owner=key):
-                self._with.on_dependent(resource)
+    def _session(self, turn: Turn, on_write: OnWrite) -> Session:
+        watch, owner = turn.watch, turn.owner
 
-        return notice
+        def notice(resource: Resource, obj: Object) -> None:
+            if wants(watch, resource.gvk, namespaced=resource.namespaced, owner=owner.key):
+                self._with.on_dependent(resource, obj)
+
+        return Session(
+            owner=owner,
+            inject_owner=self._with.inject_owner_ref,
+            on_dependent=notice,
+            on_write=on_write,
+            blacklist=watch.blacklist,
+        )
 
     async def _conclude(self, turn: Turn, begun: Object, outcome: Outcome, *, finalizing: bool) -> Result:
         """Write down what came of a run that was `begun` on this state of the CR."""

@@ -53,6 +53,14 @@ class Informer:
         self._unbroken = False
         self._encoded: dict[ObjectKey, bytes] = {}
 
+    def expect(self, obj: Object) -> None:
+        """The object is known to be, or to have been, there; the store, while it is behind, learns of what becomes of it."""
+        key = ObjectKey.of(obj)
+        known = max(_number(self.version), _number(_version(self.store[key])) if key in self.store else 0)
+        if not self.fresh and _number(_version(obj)) > known:
+            self.store[key] = _slim(obj)
+            self._encoded.pop(key, None)
+
     def encoded(self, key: ObjectKey) -> bytes | None:
         """An object of the store as JSON: made when it is first asked for, and kept until the object changes."""
         if key not in self._encoded:
@@ -109,8 +117,10 @@ class Informer:
             if not token:
                 break
             params = {"limit": str(_PAGE), "continue": token}
-        await self._replace(found)
         self.version = page["metadata"]["resourceVersion"]
+        # What came while the list was on its way is for the watch to tell.
+        newer = {key: obj for key, obj in self.store.items() if _number(_version(obj)) > _number(self.version)}
+        await self._replace({**found, **newer})
         self._unbroken = True
         self.synced.set()
 
@@ -169,11 +179,20 @@ class Informers:
         self._running: dict[str, dict[str, Informer]] = {}
         self._started: list[asyncio.Task[None]] = []
 
-    def ensure(self, resource: Resource) -> None:
-        """Watch this kind from now on, if it can be watched and is not yet."""
+    def ensure(self, resource: Resource, obj: Object | None = None) -> None:
+        """Watch this kind from now on, if it can be watched and is not yet; `obj` is one that was just seen.
+
+        Should that one be gone, or another, before the kind is listed, this is told as of any other.
+        """
         name = _kind(resource.gvk.api_version, resource.plural)
-        if name in self._running or not resource.is_watchable:
-            return
+        if name not in self._running and resource.is_watchable:
+            self._start(name, resource)
+        if obj is not None and name in self._running:
+            informer = self.covering(resource.gvk.api_version, resource.plural, ObjectKey.of(obj).namespace)
+            if informer is not None:
+                informer.expect(obj)
+
+    def _start(self, name: str, resource: Resource) -> None:
         self._running[name] = {}
         for namespace in self._namespaces if resource.namespaced else ("",):
             informer = Informer(self._client, resource, namespace, self._notify)
@@ -203,3 +222,8 @@ def _slim(obj: Mapping[str, Any]) -> Object:
 
 def _version(obj: Object) -> str:
     return str(obj["metadata"].get("resourceVersion"))
+
+
+def _number(version: str) -> int:
+    """Versions of one kind are compared as numbers, which Kubernetes promises from 1.35 on and which held before."""
+    return int(version) if version.isdecimal() else 0

@@ -46,7 +46,11 @@ def from_store(
     # An empty selector selects all; an empty `watch` is one.
     asked = {name: value for name, value in query.items() if value or name not in ("labelSelector", "fieldSelector")}
     if info.name:
-        return None if asked else informer.encoded(ObjectKey(info.namespace, info.name))
+        key = ObjectKey(info.namespace, info.name)
+        if asked or key not in informer.store:
+            return None
+        session.has_read(informer.store[key])
+        return informer.encoded(key)
     return _list(informer, info.namespace, asked)
 
 

@@ -183,21 +183,28 @@ class ProxyServer:
         return is_owned(existing, call.session.owner)
 
     async def _whole(self, call: Call, answer: aiohttp.ClientResponse) -> web.Response:
-        """Pass on one object. Remember which version a write gave, and have its kind watched if it is the owner's."""
+        """Pass on one object. Remember what was written, and have the object's kind watched if it is the owner's."""
         info, session = call.info, call.session
         content = await answer.read()
+        if call.request.method == "DELETE":
+            session.writes.add(info, None)
+            session.has_deleted(_object(content) or {})
+            return web.Response(status=answer.status, reason=answer.reason, headers=_forward(answer.headers), body=content)
         # Reading every object costs more than looking for the owner's name in the bytes first.
         if call.writes or session.owner.uid.encode() in content or session.owner.key.name.encode() in content:
             obj = _object(content)
             if call.writes:
                 session.writes.add(info, _version(obj))
+                session.has_written(obj or {})
+            elif obj is not None:
+                session.has_read(obj)
             is_event = (split_api_version(info.api_version)[0], info.plural) in _EVENTS
             if obj is not None and not info.subresource and not is_event and is_owned(obj, session.owner):
                 # What was done is done, and told to the run, also if its kind cannot be found out now.
                 with contextlib.suppress(KubeError):
                     resource = await self._discovery.by_plural(info.api_version, info.plural)
                     if resource is not None:
-                        session.on_dependent(resource)
+                        session.on_dependent(resource, obj)
         return web.Response(status=answer.status, reason=answer.reason, headers=_forward(answer.headers), body=content)
 
 
@@ -224,10 +231,10 @@ class Call:
 
 
 def _is_one_object(call: Call, answer: aiohttp.ClientResponse) -> bool:
-    """An object in full as JSON: the answer to a read by name or to a write."""
+    """An object in full as JSON, or what became of it: the answer to a read by name or to a write."""
     method, info = call.request.method, call.info
     reads = method == "GET" and info.name and not info.subresource and "watch" not in call.request.query
-    if answer.status >= 300 or method == "DELETE" or not (reads or call.writes):
+    if answer.status >= 300 or not (reads or call.writes) or (method == "DELETE" and not info.name):
         return False
     return answer.content_type == "application/json" and "Content-Encoding" not in answer.headers
 

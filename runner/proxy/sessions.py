@@ -16,15 +16,17 @@ from typing import NewType
 
 from runner.kube.discovery import Resource
 from runner.proxy.requestinfo import RequestInfo
-from runner.resource.metadata import GroupVersionKind, Owner, split_api_version
+from runner.resource.metadata import GroupVersionKind, Object, Owner, split_api_version
 
 Token = NewType("Token", str)
 
 # Before the token in a path; nothing of the API server's begins so.
 _PREFIX = "/run/"
 
-# Told of each kind of which the run's CR is seen to own an object.
-OnDependent = Callable[[Resource], None]
+# Told of each object that the run's CR is seen to own.
+OnDependent = Callable[[Resource, Object], None]
+# Told of what the run has written: the object's uid, and the resourceVersion that it has now; empty if it was deleted.
+OnWrite = Callable[[str, str], None]
 
 
 class Writes:
@@ -64,8 +66,29 @@ class Session:
     owner: Owner
     inject_owner: bool
     on_dependent: OnDependent
+    on_write: OnWrite = lambda uid, version: None
     blacklist: frozenset[GroupVersionKind] = frozenset()
     writes: Writes = field(default_factory=Writes, compare=False)
+    # The latest version of each object that the run has been shown, by uid.
+    shown: dict[str, str] = field(default_factory=dict, compare=False)
+
+    def has_read(self, obj: Object) -> None:
+        self.shown[_uid(obj)] = obj.get("metadata", {}).get("resourceVersion", "")
+
+    def has_written(self, obj: Object) -> None:
+        """The answer to a write: the object, or a part of it such as its scale."""
+        uid, version = _uid(obj), obj.get("metadata", {}).get("resourceVersion", "")
+        # A write that changes nothing leaves the version as it was; who made that one is another question.
+        if uid and version and self.shown.get(uid) != version:
+            self.on_write(uid, version)
+        self.shown[uid] = version
+
+    def has_deleted(self, answer: Object) -> None:
+        """The answer to a deletion: the object if it is only on its way out, else a status that names it."""
+        uid = _uid(answer) or (answer.get("details") or {}).get("uid", "")
+        if uid:
+            self.on_write(uid, "")
+            self.has_written(answer)
 
 
 class Sessions:
@@ -99,6 +122,10 @@ class Sessions:
             except (binascii.Error, UnicodeDecodeError):
                 return None, target
         return self._open.get(Token(credentials.strip())), target
+
+
+def _uid(obj: Object) -> str:
+    return str(obj.get("metadata", {}).get("uid", ""))
 
 
 def _key(info: RequestInfo) -> tuple[str, str, str]:

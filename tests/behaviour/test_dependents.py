@@ -54,6 +54,41 @@ async def test_what_a_role_creates_belongs_to_its_cr_and_is_repaired(
     assert len(lines(operator, "Watching dependents")) == 1
 
 
+async def test_what_a_run_itself_writes_causes_no_further_run(project: Project, world: Cluster, one: ObjectKey) -> None:
+    """A role that writes something else each time would otherwise be run for ever."""
+    project.role("""
+- kubernetes.core.k8s:
+    definition:
+      apiVersion: v1
+      kind: ConfigMap
+      metadata: &named
+        name: one
+        namespace: "{{ ansible_operator_meta.namespace }}"
+      data:
+        color: blue
+        written: "{{ now(fmt='%s.%f') }}"
+- kubernetes.core.k8s:
+    state: "{{ item }}"
+    definition: {apiVersion: v1, kind: Secret, metadata: *named}
+  loop: [present, absent]
+""")
+    project.watch()
+    operator = await project.start()
+    await world.create(thing(), one.namespace)
+    await counted(operator, "one", 1)
+    for runs, size in ((2, 1), (3, 2)):
+        await world.patch(THING, one, {"spec": {"size": size}})
+        await counted(operator, "one", runs)
+    # The watch tells of this after all that the runs have written.
+    await world.patch(CONFIG_MAP, one, {"data": {"color": "red"}})
+    await blue(world, one)
+    await counted(operator, "one", 4)
+    await world.patch(CONFIG_MAP, one, {"data": {"color": "green"}})
+    await blue(world, one)
+    await counted(operator, "one", 5)
+    assert len(lines(operator, "Running", name="one")) == 5
+
+
 async def test_after_a_restart_dependents_are_watched_again(project: Project, world: Cluster, one: ObjectKey) -> None:
     project.role(MAKE_CONFIG_MAP)
     project.watch()

@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 
 from runner.control import Priority, Request
+from runner.control.echoes import Echoes
 from runner.control.handlers import Handlers, dependent_changed
 from runner.mapping import Mapper, by_expression, by_label
 from runner.resource.metadata import PRIMARY_RESOURCE, PRIMARY_RESOURCE_TYPE, GroupVersionKind, ObjectKey
@@ -29,7 +30,8 @@ class Seen:
         self.added: list[tuple[str, Priority]] = []
         self.delays: list[float] = []
         self.watch = replace(THING, **options)
-        self.handlers = Handlers([self.watch], self._add)
+        self.echoes = Echoes(lambda request: self._add(request, Priority.DEPENDENT, 0))
+        self.handlers = Handlers([self.watch], self._add, self.echoes)
 
     def _add(self, request: Request, priority: Priority, after: float) -> None:
         self.added.append((str(request.key), priority))
@@ -185,6 +187,21 @@ def test_what_another_watch_had_watched_counts_only_where_it_is_wanted(
     metadata = {"name": "x", "namespace": namespace, "annotations": marks}
     seen.handlers.changed({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}, None)
     assert seen.added == ([("default/one", Priority.DEPENDENT)] if counts else [])
+
+
+def test_what_the_crs_own_run_wrote_is_no_news_to_it() -> None:
+    seen = Seen()
+    seen.primary("ADDED", cr())
+    seen.added.clear()
+    before, by_the_run, by_others = (
+        owned(metadata={"uid": "uid-x", "resourceVersion": version}, data={"a": version}) for version in "123"
+    )
+    with seen.echoes.of_run(Request(seen.watch, ObjectKey("default", "one"))) as wrote:
+        wrote("uid-x", "2")
+        seen.handlers.changed(before, by_the_run)
+    assert seen.added == []
+    seen.handlers.changed(by_the_run, by_others)
+    assert seen.added == ONE
 
 
 def test_the_request_says_whose_turn_it_is() -> None:

@@ -24,7 +24,8 @@ _VOLATILE = {
 _TEXTS = (
     (re.compile(r"j\d+\.\d+"), "JID"),
     (re.compile(r"ansible-(tmp|local)-[-\w.]+(/tmp\w+)?"), "TMP"),
-    (re.compile(r"\d+:\d\d:\d\d(\.\d+)?"), "TIME"),
+    # One run may begin before midnight and the other after it.
+    (re.compile(r"(\d{4}-\d\d-\d\d )?\d+:\d\d:\d\d(\.\d+)?"), "TIME"),
 )
 
 LOCAL = """

@@ -181,6 +181,38 @@ async def test_a_store_is_fresh_while_its_watch_goes_on_without_a_gap(told: Told
     ]
 
 
+@pytest.mark.parametrize(
+    ("listed", "expected"),
+    [
+        pytest.param([], [("a", "3→-")], id="gone-before-the-list"),
+        pytest.param([config_map("a", 4)], [("a", "3→4")], id="changed-before-the-list"),
+        pytest.param([config_map("a", 3)], [], id="still-there"),
+    ],
+)
+async def test_what_became_of_an_object_before_its_kind_was_listed_is_told(
+    told: Told, listed: list[Object], expected: list[tuple[str, str]]
+) -> None:
+    server = Server([page(5, *listed)], [])
+    informer = Informer(server, CONFIG_MAP, "here", told)
+    informer.expect(config_map("a", 3))
+    await informer.step()
+    assert told == expected
+    assert len(informer.store) == len(listed)
+
+
+async def test_an_object_that_is_newer_than_the_list_is_kept_for_the_watch(told: Told) -> None:
+    server = Server([page(5)], [event("DELETED", config_map("a", 9))])
+    informer = Informer(server, CONFIG_MAP, "here", told)
+    informer.expect(config_map("a", 7))
+    await informer.step()
+    assert told == []
+    # What the store has come past is known already: this one has gone meanwhile.
+    informer.expect(config_map("old", 4))
+    assert list(informer.store) == [ObjectKey("here", "a")]
+    await informer.step()
+    assert told == [("a", "7→-")]
+
+
 async def test_an_objects_json_is_kept_until_it_changes(told: Told) -> None:
     server = Server(
         [page(5, config_map("a", 1))], [event("MODIFIED", config_map("a", 6)), event("DELETED", config_map("a", 7))]

@@ -45,7 +45,7 @@ def informer() -> Informer:
 @pytest.fixture
 def session() -> Session:
     owner = Owner(GroupVersionKind("example.com", "v1", "Thing"), ObjectKey("here", "one"), "uid")
-    return Session(owner=owner, inject_owner=True, on_dependent=lambda _: None)
+    return Session(owner=owner, inject_owner=True, on_dependent=lambda *_: None)
 
 
 class Asking:
@@ -154,7 +154,7 @@ def test_a_store_that_may_be_old_is_not_read(asking: Asking) -> None:
 
 def test_a_blacklisted_kind_is_not_read_from_the_store(asking: Asking, session: Session) -> None:
     asking.session = Session(
-        owner=session.owner, inject_owner=True, on_dependent=lambda _: None, blacklist=frozenset({CONFIG_MAP.gvk})
+        owner=session.owner, inject_owner=True, on_dependent=lambda *_: None, blacklist=frozenset({CONFIG_MAP.gvk})
     )
     assert asking(ONE) is None
 

@@ -56,6 +56,7 @@ class Run:
     port: int
     upstream: str
     noticed: list[Resource] = field(default_factory=list)
+    written: list[tuple[str, str]] = field(default_factory=list)
     informers: list[Informer] = field(default_factory=list)
 
 
@@ -63,7 +64,13 @@ class Run:
 async def proxied(handler: Handler, *, owner: Owner = OWNER, inject_owner: bool = True) -> AsyncIterator[Run]:
     noticed: list[Resource] = []
     informers: list[Informer] = []
-    session = Session(owner=owner, inject_owner=inject_owner, on_dependent=noticed.append)
+    written: list[tuple[str, str]] = []
+    session = Session(
+        owner=owner,
+        inject_owner=inject_owner,
+        on_dependent=lambda resource, _: noticed.append(resource),
+        on_write=lambda uid, version: written.append((uid, version)),
+    )
     sessions = Sessions()
 
     def covering(api_version: str, plural: str, namespace: str) -> Informer | None:
@@ -77,7 +84,7 @@ async def proxied(handler: Handler, *, owner: Owner = OWNER, inject_owner: bool 
             headers = {"Authorization": f"Bearer {token}"}
             url = f"http://127.0.0.1:{proxy.port}"
             async with aiohttp.ClientSession(url, headers=headers, auto_decompress=False) as http:
-                yield Run(http, session, proxy.port, client.server, noticed, informers)
+                yield Run(http, session, proxy.port, client.server, noticed, written, informers)
 
 
 def stored(*objects: dict[str, Any], version: str) -> Informer:
@@ -478,6 +485,33 @@ async def test_an_object_that_is_read_and_found_to_be_ours_is_watched() -> None:
         async with run.http.get(CONFIG_MAPS + "/x") as answer:
             assert "X-Cache" not in answer.headers
         assert run.noticed == [CONFIG_MAP]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "answer", "written"),
+    [
+        pytest.param("PUT", "/x", config_map(uid="u", version="6"), [("u", "6")], id="changed"),
+        pytest.param("PATCH", "/x", config_map(uid="u", version="5"), [], id="as-it-was"),
+        pytest.param("PATCH", "/x/scale", config_map(uid="u", version="6"), [("u", "6")], id="a-part"),
+        pytest.param("DELETE", "/x", {"kind": "Status", "details": {"uid": "u"}}, [("u", "")], id="deleted"),
+        pytest.param("DELETE", "/x", config_map(uid="u", version="6"), [("u", ""), ("u", "6")], id="on-its-way-out"),
+        pytest.param("DELETE", "", {"kind": "Status"}, [], id="collection"),
+        pytest.param("PUT", "/x?dryRun=All", config_map(uid="u", version="6"), [], id="trial"),
+    ],
+)
+async def test_what_a_run_wrote_is_told(
+    method: str, path: str, answer: dict[str, Any], written: list[tuple[str, str]]
+) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        mine = config_map(uid="u", ownerReferences=[REFERENCE])
+        return web.json_response(mine if request.method == "GET" else answer)
+
+    async with proxied(handler) as run:
+        async with run.http.get(f"{CONFIG_MAPS}/x") as response:
+            assert response.status == 200
+        async with run.http.request(method, CONFIG_MAPS + path, json={}) as response:
+            assert await response.json() == answer
+        assert run.written == written
 
 
 async def test_a_store_answers_and_what_it_lacks_the_server() -> None:

@@ -10,7 +10,7 @@ from runner.resource.metadata import GroupVersionKind, ObjectKey, Owner
 SESSION = Session(
     owner=Owner(GroupVersionKind("example.com", "v1", "Thing"), ObjectKey("default", "one"), "uid"),
     inject_owner=True,
-    on_dependent=lambda _: None,
+    on_dependent=lambda *_: None,
 )
 
 

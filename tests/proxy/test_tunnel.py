@@ -24,7 +24,7 @@ EXEC = "/api/v1/namespaces/here/pods/x/exec?command=%2Fbin%2Fsh&stdin=true"
 SESSION = Session(
     owner=Owner(GroupVersionKind("example.com", "v1", "Thing"), ObjectKey("here", "one"), "uid"),
     inject_owner=True,
-    on_dependent=lambda _: None,
+    on_dependent=lambda *_: None,
 )
 
 
