@@ -17,6 +17,7 @@ import sys
 import tempfile
 import traceback
 import warnings
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,9 @@ from ansible.utils.context_objects import GlobalCLIArgs
 from ansible.utils.vars import load_extra_vars, load_options_vars
 from ansible_runner.utils import OutputEventFilter
 
-from runner.executor import inline, processes
+from runner.executor import facts, inline, parsing, seams, templates
 from runner.executor.artifacts import write_private
+from runner.executor.lessons import Lessons
 from runner.executor.orders import INVENTORY
 from runner.executor.recording import Recorder
 
@@ -57,79 +59,98 @@ _WARM_UP = """
 """
 
 
-def play(connection: socket.socket) -> int:
-    """Play the job whose order comes through the connection, and send its events there. Returns the process' exit code."""
-    os.setsid()
-    processes.die_with_parent()
-    processes.adopt_orphans()
-    # Those of the fork server are not this process' to run; what a module registers is.
-    atexit._clear()
-    stream = connection.makefile("rw", encoding="utf-8")
-    order = json.loads(stream.readline())
+class Warm:
+    """Ansible, loaded: made in the fork server, in the environment of a play and before there is any; used in its forks.
 
-    def tell(event: dict[str, Any]) -> None:
-        stream.write(json.dumps(event, default=str) + "\n")
-        stream.flush()
+    `left_out`: what of ansible-core goes the slow way, and why. `lessons`: what runs learn for those after them.
+    """
 
-    try:
-        code, printed = _run(order, tell)
-        tell({"done": code, "printed": "" if code == 0 else printed[-4000:]})
-        return 0
-    except Exception:
-        # Of the runner's own code: a playbook's failure is a result.
-        tell({"done": 1, "printed": traceback.format_exc()})
-        return 1
-    finally:
-        processes.end_descendants()
-
-
-def set_up() -> list[str]:
-    """Once, before any play, in the environment of one: what of ansible-core goes the slow way, and why."""
-    # Each run's own attempt would be told as a warning.
-    warnings.filterwarnings("ignore", message="AnsibleCollectionFinder has already been configured")
-    init_plugin_loader()
-    # It wraps what displays, and is to be wrapped by the seams.
-    callback_loader.get("awx_display", class_only=True)
-    return inline.install(COLLECTIONS)
-
-
-def warm_up() -> None:
-    """Load what runs need, by playing a first one. Its traces are removed."""
-    with tempfile.TemporaryDirectory(prefix="rolerunner-warm-") as folder:
-        playbook = Path(folder) / "play.yml"
-        playbook.write_text(_WARM_UP)
-        (Path(folder) / "inventory").mkdir()
-        (Path(folder) / "inventory" / "hosts").write_text(INVENTORY)
-        order: dict[str, Any] = {
-            "ident": "warm",
-            "folder": folder,
-            "role": None,
-            "playbook": str(playbook),
-            "environment": {},
-            "verbosity": 0,
-            "secrets": (),
+    def __init__(self) -> None:
+        # Each run's own attempt would be told as a warning.
+        warnings.filterwarnings("ignore", message="AnsibleCollectionFinder has already been configured")
+        init_plugin_loader()
+        # It wraps what displays, and is to be wrapped by the seams.
+        callback_loader.get("awx_display", class_only=True)
+        lasting = {
+            "facts": (facts.check, facts.put),
+            "templates": (templates.check, templates.put),
+            "parsing": (parsing.check, parsing.put),
         }
-        before, where, outputs = dict(os.environ), os.getcwd(), (sys.stdout, sys.stderr)
+        self.left_out, installed = seams.install(
+            [*inline.seams(COLLECTIONS), *((name, check, put) for name, (check, put) in lasting.items())]
+        )
+        self.lessons = Lessons({name: installed[name] for name in lasting if name in installed})
+        self._facts: facts.Facts | None = installed.get("facts")
+        self._parsed: parsing.Parsed | None = installed.get("parsing")
+
+    def warm_up(self) -> None:
+        """Load what runs need, by playing a first one. Its traces are removed."""
+        with tempfile.TemporaryDirectory(prefix="rolerunner-warm-") as folder:
+            playbook = Path(folder) / "play.yml"
+            playbook.write_text(_WARM_UP)
+            (Path(folder) / "inventory").mkdir()
+            (Path(folder) / "inventory" / "hosts").write_text(INVENTORY)
+            order: dict[str, Any] = {
+                "ident": "warm",
+                "folder": folder,
+                "role": None,
+                "playbook": str(playbook),
+                "environment": {},
+                "verbosity": 0,
+                "secrets": (),
+            }
+            before, where, outputs = dict(os.environ), os.getcwd(), (sys.stdout, sys.stderr)
+            try:
+                code, printed = _run(order, lambda event: None)
+            finally:
+                os.environ.clear()
+                os.environ.update(before)
+                os.chdir(where)
+                sys.stdout, sys.stderr = outputs
+            if code != 0:
+                raise RuntimeError(f"the warm-up run failed: {printed}")
+        for name in _ACTIONS:
+            action_loader.get(name, class_only=True)
+        for name in _MODULES:
+            try:
+                importlib.import_module("ansible_collections." + name)
+            except ImportError:
+                continue
+        # There may be one of each in a process, and that was the warm-up's.
+        GlobalCLIArgs._Singleton__instance = None
+        VaultSecretsContext._current = None
+        for kind in self.lessons.kinds.values():
+            # It is known here, and not for every fork to tell.
+            kind.learned()
+        load_extra_vars.extra_vars = load_options_vars.options_vars = None
+
+    def gathering(self) -> Callable[[], None] | None:
+        """What a fork should do beside the runs, if it is time for it: gather facts for those to come."""
+        return self._gather if self._facts is not None and self._facts.is_due() else None
+
+    def _gather(self) -> None:
+        assert self._facts is not None
+        self._facts.gather()
+        self.lessons.tell()
+
+    def play(self, connection: socket.socket) -> None:
+        """Play the job whose order comes through the connection, and send its events there."""
+        stream = connection.makefile("rw", encoding="utf-8")
+        order = json.loads(stream.readline())
+        if self._parsed is not None:
+            self._parsed.own_folder = order["folder"]
+
+        def tell(event: dict[str, Any]) -> None:
+            stream.write(json.dumps(event, default=str) + "\n")
+            stream.flush()
+
         try:
-            code, printed = _run(order, lambda event: None)
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
-            os.chdir(where)
-            sys.stdout, sys.stderr = outputs
-        if code != 0:
-            raise RuntimeError(f"the warm-up run failed: {printed}")
-    for name in _ACTIONS:
-        action_loader.get(name, class_only=True)
-    for name in _MODULES:
-        try:
-            importlib.import_module("ansible_collections." + name)
-        except ImportError:
-            continue
-    # There may be one of each in a process, and that was the warm-up's.
-    GlobalCLIArgs._Singleton__instance = None
-    VaultSecretsContext._current = None
-    load_extra_vars.extra_vars = load_options_vars.options_vars = None
+            code, printed = _run(order, tell)
+            tell({"done": code, "printed": "" if code == 0 else printed[-4000:]})
+            self.lessons.tell()
+        except Exception:
+            # Of the runner's own code: a playbook's failure is a result.
+            tell({"done": 1, "printed": traceback.format_exc()})
 
 
 def _run(order: dict[str, Any], tell: Any) -> tuple[int, str]:

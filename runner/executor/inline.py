@@ -2,15 +2,13 @@
 
 Standard ansible-core forks a worker for each task, makes a folder through a shell, zips the module and starts a Python on
 it. In a process that plays one CR's run and then ends, none of this is needed. What is replaced is small, and around it
-ansible-core's own code does what it always does. Each seam is put in only if this ansible-core looks there as the ones
-that it was written for (2.19 to 2.21); otherwise that part goes the standard way.
+ansible-core's own code does what it always does.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import inspect
 import io
 import json
 import os
@@ -30,6 +28,8 @@ from ansible.plugins import action, strategy
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+from runner.executor.seams import Seam, expect
+
 display = Display()
 
 # The folders of a collection's modules, as the loader finds them.
@@ -38,37 +38,13 @@ _MODULE = re.compile(r"/(ansible_collections/(\w+)/(\w+)/plugins/modules/\w+)\.p
 _FACTS = re.compile(r"/(ansible/modules/setup)\.py$")
 
 
-def install(collections: frozenset[str]) -> list[str]:
-    """Put the seams in; what was left out, and why. `collections`: whose modules are called in the process."""
-    left_out = []
-    for name, check, put in (
+def seams(collections: frozenset[str]) -> list[Seam]:
+    """`collections`: whose modules are called in the process."""
+    return [
         ("tasks", _check_tasks, _put_tasks),
         ("temporary folders", _check_folders, _put_folders),
         ("modules", _check_modules, lambda: _put_modules(collections)),
-    ):
-        try:
-            check()
-        except (LookupError, AttributeError, TypeError, ValueError) as error:
-            left_out.append(f"{name}: {error}")
-        else:
-            put()
-    return left_out
-
-
-def _expect(function: Any, *parameters: str) -> None:
-    """LookupError unless the function has these parameters, and no others that must be given."""
-    known = inspect.signature(function).parameters
-    missing = [name for name in parameters if name not in known]
-    strange = [
-        name
-        for name, parameter in known.items()
-        if name not in parameters and parameter.default is parameter.empty and parameter.kind not in _COLLECTING
     ]
-    if missing or strange:
-        raise LookupError(f"{function.__qualname__} is not as known (missing {missing}, unknown {strange})")
-
-
-_COLLECTING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 # Tasks
@@ -149,23 +125,23 @@ def _display_through(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _check_tasks() -> None:
-    _expect(
+    expect(
         worker.WorkerProcess.__init__,
         *("self", "final_q", "task_vars", "host", "task", "play_context", "loader"),
         *("variable_manager", "shared_loader_obj", "worker_id", "cliargs"),
     )
-    _expect(worker.WorkerProcess._run, "self")
+    expect(worker.WorkerProcess._run, "self")
     from ansible._internal import _task
 
     if getattr(_task.TaskContext, "create", None) is None:
-        _expect(_task.TaskContext, "task")
+        expect(_task.TaskContext, "task")
     else:
-        _expect(_task.TaskContext.create, "task", "task_vars", "host_name")
+        expect(_task.TaskContext.create, "task", "task_vars", "host_name")
     if strategy.WorkerProcess is not worker.WorkerProcess:
         raise LookupError("the strategies start other workers")
     from ansible.playbook.task import Task
 
-    _expect(Task.copy, "self", "exclude_parent")
+    expect(Task.copy, "self", "exclude_parent")
 
 
 def _put_tasks() -> None:
@@ -183,10 +159,10 @@ def _is_here(plugin: Any) -> bool:
 
 
 def _check_folders() -> None:
-    _expect(ActionBase._make_tmp_path, "self")
-    _expect(ActionBase._remote_expand_user, "self", "path")
-    _expect(ActionBase._remove_tmp_path, "self", "tmp_path")
-    _expect(ActionBase._should_remove_tmp_path, "self", "tmp_path")
+    expect(ActionBase._make_tmp_path, "self")
+    expect(ActionBase._remote_expand_user, "self", "path")
+    expect(ActionBase._remove_tmp_path, "self", "tmp_path")
+    expect(ActionBase._should_remove_tmp_path, "self", "tmp_path")
 
 
 def _put_folders() -> None:
@@ -229,13 +205,13 @@ def _put_folders() -> None:
 
 
 def _check_modules() -> None:
-    _expect(ActionBase._execute_module, "self", "module_name", "module_args", "task_vars", "wrap_async")
-    _expect(ActionBase._low_level_execute_command, "self", "cmd")
-    _expect(ActionBase._is_pipelining_enabled, "self", "module_style")
-    _expect(action.modify_module, "module_name", "module_path", "module_args", "templar", "environment")
+    expect(ActionBase._execute_module, "self", "module_name", "module_args", "task_vars", "wrap_async")
+    expect(ActionBase._low_level_execute_command, "self", "cmd")
+    expect(ActionBase._is_pipelining_enabled, "self", "module_style")
+    expect(action.modify_module, "module_name", "module_path", "module_args", "templar", "environment")
     for name in ("_ANSIBLE_ARGS", "_ANSIBLE_PROFILE"):
         getattr(basic, name)
-    _expect(basic._json.get_module_encoder, "name", "direction")
+    expect(basic._json.get_module_encoder, "name", "direction")
     for name in ("_global_warnings", "_global_deprecations"):
         getattr(module_warnings, name)
 
