@@ -8,7 +8,9 @@ the data that they exchange through files is kept in memory.
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
+import io
 import json
 import os
 import shutil
@@ -77,7 +79,13 @@ class Warm:
             "parsing": (parsing.check, parsing.put),
         }
         self.left_out, installed = seams.install(
-            [*inline.seams(COLLECTIONS), *((name, check, put) for name, (check, put) in lasting.items())]
+            [
+                *inline.seams(COLLECTIONS),
+                *((name, check, put) for name, (check, put) in lasting.items()),
+                ("names of filters", templates.check_names, templates.put_names),
+                ("YAML", parsing.check_yaml, parsing.put_yaml),
+                ("arguments", parsing.check_arguments, parsing.put_arguments),
+            ]
         )
         self.lessons = Lessons({name: installed[name] for name in lasting if name in installed})
         self._facts: facts.Facts | None = installed.get("facts")
@@ -140,17 +148,19 @@ class Warm:
         if self._parsed is not None:
             self._parsed.own_folder = order["folder"]
 
-        def tell(event: dict[str, Any]) -> None:
-            stream.write(json.dumps(event, default=str) + "\n")
+        def tell(line: str) -> None:
+            stream.write(line + "\n")
             stream.flush()
 
+        # A short life, in which what lives on is looked through again and again for little.
+        gc.set_threshold(50_000, 20, 100)
         try:
             code, printed = _run(order, tell)
-            tell({"done": code, "printed": "" if code == 0 else printed[-4000:]})
+            tell(json.dumps({"done": code, "printed": "" if code == 0 else printed[-4000:]}))
             self.lessons.tell()
         except Exception:
             # Of the runner's own code: a playbook's failure is a result.
-            tell({"done": 1, "printed": traceback.format_exc()})
+            tell(json.dumps({"done": 1, "printed": traceback.format_exc()}))
 
 
 def _run(order: dict[str, Any], tell: Any) -> tuple[int, str]:
@@ -204,6 +214,9 @@ def _has_colours() -> bool:
         return False
 
 
+Mark = dict[str, str]
+
+
 class _Terminal:
     """What ansible-runner otherwise shows ansible-playbook, as far as it writes to it."""
 
@@ -212,19 +225,29 @@ class _Terminal:
     def __init__(self, screen: OutputEventFilter) -> None:
         self._screen = screen
         # Each of the two outputs keeps what it has until a line is complete: that decides which of them is first.
-        self._kept = ""
+        self._kept: list[str | Mark] = []
         self._at_once = bool(os.environ.get("PYTHONUNBUFFERED"))
 
     def write(self, text: str) -> int:
-        self._kept += text
+        self._kept.append(text)
         if self._at_once or "\n" in text or "\r" in text:
             self.flush()
         return len(text)
 
+    def mark(self, event: Mark) -> None:
+        """Where the text of an event begins, and (without a uuid) where it ends. Elsewhere this is written in code."""
+        self._kept.append(event)
+        if self._at_once:
+            self.flush()
+
     def flush(self) -> None:
-        kept, self._kept = self._kept, ""
-        if kept:
-            self._screen.write(kept.replace("\n", "\r\n"))
+        kept, self._kept = self._kept, []
+        for part in kept:
+            if isinstance(part, str):
+                self._screen.write(part.replace("\n", "\r\n"))
+            else:
+                before, self._screen._buffer = self._screen._buffer.getvalue(), io.StringIO()
+                self._screen._emit_event(before, dict(part))
 
     def isatty(self) -> bool:
         return True
@@ -252,8 +275,13 @@ class _Events:
         # What is displayed before the callback plugin is loaded, which it long is here, is told without its marks.
         context.dump = lambda *_, **__: None
 
+        def mark(output: Any, data: Mark, flush: bool = False) -> None:
+            getattr(output, "real", output).mark(data)
+            if flush:
+                output.flush()
+
         def begun(callback: Any) -> None:
-            vars(context).pop("dump", None)
+            context.dump = mark
             begin(callback)
 
         plugin.__init__ = begun
@@ -268,10 +296,13 @@ class _Events:
             return
         self.count += 1
         event["runner_ident"] = self._ident
-        text = self._aside.pop(event["uuid"], None)
-        if text is not None:
-            event.update(json.loads(text))
-        event.setdefault("created", datetime.now(UTC).isoformat())
-        self._recorder.handle(event)
+        aside = self._aside.pop(event["uuid"], None)
+        if aside is None:
+            text = json.dumps({**event, "created": datetime.now(UTC).isoformat()})
+        else:
+            # Large, often, and an object that has all but these.
+            rest = {name: value for name, value in event.items() if name not in ("uuid", "event")}
+            text = f"{aside[:-1]}, {json.dumps(rest)[1:]}"
+        text = self._recorder.record(text, event["stdout"])
         folder = self._recorder.artifacts / "job_events"
-        write_private(folder / f"{event['counter']}-{event['uuid']}.json", json.dumps(event))
+        write_private(folder / f"{event['counter']}-{event['uuid']}.json", text)

@@ -111,6 +111,12 @@ LOCAL = """
   no_log: true
 - name: Lookups
   ansible.builtin.debug: {msg: "{{ lookup('file', 't.txt') }}"}
+- name: Another host
+  ansible.builtin.add_host: {name: extra, groups: [more], word: "{{ number }}"}
+- name: By its group
+  ansible.builtin.group_by: {key: "number_{{ number }}"}
+- name: Groups
+  ansible.builtin.debug: {msg: "{{ groups }} {{ hostvars.extra.word }}"}
 - name: Notify again
   ansible.builtin.command: "true"
   notify: handled
