@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from runner import metrics
@@ -118,6 +119,7 @@ class Reconciler:
             self._with.folders.remove(_folder_parts(request))
 
     async def _turn(self, request: Request) -> Result:
+        phases = Phases()
         resource = await self._with.discovery.by_kind(request.watch.gvk)
         if resource is None:
             # The kind was taken away, and its CRs with it.
@@ -128,7 +130,8 @@ class Reconciler:
             self._with.discovery.forget(request.watch.gvk)
             return self._gone(request)
         watch, problems = for_cr(request.watch, obj)
-        turn = Turn(request, watch, resource, Owner(watch.gvk, request.key, obj["metadata"]["uid"]))
+        phases.over("read")
+        turn = Turn(request, watch, resource, Owner(watch.gvk, request.key, obj["metadata"]["uid"]), phases)
         decision = gate(obj, watch)
         if decision is Gate.STOP:
             logger.debug("Going, without a finalizer of this watch", extra=request.fields)
@@ -139,15 +142,16 @@ class Reconciler:
             await self._warn_once(turn, "BadAnnotation", problem)
         if watch.manage_status:
             obj = await self._mark(turn, obj, lambda status, now: conditions.mark_running(status, now)) or obj
+        phases.over("mark")
         with metrics.reconciling(str(watch.gvk)):
             outcome = await self._run(turn, obj, finalizing=decision is Gate.FINALIZE)
         return await self._conclude(turn, obj, outcome, finalizing=decision is Gate.FINALIZE)
 
     def _gone(self, request: Request) -> Result:
-        logger.info("The CR is gone", extra=request.fields)
         self._with.forget(request)
         self._said.pop(request, None)
         self._with.folders.remove(_folder_parts(request))
+        logger.info("The CR is gone", extra=request.fields)
         return Result()
 
     async def _run(self, turn: Turn, obj: Object, *, finalizing: bool) -> Outcome:
@@ -225,8 +229,12 @@ class Reconciler:
                 contextlib.aclosing(self._with.execute(job)) as running,
             ):
                 async for event in running:
+                    if not seen:
+                        turn.phases.over("start")
                     narrator.tell(event)
                     seen.append(event)
+                turn.phases.over("tasks")
+            turn.phases.over("end")
             return fold(seen)
         except TimeoutError:
             if not deadline.expired():
@@ -267,6 +275,7 @@ class Reconciler:
             return Result()
         if watch.manage_status:
             await self._mark(turn, obj, lambda status, now: _mark_done(status, outcome, now), observed=begun)
+        turn.phases.over("status")
         if not outcome.succeeded:
             note = "\n".join(outcome.reports or outcome.messages)
             await events.warn(self._with.client, turn.owner, reason="RunFailed", note=note)
@@ -356,6 +365,18 @@ class Reconciler:
             await events.warn(self._with.client, turn.owner, reason=reason, note=note)
 
 
+class Phases:
+    """A watch over how long the parts of a turn take."""
+
+    def __init__(self) -> None:
+        self._since = monotonic()
+
+    def over(self, name: str) -> None:
+        now = monotonic()
+        metrics.phase(name, now - self._since)
+        self._since = now
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """What stays the same through one turn."""
@@ -365,6 +386,7 @@ class Turn:
     watch: Watch
     resource: Resource
     owner: Owner
+    phases: Phases
 
 
 def _content(watch: Watch, *, finalizing: bool) -> tuple[Content, Mapping[str, Any]]:

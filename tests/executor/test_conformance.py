@@ -241,7 +241,9 @@ class Stage:
         ours, plain = await self.events(warm, **job), await self.events(subprocess.execute, **job)
 
         def told(events: list[JobEvent]) -> list[Any]:
-            return [same_each_time([event.event, event.stdout, event.data]) for event in events]
+            # How often a task that takes its time was asked for is a matter of time.
+            lasting = [event for event in events if event.event != "runner_on_async_poll"]
+            return [same_each_time([event.event, event.stdout, event.data]) for event in lasting]
 
         for one, other in zip(told(ours), told(plain), strict=True):
             assert one == other
