@@ -30,16 +30,14 @@ def add(text: str, item: str, *, key: str = "", where: Path) -> str:
     before = documents(text, where) or [None]
     # Where nothing has the key, the last document gets it.
     number = next((n for n, found in enumerate(before) if not key or (isinstance(found, dict) and key in found)), -1)
-    whole: Any = before[number] or ({} if key else [])
-    if not isinstance(whole, dict if key else list):
-        raise refusal
-    items: Any = (whole.get(key) or []) if key else whole
+    whole = before[number] or ({} if key else [])
+    items = (whole.get(key) or [] if isinstance(whole, dict) else None) if key else whole
     if not isinstance(items, list):
         raise refusal
     if new in items:
         return text
     wanted = list(before)
-    wanted[number] = {**whole, key: [*items, new]} if key else [*items, new]
+    wanted[number] = {**(before[number] or {}), key: [*items, new]} if key else [*items, new]
     nodes = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
     after = _inserted(text, item, key, nodes[number] if nodes else None)
     try:

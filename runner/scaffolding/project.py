@@ -105,7 +105,9 @@ def init(folder: Path, *, domain: str, name: str) -> Written:
         raise ConfigurationError(f"{folder / 'PROJECT'}: this is a project already; add to it with `rolerunner create api`")
     present = sorted(path.name for path in folder.iterdir())
     if strange := [entry for entry in present if not _HARMLESS.fullmatch(entry)]:
-        raise ConfigurationError(f"{folder} is not empty, it has {', '.join(strange[:5])}; make the project in a new folder")
+        raise ConfigurationError(
+            f"{folder.absolute()} is not empty, it has {', '.join(strange[:5])}; make the project in a new folder"
+        )
     kept = tuple(path for path in files if (folder / path).exists())
     return _write(folder, {path: text for path, text in files.items() if path not in kept}, {}, kept=kept)
 

@@ -49,8 +49,9 @@ def test_an_item_goes_in_and_all_else_stays(before: str, key: str, after: str) -
         ("- 1\n", "key"),
         ("key: [a,\n  b]\n", "key"),
         ("text\n", ""),
+        ("text\n", "key"),
     ],
-    ids=["flow", "mapping", "mapping for a list", "list for a mapping", "flow of two lines", "text"],
+    ids=["flow", "mapping", "mapping for a list", "list for a mapping", "flow of two lines", "text", "text with key"],
 )
 def test_what_is_no_plain_list_is_to_be_added_to_by_hand(text: str, key: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^file\.yaml: .* by hand:\n- new: 1\n"):
