@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
+
 from runner.resource.metadata import GroupVersionKind
 from runner.resource.parameters import variable_name
 from runner.settings import ConfigurationError
 
-# What Kubernetes takes as a label of a DNS name: a group's first part, a plural.
-LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+# What Kubernetes takes as the name of a Service: narrower than a DNS label, and good for the other names as well.
+NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 _KIND = re.compile(r"[A-Z][A-Za-z0-9]{0,62}")
 _VERSION = re.compile(r"v[1-9][0-9]*((alpha|beta)[1-9][0-9]*)?")
 
@@ -42,15 +44,17 @@ class Api:
         others: list[Mapping[str, Any]],
     ) -> Api:
         """From the flags. `others` are the kinds of the project so far, as PROJECT has them. ConfigurationError."""
-        if not LABEL.fullmatch(group):
+        for flag, word in (("--group", group), ("--kind", kind), ("--plural", plural)):
+            check_word(flag, word)
+        if not NAME.fullmatch(group):
             hint = f"; the domain {domain} of PROJECT is added to it" if "." in group else ""
-            raise ConfigurationError(f"--group {group!r}: write one word of a-z, 0-9 and -, such as cache{hint}")
+            raise ConfigurationError(f"--group {group!r}: write one word of a-z, then also 0-9 and -, such as cache{hint}")
         if not _VERSION.fullmatch(version):
             raise ConfigurationError(f"--version {version!r}: write v1, v1beta1, v1alpha1 or a later number of these")
         if not _KIND.fullmatch(kind):
             hint = "".join(word[:1].upper() + word[1:] for word in re.findall("[A-Za-z0-9]+", kind)).lstrip("0123456789")
             raise ConfigurationError(f"--kind {kind!r}: write it in CamelCase, such as {hint or 'Memcached'}")
-        if plural and not LABEL.fullmatch(plural):
+        if plural and not NAME.fullmatch(plural):
             raise ConfigurationError(f"--plural {plural!r}: write it in lower case, such as {plural_of(kind)}")
         # Another group's kind of the same name has a role by that name already.
         has_namesake = any(other.get("kind", "").lower() == kind.lower() for other in others)
@@ -85,6 +89,17 @@ class Api:
     def variable(self) -> str:
         """The Ansible variable that holds the whole object."""
         return variable_name(GroupVersionKind(self.full_group, self.version, self.kind))
+
+
+def check_word(flag: str, word: str) -> None:
+    """ConfigurationError for `on`, `null` and the like, which YAML does not take for text unless they are quoted."""
+    try:
+        is_text = isinstance(yaml.safe_load(word.lower() or "nothing"), str)
+    except yaml.YAMLError:
+        # It has characters for which there are better words.
+        return
+    if not is_text:
+        raise ConfigurationError(f"{flag} {word!r}: YAML takes this word for something else than text; choose another")
 
 
 def plural_of(kind: str) -> str:

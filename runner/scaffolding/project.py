@@ -18,13 +18,17 @@ import yaml
 
 import runner
 from runner.scaffolding import additions
-from runner.scaffolding.api import LABEL, Api
+from runner.scaffolding.api import NAME, Api, check_word
 from runner.settings import ConfigurationError
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _LAYOUT = "ansible.sdk.operatorframework.io"
 # The longest name made from a project's is that plus "-metrics-service", and a Service has 63 characters.
 _NAME_LIMIT = 47
+_DOMAIN = re.compile(r"([a-z0-9]([-a-z0-9]*[a-z0-9])?)(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+# With a group's and a plural's 63 before it, a CRD's name still has less than 253.
+_DOMAIN_LIMIT = 120
+_RESERVED = re.compile(r"(^|\.)(k8s|kubernetes)\.io$")
 # What a new repository may have in it.
 _HARMLESS = re.compile(r"\..*|LICENSE.*|.*\.md")
 
@@ -91,15 +95,16 @@ def load(folder: Path) -> Project:
 
 def init(folder: Path, *, domain: str, name: str) -> Written:
     """Make a project in a folder that is empty but for what a new repository has. Without a name, it has the folder's."""
-    labels = domain.split(".")
-    if len(domain) > 200 or not all(LABEL.fullmatch(label) for label in labels):
-        raise ConfigurationError(f"--domain {domain!r}: write a domain in lower case, such as example.com")
-    if domain.endswith(("k8s.io", "kubernetes.io")) and labels[-2] in ("k8s", "kubernetes"):
-        raise ConfigurationError(f"--domain {domain!r}: only Kubernetes itself may have kinds there; write one of your own")
     chosen = name or folder.absolute().name.lower()
-    if len(chosen) > _NAME_LIMIT or not LABEL.fullmatch(chosen):
+    for flag, word in (("--domain", domain), ("--project-name", chosen)):
+        check_word(flag, word)
+    if len(domain) > _DOMAIN_LIMIT or not _DOMAIN.fullmatch(domain):
+        raise ConfigurationError(f"--domain {domain!r}: write a domain in lower case, such as example.com")
+    if _RESERVED.search(domain):
+        raise ConfigurationError(f"--domain {domain!r}: only Kubernetes itself may have kinds there; write one of your own")
+    if len(chosen) > _NAME_LIMIT or not NAME.fullmatch(chosen):
         given = f"--project-name {name!r}" if name else f"--project-name is not given, and the folder's name is {chosen!r}"
-        raise ConfigurationError(f"{given}: give one of a-z, 0-9 and -, with at most {_NAME_LIMIT} characters")
+        raise ConfigurationError(f"{given}: give one of a-z, then also 0-9 and -, with at most {_NAME_LIMIT} characters")
     files = _rendered("project", Path(), project=Project(domain, chosen), runner_version=runner.__version__)
     if (folder / "PROJECT").exists():
         raise ConfigurationError(f"{folder / 'PROJECT'}: this is a project already; add to it with `rolerunner create api`")
@@ -125,14 +130,13 @@ def create_api(folder: Path, project: Project, api: Api, *, role: bool, playbook
     names = {"api": api, "project": project, "content": content, "role": role}
     sample = f"{api.group}_{api.version}_{api.singular}.yaml"
     crd = f"{api.full_group}_{api.plural}.yaml"
-    roles = [f"{api.name}_{who}_role.yaml" for who in ("admin", "editor", "viewer")]
+    users = {f"{api.name}_{who}_role.yaml": f"api/{who}_role.yaml" for who in ("admin", "editor", "viewer")}
     new = {
         Path("config/crd/bases", crd): _render("api/crd.yaml", **names),
         Path("config/samples", sample): _render("api/sample.yaml", **names),
         Path("molecule/default/tasks", f"{api.name}_test.yml"): _render("api/test.yml", **names),
+        **{Path("config/rbac", file): _render(template, **names) for file, template in users.items()},
     }
-    for who in ("admin", "editor", "viewer"):
-        new[Path("config/rbac", f"{api.name}_{who}_role.yaml")] = _render(f"api/{who}_role.yaml", **names)
     if role:
         new |= _rendered("api/role", Path("roles", api.name), **names)
     if playbook:
@@ -141,7 +145,7 @@ def create_api(folder: Path, project: Project, api: Api, *, role: bool, playbook
     for file, key, items in (
         ("config/crd/kustomization.yaml", "resources", [f"- bases/{crd}\n"]),
         ("config/samples/kustomization.yaml", "resources", [f"- {sample}\n"]),
-        ("config/rbac/kustomization.yaml", "resources", [f"- {path}\n" for path in roles]),
+        ("config/rbac/kustomization.yaml", "resources", [f"- {file}\n" for file in users]),
         ("config/rbac/role.yaml", "rules", [_render("api/rules.yaml", **names)]),
         ("watches.yaml", "", [_render("api/watch.yaml", **names)]),
         # Last, so that a project whose disk was full in between can be tidied up and told again.

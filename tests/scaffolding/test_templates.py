@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -52,18 +53,33 @@ class Kubectl:
 
 
 @pytest.fixture
-def kubectl(devcluster: Devcluster, folder: Path) -> Iterator[Kubectl]:
-    run = Kubectl(devcluster)
-    yield run
-    run("delete", "--ignore-not-found", "--wait=false", "-k", str(folder / "config/default"))
+def environ(devcluster: Devcluster) -> dict[str, str]:
+    """A user's shell, with the cluster and all programs."""
+    path = os.pathsep.join((str(Path(sys.executable).parent), str(devcluster.kubectl.parent), os.environ["PATH"]))
+    return {**os.environ, "PATH": path, "KUBECONFIG": str(devcluster.kubeconfig), "PYTHONPATH": str(ROOT)}
+
+
+def done(command: str, folder: Path, environ: dict[str, str]) -> str:
+    result = subprocess.run(shlex.split(command), cwd=folder, env=environ, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-8000:] + result.stderr
+    assert "Warning:" not in result.stderr, result.stderr
+    return result.stdout
+
+
+@pytest.fixture
+def deployed(folder: Path, environ: dict[str, str]) -> Iterator[str]:
+    """The image it was deployed with."""
+    done("make deploy IMG=images.example.org/scaffolded:1", folder, environ)
+    yield "images.example.org/scaffolded:1"
+    done("make undeploy", folder, environ)
 
 
 async def test_it_runs_as_it_stands_with_the_rights_that_it_has(
-    folder: Path, kubectl: Kubectl, devcluster: Devcluster, namespace: str
+    folder: Path, deployed: str, devcluster: Devcluster, namespace: str
 ) -> None:
-    kubectl("apply", "--server-side", "-k", str(folder / "config/default"))
+    kubectl = Kubectl(devcluster)
     kubectl("wait", "--for=condition=Established", f"--timeout={PATIENCE:.0f}s", "-f", str(folder / "config/crd/bases"))
-    (deployment,) = deployments(kubectl)
+    (deployment,) = json.loads(kubectl("get", "deployments", "-n", SYSTEM, "-o", "json"))["items"]
 
     config = json.loads(devcluster.kubeconfig.read_text())
     token = kubectl("create", "token", deployment["spec"]["template"]["spec"]["serviceAccountName"], "-n", SYSTEM)
@@ -72,6 +88,7 @@ async def test_it_runs_as_it_stands_with_the_rights_that_it_has(
     kubeconfig.write_text(json.dumps(config))
 
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == deployed
     arguments = [*container["args"], *FREE_PORTS, f"--leader-election-namespace={SYSTEM}", "--log-format=json"]
     operator = Operator(
         [*RUN, *arguments, f"--runs-dir={folder.with_name('runs')}"],
@@ -109,9 +126,8 @@ async def test_it_runs_as_it_stands_with_the_rights_that_it_has(
     assert lines(operator, "Run failed") == []
 
 
-def deployments(kubectl: Kubectl) -> list[dict[str, Any]]:
-    items: list[dict[str, Any]] = json.loads(kubectl("get", "deployments", "-n", SYSTEM, "-o", "json"))["items"]
-    return items
+def test_its_own_checks_pass_as_they_stand(folder: Path, environ: dict[str, str]) -> None:
+    done("make molecule", folder, environ)
 
 
 def test_the_monitor_is_well_formed(folder: Path, devcluster: Devcluster) -> None:
