@@ -3,7 +3,7 @@
 Layers, imports point down only::
 
     cli
-    manager | devcluster
+    manager | scaffolding | devcluster
     control
     executor | proxy | serving
     kube
