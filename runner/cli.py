@@ -21,6 +21,7 @@ import click
 import runner
 from runner import flags, logs, settings, watches
 from runner.devcluster.commands import devcluster
+from runner.scaffolding.manifests import manifests
 from runner.schema import WATCHES
 from runner.settings import ConfigurationError, Settings
 
@@ -36,6 +37,7 @@ def main() -> None:
 
 
 main.add_command(devcluster)
+main.add_command(manifests)
 
 
 @main.command()

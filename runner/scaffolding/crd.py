@@ -1,0 +1,513 @@
+"""A kind's CustomResourceDefinition, from the argument specs of what its watches run.
+
+`definition` says what the specs and their markers ask for; `merged` brings that into the CRD that is there. Who wrote what
+is kept in a comment at the file's end (`record`): what this command wrote it updates and removes, everything else stays.
+
+Next on the way: `runner.scaffolding.rbac`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from runner import argumentspecs
+from runner.resource.metadata import GroupKind
+from runner.resource.parameters import field_of, is_reserved, own_variables
+from runner.scaffolding.markers import Document, ManifestError, Marker, entry, pairs, plain
+from runner.watches import Watch
+
+Schema = dict[str, Any]
+
+# Ansible's types, as the API server knows them. What Ansible would convert (a number in quotes, say) is not taken.
+_ANYTHING: Schema = {"x-kubernetes-preserve-unknown-fields": True}
+_TYPES: Mapping[str, Schema] = {
+    **{"str": {"type": "string"}, "path": {"type": "string"}, "int": {"type": "integer"}, "float": {"type": "number"}},
+    **{"bool": {"type": "boolean"}, "bytes": {"x-kubernetes-int-or-string": True}},
+    **{"bits": {"x-kubernetes-int-or-string": True}, "dict": {"type": "object", **_ANYTHING}, "raw": _ANYTHING},
+    **{"json": _ANYTHING, "jsonarg": _ANYTHING, "list": {"type": "array", "items": _ANYTHING}},
+}
+# A marker's name → the schema's keyword, and how the value is read.
+_FIELD_MARKERS: Mapping[str, tuple[str, Callable[[Marker], Any]]] = {
+    **{name: (name, Marker.number) for name in ("minimum", "maximum", "multipleOf")},
+    **{name: (name, Marker.flag) for name in ("exclusiveMinimum", "exclusiveMaximum", "nullable")},
+    **{name: (name, Marker.count) for name in ("minLength", "maxLength", "minItems", "maxItems")},
+    **{name: (name, Marker.count) for name in ("minProperties", "maxProperties")},
+    **{name: (name, Marker.string) for name in ("pattern", "format")},
+    "listType": ("x-kubernetes-list-type", Marker.string),
+    "listMapKeys": ("x-kubernetes-list-map-keys", Marker.words),
+    "mapType": ("x-kubernetes-map-type", Marker.string),
+    "embeddedResource": ("x-kubernetes-embedded-resource", Marker.flag),
+    "preserveUnknownFields": ("x-kubernetes-preserve-unknown-fields", Marker.flag),
+}
+# These change what the option itself becomes.
+_OPTION_MARKERS = ("name", "ignore", "values", "intOrString")
+# O(option), V(value) and their like in descriptions.
+_MARKUP = re.compile(r"\b(?:[BIUCVOEMLP]|RV)\(([^)]*)\)")
+_VERSION = re.compile(r"v(\d+)(?:(alpha|beta)(\d+))?")
+
+# A new CRD's status: the operator's conditions, and whatever else the role writes.
+_STATUS: Schema = {
+    "description": "What the operator has seen and done.",
+    "type": "object",
+    "properties": {
+        "conditions": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["type", "status"],
+                "properties": {
+                    **{name: {"type": "string"} for name in ("type", "status", "reason", "message")},
+                    "lastTransitionTime": {"type": "string", "format": "date-time"},
+                },
+                **_ANYTHING,
+            },
+        },
+        "observedGeneration": {"type": "integer", "format": "int64"},
+    },
+    **_ANYTHING,
+}
+
+
+class Specs:
+    """The argument specs of one watch: its options as a schema, and what its markers say of the kind."""
+
+    def __init__(self, watch: Watch, document: Document, main: yaml.Node, markers: list[Marker]) -> None:
+        self.watch = watch
+        self.document = document
+        self.main = main
+        self.kind_markers = [marker for marker in markers if marker.name != "rbac"]
+        # Filled in from elsewhere, so that a CR has no say in them.
+        self._provided = {*watch.vars, *own_variables(watch.gvk)}
+        try:
+            self._defaulted = argumentspecs.own_variables(watch.content.role).keys()
+        except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+            raise ManifestError(f"{watch.content.role}: its defaults or vars cannot be read: {error}") from error
+
+    @classmethod
+    def of(cls, watch: Watch) -> Specs | None:
+        """None where there are none. Raises ManifestError."""
+        path = argumentspecs.find(role=watch.content.role, playbook=watch.content.playbook)
+        if path is None:
+            return None
+        document = Document(path)
+        root = document.roots[0] if document.roots else None
+        for name, key, value in pairs(root):
+            if name == "argument_specs":
+                markers = document.markers(key)
+                for entry_point, main_key, main in pairs(value):
+                    if entry_point == "main":
+                        return cls(watch, document, main, [*markers, *document.markers(main_key)])
+        return None
+
+    @property
+    def description(self) -> str:
+        return _text(plain(entry(self.main, "description")) or plain(entry(self.main, "short_description")))
+
+    def schema(self, existing: Mapping[str, Any]) -> Schema:
+        """The CR's spec. `existing` is what the CRD says of it so far, whose spellings are kept."""
+        options = entry(self.main, "options")
+        schema = self._object(options, existing, top=True) if list(pairs(options)) else {"type": "object", **_ANYTHING}
+        for marker in [marker for marker in self.kind_markers if marker.name in _FIELD_MARKERS]:
+            self.kind_markers.remove(marker)
+            keyword, read = _FIELD_MARKERS[marker.name]
+            schema[keyword] = read(marker)
+        for marker in self.document.claim_all():
+            if marker.name != "rbac":
+                raise marker.error("is about nothing; write it directly above an option or above `main:`")
+        return schema
+
+    def _object(self, options: yaml.Node | None, existing: Mapping[str, Any], *, top: bool = False) -> Schema:
+        known = existing.get("properties") or {}
+        required, properties = [], {}
+        for variable, key, option in pairs(options):
+            at, markers = self.document.at(key), {marker.name: marker for marker in self.document.markers(key)}
+            if not isinstance(option, yaml.MappingNode):
+                raise ManifestError(f"{at}: {variable}: expected an option's type, description and the like")
+            for marker in markers.values():
+                if marker.name.removeprefix("items:") not in _FIELD_MARKERS and marker.name not in _OPTION_MARKERS:
+                    names = ", ".join(sorted((*_FIELD_MARKERS, *_OPTION_MARKERS)))
+                    raise marker.error(f"unknown here; an option takes, also with items: before them: {names}")
+            hidden = top and (variable in self._provided or is_reserved(variable))
+            if hidden or ("ignore" in markers and markers["ignore"].flag()):
+                continue
+            name = self._name(variable, markers.get("name"), known, at)
+            if name in properties:
+                raise ManifestError(f"{at}: {variable}: another option is {name} in a CR, too; rename one of them")
+            properties[name] = self._option(variable, option, markers, known.get(name) or {}, at)
+            if plain(entry(option, "required")) is True and not (top and variable in self._defaulted):
+                required.append(name)
+        schema: Schema = {"type": "object"}
+        if required:
+            schema["required"] = required
+        return {**schema, "properties": properties}
+
+    def _name(self, variable: str, marker: Marker | None, known: Mapping[str, Any], at: str) -> str:
+        snake = self.watch.snake_case_parameters
+        try:
+            given = [marker.string()] if marker else []
+            name = field_of(variable, [*given, *known], snake_case=snake)
+        except ValueError as error:
+            raise ManifestError(f"{at}: {variable}: {error}; rename the option") from error
+        if marker and name != marker.string():
+            raise marker.error(f"a CR's field of this name does not become the variable {variable}")
+        return name
+
+    def _option(
+        self, variable: str, option: yaml.Node, markers: Mapping[str, Marker], existing: Mapping[str, Any], at: str
+    ) -> Schema:
+        given = {name: plain(value) for name, _, value in pairs(option) if name != "options"}
+        kind = given.get("type") or "str"
+        options = entry(option, "options")
+        schema: Schema = {}
+        if text := _text(given.get("description")):
+            schema["description"] = text
+        schema |= self._typed(variable, kind, options, existing, at)
+        choices = given.get("choices")
+        if kind == "list":
+            elements = given.get("elements")
+            if elements:
+                inner = existing.get("items") or {}
+                schema["items"] = self._typed(variable, elements, options, inner, at)
+            if choices:
+                schema["items"] = {**schema["items"], "enum": choices}
+        elif choices:
+            schema["enum"] = choices
+        if given.get("default") is not None:
+            schema["default"] = given["default"]
+        if "values" in markers:
+            marker = markers["values"]
+            schema.pop("x-kubernetes-preserve-unknown-fields", None)
+            schema["additionalProperties"] = self._typed(variable, marker.string(), None, {}, marker.at)
+        if "intOrString" in markers and markers["intOrString"].flag():
+            schema = {name: value for name, value in schema.items() if name != "type" and value is not True}
+            schema["x-kubernetes-int-or-string"] = True
+        for name, marker in markers.items():
+            if name in _OPTION_MARKERS:
+                continue
+            keyword, read = _FIELD_MARKERS[name.removeprefix("items:")]
+            target = schema
+            if name.startswith("items:"):
+                if "items" not in schema:
+                    raise marker.error(f"{variable} is no list")
+                target = schema["items"] = dict(schema["items"])
+            target[keyword] = read(marker)
+        return schema
+
+    def _typed(self, variable: str, kind: str, options: yaml.Node | None, existing: Mapping[str, Any], at: str) -> Schema:
+        if kind not in _TYPES:
+            raise ManifestError(f"{at}: {variable}: unknown type {kind!r}; known: {', '.join(sorted(_TYPES))}")
+        if kind == "dict" and options is not None and list(pairs(options)):
+            return self._object(options, existing)
+        return dict(_TYPES[kind])
+
+
+def definition(specs: Sequence[Specs], existing: Mapping[str, Any]) -> dict[str, Any]:
+    """What the specs of one kind, one for each watched version, ask of its CRD. Raises ManifestError."""
+    gvk = specs[0].watch.gvk
+    spec = existing.get("spec") or {}
+    known = {version["name"]: version for version in spec.get("versions") or ()}
+    asked: dict[str, dict[str, Any]] = {}
+    flags: dict[str, Marker] = {}
+    names: dict[str, Any] = {}
+    scope = spec.get("scope") or "Namespaced"
+    for one in specs:
+        of_version = _of_version(one, known.get(one.watch.gvk.version) or {})
+        asked[one.watch.gvk.version] = of_version
+        columns = []
+        for marker in one.kind_markers:
+            match marker.name:
+                case "scope" if marker.string() in ("Namespaced", "Cluster"):
+                    scope = marker.string()
+                case "scope":
+                    raise marker.error("is Namespaced or Cluster")
+                case "plural" | "singular" | "listKind":
+                    names[marker.name] = marker.string()
+                case "shortNames" | "categories":
+                    names[marker.name] = marker.words()
+                case "scale":
+                    of_version["subresources"]["scale"] = _scale(marker)
+                case "printcolumn":
+                    columns.append(_column(marker))
+                case "version":
+                    marker.only("name", "served", "storage", "deprecated", "warning", required=("name",))
+                    flags[marker.fields["name"]] = marker
+                case _:
+                    raise marker.error(f"unknown here; a kind takes: {', '.join(KIND_MARKERS)}, and rbac")
+        if columns:
+            of_version["additionalPrinterColumns"] = columns
+    for one in specs:
+        for marker in one.kind_markers:
+            if marker.name == "version" and marker.fields["name"] not in asked:
+                # It has no watch of its own: it looks as the one whose specs name it.
+                asked[marker.fields["name"]] = {**asked[one.watch.gvk.version], "name": marker.fields["name"]}
+    storage = _storage(asked, flags, known)
+    for name, of_version in asked.items():
+        _flag(of_version, flags.get(name), known.get(name) or {}, storage=storage)
+    before = spec.get("names") or {}
+    lower = gvk.kind.lower()
+    defaults = {"listKind": f"{gvk.kind}List", "plural": plural_of(gvk.kind), "singular": lower}
+    names = {"kind": gvk.kind, **{name: before.get(name) or value for name, value in defaults.items()}, **names}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{names['plural']}.{gvk.group}"},
+        "spec": {"group": gvk.group, "names": names, "scope": scope, "versions": list(asked.values())},
+    }
+
+
+KIND_MARKERS = ("scope", "plural", "singular", "listKind", "shortNames", "categories", "scale", "printcolumn", "version")
+
+
+def _of_version(specs: Specs, existing: Mapping[str, Any]) -> dict[str, Any]:
+    root = (existing.get("schema") or {}).get("openAPIV3Schema") or {}
+    known = root.get("properties") or {}
+    spec = specs.schema(known.get("spec") or {})
+    schema: Schema = {"description": specs.description} if specs.description else {}
+    schema["type"] = "object"
+    if spec.get("required"):
+        schema["required"] = ["spec"]
+    schema["properties"] = {"spec": spec}
+    if "status" not in known:
+        schema["properties"]["status"] = _STATUS
+    found: dict[str, Any] = {"name": specs.watch.gvk.version, "schema": {"openAPIV3Schema": schema}, "subresources": {}}
+    if specs.watch.manage_status:
+        found["subresources"]["status"] = {}
+    return found
+
+
+def _scale(marker: Marker) -> dict[str, str]:
+    marker.only("spec", "status", "selector", required=("spec", "status"))
+    paths = {"specReplicasPath": marker.fields["spec"], "statusReplicasPath": marker.fields["status"]}
+    return {**paths, **({"labelSelectorPath": marker.fields["selector"]} if "selector" in marker.fields else {})}
+
+
+def _column(marker: Marker) -> dict[str, Any]:
+    marker.only("name", "type", "jsonPath", "description", "format", "priority", required=("name", "type", "jsonPath"))
+    column: dict[str, Any] = dict(marker.fields)
+    if "priority" in column:
+        try:
+            column["priority"] = int(column["priority"])
+        except ValueError as error:
+            raise marker.error("priority is a whole number") from error
+    return column
+
+
+def _storage(asked: Mapping[str, Any], flags: Mapping[str, Marker], known: Mapping[str, Any]) -> str:
+    """The one version in which CRs are stored: as a marker says, as the CRD says, or the most mature."""
+    said = [name for name, marker in flags.items() if "storage" in marker.fields and marker.field_flag("storage")]
+    if len(said) > 1:
+        raise flags[said[1]].error(f"only one version is stored, and {said[0]} is already")
+    refused = {name for name, marker in flags.items() if "storage" in marker.fields} - set(said)
+    stored = [name for name, version in known.items() if version.get("storage") and name not in refused]
+    candidates = sorted({*asked, *known} - refused, key=_maturity)
+    if not candidates:
+        raise next(iter(flags.values())).error("some version has to be stored")
+    return (said or stored or candidates[-1:])[0]
+
+
+def _maturity(version: str) -> tuple[int, int, int, str]:
+    """Kubernetes' order of versions: v2 over v1 over v1beta2 over v1alpha1 over anything else."""
+    found = _VERSION.fullmatch(version)
+    if found is None:
+        return (0, 0, 0, version)
+    stage = {None: 3, "beta": 2, "alpha": 1}[found[2]]
+    return (stage, int(found[1]), int(found[3] or 0), version)
+
+
+def _flag(version: dict[str, Any], marker: Marker | None, existing: Mapping[str, Any], *, storage: str) -> None:
+    fields = marker.fields if marker else {}
+    version["served"] = marker.field_flag("served") if marker and "served" in fields else existing.get("served", True)
+    version["storage"] = version["name"] == storage
+    if marker and "deprecated" in fields:
+        version["deprecated"] = marker.field_flag("deprecated")
+    if "warning" in fields:
+        version["deprecationWarning"] = fields["warning"]
+
+
+def merged(existing: Mapping[str, Any], wanted: Mapping[str, Any], owned: Container[str]) -> dict[str, Any]:
+    """`wanted` in what is there: of which only that goes which is `owned` (places, see `places`) and not wanted any more."""
+    asked = _by_name(wanted)
+    result: dict[str, Any] = _merge(_by_name(existing), asked, owned, "", names=False)
+    versions = result["spec"]["versions"]
+    # Versions that others wrote stay, but for the one thing that there is once only.
+    if any(version["storage"] for version in asked["spec"]["versions"].values()):
+        for name in versions.keys() - asked["spec"]["versions"].keys():
+            versions[name] = {**versions[name], "storage": False}
+    result["spec"]["versions"] = list(versions.values())
+    return result
+
+
+def _by_name(crd: Mapping[str, Any]) -> dict[str, Any]:
+    spec = crd.get("spec") or {}
+    return {**crd, "spec": {**spec, "versions": {version["name"]: version for version in spec.get("versions") or ()}}}
+
+
+def _merge(old: Any, new: Any, owned: Container[str], at: str, *, names: bool) -> Any:
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return new
+    if not names and old.get("type") != new.get("type"):
+        # What was said of the old type does not fit.
+        return new
+    result: dict[str, Any] = {}
+    for key in dict.fromkeys((*old, *new)):
+        place = _place(at, key, names=names)
+        if not names and key == "required" and isinstance(old.get(key, []), list):
+            ours = new.get("properties") or {}
+            theirs = [
+                name
+                for name in old.get(key, ())
+                if name not in ours and _place(f"{at}:properties", name, names=True) not in owned
+            ]
+            result |= {key: both} if (both := [*new.get(key, ()), *theirs]) else {}
+        elif key in old and key in new and (names or key != "default"):
+            result[key] = _merge(old[key], new[key], owned, place, names=_holds_names(key, names=names))
+        elif key in new:
+            result[key] = new[key]
+        elif place not in owned:
+            result[key] = old[key]
+    return result
+
+
+def _holds_names(key: str, *, names: bool) -> bool:
+    """Whether the keys inside are names that somebody chose, rather than words of the schema."""
+    return not names and key in ("properties", "versions")
+
+
+def _place(at: str, key: str, *, names: bool) -> str:
+    return f"{at}{'.' if names else ':'}{key}"
+
+
+def places(crd: Mapping[str, Any]) -> Iterator[str]:
+    """What of a generated CRD may not be in the next: names after dots, words of the schema after colons."""
+
+    def walk(node: Any, at: str, *, names: bool) -> Iterator[str]:
+        if isinstance(node, Mapping) and not at.endswith(":default"):
+            for key, value in node.items():
+                place = _place(at, key, names=names)
+                yield place
+                yield from walk(value, place, names=_holds_names(key, names=names))
+
+    spec = _by_name(crd)["spec"]
+    yield from (f":spec:names:{word}" for word in ("shortNames", "categories") if word in spec["names"])
+    for name, version in spec["versions"].items():
+        at = f":spec:versions.{name}"
+        yield from (
+            f"{at}:{word}" for word in ("additionalPrinterColumns", "deprecated", "deprecationWarning") if word in version
+        )
+        yield from [f"{at}:subresources:scale"] if "scale" in version["subresources"] else []
+        root = version["schema"]["openAPIV3Schema"]
+        # The status is a beginning, and the author's from then on.
+        properties = {key: value for key, value in root["properties"].items() if key != "status"}
+        yield from walk({**root, "properties": properties}, f"{at}:schema:openAPIV3Schema", names=False)
+
+
+def plural_of(kind: str) -> str:
+    """As Kubernetes guesses it where nothing says otherwise."""
+    lower = kind.lower()
+    if lower.endswith(("s", "x", "z", "ch", "sh")):
+        return lower + "es"
+    if lower.endswith("y") and lower[-2:-1] not in "aeiou":
+        return lower[:-1] + "ies"
+    return lower + "s"
+
+
+_RECORD = "# Written by `rolerunner manifests`, which keeps what else stands here and updates this:"
+
+
+def find(folder: Path, kind: GroupKind) -> tuple[Path, dict[str, Any]] | None:
+    """The kind's CRD in the folder, by whatever file name. Raises ManifestError."""
+    for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
+        document = Document(path)
+        found = [plain(root) for root in document.roots]
+        for crd in found:
+            if isinstance(crd, dict) and kind_of(crd) == kind:
+                if len(found) > 1:
+                    raise ManifestError(f"{document.name}: holds more than the CRD of {kind}; give that a file of its own")
+                return path, crd
+    return None
+
+
+def kind_of(crd: Mapping[str, Any]) -> GroupKind | None:
+    """The kind that a CRD defines; None for any other object."""
+    if crd.get("kind") != "CustomResourceDefinition":
+        return None
+    try:
+        return GroupKind(crd["spec"]["group"], crd["spec"]["names"]["kind"])
+    except (KeyError, TypeError):
+        return None
+
+
+def update(text: str, existing: Mapping[str, Any], specs: Sequence[Specs]) -> str:
+    """The text of the kind's CRD file, which so far is `text`: the same if nothing has changed. Raises ManifestError."""
+    wanted = definition(specs, existing)
+    result = merged(existing, wanted, _Recorded(text))
+    record = _record(wanted)
+    if result == existing and text.endswith(record):
+        # With the comments that somebody wrote into it.
+        return text
+    head = re.match(r"(?:(?:#.*|---)\n)*", text)
+    body = yaml.dump(result, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return (head[0] if head else "") + body + record
+
+
+def _record(wanted: Mapping[str, Any]) -> str:
+    """One line for each place that has any of it: `PLACE: WORD WORD`. A property is known by having a line."""
+    by_parent: dict[str, list[str]] = {}
+    for place in map(_short, places(wanted)):
+        parent, separator, word = place.rpartition(":")
+        if separator and "." not in word:
+            by_parent.setdefault(parent, []).append(word)
+    return "\n".join([_RECORD, *(f"#   {parent}: {' '.join(words)}" for parent, words in by_parent.items())]) + "\n"
+
+
+class _Recorded:
+    """The places of a record."""
+
+    def __init__(self, text: str) -> None:
+        record = text.partition(_RECORD)[2]
+        lines = (line.removeprefix("#").split() for line in record.splitlines())
+        self._lines = {parent.removesuffix(":"): words for parent, *words in filter(None, lines)}
+
+    def __contains__(self, place: object) -> bool:
+        parent, separator, word = _short(str(place)).rpartition(":")
+        if "." in word or not separator:
+            return "." in word and f"{parent}{separator}{word}" in self._lines
+        return word in self._lines.get(parent, ())
+
+
+def _short(place: str) -> str:
+    """`v1.spec.size:minimum` for `:spec:versions.v1:schema:openAPIV3Schema:properties.spec:properties.size:minimum`."""
+    place = place.removeprefix(":spec").removeprefix(":versions.").removeprefix(":")
+    return place.replace(":schema:openAPIV3Schema", "").replace(":properties.", ".")
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+
+def _represent(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+def _represent_list(dumper: yaml.SafeDumper, items: list[Any]) -> yaml.Node:
+    words = all(not isinstance(item, dict | list) for item in items) and sum(len(str(item)) for item in items) < 80
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=words)
+
+
+_Dumper.add_representer(str, _represent)
+_Dumper.add_representer(list, _represent_list)
+
+
+def _text(value: Any) -> str:
+    """A description, which may be a list of paragraphs, without Ansible's markup."""
+    paragraphs = value if isinstance(value, list) else [value] if value else []
+    return "\n".join(_MARKUP.sub(r"\1", str(paragraph)).strip() for paragraph in paragraphs)
