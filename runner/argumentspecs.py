@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from runner.settings import ConfigurationError
+
 _ENDINGS = ("yml", "yaml")
 
 
@@ -33,10 +35,11 @@ def find(*, role: Path | None, playbook: Path | None) -> Path | None:
 
 
 def own_variables(role: Path | None) -> dict[str, Any]:
-    """What a role's defaults and vars hold; vars win. Raises yaml.YAMLError, OSError and UnicodeDecodeError."""
+    """What a role's defaults and vars hold; vars win. Raises ConfigurationError."""
     found: dict[str, Any] = {}
     for path in (*files(role, "defaults"), *files(role, "vars")):
-        found |= _variables(path)
+        content = read(path)
+        found |= content if isinstance(content, dict) else {}
     return found
 
 
@@ -52,6 +55,12 @@ def files(role: Path | None, folder: str) -> Iterator[Path]:
         yield from sorted(path for path in main.rglob("*") if path.suffix.removeprefix(".") in _ENDINGS)
 
 
-def _variables(path: Path) -> dict[str, Any]:
-    content = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
-    return content if isinstance(content, dict) else {}
+def read(path: Path) -> Any:
+    """A YAML file as plain Python. Raises ConfigurationError."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigurationError(f"{path}:{line}: no valid YAML: {error.problem}") from error
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error}") from error

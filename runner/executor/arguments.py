@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from runner import argumentspecs
+from runner.settings import ConfigurationError
 
 # (variable, fields that are given) → what the variable is called among them. ValueError: no field can be it.
 KeyOf = Callable[[str, Iterable[str]], str]
@@ -83,20 +82,15 @@ def _changed(path: Path) -> int:
 
 def _load(path: Path, role: Path | None) -> _Specs | None:
     try:
-        content = _mapping(yaml.load(path.read_text(encoding="utf-8"), Loader=argumentspecs.Loader))
+        main = _mapping(_mapping(_mapping(argumentspecs.read(path)).get("argument_specs")).get("main"))
         own = frozenset(argumentspecs.own_variables(role))
-        meta = [
-            yaml.load(file.read_text(encoding="utf-8"), Loader=argumentspecs.Loader)
-            for file in argumentspecs.files(role, "meta")
-        ]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        meta = [_mapping(argumentspecs.read(file)) for file in argumentspecs.files(role, "meta")]
+    except ConfigurationError:
         # Ansible says it best.
         return None
-    main = _mapping(_mapping(content.get("argument_specs")).get("main"))
     if not _is_sound(main.get("options")):
         return None
-    complete = not any(_mapping(each).get("dependencies") for each in meta)
-    return _Specs(main, own, complete)
+    return _Specs(main, own, complete=not any(each.get("dependencies") for each in meta))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -133,9 +127,6 @@ class _Check:
         present: dict[str, Any] = {names[variable]: _SOMETHING for variable in own if variable in names}
         for variable, option in spec["options"].items():
             name = names[variable]
-            for alias in option.get("aliases") or ():
-                if name not in given and (other := self._name(alias, given)) in given:
-                    given = {name if key == other else key: value for key, value in given.items()}
             if given.get(name) is not None:
                 present[name] = given[name]
                 yield from self._option(name, option, given[name], f"{at}.{name}")

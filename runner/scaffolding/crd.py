@@ -31,6 +31,9 @@ _TYPES: Mapping[str, Schema] = {
     **{"bits": {"x-kubernetes-int-or-string": True}, "dict": {"type": "object", **_ANYTHING}, "raw": _ANYTHING},
     **{"json": _ANYTHING, "jsonarg": _ANYTHING, "list": {"type": "array", "items": _ANYTHING}},
 }
+_PYTHON: Mapping[str, Any] = {
+    **{"str": str, "path": str, "int": int, "float": int | float, "bool": bool, "dict": dict, "list": list}
+}
 # A marker's name → the schema's keyword, and how the value is read.
 _FIELD_MARKERS: Mapping[str, tuple[str, Callable[[Marker], Any]]] = {
     **{name: (name, Marker.number) for name in ("minimum", "maximum", "multipleOf")},
@@ -83,10 +86,7 @@ class Specs:
         self.kind_markers = [marker for marker in markers if marker.name != "rbac"]
         # Filled in from elsewhere, so that a CR has no say in them.
         self._provided = {*watch.vars, *own_variables(watch.gvk)}
-        try:
-            self._defaulted = argumentspecs.own_variables(watch.content.role).keys()
-        except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-            raise ManifestError(f"{watch.content.role}: its defaults or vars cannot be read: {error}") from error
+        self._defaulted = argumentspecs.own_variables(watch.content.role).keys()
 
     @classmethod
     def of(cls, watch: Watch) -> Specs | None:
@@ -167,9 +167,17 @@ class Specs:
         if text := _text(given.get("description")):
             schema["description"] = text
         schema |= self._typed(variable, kind, options, existing, at)
-        choices = given.get("choices")
+        choices, elements = given.get("choices"), given.get("elements")
+        for word, values in (
+            ("choices", choices or ()),
+            ("default", [given["default"]] if given.get("default") is not None else ()),
+        ):
+            of = elements or "raw" if kind == "list" and word == "choices" else kind
+            for value in values:
+                if not isinstance(value, _PYTHON.get(of, object)) or (of in ("int", "float") and isinstance(value, bool)):
+                    hint = "; put it in quotes" if of == "str" else ""
+                    raise ManifestError(f"{at}: {variable}: {word}: {value!r} is no {of}{hint}")
         if kind == "list":
-            elements = given.get("elements")
             if elements:
                 inner = existing.get("items") or {}
                 schema["items"] = self._typed(variable, elements, options, inner, at)

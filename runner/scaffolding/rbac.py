@@ -252,7 +252,8 @@ class _Asked:
             templates = arguments["template"]
             sources = [("templates", item) for item in (templates if isinstance(templates, list) else [templates])]
         else:
-            return [(gvk, named or not generated, generated) for gvk in self._kind(task)]
+            selected = not named and arguments.get("label_selectors") is not None
+            return [(gvk, not selected, generated) for gvk in self._kind(task)]
         result = []
         for source in sources:
             for obj in self._objects(task, source):
@@ -294,7 +295,9 @@ class _Asked:
     def _written(self, task: Task, text: str) -> Iterator[Mapping[str, Any]]:
         """The objects in a template's text, by the lines that say what they are."""
         for part in re.split(r"^---.*$", _COMMENT.sub("", text), flags=re.MULTILINE):
-            heads = [(name, value.strip("\"'") if "{{" not in value else value) for name, value in _HEAD.findall(part)]
+            heads = [
+                (name, value[1:-1] if re.fullmatch(r"'.*'|\".*\"", value) else value) for name, value in _HEAD.findall(part)
+            ]
             versions = [value for name, value in heads if name == "apiVersion"]
             names = [value for name, value in heads if name == "kind"]
             if "List" in names or len(versions) > len(names) or (part.strip() and not heads and "kind:" in part):

@@ -21,7 +21,7 @@ from jinja2 import nodes
 
 from runner import argumentspecs
 from runner.resource.parameters import is_reserved, variable_name
-from runner.scaffolding.markers import Document, ManifestError, entry, pairs, plain
+from runner.scaffolding.markers import Document, entry, pairs, plain
 from runner.settings import Settings
 from runner.watches import Content, Watch, role_places
 
@@ -128,7 +128,13 @@ class Reader:
                             yield from self._named_role(inner, item, _role_name(item), {}, fixed)
 
     def _role(self, role: Path, outer: Scope, fixed: Scope, *, given: Scope, begin: str = "main") -> Iterator[Task | Text]:
-        scope = {**outer, **self._variables(role), **given, **fixed, "role_path": str(role)}
+        scope = {
+            **outer,
+            **self._without_options(argumentspecs.own_variables(role)),
+            **given,
+            **fixed,
+            "role_path": str(role),
+        }
         for folder in ("defaults", "vars"):
             for path in argumentspecs.files(role, folder):
                 place = Place(document=self._document(path), scope=scope, role=role, base=role)
@@ -198,13 +204,13 @@ class Reader:
         try:
             name = str(resolve(given, place))
         except Unknown as unknown:
-            self.undecided.append((place.document.at(node), f"which role this is: {unknown}"))
+            self._say(place, node, f"which role this is: {unknown}")
             return
         around = [place.role.parent / name] if place.role else []
         around += [place.base / "roles" / name, *role_places(name, self._settings, self._environ)]
         role = next(filter(Path.is_dir, around), None)
         if role is None:
-            self.undecided.append((place.document.at(node), f"role {name} was not found; what it does is not known"))
+            self._say(place, node, f"role {name} was not found; what it does is not known")
             return
         given_here = plain(entry(node, "vars"))
         inside = self._role(
@@ -220,7 +226,11 @@ class Reader:
         try:
             yield found(str(resolve(given, place)), place, folders)
         except Unknown as unknown:
-            self.undecided.append((place.document.at(node), f"which file this is: {unknown}"))
+            self._say(place, node, f"which file this is: {unknown}")
+
+    def _say(self, place: Place, node: yaml.Node, what: str) -> None:
+        if not place.document.about(node):
+            self.undecided.append((place.document.at(node), what))
 
     def _once(self, path: Path, inside: Iterator[Task | Text]) -> Iterator[Task | Text]:
         """Not again inside itself."""
@@ -265,12 +275,6 @@ class Reader:
         else:
             for name, _, value in pairs(node):
                 yield from self._texts(place, value, declared=declared, bare=name in _BARE)
-
-    def _variables(self, role: Path) -> dict[str, Any]:
-        try:
-            return self._without_options(argumentspecs.own_variables(role))
-        except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-            raise ManifestError(f"{role}: its defaults or vars cannot be read: {error}") from error
 
     def _without_options(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         """Those that a CR cannot set to something else."""

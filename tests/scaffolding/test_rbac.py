@@ -1,0 +1,374 @@
+"""Which rights a project's text shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from runner.scaffolding.manifests import ROLE, generate
+from runner.scaffolding.markers import ManifestError
+from runner.settings import Settings
+from tests.scaffolding.conftest import Write, generated
+
+TASKS = "roles/thing/tasks/main.yml"
+# What the runner itself takes for a Thing.
+BASE = {" events": "create", "test.example.com things": "get list watch", "test.example.com things/status": "update"}
+CREATED = "create get list patch watch"
+
+
+def rights() -> tuple[dict[str, str], list[str]]:
+    """(`GROUP RESOURCE` → verbs, without the runner's own; what was not decided)."""
+    result = generated()
+    found = {}
+    for rule in yaml.safe_load(ROLE.read_text())["rules"]:
+        for resource in rule["resources"]:
+            names = "".join(f" {name}" for name in rule.get("resourceNames", ()))
+            key = f"{rule['apiGroups'][0]} {resource}{names}"
+            assert key not in found, "each resource has one rule"
+            found[key] = " ".join(rule["verbs"])
+    return {key: verbs for key, verbs in found.items() if BASE.get(key) != verbs}, [
+        f"{at.rpartition(':')[2]} {what}" for at, what in result.undecided
+    ]
+
+
+VARIABLE = "_test_example_com_thing"
+DEPLOYMENT = "definition: {apiVersion: apps/v1, kind: Deployment, metadata: {name: a}}"
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        (f"kubernetes.core.k8s: {{{DEPLOYMENT}}}", {"apps deployments": CREATED}),
+        (f"k8s: {{{DEPLOYMENT}, state: absent}}", {"apps deployments": "delete get"}),
+        (f"k8s: {{{DEPLOYMENT}, state: patched}}", {"apps deployments": "get patch"}),
+        (f"k8s: {{{DEPLOYMENT}, apply: true}}", {"apps deployments": CREATED}),
+        (f"k8s: {{{DEPLOYMENT}, force: true}}", {"apps deployments": "create get list update watch"}),
+        (
+            f"k8s: {{{DEPLOYMENT}, state: \"{{{{ 'present' if x else 'absent' }}}}\"}}",
+            {"apps deployments": "create delete get list patch watch"},
+        ),
+        ("k8s: {kind: Secret, name: a, state: absent}", {" secrets": "delete get"}),
+        ("k8s: {kind: Pod, state: absent, label_selectors: [a=b]}", {" pods": "delete list"}),
+        ("k8s: {kind: Pod, state: absent, namespace: a, delete_all: true}", {" pods": "delete get list"}),
+        ("k8s: {definition: {kind: Pod, metadata: {generateName: a-}}}", {" pods": "create list watch"}),
+        ("k8s: {kind: Namespace, name: a}", {" namespaces": "create get patch"}),
+        ("k8s: {kind: Event, name: a}", {" events": "create get patch"}),
+        (
+            "k8s: {definition: {apiVersion: authorization.k8s.io/v1, kind: SubjectAccessReview}}",
+            {"authorization.k8s.io subjectaccessreviews": "create"},
+        ),
+        (
+            "k8s: {definition: [{kind: Secret}, {apiVersion: v1, kind: List, items: [{kind: Service}]}]}",
+            {" secrets": CREATED, " services": CREATED},
+        ),
+        (
+            "k8s: {definition: \"apiVersion: v1\\nkind: Secret\\n---\\nkind: ConfigMap\\nmetadata: {name: '{{ x }}'}\\n\"}",
+            {" secrets": CREATED, " configmaps": CREATED},
+        ),
+        ("kubernetes.core.k8s_info: {kind: Pod}", {" pods": "list"}),
+        ("k8s_info: {kind: Pod, name: a}", {" pods": "get"}),
+        ("k8s_info: {kind: Pod, name: '{{ x | default(omit) }}'}", {" pods": "get list"}),
+        ("k8s_info: {kind: Pod, wait: true}", {" pods": "get list"}),
+        ("k8s_info: {api_version: networking.k8s.io/v1, kind: Ingress}", {"networking.k8s.io ingresses": "list"}),
+        ("k8s_info: {kind: endpoints, name: a}", {" endpoints": "get"}),
+        (
+            "k8s_scale: {api_version: apps/v1, kind: Deployment, name: a, replicas: 1}",
+            {"apps deployments": "get", "apps deployments/scale": "patch"},
+        ),
+        ("k8s_scale: {api_version: batch/v1, kind: Job, name: a, replicas: 1}", {"batch jobs": "get patch"}),
+        ("k8s_exec: {pod: a, namespace: b, command: c}", {" pods": "get", " pods/exec": "create get"}),
+        ("k8s_exec: {pod: a, namespace: b, container: d, command: c}", {" pods/exec": "create get"}),
+        ("k8s_cp: {pod: a, namespace: b}", {" pods": "get", " pods/exec": "create get"}),
+        ("k8s_log: {name: a}", {" pods/log": "get"}),
+        (
+            "k8s_log: {api_version: apps/v1, kind: Deployment, name: a}",
+            {" pods": "list", " pods/log": "get", "apps deployments": "get"},
+        ),
+        ("k8s_drain: {name: a}", {" nodes": "get patch", " pods": "get list", " pods/eviction": "create"}),
+        ("k8s_drain: {name: a, state: cordon}", {" nodes": "get patch"}),
+        ("k8s_taint: {name: a}", {" nodes": "get patch"}),
+        ("k8s_json_patch: {kind: Node, name: a, patch: []}", {" nodes": "get patch"}),
+        (
+            "k8s_rollback: {api_version: apps/v1, kind: DaemonSet, name: a}",
+            {"apps daemonsets": "get patch", "apps controllerrevisions": "list"},
+        ),
+        ("k8s_service: {name: a, ports: []}", {" services": CREATED}),
+        ("k8s_cluster_info: {}", {}),
+        (
+            "operator_sdk.util.k8s_status: {api_version: a.io/v1, kind: Own, name: x}",
+            {"a.io owns": "get", "a.io owns/status": "patch"},
+        ),
+        (
+            f"k8s_status: {{api_version: '{{{{ {VARIABLE}.apiVersion }}}}', kind: '{{{{ {VARIABLE}.kind }}}}'}}",
+            {"test.example.com things/status": "patch update"},
+        ),
+        ("k8s_status: {kind: Own, replace: true}", {" owns": "get", " owns/status": "update"}),
+        (
+            "k8s_event: {name: a, involvedObject: {apiVersion: v1, kind: Pod}}",
+            {" events": "create get patch", " pods": "get"},
+        ),
+        ("requeue_after: {time: 1m}", {}),
+        ("ansible.builtin.command: {cmd: ls}", {}),
+        ("action: kubernetes.core.k8s_info kind=Pod name=a", {" pods": "get"}),
+        ("debug: {msg: \"{{ query('kubernetes.core.k8s', kind='Pod', namespace=x) }}\"}", {" pods": "list"}),
+        (
+            "fail: {}\n  when: lookup('k8s', api_version='apps/v1', kind='Deployment', resource_name=x) | length == 0",
+            {"apps deployments": "get"},
+        ),
+    ],
+)
+def test_what_a_task_asks_for(write: Write, task: str, expected: dict[str, str]) -> None:
+    write({TASKS: f"- {task}\n"})
+    assert rights() == (expected, [])
+
+
+FILES = {
+    TASKS: """
+        - vars: {what: Secret}
+          module_defaults: {group/kubernetes.core.k8s: {api_version: v1}}
+          block:
+            - k8s: {kind: "{{ what }}", name: a, state: absent}
+            - include_tasks: more.yml
+          rescue:
+            - k8s: {kind: "{{ in_vars }}", name: a, state: absent}
+          always:
+            - k8s: {kind: "{{ in_defaults }}", name: a, state: absent}
+        - include_tasks: "{{ item }}.yml"
+          loop: [one, two]
+        - import_role: {name: helper, tasks_from: other}
+        - k8s: {state: absent, kind: "{{ each.kind }}", api_version: "{{ each.group }}/v1", name: a}
+          loop: "{{ kinds }}"
+          loop_control: {loop_var: each}
+        - k8s: {definition: "{{ lookup('template', item) | from_yaml }}", state: absent}
+          loop: [a.yml.j2, b.yml.j2]
+        - k8s: {template: [c.yml.j2], state: absent}
+        - k8s: {src: d.yml, state: absent}
+        - k8s: {src: "{{ role_path }}/files/d.yml", state: absent}
+    """,
+    "roles/thing/tasks/more.yml": "- k8s: {kind: '{{ what }}Backup', name: a, state: absent}\n- include_tasks: more.yml\n",
+    "roles/thing/tasks/one.yml": "- k8s: {kind: One, name: a, state: absent}\n",
+    "roles/thing/tasks/two.yml": "- k8s: {kind: Two, name: a, state: absent}\n",
+    "roles/thing/handlers/main.yml": "- k8s: {kind: Handler, name: a, state: absent}\n",
+    "roles/thing/vars/main.yml": "in_vars: InVars\nkinds: [{kind: Deployment, group: apps}, {kind: Job, group: batch}]\n",
+    "roles/thing/defaults/main.yml": "in_defaults: InDefaults\n",
+    "roles/thing/meta/main.yml": "dependencies: [base]\n",
+    "roles/base/tasks/main.yml": "- k8s: {kind: Base, name: a, state: absent}\n",
+    "roles/helper/tasks/other.yml": "- k8s: {kind: Helper, name: a, state: absent}\n",
+    "roles/helper/tasks/main.yml": "- k8s: {kind: NotThis, name: a, state: absent}\n",
+    "roles/thing/templates/a.yml.j2": "{# kind: No #}\napiVersion: apps/v1  # why\nkind: StatefulSet\nspec:\n  kind: no\n",
+    "roles/thing/templates/b.yml.j2": "{% for x in y %}\n---\nkind: '{{ in_vars }}'\napiVersion: x.io/v1\n{% endfor %}\n",
+    "roles/thing/templates/c.yml.j2": "---\nkind: Service\napiVersion: v1\n---\nkind: Endpoints\napiVersion: v1\n",
+    "roles/thing/files/d.yml": "kind: Lease\napiVersion: coordination.k8s.io/v1\n",
+}
+
+
+def test_tasks_are_found_wherever_they_are(write: Write) -> None:
+    write(FILES)
+    found, undecided = rights()
+    assert undecided == []
+    assert set(found.values()) == {"delete get"}
+    assert set(found) == {
+        *(" secrets", " secretbackups", " invarses", " indefaultses", " ones", " twos", " handlers", " bases", " helpers"),
+        *(" services", " endpoints", "apps deployments", "batch jobs", "apps statefulsets", "x.io invarses"),
+        "coordination.k8s.io leases",
+    }
+
+
+def test_a_playbook_and_a_finalizer_of_its_own(write: Write) -> None:
+    write(
+        {
+            "watches.yaml": """
+                - group: test.example.com
+                  version: v1
+                  kind: Thing
+                  playbook: playbooks/thing.yml
+                  vars: {kind: Secret}
+                  finalizer: {name: example.com/clean, role: clean, vars: {kind: ConfigMap}}
+            """,
+            "playbooks/thing.yml": """
+                - import_playbook: other.yml
+                - hosts: localhost
+                  vars: {kind: Never, own: Service}
+                  module_defaults: {kubernetes.core.k8s: {state: absent, name: a}}
+                  pre_tasks: [{k8s: {kind: "{{ kind }}"}}]
+                  roles: [{role: used, vars: {given: Endpoints}}]
+                  handlers: [{k8s: {kind: "{{ own }}"}}]
+            """,
+            "playbooks/other.yml": "- hosts: localhost\n  tasks: [{k8s_info: {kind: Node, name: a}}]\n",
+            "roles/used/tasks/main.yml": "- k8s: {kind: '{{ given }}', name: a, state: absent}\n",
+            "roles/clean/tasks/main.yml": "- k8s: {kind: '{{ kind }}', name: a, state: absent}\n",
+        }
+    )
+    found, undecided = rights()
+    assert undecided == []
+    assert found == {
+        **{" secrets": "delete get", " nodes": "get", " services": "delete get", " endpoints": "delete get"},
+        **{" configmaps": "delete get", "test.example.com things": "get list patch watch"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("task", "what"),
+    [
+        ("k8s: {kind: '{{ x }}', name: a}", "1 kind: {{ x }}"),
+        ("k8s: {kind: '{{ size }}', name: a}", "1 kind: {{ size }}"),
+        ("k8s: {kind: Pod, api_version: '{{ x }}', name: a}", "1 apiVersion: {{ x }}"),
+        ("k8s: {definition: '{{ x | combine(y) }}'}", "1 which objects this is about: {{ x | combine(y) }}"),
+        ("k8s: {src: /nowhere.yml}", "1 which objects this is about: /nowhere.yml was not found"),
+        ("k8s: {template: '{{ x }}.j2'}", "1 which objects this is about: {{ x }}.j2"),
+        ("include_tasks: '{{ x }}.yml'", "1 which file this is: {{ x }}.yml"),
+        ("include_role: {name: '{{ x }}'}", "1 which role this is: {{ x }}"),
+        ("include_role: {name: elsewhere}", "1 role elsewhere was not found; what it does is not known"),
+        ("kubernetes.core.helm: {name: a}", "1 what helm does"),
+        ("shell: kubectl get pods", "1 what kubectl does"),
+        ("mine: {}", "1 what mine does"),
+        ("debug: {msg: \"{{ lookup('k8s', kind=x) }}\"}", "1 kind: {{ … }}"),
+    ],
+    ids="kind option version filter file template tasks role missing-role helm kubectl library lookup".split(),
+)
+def test_what_the_text_does_not_tell_is_listed_or_declared(write: Write, task: str, what: str) -> None:
+    specs = "argument_specs: {main: {options: {size: {type: str}}}}\n"
+    files = {
+        "roles/thing/meta/argument_specs.yml": specs,
+        "roles/thing/library/mine.py": "",
+        "roles/thing/defaults/main.yml": "size: a\n",
+    }
+    write({**files, TASKS: f"- {task}\n"})
+    assert rights() == ({}, [what])
+    marker = "# +rolerunner:rbac:groups=apps;core,resources=deployments;pods/log,verbs=get;list,resourceNames=a"
+    write({**files, TASKS: f"{marker}\n- {task}\n"})
+    assert rights() == (
+        {f"{group} {resource} a": "get list" for group in ("apps", "") for resource in ("deployments", "pods/log")},
+        [],
+    )
+
+
+def test_granting_takes_what_is_granted(write: Write) -> None:
+    write({TASKS: "- k8s: {api_version: rbac.authorization.k8s.io/v1, kind: Role, name: a}\n"})
+    found, (undecided,) = rights()
+    assert found == {"rbac.authorization.k8s.io roles": CREATED}
+    assert "bind and escalate" in undecided
+
+
+@pytest.mark.parametrize(
+    ("keys", "task", "expected"),
+    [
+        ("manageStatus: false", "", {}),
+        (
+            "finalizer: {name: example.com/x, vars: {a: b}}",
+            "",
+            {"things": "get list patch watch", "things/status": "update"},
+        ),
+        (
+            "watchDependentResources: false",
+            "k8s: {kind: Pod, name: a}",
+            {"things/status": "update", "pods": "create get patch"},
+        ),
+        (
+            "blacklist: [{version: v1, kind: Pod}]",
+            "k8s: {kind: Pod, name: a}",
+            {"things/status": "update", "pods": "create get patch"},
+        ),
+        ("watchClusterScopedResources: true", "k8s: {kind: Node, name: a}", {"things/status": "update", "nodes": CREATED}),
+        (
+            "watchRelatedResources: [{version: v1, kind: Secret, byName: true}]",
+            "",
+            {"things/status": "update", "secrets": "list watch"},
+        ),
+        (
+            "selector: {}",
+            "k8s: {definition: {kind: Pod, metadata: {ownerReferences: [{blockOwnerDeletion: true}]}}}",
+            {"things/status": "update", "things/finalizers": "update", "pods": CREATED},
+        ),
+    ],
+    ids="no-status finalizer no-dependents blacklist cluster-scoped related blocking".split(),
+)
+def test_what_the_watch_says_counts(write: Write, keys: str, task: str, expected: dict[str, str]) -> None:
+    watch = f"[{{group: test.example.com, version: v1, kind: Thing, role: thing, {keys}}}]"
+    write({"watches.yaml": watch, TASKS: f"- {task}\n" if task else ""})
+    rights()
+    rules = yaml.safe_load(ROLE.read_text())["rules"]
+    found = {resource: " ".join(rule["verbs"]) for rule in rules for resource in rule["resources"]}
+    assert found == {"events": "create", "things": "get list watch", **expected}
+
+
+OWN = """\
+# Ours.
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: mine}
+rules:
+    # Why.
+    - {apiGroups: [""], resources: [secrets], verbs: ["*"]}
+    - apiGroups: [apps]
+      resources: [deployments]
+      verbs:
+        - get
+# The end.
+---
+kind: Other
+"""
+
+
+def test_rules_of_ones_own_stay(write: Write) -> None:
+    write({TASKS: "- k8s_info: {kind: Pod, name: a}\n", str(ROLE): OWN})
+    generated()
+    text = ROLE.read_text()
+    head, _, rest = text.partition("    # +rolerunner:rules:begin")
+    section, _, tail = rest.partition("    # +rolerunner:rules:end\n")
+    assert head + tail == OWN
+    assert '    - apiGroups: [""]\n      resources: [pods]\n      verbs: [get]\n' in section
+    assert len(next(iter(yaml.safe_load_all(text)))["rules"]) == 6
+    write({TASKS: "- k8s_info: {kind: Node, name: a}\n"})
+    generated()
+    assert ROLE.read_text() == text.replace("pods", "nodes")
+
+
+def test_an_empty_list_is_filled(write: Write) -> None:
+    write({TASKS: "", str(ROLE): "kind: ClusterRole\nrules: []\nmetadata: {name: a}\n"})
+    generated()
+    role = yaml.safe_load(ROLE.read_text())
+    assert [role["metadata"], len(role["rules"])] == [{"name": "a"}, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kind: Role\nrules: [{verbs: [get]}]\n", r"role.yaml:2: rules: write them as a block"),
+        ("kind: Role\n", r"role.yaml:1: has no list of rules"),
+        ("kind: RoleBinding\n", r"role.yaml: holds no ClusterRole or Role"),
+        ("kind: Role\nrules:\n# +rolerunner:rules:begin\n", r"role.yaml: of # .* one is missing"),
+        ("kind: [", r"role.yaml:1: no valid YAML"),
+    ],
+    ids="flow none other half broken".split(),
+)
+def test_a_role_that_cannot_be_written_into(write: Write, text: str, message: str) -> None:
+    write({TASKS: "", str(ROLE): text})
+    with pytest.raises(ManifestError, match=message):
+        generate(Settings(), {})
+
+
+@pytest.mark.parametrize(
+    ("marker", "message"),
+    [
+        ("rbac:groups=apps,verbs=get", r"main.yml:1: \+rolerunner:rbac: needs resources="),
+        ("rbac:groups=apps,resource=a,verbs=get", r"has no resource; known here"),
+        ("minimum=1", r"main.yml:1: \+rolerunner:minimum: is for argument specs"),
+    ],
+    ids="incomplete unknown elsewhere".split(),
+)
+def test_a_broken_declaration(write: Write, marker: str, message: str) -> None:
+    write({TASKS: f"# +rolerunner:{marker}\n- debug: {{}}\n"})
+    with pytest.raises(ManifestError, match=message):
+        generate(Settings(), {})
+
+
+def test_reading_is_deterministic(write: Write) -> None:
+    write(FILES)
+    generated()
+    first = Path(ROLE).read_text()
+    Path(ROLE).unlink()
+    generated()
+    assert Path(ROLE).read_text() == first
