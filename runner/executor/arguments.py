@@ -127,6 +127,9 @@ class _Check:
         present: dict[str, Any] = {names[variable]: _SOMETHING for variable in own if variable in names}
         for variable, option in spec["options"].items():
             name = names[variable]
+            for alias in option.get("aliases") or ():
+                if name not in given and (other := self._name(alias, given)) in given:
+                    given = {name if key == other else key: value for key, value in given.items()}
             if given.get(name) is not None:
                 present[name] = given[name]
                 yield from self._option(name, option, given[name], f"{at}.{name}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ _GRANTING = frozenset({"Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding
 _PROGRAMS = re.compile(r"\b(kubectl|oc|helm|istioctl|kustomize|k9s|argocd|flux)\b")
 _COMMANDS = ("command", "shell", "raw", "script", "expect")
 _HEAD = re.compile(r"^(apiVersion|kind):[ \t]*(.*?)[ \t]*(?:#.*)?$", re.MULTILINE)
+# Of a template's text, beyond statements and comments.
+_SAYS_SOMETHING = re.compile(r"^(?!\s*#)(?!\s*$)(?!\s*\{%(?!-?\s*(?:include|import)))", re.MULTILINE)
 _COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
 
 
@@ -155,9 +157,11 @@ class _Asked:
                 if plugin == "k8s":
                     self._looked_up(item, named)
             return
-        known = _MODULES.get(item.module)
-        if known is not None:
-            known(self, item)
+        if item.module in _MODULES:
+            _MODULES[item.module](self, item)
+        elif item.module in _FIXED:
+            for resource, verbs in _FIXED[item.module].items():
+                self._result.add("", resource, *verbs)
         elif item.module.startswith(("helm", "kubectl", "community.okd.", "redhat.openshift.")) or _is_own(item):
             self._undecided(item, f"what {item.module} does")
         elif item.module in _COMMANDS:
@@ -177,13 +181,10 @@ class _Asked:
             for gvk in self._kind(task):
                 self._allow(gvk, *_reading(task))
 
-    def _kind(
-        self, task: Task, *, kind: str = "kind", version: str = "api_version", default: Any = None
-    ) -> list[GroupVersionKind]:
+    def _kind(self, task: Task, default: Any = None) -> list[GroupVersionKind]:
         """The kind that a task names by its arguments; none if the text does not tell."""
-        given = task.arguments.get(kind, default)
-        api_version = _first(task.arguments, version, "api", "version") or "v1"
-        return self._gvk(task, given, api_version)
+        api_version = _first(task.arguments, "api_version", "api", "version") or "v1"
+        return self._gvk(task, task.arguments.get("kind", default), api_version)
 
     def _gvk(self, task: Task, kind: Any, api_version: Any) -> list[GroupVersionKind]:
         values = []
@@ -252,8 +253,8 @@ class _Asked:
             templates = arguments["template"]
             sources = [("templates", item) for item in (templates if isinstance(templates, list) else [templates])]
         else:
-            selected = not named and arguments.get("label_selectors") is not None
-            return [(gvk, not selected, generated) for gvk in self._kind(task)]
+            named = named or arguments.get("label_selectors") is None
+            return [(gvk, named, generated) for gvk in self._kind(task)]
         result = []
         for source in sources:
             for obj in self._objects(task, source):
@@ -280,7 +281,9 @@ class _Asked:
             self._undecided(task, f"which objects this is about: {unknown}")
             return
         if isinstance(source, File):
-            yield from self._written(task, source.path.read_text(encoding="utf-8", errors="replace"))
+            text = source.path.read_text(encoding="utf-8", errors="replace")
+            self.of(Text(task.place, task.node, text, task.declared))
+            yield from self._written(task, text)
         elif isinstance(source, str):
             yield from self._written(task, source)
         elif isinstance(source, list):
@@ -300,7 +303,7 @@ class _Asked:
             ]
             versions = [value for name, value in heads if name == "apiVersion"]
             names = [value for name, value in heads if name == "kind"]
-            if "List" in names or len(versions) > len(names) or (part.strip() and not heads and "kind:" in part):
+            if "List" in names or len(versions) > len(names) or (not names and _SAYS_SOMETHING.search(part)):
                 self._undecided(task, "which objects this template has")
                 continue
             for index, name in enumerate(names):
@@ -319,8 +322,8 @@ class _Asked:
                 self._allow(gvk, "get")
 
     def k8s_scale(self, task: Task) -> None:
-        for gvk in self._kind(task, default="Deployment" if task.arguments.get("kind") is None else None):
-            self._allow(gvk, "get", *_reading(task))
+        for gvk, named, _ in self._definitions(task):
+            self._allow(gvk, "get", *([] if named else ["list"]))
             self._allow(gvk, "patch", subresource="" if gvk.kind == "Job" else "scale")
 
     def k8s_json_patch(self, task: Task) -> None:
@@ -333,19 +336,13 @@ class _Asked:
             self._result.add("apps", "controllerrevisions" if gvk.kind == "DaemonSet" else "replicasets", "list")
 
     def k8s_service(self, task: Task) -> None:
-        self.k8s(
-            Task(task.place, task.node, "k8s", {**task.arguments, "kind": "Service", "api_version": "v1"}, task.declared)
-        )
+        self.k8s(replace(task, arguments={**task.arguments, "kind": "Service", "api_version": "v1"}))
 
     def k8s_exec(self, task: Task) -> None:
         # By a websocket: a GET, which newer servers take for a creation as well.
         self._result.add("", "pods/exec", "create", "get")
         if task.arguments.get("container") is None:
             self._result.add("", "pods", "get")
-
-    def k8s_cp(self, task: Task) -> None:
-        self._result.add("", "pods/exec", "create", "get")
-        self._result.add("", "pods", "get")
 
     def k8s_log(self, task: Task) -> None:
         self._result.add("", "pods/log", "get")
@@ -368,9 +365,6 @@ class _Asked:
             else:
                 self._result.add("", "pods/eviction", "create")
 
-    def k8s_taint(self, task: Task) -> None:
-        self._result.add("", "nodes", "get", "patch")
-
     def k8s_status(self, task: Task) -> None:
         for gvk in self._kind(task):
             self._allow(gvk, "get")
@@ -385,18 +379,20 @@ class _Asked:
             for gvk in self._gvk(task, about.get("kind"), about.get("apiVersion")):
                 self._allow(gvk, "get")
 
-    def nothing(self, task: Task) -> None:
-        """It asks the cluster for nothing but what there is, or not at all."""
 
-
+# Those of which the arguments tell something.
 _MODULES: Mapping[str, Callable[[_Asked, Task], None]] = {
-    **{"k8s": _Asked.k8s, "k8s_info": _Asked.k8s_info, "k8s_facts": _Asked.k8s_info, "k8s_scale": _Asked.k8s_scale},
-    **{"k8s_json_patch": _Asked.k8s_json_patch, "k8s_rollback": _Asked.k8s_rollback, "k8s_service": _Asked.k8s_service},
-    **{"k8s_exec": _Asked.k8s_exec, "k8s_cp": _Asked.k8s_cp, "k8s_log": _Asked.k8s_log, "k8s_drain": _Asked.k8s_drain},
-    **{"k8s_taint": _Asked.k8s_taint, "k8s_status": _Asked.k8s_status, "k8s_event": _Asked.k8s_event},
-    **{"community.okd.k8s": _Asked.k8s, "redhat.openshift.k8s": _Asked.k8s, "k8s_cluster_info": _Asked.nothing},
-    **{"helm_template": _Asked.nothing, "helm_pull": _Asked.nothing, "helm_repository": _Asked.nothing},
-    **{"helm_plugin": _Asked.nothing, "helm_plugin_info": _Asked.nothing, "helm_registry_auth": _Asked.nothing},
+    **{"k8s": _Asked.k8s, "community.okd.k8s": _Asked.k8s, "redhat.openshift.k8s": _Asked.k8s},
+    **{"k8s_service": _Asked.k8s_service, "k8s_info": _Asked.k8s_info, "k8s_scale": _Asked.k8s_scale},
+    **{"k8s_json_patch": _Asked.k8s_json_patch, "k8s_rollback": _Asked.k8s_rollback, "k8s_exec": _Asked.k8s_exec},
+    **{"k8s_log": _Asked.k8s_log, "k8s_drain": _Asked.k8s_drain, "k8s_status": _Asked.k8s_status},
+    "k8s_event": _Asked.k8s_event,
+}
+# (resource of the core group, verbs) of those that always do the same.
+_FIXED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    **{"k8s_cp": {"pods": ("get",), "pods/exec": ("create", "get")}, "k8s_taint": {"nodes": ("get", "patch")}},
+    **{"helm_template": {}, "helm_pull": {}, "helm_repository": {}, "helm_plugin": {}, "helm_plugin_info": {}},
+    "helm_registry_auth": {},
 }
 
 

@@ -73,13 +73,14 @@ PORTS = {
         ),
         (TLS, {"tlsSetup": {"secretname": "s"}}, ["spec.tlsSetup.secretname: unknown; known here: issuer, modeName"]),
         (TLS, {"tlsSetup": {"issuer": "i"}}, []),
+        ({"a": {"type": "dict", "options": {"b": {"required": True, "aliases": ["bb"]}}}}, {"a": {"bb": "x"}}, []),
         (PORTS, {"ports": [{"portNumber": 1}, {"name": "a"}]}, ["spec.ports[1].portNumber: required"]),
         (PORTS, {"ports": [{"portNumber": "a"}]}, ["spec.ports[0].portNumber: argument 'portNumber'"]),
         (PORTS, {"ports": ["a"]}, ["spec.ports: Elements value for option 'ports' is of type str"]),
     ],
     ids=(
         "required type convertible choice unknown null no-log required-if together exclusive nested-unknown by-default "
-        "list-required list-type elements"
+        "alias list-required list-type elements"
     ).split(),
 )
 def test_problems(tmp_path: Path, spec: Any, given: dict[str, Any], expected: list[str]) -> None:

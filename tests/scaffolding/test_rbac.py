@@ -218,6 +218,10 @@ def test_a_playbook_and_a_finalizer_of_its_own(write: Write) -> None:
         ("k8s: {definition: '{{ x | combine(y) }}'}", "1 which objects this is about: {{ x | combine(y) }}"),
         ("k8s: {src: /nowhere.yml}", "1 which objects this is about: /nowhere.yml was not found"),
         ("k8s: {template: '{{ x }}.j2'}", "1 which objects this is about: {{ x }}.j2"),
+        (
+            'k8s: {definition: "{% include x %}\\nkind: {{ y }}\\n---\\n  {{ z }}\\n"}',
+            "1 kind: {{ y }} + 1 which objects this template has",
+        ),
         ("include_tasks: '{{ x }}.yml'", "1 which file this is: {{ x }}.yml"),
         ("include_role: {name: '{{ x }}'}", "1 which role this is: {{ x }}"),
         ("include_role: {name: elsewhere}", "1 role elsewhere was not found; what it does is not known"),
@@ -226,7 +230,7 @@ def test_a_playbook_and_a_finalizer_of_its_own(write: Write) -> None:
         ("mine: {}", "1 what mine does"),
         ("debug: {msg: \"{{ lookup('k8s', kind=x) }}\"}", "1 kind: {{ … }}"),
     ],
-    ids="kind option version filter file template tasks role missing-role helm kubectl library lookup".split(),
+    ids="kind option version filter file template text tasks role missing-role helm kubectl library lookup".split(),
 )
 def test_what_the_text_does_not_tell_is_listed_or_declared(write: Write, task: str, what: str) -> None:
     specs = "argument_specs: {main: {options: {size: {type: str}}}}\n"
@@ -236,7 +240,7 @@ def test_what_the_text_does_not_tell_is_listed_or_declared(write: Write, task: s
         "roles/thing/defaults/main.yml": "size: a\n",
     }
     write({**files, TASKS: f"- {task}\n"})
-    assert rights() == ({}, [what])
+    assert rights() == ({}, what.split(" + "))
     marker = "# +rolerunner:rbac:groups=apps;core,resources=deployments;pods/log,verbs=get;list,resourceNames=a"
     write({**files, TASKS: f"{marker}\n- {task}\n"})
     assert rights() == (
