@@ -84,6 +84,8 @@ class Specs:
         self.document = document
         self.main = main
         self.kind_markers = [marker for marker in markers if marker.name != "rbac"]
+        # Whether the spec is nothing but the options; known once there is a schema.
+        self.is_closed = True
         # Filled in from elsewhere, so that a CR has no say in them.
         self._provided = {*watch.vars, *own_variables(watch.gvk)}
         self._defaulted = argumentspecs.own_variables(watch.content.role).keys()
@@ -116,6 +118,7 @@ class Specs:
             self.kind_markers.remove(marker)
             keyword, read = _FIELD_MARKERS[marker.name]
             schema[keyword] = read(marker)
+        self.is_closed = "x-kubernetes-preserve-unknown-fields" not in schema
         for marker in self.document.claim_all():
             if marker.name != "rbac":
                 raise marker.error("is about nothing; write it directly above an option or above `main:`")
@@ -414,6 +417,14 @@ def places(crd: Mapping[str, Any]) -> Iterator[str]:
         yield from walk({**root, "properties": properties}, f"{at}:schema:openAPIV3Schema", names=False)
 
 
+def lets_unknown_pass(crd: Mapping[str, Any], specs: Sequence[Specs]) -> bool:
+    """Whether fields that no option stands for are kept, and that not because the specs say so."""
+    versions = _by_name(crd)["spec"]["versions"]
+    word = "x-kubernetes-preserve-unknown-fields"
+    roots = [(one, versions[one.watch.gvk.version]["schema"]["openAPIV3Schema"]["properties"]["spec"]) for one in specs]
+    return any(word in spec and one.is_closed for one, spec in roots)
+
+
 def plural_of(kind: str) -> str:
     """As Kubernetes guesses it where nothing says otherwise."""
     lower = kind.lower()
@@ -434,6 +445,9 @@ def find(folder: Path, kind: GroupKind) -> tuple[Path, dict[str, Any]] | None:
         found = [plain(root) for root in document.roots]
         for crd in found:
             if isinstance(crd, dict) and kind_of(crd) == kind:
+                versions = crd["spec"].get("versions") or []
+                if not all(isinstance(version, dict) and version.get("name") for version in versions):
+                    raise ManifestError(f"{document.name}: spec.versions: each needs a name")
                 if len(found) > 1:
                     raise ManifestError(f"{document.name}: holds more than the CRD of {kind}; give that a file of its own")
                 return path, crd

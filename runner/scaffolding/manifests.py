@@ -59,7 +59,13 @@ def generate(settings: Settings, environ: Mapping[str, str]) -> Manifests:
             continue
         text = crd.update(path.read_text(encoding="utf-8") if path else "", existing, specs)
         crds[kind] = yaml.safe_load(text)
-        result.texts[path or folder / f"{kind.group}_{crds[kind]['spec']['names']['plural']}.yaml"] = text
+        path = path or folder / f"{kind.group}_{crds[kind]['spec']['names']['plural']}.yaml"
+        result.texts[path] = text
+        if crd.lets_unknown_pass(crds[kind], specs):
+            result.notes.append(
+                f"{path}: fields that the argument specs do not name pass (x-kubernetes-preserve-unknown-fields of spec); "
+                "take that out once they name all, or say # +rolerunner:preserveUnknownFields above `main:`"
+            )
 
     def options(watch: Watch) -> set[str]:
         """The variables that a CR of this watch sets, as far as its CRD goes."""
@@ -67,7 +73,7 @@ def generate(settings: Settings, environ: Mapping[str, str]) -> Manifests:
         return {to_snake(name) if watch.snake_case_parameters else name for name in names}
 
     kinds = rbac.Kinds(
-        plurals={kind: found["spec"]["names"]["plural"] for kind, found in crds.items()},
+        plurals={kind: found["spec"]["names"].get("plural", "") for kind, found in crds.items()},
         cluster_scoped=frozenset(kind for kind, found in crds.items() if found["spec"].get("scope") == "Cluster"),
     )
     needs = rbac.needs(loaded, kinds, settings=settings, environ=environ, options=options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from bench.driver import ROOT
@@ -15,6 +16,7 @@ FILES = {
     "roles/thing/meta/argument_specs.yml": "argument_specs: {main: {options: {size: {type: int}}}}\n",
     "roles/thing/tasks/main.yml": "- k8s: {kind: '{{ x }}', name: a}\n",
 }
+CRD = "kind: CustomResourceDefinition\nspec: {group: test.example.com, names: {kind: Thing, plural: thingies}}\n"
 
 
 def manifests(*arguments: str) -> Result:
@@ -50,10 +52,9 @@ def test_check_writes_nothing_and_fails_with_the_remedy(write: Write) -> None:
 
 
 def test_a_crd_without_argument_specs_is_left_alone(write: Write) -> None:
-    crd = "kind: CustomResourceDefinition\nspec: {group: test.example.com, names: {kind: Thing, plural: thingies}}\n"
-    folder = write({"roles/thing/tasks/main.yml": "", "crds/mine.yaml": crd})
+    folder = write({"roles/thing/tasks/main.yml": "", "crds/mine.yaml": CRD})
     assert manifests().exit_code == 0
-    assert (folder / "crds/mine.yaml").read_text() == crd
+    assert (folder / "crds/mine.yaml").read_text() == CRD
     assert "thingies" in (folder / "config/rbac/role.yaml").read_text()
 
 
@@ -62,6 +63,18 @@ def test_a_kind_with_neither_is_told(write: Write) -> None:
     assert manifests().stderr.splitlines() == [
         "Thing.test.example.com: no argument specs and no CRD in crds; write one of them"
     ]
+
+
+def test_an_open_spec_of_old_is_told(write: Write) -> None:
+    open_spec = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    schema = {"openAPIV3Schema": {"type": "object", "properties": {"spec": open_spec}}}
+    names = {"kind": "Thing", "plural": "things"}
+    spec = {"group": "test.example.com", "names": names, "versions": [{"name": "v1", "schema": schema}]}
+    write({**FILES, "crds/a.yaml": yaml.safe_dump({"kind": "CustomResourceDefinition", "spec": spec})})
+    assert manifests().stderr.startswith("crds/a.yaml: fields that the argument specs do not name pass")
+    specs = "argument_specs:\n  # +rolerunner:preserveUnknownFields\n  main: {options: {size: {type: int}}}\n"
+    write({"roles/thing/meta/argument_specs.yml": specs})
+    assert "do not name pass" not in manifests().stderr
 
 
 @pytest.mark.parametrize(
@@ -74,12 +87,13 @@ def test_a_kind_with_neither_is_told(write: Write) -> None:
         ({"roles/thing/tasks/main.yml": "- ["}, "roles/thing/tasks/main.yml:1: no valid YAML"),
         ({"roles/thing/defaults/main.yml": "a: ["}, "roles/thing/defaults/main.yml"),
         ({"roles/thing/tasks/main.yml": "", "crds/a.yaml": "a: ["}, "crds/a.yaml:1: no valid YAML"),
+        ({"crds/a.yaml": CRD.replace("{group", "{versions: [{}], group")}, "crds/a.yaml: spec.versions: each needs a name"),
         ({"roles/thing/tasks/main.yml": "", "crds": ""}, "crds"),
     ],
-    ids="watches tasks defaults crds no-folder".split(),
+    ids="watches tasks defaults crds versions no-folder".split(),
 )
 def test_a_mistake_is_told_without_a_traceback(write: Write, files: dict[str, str], message: str) -> None:
-    write({**FILES, **files} if "crds" in files else files)
+    write({**FILES, **files} if any("crds" in name for name in files) else files)
     result = manifests()
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: ")
