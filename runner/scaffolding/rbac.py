@@ -98,23 +98,22 @@ def needs(
     result = Needs()
     for watch in watches:
         _runner(watch, kinds, result)
-        reader = Reader(watch, settings=settings, environ=environ, options=options(watch))
         contents = [(watch.content, watch.vars)]
         if watch.finalizer:
             contents.append((watch.finalizer.content or watch.content, {**watch.vars, **watch.finalizer.vars}))
         for content, variables in contents:
-            for item in reader.read(content, variables):
+            reader = Reader(watch, content, variables, settings=settings, environ=environ, options=options(watch))
+            for item in reader.read():
                 _Asked(watch, kinds, result).of(item)
+            result.undecided += reader.undecided
             specs = argumentspecs.find(role=content.role, playbook=content.playbook)
-            if specs:
-                reader.documents.setdefault(specs, Document(specs))
-        result.undecided += reader.undecided
-        for document in reader.documents.values():
-            for marker in document.claim_all():
-                if marker.name == "rbac":
-                    result.rights |= set(_declared(marker))
-                elif not document.path.match("meta/*.y*ml") and "argument_specs" not in document.path.name:
-                    raise marker.error("is for argument specs; among tasks there is only +rolerunner:rbac:…")
+            documents = {**reader.documents, **({specs: Document(specs)} if specs else {})}
+            for path, document in documents.items():
+                for marker in document.claim_all():
+                    if marker.name == "rbac":
+                        result.rights |= set(_declared(marker))
+                    elif path != specs:
+                        raise marker.error("is for argument specs; among tasks there is only +rolerunner:rbac:…")
     result.undecided = list(dict.fromkeys(result.undecided))
     return result
 
@@ -226,7 +225,9 @@ class _Asked:
         self._allow(gvk, "create")
         if not has_generated_name:
             self._allow(gvk, "get")
-            self._allow(gvk, *_changing(_may(task, "force", default=False)))
+            forced = _may(task, "force", default=False)
+            # A replacement takes the owner off, and OwnerReferencesPermissionEnforcement lets only those who may delete.
+            self._allow(gvk, *_changing(forced), *(["delete"] if forced != {False} else []))
         if gvk.kind in _GRANTING:
             self._undecided(
                 task, f"what a {gvk.kind} may grant: the operator needs the same rights, or the verbs bind and escalate"
@@ -263,7 +264,7 @@ class _Asked:
                 by_server = not named and (generated or ("generateName" in metadata and "name" not in metadata))
                 kind, version = obj.get("kind", arguments.get("kind")), obj.get("apiVersion", arguments.get("api_version"))
                 if "blockOwnerDeletion" in str(obj) and _blocks(obj):
-                    # The server may ask whether the owner's deletion may be held up (OwnerReferencesPermissionEnforcement).
+                    # OwnerReferencesPermissionEnforcement lets only those hold up the owner's deletion who may do this.
                     self._allow(self._watch.gvk, "update", subresource="finalizers")
                 result += [(gvk, True, by_server) for gvk in self._gvk(task, kind, version or "v1")]
         return result

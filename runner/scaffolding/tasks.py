@@ -86,84 +86,94 @@ class Text:
 
 
 class Reader:
-    """Reads what a watch runs. `undecided` grows by (FILE:LINE, what) for files that cannot be found from the text."""
+    """Reads what a watch runs, with these of its variables; `options` are those that its CRs set.
 
-    def __init__(self, watch: Watch, *, settings: Settings, environ: Mapping[str, str], options: set[str]) -> None:
+    `undecided` grows by (FILE:LINE, what) for files that cannot be found from the text.
+    """
+
+    def __init__(
+        self,
+        watch: Watch,
+        content: Content,
+        variables: Scope,
+        *,
+        settings: Settings,
+        environ: Mapping[str, str],
+        options: set[str],
+    ) -> None:
         self.undecided: list[tuple[str, str]] = []
         # All that was read, for the markers in them.
         self.documents: dict[Path, Document] = {}
-        self._watch = watch
+        self._content = content
         self._settings = settings
         self._environ = environ
         # A CR may set these, whatever a role says of them.
-        self._options = options - watch.vars.keys()
-        self._kind = {variable_name(watch.gvk): {"apiVersion": watch.gvk.api_version, "kind": watch.gvk.kind}}
+        self._options = options - variables.keys()
+        # These have no other value anywhere.
+        own = {"apiVersion": watch.gvk.api_version, "kind": watch.gvk.kind}
+        self._fixed: Scope = {variable_name(watch.gvk): own, **variables}
         self._stack: list[Path] = []
 
-    def read(self, content: Content, variables: Mapping[str, Any]) -> Iterator[Task | Text]:
-        fixed = {**self._kind, **variables}
-        if content.playbook:
-            yield from self._playbook(content.playbook, fixed)
-        elif content.role:
-            yield from self._role(content.role, {}, fixed, given={})
+    def read(self) -> Iterator[Task | Text]:
+        if self._content.playbook:
+            yield from self._playbook(self._content.playbook)
+        elif self._content.role:
+            yield from self._role(self._content.role)
 
-    def _playbook(self, path: Path, fixed: Scope) -> Iterator[Task | Text]:
+    def _playbook(self, path: Path) -> Iterator[Task | Text]:
         document = self._document(path)
-        scope = {**fixed, "playbook_dir": str(path.parent)}
+        scope = {**self._fixed, "playbook_dir": str(path.parent)}
         place = Place(document=document, scope=scope, role=None, base=path.parent)
         for root in document.roots:
             for play in _items(root):
                 if (imported := _either(play, "import_playbook")) is not None:
                     for other in self._files(place, imported, ("",), node=play):
-                        yield from self._once(other, self._playbook(other, fixed))
+                        yield from self._once(other, self._playbook(other))
                     continue
-                inner = self._enter(place, play, fixed)
+                inner = self._enter(place, play)
                 for name, _, value in pairs(play):
                     if name in ("pre_tasks", "tasks", "post_tasks", "handlers"):
-                        yield from self._tasks(inner, value, fixed)
+                        yield from self._tasks(inner, value)
                     elif name == "vars":
                         yield from self._texts(inner, value, declared=False)
                     elif name == "roles":
                         for item in _items(value):
-                            yield from self._named_role(inner, item, _role_name(item), {}, fixed)
+                            yield from self._named_role(inner, item, _role_name(item))
 
-    def _role(self, role: Path, outer: Scope, fixed: Scope, *, given: Scope, begin: str = "main") -> Iterator[Task | Text]:
-        scope = {
-            **outer,
-            **self._without_options(argumentspecs.own_variables(role)),
-            **given,
-            **fixed,
-            "role_path": str(role),
-        }
-        for folder in ("defaults", "vars"):
+    def _role(
+        self, role: Path, *, outer: Scope | None = None, given: Scope | None = None, begin: str = "", defaults: Any = None
+    ) -> Iterator[Task | Text]:
+        own = self._without_options(argumentspecs.own_variables(role))
+        scope = {**(outer or {}), **own, **(given or {}), **self._fixed, "role_path": str(role)}
+
+        def places(folder: str) -> Iterator[Place]:
             for path in argumentspecs.files(role, folder):
-                place = Place(document=self._document(path), scope=scope, role=role, base=role)
-                for root in place.document.roots:
-                    yield from self._texts(place, root, declared=False)
-        for path in argumentspecs.files(role, "meta"):
-            place = Place(document=self._document(path), scope=scope, role=role, base=role)
+                yield Place(document=self._document(path), scope=scope, role=role, base=role, defaults=defaults or {})
+
+        for place in (*places("defaults"), *places("vars")):
+            for root in place.document.roots:
+                yield from self._texts(place, root, declared=False)
+        for place in places("meta"):
             for root in place.document.roots:
                 for item in _items(entry(root, "dependencies")):
-                    yield from self._named_role(place, item, _role_name(item), {}, fixed)
-        tasks = [role / "tasks" / f"{begin}{ending}" for ending in ("", ".yml", ".yaml")]
+                    yield from self._named_role(place, item, _role_name(item))
+        tasks = [role / "tasks" / f"{begin or 'main'}{ending}" for ending in ("", ".yml", ".yaml")]
         for path in [*filter(Path.is_file, tasks)][:1] + list(argumentspecs.files(role, "handlers")):
-            yield from self._once(path, self._task_file(path, scope, role, role, fixed))
+            inside = Place(document=self._document(path), scope=scope, role=role, base=role, defaults=defaults or {})
+            yield from self._once(path, self._task_file(inside))
 
-    def _task_file(
-        self, path: Path, scope: Scope, role: Path | None, base: Path, fixed: Scope, defaults: Any = None
-    ) -> Iterator[Task | Text]:
-        place = Place(document=self._document(path), scope=scope, role=role, base=base, defaults=defaults or {})
+    def _task_file(self, place: Place) -> Iterator[Task | Text]:
         for root in place.document.roots:
-            yield from self._tasks(place, root, fixed)
+            yield from self._tasks(place, root)
 
-    def _tasks(self, place: Place, tasks: yaml.Node | None, fixed: Scope) -> Iterator[Task | Text]:
+    def _tasks(self, place: Place, tasks: yaml.Node | None) -> Iterator[Task | Text]:
         for node in _items(tasks):
             names = {name for name, _, _ in pairs(node)}
-            inner = self._enter(place, node, fixed)
+            inner = self._enter(place, node)
             if "block" in names:
                 for name, _, value in pairs(node):
                     if name in ("block", "rescue", "always"):
-                        yield from self._tasks(inner, value, fixed)
+                        yield from self._tasks(inner, value)
                     elif name in ("vars", "when"):
                         yield from self._texts(inner, value, declared=False, bare=name in _BARE)
                 continue
@@ -171,10 +181,10 @@ class Reader:
             declared = bool(place.document.about(node))
             for item in self._loop(inner, node):
                 # A CR's own values come before an item's.
-                looped = replace(inner, scope={**inner.scope, **item, **fixed})
-                yield from self._task(looped, node, declared, fixed)
+                looped = replace(inner, scope={**inner.scope, **item, **self._fixed})
+                yield from self._task(looped, node, declared)
 
-    def _task(self, place: Place, node: yaml.Node, declared: bool, fixed: Scope) -> Iterator[Task | Text]:
+    def _task(self, place: Place, node: yaml.Node, declared: bool) -> Iterator[Task | Text]:
         yield from self._texts(place, node, declared=declared)
         for name, _, value in pairs(node):
             if name in _KEYWORDS or name in _LOOPS:
@@ -183,26 +193,21 @@ class Reader:
             extra = plain(entry(node, "args"))
             arguments = {**_defaults(place.defaults, module), **(extra if isinstance(extra, dict) else {}), **arguments}
             if module in _INCLUDES:
-                yield from self._include(place, node, module, arguments, fixed)
+                yield from self._include(place, node, module, arguments)
             else:
                 yield Task(place, node, module, arguments, declared)
 
-    def _include(
-        self, place: Place, node: yaml.Node, module: str, arguments: Mapping[str, Any], fixed: Scope
-    ) -> Iterator[Task | Text]:
+    def _include(self, place: Place, node: yaml.Node, module: str, arguments: Mapping[str, Any]) -> Iterator[Task | Text]:
         if module.endswith("_role"):
-            yield from self._named_role(place, node, arguments.get("name"), arguments, fixed)
+            yield from self._named_role(place, node, arguments.get("name"), begin=arguments.get("tasks_from", ""))
         elif module.endswith("_tasks"):
             given = arguments.get("file", arguments.get("_raw"))
             for path in self._files(place, given, ("", "tasks"), node=node):
-                inside = self._task_file(path, place.scope, place.role, place.base, fixed, place.defaults)
-                yield from self._once(path, inside)
+                yield from self._once(path, self._task_file(replace(place, document=self._document(path))))
 
-    def _named_role(
-        self, place: Place, node: yaml.Node, given: Any, arguments: Mapping[str, Any], fixed: Scope
-    ) -> Iterator[Task | Text]:
+    def _named_role(self, place: Place, node: yaml.Node, given: Any, begin: Any = "") -> Iterator[Task | Text]:
         try:
-            name = str(resolve(given, place))
+            name, begin = str(resolve(given, place)), str(resolve(begin, place))
         except Unknown as unknown:
             self._say(place, node, f"which role this is: {unknown}")
             return
@@ -212,14 +217,9 @@ class Reader:
         if role is None:
             self._say(place, node, f"role {name} was not found; what it does is not known")
             return
-        given_here = plain(entry(node, "vars"))
-        inside = self._role(
-            role,
-            place.scope,
-            fixed,
-            given=self._without_options(given_here) if isinstance(given_here, dict) else {},
-            begin=str(arguments.get("tasks_from") or "main"),
-        )
+        variables = plain(entry(node, "vars"))
+        variables = self._without_options(variables) if isinstance(variables, dict) else {}
+        inside = self._role(role, outer=place.scope, given=variables, begin=begin, defaults=place.defaults)
         yield from self._once(role, inside)
 
     def _files(self, place: Place, given: Any, folders: Sequence[str], *, node: yaml.Node) -> Iterator[Path]:
@@ -239,12 +239,12 @@ class Reader:
             yield from inside
             self._stack.pop()
 
-    def _enter(self, place: Place, node: yaml.Node, fixed: Scope) -> Place:
+    def _enter(self, place: Place, node: yaml.Node) -> Place:
         """The place inside a play, block or task."""
         scope, defaults = place.scope, place.defaults
         given = plain(entry(node, "vars"))
         if isinstance(given, dict):
-            scope = {**scope, **self._without_options(given), **fixed}
+            scope = {**scope, **self._without_options(given), **self._fixed}
         module_defaults = plain(entry(node, "module_defaults"))
         if isinstance(module_defaults, dict):
             defaults = {**defaults, **{name: value for name, value in module_defaults.items() if isinstance(value, dict)}}

@@ -14,7 +14,9 @@ import yaml
 from bench.driver import DEPLOYMENT, MEMCACHED, ROOT, Cluster, Operator, condition, example_crds, until
 from runner.devcluster import Cluster as Devcluster
 from runner.resource.metadata import GroupVersionKind, ObjectKey
-from tests.conftest import Project, lines
+from runner.scaffolding.manifests import ROLE, generate
+from runner.settings import Settings
+from tests.conftest import THING, Project, lines, thing
 
 RULES: list[dict[str, Any]] = yaml.safe_load((ROOT / "config/rbac/role.yaml").read_text())["rules"]
 RIGHTS = [
@@ -49,10 +51,10 @@ EXISTING: dict[tuple[str, str], dict[str, Any]] = {
 
 
 class Restricted:
-    """The example operator's project, with a kubeconfig of a ServiceAccount that has `rules` in its namespace."""
+    """The project of a folder, with a kubeconfig of a ServiceAccount that has `rules` in its namespace."""
 
-    def __init__(self, devcluster: Devcluster, namespace: str, folder: Path) -> None:
-        self.project = Project(ROOT, folder / "kubeconfig", namespace)
+    def __init__(self, devcluster: Devcluster, namespace: str, folder: Path, of: Path) -> None:
+        self.project = Project(of, folder / "kubeconfig", namespace)
         self.project.runs, self.project.logs = folder / "runs", folder
         self._kubectl = [str(devcluster.kubectl), "--kubeconfig", str(devcluster.kubeconfig), "--namespace", namespace]
         self._account = f"{namespace}:operator"
@@ -77,7 +79,7 @@ class Restricted:
 
 @pytest.fixture
 def restricted(devcluster: Devcluster, namespace: str, tmp_path: Path) -> Iterator[Restricted]:
-    made = Restricted(devcluster, namespace, tmp_path)
+    made = Restricted(devcluster, namespace, tmp_path, of=ROOT)
     yield made
     for operator in made.project.operators:
         operator.kill()
@@ -155,3 +157,99 @@ async def test_each_right_of_the_examples_role_is_needed(
 
     await until(refused, f"{verb} of {resource} is refused")
     assert not [line for line in refusals(operator) if what not in line]
+
+
+ALL_MODULES = """
+- kubernetes.core.k8s:
+    apply: "{{ item == 'applied' }}"
+    definition: {apiVersion: v1, kind: ConfigMap, metadata: {name: "{{ item }}", labels: {of: test}}, data: {a: b}}
+  loop: [plain, applied, gone]
+- kubernetes.core.k8s:
+    apply: true
+    server_side_apply: {field_manager: test}
+    definition: {apiVersion: v1, kind: Secret, metadata: {name: served}, stringData: {a: "{{ ansible_operator_meta.name }}"}}
+- kubernetes.core.k8s:
+    force: true
+    definition: {apiVersion: v1, kind: ServiceAccount, metadata: {name: forced}}
+- kubernetes.core.k8s:
+    state: patched
+    definition: {apiVersion: v1, kind: ServiceAccount, metadata: {name: default, labels: {a: b}}}
+- kubernetes.core.k8s: {kind: ConfigMap, name: gone, state: absent, wait: true}
+- kubernetes.core.k8s: {kind: ConfigMap, state: absent, label_selectors: [of=test]}
+- kubernetes.core.k8s: {api_version: policy/v1, kind: PodDisruptionBudget, state: absent, delete_all: true}
+- kubernetes.core.k8s: {definition: {apiVersion: batch/v1, kind: Job, metadata: {generateName: job-}, spec: "{{ job }}"}}
+  vars:
+    job: {suspend: true, template: {spec: {restartPolicy: Never, containers: [{name: a, image: none}]}}}
+- kubernetes.core.k8s: {definition: "{{ lookup('template', 'deployment.yml.j2') | from_yaml }}", wait: true}
+- kubernetes.core.k8s_scale: {api_version: apps/v1, kind: Deployment, name: web, replicas: 2, wait_timeout: 60}
+- kubernetes.core.k8s_rollback: {api_version: apps/v1, kind: Deployment, name: web}
+- kubernetes.core.k8s_json_patch:
+    api_version: apps/v1
+    kind: Deployment
+    name: web
+    patch: [{op: add, path: /metadata/annotations/a, value: b}]
+- kubernetes.core.k8s_info: {kind: Pod, wait: true, label_selectors: [app=web]}
+- kubernetes.core.k8s_service: {name: web, selector: {app: web}, ports: [{port: 80}]}
+- ansible.builtin.debug:
+    msg: "{{ query('kubernetes.core.k8s', kind='Endpoints', namespace=ansible_operator_meta.namespace) | length }}"
+- operator_sdk.util.k8s_event:
+    name: told
+    message: a
+    reason: A
+    involvedObject: {apiVersion: v1, kind: ServiceAccount, name: forced}
+- operator_sdk.util.k8s_status:
+    api_version: "{{ _test_example_com_thing.apiVersion }}"
+    kind: "{{ _test_example_com_thing.kind }}"
+    name: "{{ ansible_operator_meta.name }}"
+    namespace: "{{ ansible_operator_meta.namespace }}"
+    status: {told: yes}
+"""
+WEB = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, annotations: {of: "{{ ansible_operator_meta.name }}"}}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {containers: [{name: web, image: none}]}
+"""
+
+
+async def test_the_role_that_tasks_show_is_enough(
+    devcluster: Devcluster, world: Cluster, one: ObjectKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "project"
+    restricted = Restricted(devcluster, one.namespace, tmp_path, of=folder)
+    project = restricted.project
+    project.role(ALL_MODULES)
+    (folder / "roles/thing/templates").mkdir()
+    (folder / "roles/thing/templates/deployment.yml.j2").write_text(WEB)
+    modules = ("group/kubernetes.core.k8s", "kubernetes.core.k8s_rollback", "kubernetes.core.k8s_json_patch")
+    defaults = {name: {"namespace": one.namespace} for name in (*modules, "operator_sdk.util.k8s_event")}
+    play = {"hosts": "localhost", "gather_facts": False, "module_defaults": defaults, "roles": ["thing"]}
+    (folder / "play.yml").write_text(yaml.safe_dump([play]))
+    project.watch(playbook="play.yml", finalizer={"name": "example.com/clean", "vars": {"cleaning": "yes"}})
+    monkeypatch.chdir(folder)
+    found = generate(Settings(), {})
+    assert found.undecided == []
+    restricted.allow(yaml.safe_load(found.texts[ROLE])["rules"])
+    operator = await project.start()
+    try:
+        await world.create(thing(), one.namespace)
+
+        async def is_through() -> bool:
+            assert not lines(operator, "Run failed"), operator.output
+            return condition(await world.get(THING, one), "Successful").get("status") == "True"
+
+        await until(is_through, "all has been made")
+        await world.delete(THING, one)
+
+        async def is_gone() -> bool:
+            assert not lines(operator, "Run failed"), operator.output
+            return await world.get(THING, one) is None
+
+        await until(is_gone, "all has been changed, and the CR is gone")
+        assert refusals(operator) == []
+    finally:
+        operator.kill()

@@ -44,7 +44,7 @@ DEPLOYMENT = "definition: {apiVersion: apps/v1, kind: Deployment, metadata: {nam
         (f"k8s: {{{DEPLOYMENT}, state: absent}}", {"apps deployments": "delete get"}),
         (f"k8s: {{{DEPLOYMENT}, state: patched}}", {"apps deployments": "get patch"}),
         (f"k8s: {{{DEPLOYMENT}, apply: true}}", {"apps deployments": CREATED}),
-        (f"k8s: {{{DEPLOYMENT}, force: true}}", {"apps deployments": "create get list update watch"}),
+        (f"k8s: {{{DEPLOYMENT}, force: true}}", {"apps deployments": "create delete get list update watch"}),
         (
             f"k8s: {{{DEPLOYMENT}, state: \"{{{{ 'present' if x else 'absent' }}}}\"}}",
             {"apps deployments": "create delete get list patch watch"},
@@ -197,7 +197,7 @@ def test_a_playbook_and_a_finalizer_of_its_own(write: Write) -> None:
                   handlers: [{k8s: {kind: "{{ own }}"}}]
             """,
             "playbooks/other.yml": "- hosts: localhost\n  tasks: [{k8s_info: {kind: Node, name: a}}]\n",
-            "roles/used/tasks/main.yml": "- k8s: {kind: '{{ given }}', name: a, state: absent}\n",
+            "roles/used/tasks/main.yml": "- k8s: {kind: '{{ given }}'}\n",
             "roles/clean/tasks/main.yml": "- k8s: {kind: '{{ kind }}', name: a, state: absent}\n",
         }
     )
@@ -224,13 +224,16 @@ def test_a_playbook_and_a_finalizer_of_its_own(write: Write) -> None:
         ),
         ("include_tasks: '{{ x }}.yml'", "1 which file this is: {{ x }}.yml"),
         ("include_role: {name: '{{ x }}'}", "1 which role this is: {{ x }}"),
+        ("include_role: {name: thing, tasks_from: '{{ x }}'}", "1 which role this is: {{ x }}"),
         ("include_role: {name: elsewhere}", "1 role elsewhere was not found; what it does is not known"),
         ("kubernetes.core.helm: {name: a}", "1 what helm does"),
         ("shell: kubectl get pods", "1 what kubectl does"),
         ("mine: {}", "1 what mine does"),
         ("debug: {msg: \"{{ lookup('k8s', kind=x) }}\"}", "1 kind: {{ … }}"),
     ],
-    ids="kind option version filter file template text tasks role missing-role helm kubectl library lookup".split(),
+    ids=(
+        "kind option version filter file template text tasks role role-tasks missing-role helm kubectl library lookup"
+    ).split(),
 )
 def test_what_the_text_does_not_tell_is_listed_or_declared(write: Write, task: str, what: str) -> None:
     specs = "argument_specs: {main: {options: {size: {type: str}}}}\n"
