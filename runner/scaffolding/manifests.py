@@ -1,6 +1,6 @@
 """`rolerunner manifests`: the CRDs and the operator's role, from what its roles and playbooks say.
 
-This module reads the project and writes its files; what stands in them is for `crd` and `rbac` to know.
+This module reads the project and writes its files; what stands in them is for `crd`, `merging` and `rbac` to know.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import yaml
 from runner import watches
 from runner.resource.metadata import GroupKind
 from runner.resource.parameters import to_snake
-from runner.scaffolding import crd, rbac
+from runner.scaffolding import merging, rbac
 from runner.scaffolding.crd import Specs
 from runner.scaffolding.markers import Document, plain
 from runner.settings import DEFAULT_WATCHES_FILE, ConfigurationError, Settings
@@ -52,16 +52,16 @@ def generate(settings: Settings, environ: Mapping[str, str]) -> Manifests:
     crds: dict[GroupKind, Mapping[str, Any]] = _other_crds(folder)
     for kind, of_kind in by_kind.items():
         specs = [one for one in map(Specs.of, of_kind) if one is not None]
-        path, existing = crd.find(folder, kind) or (None, {})
+        path, existing = merging.find(folder, kind) or (None, {})
         if not specs:
             if path is None and "." in kind.group and not kind.group.endswith(".k8s.io"):
                 result.notes.append(f"{kind}: no argument specs and no CRD in {folder}; write one of them")
             continue
-        text = crd.update(path.read_text(encoding="utf-8") if path else "", existing, specs)
+        text = merging.update(path.read_text(encoding="utf-8") if path else "", existing, specs)
         crds[kind] = yaml.safe_load(text)
         path = path or folder / f"{kind.group}_{crds[kind]['spec']['names']['plural']}.yaml"
         result.texts[path] = text
-        if crd.lets_unknown_pass(crds[kind], specs):
+        if merging.lets_unknown_pass(crds[kind], specs):
             result.notes.append(
                 f"{path}: fields that the argument specs do not name pass (x-kubernetes-preserve-unknown-fields of spec); "
                 "take that out once they name all, or say # +rolerunner:preserveUnknownFields above `main:`"
@@ -89,7 +89,7 @@ def _other_crds(folder: Path) -> dict[GroupKind, Mapping[str, Any]]:
     found: dict[GroupKind, Mapping[str, Any]] = {}
     for path in sorted(folder.glob("*.y*ml")):
         for obj in map(plain, Document(path).roots):
-            if isinstance(obj, dict) and (kind := crd.kind_of(obj)) is not None:
+            if isinstance(obj, dict) and (kind := merging.kind_of(obj)) is not None:
                 found[kind] = obj
     return found
 
