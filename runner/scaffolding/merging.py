@@ -57,7 +57,9 @@ def update(text: str, existing: Mapping[str, Any], specs: Sequence[Specs]) -> st
         # With the comments that somebody wrote into it.
         return text
     head = re.match(r"(?:(?:#.*|---)\n)*", text)
-    body = yaml.dump(result, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    # As the file has it so far, so that a diff shows what is new.
+    flat = re.search(r"^( *)versions:\n\1- ", text, re.MULTILINE)
+    body = yaml.dump(result, Dumper=_Dumper if flat else _Indented, sort_keys=False, allow_unicode=True, width=120)
     return (head[0] if head else "") + body + record
 
 
@@ -95,6 +97,10 @@ def _short(place: str) -> str:
 class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+
+class _Indented(_Dumper):
+    """Lists stand further in than what they belong to."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)

@@ -59,3 +59,13 @@ def test_a_crd_is_found_whatever_its_file_is_called_and_keeps_its_spellings(writ
     assert Path("crds/mine.yml") in generated().texts
     assert spec_of(yaml.safe_load(Path("crds/mine.yml").read_text()))["properties"] == {"tlsCertURL": {"type": "string"}}
     assert not CRD.exists()
+
+
+def test_lists_stand_as_far_in_as_they_did(write: Write) -> None:
+    write({SPECS: specs("size: {type: int}")})
+    definition = crd()
+    assert "  versions:\n    - name: v1\n" in CRD.read_text()
+    CRD.write_text(yaml.safe_dump(definition))
+    write({SPECS: specs("size: {type: str}")})
+    generated()
+    assert "  versions:\n  - name: v1\n" in CRD.read_text()
