@@ -1,6 +1,6 @@
 """`rolerunner manifests`: the CRDs and the operator's role, from what its roles and playbooks say.
 
-This module reads the project and writes its files; what stands in them is for `crd`, `merging` and `rbac` to know.
+This module reads the project and writes its files; what stands in them is for the others to know.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import yaml
 from runner import watches
 from runner.resource.metadata import GroupKind
 from runner.resource.parameters import to_snake
-from runner.scaffolding import merging, rbac
+from runner.scaffolding import merging, rbac, role
 from runner.scaffolding.crd import Specs
 from runner.scaffolding.markers import Document, plain
 from runner.settings import DEFAULT_WATCHES_FILE, ConfigurationError, Settings
@@ -78,9 +78,9 @@ def generate(settings: Settings, environ: Mapping[str, str]) -> Manifests:
     )
     needs = rbac.needs(loaded, kinds, settings=settings, environ=environ, options=options)
     result.undecided = needs.undecided
-    result.texts[ROLE] = rbac.update(ROLE, needs.rights)
+    result.texts[ROLE] = role.update(ROLE, needs.rights)
     if not LEADER_ELECTION_ROLE.exists():
-        result.texts[LEADER_ELECTION_ROLE] = rbac.LEADER_ELECTION_ROLE
+        result.texts[LEADER_ELECTION_ROLE] = role.LEADER_ELECTION
     return result
 
 
@@ -96,7 +96,7 @@ def _other_crds(folder: Path) -> dict[GroupKind, Mapping[str, Any]]:
 
 def _fields(definition: Mapping[str, Any], version: str) -> Iterable[str]:
     for found in (definition.get("spec") or {}).get("versions") or ():
-        if found["name"] == version:
+        if found.get("name") == version:
             root = (found.get("schema") or {}).get("openAPIV3Schema") or {}
             return ((root.get("properties") or {}).get("spec") or {}).get("properties") or ()
     return ()
