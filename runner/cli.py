@@ -22,6 +22,7 @@ import runner
 from runner import flags, logs, settings, watches
 from runner.devcluster.commands import devcluster
 from runner.scaffolding.commands import create, init
+from runner.scaffolding.manifests import manifests
 from runner.schema import WATCHES
 from runner.settings import ConfigurationError, Settings
 
@@ -36,7 +37,7 @@ def main() -> None:
     """Kubernetes operators written in Ansible."""
 
 
-for command in (init, create, devcluster):
+for command in (init, create, manifests, devcluster):
     main.add_command(command)
 
 

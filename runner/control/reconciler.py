@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -25,6 +26,7 @@ from runner.control import Request, Result, Retry
 from runner.control.echoes import Echoes
 from runner.control.handlers import wants
 from runner.control.narrator import Narrator
+from runner.executor.arguments import Arguments
 from runner.executor.artifacts import RunFolders
 from runner.executor.jobs import Execute, ExecutorError, Job, JobEvent, Outcome, fold
 from runner.kube import events
@@ -94,6 +96,7 @@ class Surroundings:
 class Reconciler:
     def __init__(self, surroundings: Surroundings) -> None:
         self._with = surroundings
+        self._arguments = Arguments()
         # What has been said about a CR and need not be said at every run.
         self._said: dict[Request, set[str]] = {}
         # Kinds whose status takes no observedGeneration.
@@ -136,6 +139,8 @@ class Reconciler:
         if decision is Gate.STOP:
             logger.debug("Going, without a finalizer of this watch", extra=request.fields)
             return Result()
+        if decision is not Gate.FINALIZE and (wrong := self._wrong(turn, obj)):
+            return await self._refuse(turn, obj, wrong)
         if decision is Gate.ADD_FINALIZER:
             obj = await self._set_finalizers(turn, obj, [*finalizers(obj), _finalizer_name(watch)])
         for problem in problems:
@@ -153,6 +158,28 @@ class Reconciler:
         self._with.folders.remove(_folder_parts(request))
         logger.info("The CR is gone", extra=request.fields)
         return Result()
+
+    def _wrong(self, turn: Turn, obj: Object) -> list[str]:
+        """What the CR says against the argument specs of what it would run, in the CR's own names."""
+        watch, spec = turn.watch, obj.get("spec")
+        return self._arguments.problems(
+            role=watch.content.role,
+            playbook=watch.content.playbook,
+            given=spec if isinstance(spec, Mapping) else {},
+            others=(*watch.vars, *parameters.own_variables(watch.gvk)),
+            key_of=functools.partial(parameters.field_of, snake_case=watch.snake_case_parameters),
+            templates=not watch.mark_unsafe,
+            complete=not self._with.ansible_args,
+        )
+
+    async def _refuse(self, turn: Turn, obj: Object, wrong: list[str]) -> Result:
+        """Nothing is run for a CR that cannot be right before it is changed; only the periodic pass looks again."""
+        message = "\n".join(wrong)
+        metrics.reconciled(str(turn.watch.gvk), succeeded=False)
+        if turn.watch.manage_status:
+            await self._mark(turn, obj, lambda status, now: conditions.mark_failed(status, message, None, now), observed=obj)
+        await self._warn_once(turn, "InvalidSpec", message)
+        return Result(requeue_after=turn.watch.reconcile_period)
 
     async def _run(self, turn: Turn, obj: Object, *, finalizing: bool) -> Outcome:
         """Run what the watch says. Raises Retry, with the failure in the CR's status, where no run came about."""
