@@ -94,10 +94,14 @@ class Container:
             below |= more
         return {pid: found[pid] for pid in below if pid in found}
 
+    def first(self, program: str = "/tini") -> int:
+        """The process that is the container's first, by its id on this machine."""
+        (first,) = [pid for pid, (_, command) in self.processes().items() if command.startswith(f"{program} ")]
+        return first
+
     def stop(self) -> int:
         """As a kubelet does: SIGTERM to the command's first process. Its exit code."""
-        (first,) = [pid for pid, (_, command) in self.processes().items() if command.startswith("/tini ")]
-        os.kill(first, signal.SIGTERM)
+        os.kill(self.first(), signal.SIGTERM)
         return self.process.wait(PATIENCE)
 
     def kill(self) -> None:

@@ -48,9 +48,13 @@ def image(storage: Storage) -> str:
 
 @pytest.fixture
 def kubeconfig(devcluster: Devcluster, tmp_path: Path) -> Path:
-    """With all that it names in itself."""
+    return flattened(devcluster, tmp_path)
+
+
+def flattened(devcluster: Devcluster, folder: Path) -> Path:
+    """The cluster's kubeconfig with all that it names in itself."""
     command = [str(devcluster.kubectl), "--kubeconfig", str(devcluster.kubeconfig), "config", "view", "--raw", "--flatten"]
-    path = tmp_path / "kubeconfig"
+    path = folder / "kubeconfig"
     path.write_bytes(subprocess.run(command, check=True, capture_output=True).stdout)
     return path
 
