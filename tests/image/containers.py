@@ -64,6 +64,8 @@ def missing() -> str:
     if sys.platform != "linux" or os.geteuid() != 0:
         return "images are built by root on Linux"
     lacking = [program for program in ("buildah", "debootstrap", "unshare") if not shutil.which(program)]
+    if not lacking and subprocess.run([*_NAMESPACES, "true"], capture_output=True, check=False).returncode:
+        return "images need the right to make namespaces"
     return f"images need {', '.join(lacking)}" if lacking else ""
 
 

@@ -68,11 +68,14 @@ def test_what_is_in_it(storage: Storage, image: str) -> None:
 cd /usr/share/ansible/collections/ansible_collections && echo collections: */*
 echo tools: $(for tool in ansible-galaxy ansible-playbook rolerunner cc gcc git pip; do command -v $tool; done)
 echo writable: $(find / -xdev -type d -writable ! -path '/opt/ansible/*' 2>/dev/null | sort)
+echo asked: $(ansible-galaxy collection install operator_sdk.util:0.5.0 'kubernetes.core:>=5')
 python -c 'import setuptools' 2>/dev/null && echo setuptools
 true
 """
     said = storage.run("run", "--isolation=chroot", storage.run("from", image), "--", "sh", "-c", look)
-    assert said.splitlines() == [
+    *lines_said, asked = said.splitlines()
+    assert "Nothing to do." in asked
+    assert lines_said == [
         "collections: kubernetes/core operator_sdk/util",
         "tools: /opt/rolerunner/bin/ansible-galaxy /opt/rolerunner/bin/ansible-playbook /opt/rolerunner/bin/rolerunner",
         "writable: /opt/ansible /run/lock /tmp /var/tmp",
