@@ -123,6 +123,8 @@ async def test_the_operator_works_with_what_is_deployed(
 def test_undeploying_leaves_nothing(deployed: Deployed) -> None:
     parts = deployed.kubectl("get", "networkpolicy,poddisruptionbudget,service", "-n", NAMESPACE, "-o", "name").stdout
     assert len(parts.splitlines()) == 3
+    # The CRDs alone, which are there already.
+    assert "memcacheds.cache.example.com" in deployed.make("install")
     deployed.make("undeploy")
     left = deployed.kubectl("get", "crds,clusterroles,clusterrolebindings,namespaces", "-o", "name").stdout
     assert [line for line in left.splitlines() if "memcached" in line] == []
