@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from runner import metrics
@@ -24,6 +26,7 @@ from runner.control import Request, Result, Retry
 from runner.control.echoes import Echoes
 from runner.control.handlers import wants
 from runner.control.narrator import Narrator
+from runner.executor.arguments import Arguments
 from runner.executor.artifacts import RunFolders
 from runner.executor.jobs import Execute, ExecutorError, Job, JobEvent, Outcome, fold
 from runner.kube import events
@@ -93,6 +96,7 @@ class Surroundings:
 class Reconciler:
     def __init__(self, surroundings: Surroundings) -> None:
         self._with = surroundings
+        self._arguments = Arguments()
         # What has been said about a CR and need not be said at every run.
         self._said: dict[Request, set[str]] = {}
         # Kinds whose status takes no observedGeneration.
@@ -118,6 +122,7 @@ class Reconciler:
             self._with.folders.remove(_folder_parts(request))
 
     async def _turn(self, request: Request) -> Result:
+        phases = Phases()
         resource = await self._with.discovery.by_kind(request.watch.gvk)
         if resource is None:
             # The kind was taken away, and its CRs with it.
@@ -128,27 +133,53 @@ class Reconciler:
             self._with.discovery.forget(request.watch.gvk)
             return self._gone(request)
         watch, problems = for_cr(request.watch, obj)
-        turn = Turn(request, watch, resource, Owner(watch.gvk, request.key, obj["metadata"]["uid"]))
+        phases.over("read")
+        turn = Turn(request, watch, resource, Owner(watch.gvk, request.key, obj["metadata"]["uid"]), phases)
         decision = gate(obj, watch)
         if decision is Gate.STOP:
             logger.debug("Going, without a finalizer of this watch", extra=request.fields)
             return Result()
+        if decision is not Gate.FINALIZE and (wrong := self._wrong(turn, obj)):
+            return await self._refuse(turn, obj, wrong)
         if decision is Gate.ADD_FINALIZER:
             obj = await self._set_finalizers(turn, obj, [*finalizers(obj), _finalizer_name(watch)])
         for problem in problems:
             await self._warn_once(turn, "BadAnnotation", problem)
         if watch.manage_status:
             obj = await self._mark(turn, obj, lambda status, now: conditions.mark_running(status, now)) or obj
+        phases.over("mark")
         with metrics.reconciling(str(watch.gvk)):
             outcome = await self._run(turn, obj, finalizing=decision is Gate.FINALIZE)
         return await self._conclude(turn, obj, outcome, finalizing=decision is Gate.FINALIZE)
 
     def _gone(self, request: Request) -> Result:
-        logger.info("The CR is gone", extra=request.fields)
         self._with.forget(request)
         self._said.pop(request, None)
         self._with.folders.remove(_folder_parts(request))
+        logger.info("The CR is gone", extra=request.fields)
         return Result()
+
+    def _wrong(self, turn: Turn, obj: Object) -> list[str]:
+        """What the CR says against the argument specs of what it would run, in the CR's own names."""
+        watch, spec = turn.watch, obj.get("spec")
+        return self._arguments.problems(
+            role=watch.content.role,
+            playbook=watch.content.playbook,
+            given=spec if isinstance(spec, Mapping) else {},
+            others=(*watch.vars, *parameters.own_variables(watch.gvk)),
+            key_of=functools.partial(parameters.field_of, snake_case=watch.snake_case_parameters),
+            templates=not watch.mark_unsafe,
+            complete=not self._with.ansible_args,
+        )
+
+    async def _refuse(self, turn: Turn, obj: Object, wrong: list[str]) -> Result:
+        """Nothing is run for a CR that cannot be right before it is changed; only the periodic pass looks again."""
+        message = "\n".join(wrong)
+        metrics.reconciled(str(turn.watch.gvk), succeeded=False)
+        if turn.watch.manage_status:
+            await self._mark(turn, obj, lambda status, now: conditions.mark_failed(status, message, None, now), observed=obj)
+        await self._warn_once(turn, "InvalidSpec", message)
+        return Result(requeue_after=turn.watch.reconcile_period)
 
     async def _run(self, turn: Turn, obj: Object, *, finalizing: bool) -> Outcome:
         """Run what the watch says. Raises Retry, with the failure in the CR's status, where no run came about."""
@@ -225,8 +256,12 @@ class Reconciler:
                 contextlib.aclosing(self._with.execute(job)) as running,
             ):
                 async for event in running:
+                    if not seen:
+                        turn.phases.over("start")
                     narrator.tell(event)
                     seen.append(event)
+                turn.phases.over("tasks")
+            turn.phases.over("end")
             return fold(seen)
         except TimeoutError:
             if not deadline.expired():
@@ -267,6 +302,7 @@ class Reconciler:
             return Result()
         if watch.manage_status:
             await self._mark(turn, obj, lambda status, now: _mark_done(status, outcome, now), observed=begun)
+        turn.phases.over("status")
         if not outcome.succeeded:
             note = "\n".join(outcome.reports or outcome.messages)
             await events.warn(self._with.client, turn.owner, reason="RunFailed", note=note)
@@ -356,6 +392,18 @@ class Reconciler:
             await events.warn(self._with.client, turn.owner, reason=reason, note=note)
 
 
+class Phases:
+    """A watch over how long the parts of a turn take."""
+
+    def __init__(self) -> None:
+        self._since = monotonic()
+
+    def over(self, name: str) -> None:
+        now = monotonic()
+        metrics.phase(name, now - self._since)
+        self._since = now
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """What stays the same through one turn."""
@@ -365,6 +413,7 @@ class Turn:
     watch: Watch
     resource: Resource
     owner: Owner
+    phases: Phases
 
 
 def _content(watch: Watch, *, finalizing: bool) -> tuple[Content, Mapping[str, Any]]:

@@ -6,24 +6,27 @@ a fork of it is whole. On the control socket FD it is told, one datagram each,
     {"play": IDENT} with a socket of the job's own        {"end": IDENT}
 
 and tells {"ready": …} once and {"ended": IDENT} for each job. On its job's socket a child reads the order, one line of
-JSON, and writes the events, one a line, and at last {"done": EXIT CODE, "printed": TEXT}. When the control socket closes,
-the runner is gone, and every process of every job is ended.
+JSON, and writes {"begun": WHEN}, the events, one a line, and at last {"done": EXIT CODE, "printed": TEXT}. When the control
+socket closes, the runner is gone, and every process of every job is ended.
 
 Next on the way: `runner.executor.child`.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import json
 import os
+import select
 import signal
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from runner.executor import processes
@@ -36,13 +39,13 @@ def main(control: socket.socket) -> None:
     with _environment_of_a_run():
         from runner.executor import child
 
-        left_out = child.set_up()
-    child.warm_up()
+        warm = child.Warm()
+    warm.warm_up()
     # What is there now stays: the collector must not touch, and thereby copy, the pages that the children share.
     gc.collect()
     gc.freeze()
-    server = Server(control, child.play)
-    server.tell({"ready": round(time.monotonic() - begun, 3), "left_out": left_out})
+    server = Server(control, warm)
+    server.tell({"ready": round(time.monotonic() - begun, 3), "left_out": warm.left_out})
     server.serve()
 
 
@@ -62,11 +65,11 @@ def _environment_of_a_run() -> Iterator[None]:
 
 
 class Server:
-    """Forks, and keeps account of its children."""
+    """Forks, and keeps account of its children. `warm` is a `child.Warm`."""
 
-    def __init__(self, control: socket.socket, play: Any) -> None:
+    def __init__(self, control: socket.socket, warm: Any) -> None:
         self._control = control
-        self._play = play
+        self._warm = warm
         self._jobs: dict[int, str] = {}
         signal.signal(signal.SIGCHLD, lambda *_: self._reap())
         # The runner decides when it is time to go; Ctrl-C goes to all processes of a terminal.
@@ -79,35 +82,53 @@ class Server:
         """Until the other end of the control socket is closed."""
         try:
             while True:
+                ready, _, _ = select.select([self._control, self._warm.lessons], [], [])
+                if self._control not in ready:
+                    self._warm.lessons.hear()
+                    continue
                 text, descriptors, _, _ = socket.recv_fds(self._control, _DATAGRAM, 1)
                 if not text:
                     return
                 message = json.loads(text)
                 if "play" in message:
-                    self._fork(message["play"], descriptors[0])
+                    self._play(message["play"], descriptors[0])
                 else:
                     self._end(message["end"])
         finally:
             for pid in list(self._jobs):
                 processes.end_tree(pid)
 
-    def _fork(self, ident: str, descriptor: int) -> None:
+    def _play(self, ident: str, descriptor: int) -> None:
+        connection = socket.socket(fileno=descriptor)
+        self._fork(ident, lambda: self._warm.play(connection))
+        connection.close()
+        if gather := self._warm.gathering():
+            self._fork("", gather)
+
+    def _fork(self, ident: str, work: Callable[[], None]) -> None:
         # A child that ends at once must not be reaped before it is known.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         pid = os.fork()
         if pid == 0:
-            code = 1
             try:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
                 self._control.close()
-                code = self._play(socket.socket(fileno=descriptor))
+                os.setsid()
+                processes.die_with_parent()
+                processes.adopt_orphans()
+                # Those of the fork server are not this process' to run; what a module registers is.
+                atexit._clear()
+                work()
+            except Exception:
+                # The runner is gone, say; or what was to be found out for later runs could not be.
+                traceback.print_exc()
             finally:
+                processes.end_descendants()
                 # Nothing of the fork server's own is cleaned up in a child.
-                os._exit(code)
+                os._exit(0)
         self._jobs[pid] = ident
-        os.close(descriptor)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
 
     def _end(self, ident: str) -> None:
@@ -123,8 +144,8 @@ class Server:
                 return
             if pid == 0:
                 return
-            ident = self._jobs.pop(pid, None)
-            if ident is not None:
+            # What does not play a job has no name.
+            if ident := self._jobs.pop(pid, None):
                 self.tell({"ended": ident})
 
 

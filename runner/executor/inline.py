@@ -2,15 +2,13 @@
 
 Standard ansible-core forks a worker for each task, makes a folder through a shell, zips the module and starts a Python on
 it. In a process that plays one CR's run and then ends, none of this is needed. What is replaced is small, and around it
-ansible-core's own code does what it always does. Each seam is put in only if this ansible-core looks there as the ones
-that it was written for (2.19 to 2.21); otherwise that part goes the standard way.
+ansible-core's own code does what it always does.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import inspect
 import io
 import json
 import os
@@ -21,6 +19,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ansible.executor.process import worker
@@ -30,6 +29,8 @@ from ansible.plugins import action, strategy
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+from runner.executor.seams import Seam, expect
+
 display = Display()
 
 # The folders of a collection's modules, as the loader finds them.
@@ -38,37 +39,13 @@ _MODULE = re.compile(r"/(ansible_collections/(\w+)/(\w+)/plugins/modules/\w+)\.p
 _FACTS = re.compile(r"/(ansible/modules/setup)\.py$")
 
 
-def install(collections: frozenset[str]) -> list[str]:
-    """Put the seams in; what was left out, and why. `collections`: whose modules are called in the process."""
-    left_out = []
-    for name, check, put in (
+def seams(collections: frozenset[str]) -> list[Seam]:
+    """`collections`: whose modules are called in the process."""
+    return [
         ("tasks", _check_tasks, _put_tasks),
         ("temporary folders", _check_folders, _put_folders),
         ("modules", _check_modules, lambda: _put_modules(collections)),
-    ):
-        try:
-            check()
-        except (LookupError, AttributeError, TypeError, ValueError) as error:
-            left_out.append(f"{name}: {error}")
-        else:
-            put()
-    return left_out
-
-
-def _expect(function: Any, *parameters: str) -> None:
-    """LookupError unless the function has these parameters, and no others that must be given."""
-    known = inspect.signature(function).parameters
-    missing = [name for name in parameters if name not in known]
-    strange = [
-        name
-        for name, parameter in known.items()
-        if name not in parameters and parameter.default is parameter.empty and parameter.kind not in _COLLECTING
     ]
-    if missing or strange:
-        raise LookupError(f"{function.__qualname__} is not as known (missing {missing}, unknown {strange})")
-
-
-_COLLECTING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 # Tasks
@@ -148,29 +125,67 @@ def _display_through(original: Callable[..., Any]) -> Callable[..., Any]:
     return through
 
 
+def _verbose_as_of_a_worker(original: Callable[..., Any]) -> Callable[..., Any]:
+    # ansible-runner's mark on verbose messages is lost on the way from a worker.
+    unmarked = getattr(original, "__wrapped__", original)
+
+    def verbose(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return (unmarked if isinstance(sys.stdout, _Aside) else original)(self, *args, **kwargs)
+
+    return verbose
+
+
 def _check_tasks() -> None:
-    _expect(
+    expect(
         worker.WorkerProcess.__init__,
         *("self", "final_q", "task_vars", "host", "task", "play_context", "loader"),
         *("variable_manager", "shared_loader_obj", "worker_id", "cliargs"),
     )
-    _expect(worker.WorkerProcess._run, "self")
+    expect(worker.WorkerProcess._run, "self")
     from ansible._internal import _task
 
     if getattr(_task.TaskContext, "create", None) is None:
-        _expect(_task.TaskContext, "task")
+        expect(_task.TaskContext, "task")
     else:
-        _expect(_task.TaskContext.create, "task", "task_vars", "host_name")
+        expect(_task.TaskContext.create, "task", "task_vars", "host_name")
     if strategy.WorkerProcess is not worker.WorkerProcess:
         raise LookupError("the strategies start other workers")
     from ansible.playbook.task import Task
 
-    _expect(Task.copy, "self", "exclude_parent")
+    expect(Task.copy, "self", "exclude_parent")
+    rpc = _rpc()
+    if rpc is not None:
+        methods = {name for name, value in vars(rpc).items() if isinstance(value, staticmethod)}
+        if methods != _RPC or not all(hasattr(getattr(rpc, name), "__wrapped__") for name in methods):
+            raise LookupError(f"workers ask for other things: {', '.join(sorted(methods))}")
+        from ansible._internal import _rpc_host
+
+        expect(_rpc_host.LocalManager.shared_instance)
+
+
+# What tasks have done by the process that plays, from ansible-core 2.21 on.
+_RPC = {"add_host", "add_group"}
+
+
+def _rpc() -> Any:
+    try:
+        return importlib.import_module("ansible._internal._worker._inventory_rpc").InventoryRPC
+    except ImportError:
+        return None
 
 
 def _put_tasks() -> None:
     strategy.WorkerProcess = InlineWorker
     Display.display = _display_through(Display.display)
+    Display.verbose = _verbose_as_of_a_worker(Display.verbose)
+    rpc = _rpc()
+    if rpc is not None:
+        from ansible._internal import _rpc_host
+
+        # The caller and the called are one: no server and none of its threads, and no waiting for oneself.
+        client = SimpleNamespace(**{name: getattr(rpc, name).__wrapped__ for name in _RPC})
+        rpc.get_client = classmethod(lambda cls: client)
+        _rpc_host.LocalManager.shared_instance = classmethod(lambda cls: None)
 
 
 # Temporary folders
@@ -183,10 +198,10 @@ def _is_here(plugin: Any) -> bool:
 
 
 def _check_folders() -> None:
-    _expect(ActionBase._make_tmp_path, "self")
-    _expect(ActionBase._remote_expand_user, "self", "path")
-    _expect(ActionBase._remove_tmp_path, "self", "tmp_path")
-    _expect(ActionBase._should_remove_tmp_path, "self", "tmp_path")
+    expect(ActionBase._make_tmp_path, "self")
+    expect(ActionBase._remote_expand_user, "self", "path")
+    expect(ActionBase._remove_tmp_path, "self", "tmp_path")
+    expect(ActionBase._should_remove_tmp_path, "self", "tmp_path")
 
 
 def _put_folders() -> None:
@@ -229,13 +244,13 @@ def _put_folders() -> None:
 
 
 def _check_modules() -> None:
-    _expect(ActionBase._execute_module, "self", "module_name", "module_args", "task_vars", "wrap_async")
-    _expect(ActionBase._low_level_execute_command, "self", "cmd")
-    _expect(ActionBase._is_pipelining_enabled, "self", "module_style")
-    _expect(action.modify_module, "module_name", "module_path", "module_args", "templar", "environment")
+    expect(ActionBase._execute_module, "self", "module_name", "module_args", "task_vars", "wrap_async")
+    expect(ActionBase._low_level_execute_command, "self", "cmd")
+    expect(ActionBase._is_pipelining_enabled, "self", "module_style")
+    expect(action.modify_module, "module_name", "module_path", "module_args", "templar", "environment")
     for name in ("_ANSIBLE_ARGS", "_ANSIBLE_PROFILE"):
         getattr(basic, name)
-    _expect(basic._json.get_module_encoder, "name", "direction")
+    expect(basic._json.get_module_encoder, "name", "direction")
     for name in ("_global_warnings", "_global_deprecations"):
         getattr(module_warnings, name)
 

@@ -1,0 +1,148 @@
+"""A seam of ansible-core: facts about the machine that take long to find out are found out beside the runs, not in them.
+
+What changes by itself (time, memory, load, uptime, how full a mount is, the environment, the user, local facts) is gathered
+by each run as ever. What is a matter of how the machine is built (devices, mounts, network, distribution …) a run takes
+from the warm process, which has it gathered anew, in a process of its own, when it plays a job and the last time was more
+than a minute ago. What has not been gathered yet, or not for an hour, a run gathers itself.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from ansible.module_utils import basic
+from ansible.module_utils.facts import ansible_collector, default_collectors
+from ansible.module_utils.facts.hardware import linux
+from ansible.module_utils.facts.hardware.linux import LinuxHardware
+from ansible.module_utils.facts.namespace import PrefixFactNamespace
+from ansible.module_utils.facts.utils import get_mount_size
+from ansible.modules import setup
+
+from runner.executor.seams import expect
+
+# Seconds.
+_AGE, _OLDEST = 60.0, 3600.0
+# The collectors that start processes or go through many files, by the names that `gather_subset` has for them.
+_SLOW = frozenset({"network", "lsb", "platform", "distribution", "caps", "chroot", "virtual", "pkg_mgr"})
+# And of what is called hardware, which is much else beside.
+_SLOW_HARDWARE = ("get_mount_facts", "get_device_facts", "get_dmi_facts", "get_lvm_facts", "get_sysinfo_facts")
+
+
+class Facts:
+    """By what was asked: what it gave, and when."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Any] = {}
+        self._gathered = -_OLDEST
+        self._begun = -_OLDEST
+        # In a process that gathers for those to come.
+        self._recording = False
+
+    def is_due(self) -> bool:
+        """Whether it is time to gather; not again, then, until the next time."""
+        due = time.monotonic() - self._begun > _AGE
+        if due:
+            self._begun = time.monotonic()
+        return due
+
+    def gather(self) -> None:
+        """For the runs to come; in a process that does nothing else."""
+        self._recording = True
+        self._kept.clear()
+        collector = ansible_collector.get_ansible_collector(
+            all_collector_classes=default_collectors.collectors,
+            # Collectors look for what others have found by the names that it has here.
+            namespace=PrefixFactNamespace(namespace_name="ansible", prefix="ansible_"),
+            gather_subset=["all"],
+            gather_timeout=10,
+        )
+        collector.collect(module=_module())
+
+    def learned(self) -> Iterable[str]:
+        # There are sets and views among them, which the module would make lists of in the end.
+        return [json.dumps(self._kept, default=list)] if self._recording else []
+
+    def keep(self, lesson: str) -> None:
+        self._kept = json.loads(lesson)
+        self._gathered = time.monotonic()
+
+    def ask(self, what: str, gather: Any) -> Any:
+        if not self._recording and what in self._kept and time.monotonic() - self._gathered < _OLDEST:
+            return copy.deepcopy(self._kept[what])
+        found = gather()
+        if self._recording:
+            self._kept[what] = found
+        return found
+
+
+def _module() -> Any:
+    """The module that gathers facts, as collectors want to have it, with its own defaults."""
+    basic._ANSIBLE_ARGS, basic._ANSIBLE_PROFILE = b'{"ANSIBLE_MODULE_ARGS": {}}', "legacy"
+    try:
+        return basic.AnsibleModule(argument_spec={"gather_timeout": {"type": "int", "default": 10}, **_ARGUMENTS})
+    finally:
+        basic._ANSIBLE_ARGS = basic._ANSIBLE_PROFILE = None
+
+
+_ARGUMENTS = {
+    "gather_subset": {"type": "list", "elements": "str", "default": ["all"]},
+    "filter": {"type": "list", "elements": "str", "default": []},
+    "fact_path": {"type": "path", "default": "/etc/ansible/facts.d"},
+}
+
+
+def check() -> None:
+    names = {collector.name for collector in default_collectors.collectors}
+    if missing := _SLOW - names:
+        raise LookupError(f"no such facts: {', '.join(sorted(missing))}")
+    expect(
+        ansible_collector.get_ansible_collector,
+        *("all_collector_classes", "namespace", "gather_subset", "gather_timeout"),
+    )
+    for collector in default_collectors.collectors:
+        expect(collector.collect, "self", "module", "collected_facts")
+    for name in _SLOW_HARDWARE:
+        expect(getattr(LinuxHardware, name), "self")
+    expect(linux.get_best_parsable_locale, "module")
+    _ = setup.main, basic._ANSIBLE_ARGS, basic._ANSIBLE_PROFILE
+
+
+def put() -> Facts:
+    kept = Facts()
+    # Before any is replaced: some have their method from others.
+    methods = {collector: collector.collect for collector in default_collectors.collectors if collector.name in _SLOW}
+    for collector, collect in methods.items():
+        _put_collector(kept, collector, collect)
+    for name in _SLOW_HARDWARE:
+        _put_hardware(kept, name)
+    locale = linux.get_best_parsable_locale
+    linux.get_best_parsable_locale = lambda module, *args, **kwargs: kept.ask(
+        "locale", lambda: locale(module, *args, **kwargs)
+    )
+    return kept
+
+
+def _put_collector(kept: Facts, collector: Any, collect: Any) -> None:
+    def kept_collect(self: Any, module: Any = None, collected_facts: Any = None) -> Any:
+        return kept.ask(
+            f"{collector.__module__}.{collector.__qualname__}",
+            lambda: collect(self, module=module, collected_facts=collected_facts),
+        )
+
+    collector.collect = kept_collect
+
+
+def _put_hardware(kept: Facts, name: str) -> None:
+    method = getattr(LinuxHardware, name)
+
+    def kept_method(self: Any) -> Any:
+        found = kept.ask(f"hardware.{name}", lambda: method(self))
+        for mount in found.get("mounts") or ():
+            mount.update(get_mount_size(mount["mount"]))
+        return found
+
+    setattr(LinuxHardware, name, kept_method)

@@ -1,0 +1,183 @@
+"""Seams of ansible-core: templates that an earlier run has compiled are not compiled again, nor names looked for in vain.
+
+What Jinja makes of a template depends on its text, on a few settings, and on two things about the filters and tests in it:
+how they want to be called, and, where all of a filter's arguments are constants, what it gives. A template of which the
+latter is true is compiled each time; of the others it is noted how their filters and tests were called, which has to be
+the same now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import CodeType
+from typing import Any
+
+from ansible._internal._templating import _jinja_bits
+from ansible.plugins.loader import Jinja2Loader, filter_loader, test_loader
+from jinja2 import nodes
+from jinja2.environment import Environment, TemplateExpression
+from jinja2.utils import _PassArg
+
+from runner.executor.lessons import bounded
+from runner.executor.seams import expect
+
+# Compiled templates, of some KB each.
+_MOST = 2000
+
+# (what it is, its text, whether backslashes are escaped, settings)
+Key = tuple[str, str, bool | None, tuple[Any, ...]]
+# (whether it is a filter, its name, how it wants to be called)
+Use = tuple[bool, str, str | None]
+Lesson = tuple[Key, CodeType, tuple[Use, ...]]
+
+
+class Compiled:
+    """The templates that are known, and those that this process has learned."""
+
+    def __init__(self) -> None:
+        self._known: dict[Key, tuple[CodeType, tuple[Use, ...]]] = {}
+        self._learned: list[Lesson] = []
+        # Of the template that is being compiled: what it uses; None if it is not to be kept.
+        self._uses: set[Use] | None = None
+        self._code: CodeType | None = None
+
+    def keep(self, lesson: Lesson) -> None:
+        key, code, uses = lesson
+        self._known[key] = code, uses
+        bounded(self._known, _MOST)
+
+    def learned(self) -> Iterable[Lesson]:
+        learned, self._learned = self._learned, []
+        return learned
+
+    def find(self, key: Key, environment: Any) -> CodeType | None:
+        known = self._known.get(key)
+        if known is None or any(_use(environment, *use[:2]) != use for use in known[1]):
+            return None
+        return known[0]
+
+    @contextmanager
+    def learning(self, key: Key) -> Iterator[None]:
+        """While a template is compiled, which tells what comes of it by the methods below."""
+        self._uses, self._code = set(), None
+        try:
+            yield
+            if self._uses is not None and self._code is not None:
+                lesson = key, self._code, tuple(sorted(self._uses, key=repr))
+                self.keep(lesson)
+                self._learned.append(lesson)
+        finally:
+            self._uses = None
+
+    def used(self, environment: Any, template: nodes.Template) -> None:
+        if self._uses is not None:
+            found = template.find_all((nodes.Filter, nodes.Test))
+            self._uses |= {_use(environment, isinstance(node, nodes.Filter), node.name) for node in found}
+
+    def made(self, code: CodeType) -> None:
+        self._code = code
+
+    def evaluated(self) -> None:
+        """A filter or test was called while compiling: what it gave is part of the code."""
+        self._uses = None
+
+
+def _use(environment: Any, is_filter: bool, name: str) -> Use:
+    function = (environment.filters if is_filter else environment.tests).get(name)
+    how = _PassArg.from_obj(function) if function is not None else None
+    return is_filter, name, "missing" if function is None else how.name if how else None
+
+
+def check_names() -> None:
+    expect(Jinja2Loader.get_with_context, "self", "name")
+    expect(Jinja2Loader._ensure_non_collection_wrappers, "self")
+    _ = filter_loader._cached_non_collection_wrappers, _jinja_bits._BUILTIN_FILTERS, _jinja_bits._BUILTIN_TESTS
+
+
+def put_names() -> None:
+    """The names of Jinja's own filters and tests are looked for in all of ansible-core's files, each time and in vain."""
+    get_with_context = Jinja2Loader.get_with_context
+    in_vain = {
+        (loader.type, name): found
+        for loader, names in ((filter_loader, _jinja_bits._BUILTIN_FILTERS), (test_loader, _jinja_bits._BUILTIN_TESTS))
+        for name in names
+        # Others, such as "==", are not looked for.
+        if name.isidentifier() and (found := loader.get_with_context(name)).object is None
+    }
+
+    def known(self: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+        found = in_vain.get((self.type, name))
+        if found is not None:
+            # A role's or playbook's own come first.
+            self._ensure_non_collection_wrappers(*args, **kwargs)
+            if name not in self._cached_non_collection_wrappers:
+                return found
+        return get_with_context(self, name, *args, **kwargs)
+
+    Jinja2Loader.get_with_context = known
+
+
+def check() -> None:
+    """LookupError or AttributeError where this ansible-core or Jinja compiles templates in another way."""
+    expect(Environment.compile, "self", "source", "name", "filename", "raw", "defer_init")
+    expect(Environment._generate, "self", "source", "name", "filename", "defer_init")
+    expect(_jinja_bits.AnsibleEnvironment.compile_expression, "self", "source")
+    expect(nodes._FilterTestCommon.as_const, "self", "eval_ctx")
+    if _jinja_bits.AnsibleEnvironment.compile is not Environment.compile or not _jinja_bits._TEMPLATE_OVERRIDE_FIELD_NAMES:
+        raise LookupError("ansible-core compiles templates in a way of its own")
+    _ = _jinja_bits._TemplateCompileContext.current, _jinja_bits.AnsibleEnvironment.template_class.from_code
+
+
+def put() -> Compiled:
+    kept = Compiled()
+    compile_template, generate = Environment.compile, Environment._generate
+    compile_expression = _jinja_bits.AnsibleEnvironment.compile_expression
+    as_const = nodes._FilterTestCommon.as_const
+
+    def key(environment: Any, what: str, source: str) -> Key:
+        context = _jinja_bits._TemplateCompileContext.current(optional=True)
+        settings = tuple(getattr(environment, name) for name in _jinja_bits._TEMPLATE_OVERRIDE_FIELD_NAMES)
+        return what, str.__str__(source), context and context.escape_backslashes, settings
+
+    def compiled(self: Any, source: Any, *args: Any, **kwargs: Any) -> Any:
+        if type(self) is not _jinja_bits.AnsibleEnvironment or args or kwargs:
+            return compile_template(self, source, *args, **kwargs)
+        if not isinstance(source, str):
+            # An expression's.
+            made = compile_template(self, source)
+            kept.made(made)
+            return made
+        code = kept.find(this := key(self, "template", source), self)
+        if code is None:
+            with kept.learning(this):
+                made = compile_template(self, source)
+                kept.made(made)
+                return made
+        return code
+
+    def expression(self: Any, source: str, undefined_to_none: bool = True) -> Any:
+        code = kept.find(this := key(self, "expression", source), self)
+        if code is None:
+            with kept.learning(this):
+                return compile_expression(self, source, undefined_to_none)
+        template = self.template_class.from_code(self, code, self.make_globals(None), None)
+        return TemplateExpression(template, undefined_to_none)
+
+    def generated(self: Any, source: nodes.Template, *args: Any, **kwargs: Any) -> Any:
+        kept.used(self, source)
+        return generate(self, source, *args, **kwargs)
+
+    def constant(self: Any, eval_ctx: Any = None) -> Any:
+        value = as_const(self, eval_ctx)
+        kept.evaluated()
+        return value
+
+    for owner, name, method in (
+        (Environment, "compile", compiled),
+        (Environment, "_generate", generated),
+        (_jinja_bits.AnsibleEnvironment, "compile_expression", expression),
+        (nodes._FilterTestCommon, "as_const", constant),
+    ):
+        setattr(owner, name, method)
+    return kept
