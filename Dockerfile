@@ -3,8 +3,6 @@
 
 # Anything with apt, and Python from 3.11 on with venv; by digest, if a build has to be repeatable.
 ARG BASE_IMAGE=python:3.13.14-slim-bookworm
-# Where kubernetes.core comes from: galaxy, or pypi where galaxy is out of reach.
-ARG COLLECTIONS=galaxy
 
 
 FROM ${BASE_IMAGE} AS build
@@ -18,21 +16,20 @@ COPY requirements.txt /src/
 RUN pip install --no-deps --no-compile --only-binary=:all: -r /src/requirements.txt
 
 
-FROM build AS collections-galaxy
+FROM build AS collections
+# Where kubernetes.core comes from: galaxy, or pypi where galaxy is out of reach. There it is in the `ansible` package, of
+# whose hundred collections only the one is taken.
+ARG COLLECTIONS=galaxy
 ARG GALAXY_SERVER=""
 COPY requirements.yml /src/
-RUN ansible-galaxy collection install ${GALAXY_SERVER:+--server ${GALAXY_SERVER}} \
-        --collections-path /collections -r /src/requirements.yml
-
-
-FROM build AS collections-pypi
-# Of the `ansible` package, which holds a hundred collections, only the one.
-RUN pip download --no-deps --dest /tmp 'ansible>=12,<15' \
- && python -c "import glob, zipfile; wheel = zipfile.ZipFile(glob.glob('/tmp/ansible-*.whl')[0]); \
-        wheel.extractall('/collections', [name for name in wheel.namelist() if '/kubernetes/core/' in name])"
-
-
-FROM collections-${COLLECTIONS} AS collections
+RUN case ${COLLECTIONS} in \
+      galaxy) ansible-galaxy collection install --collections-path /collections ${GALAXY_SERVER:+--server ${GALAXY_SERVER}} \
+          -r /src/requirements.yml ;; \
+      pypi) pip download --no-deps --dest /tmp 'ansible==12.3.0' \
+          && python -c "import glob, zipfile; wheel = zipfile.ZipFile(glob.glob('/tmp/ansible-*.whl')[0]); \
+              wheel.extractall('/collections', [name for name in wheel.namelist() if '/kubernetes/core/' in name])" ;; \
+      *) echo "COLLECTIONS is galaxy or pypi, not ${COLLECTIONS}" >&2; exit 1 ;; \
+    esac
 RUN cd /collections/ansible_collections/kubernetes/core && rm -rf .github changelogs docs tests
 
 
