@@ -103,6 +103,7 @@ class Settings:
     election: Election | None = None
     # Inputs and artifacts of the runs, one folder a CR.
     runs_dir: Path = DEFAULT_RUNS_DIR
+    run_artifacts: bool = True
     logging: logs.Options = field(default_factory=logs.Options)
     # What the user should be told of the flags and variables, once.
     notices: tuple[str, ...] = ()

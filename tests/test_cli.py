@@ -18,6 +18,7 @@ PEERS_FLAGS = {
 }
 OWN_FLAGS = {
     *("--executor", "--log-format", "--log-level", "--max-concurrent-runs", "--role-metrics-bind-address"),
+    "--run-artifacts",
     *("--run-timeout", "--runs-dir"),
 }
 
