@@ -78,14 +78,16 @@ def _switch(name: str, *, default: bool = False, help: str, hidden: bool = False
     )
 
 
+WATCHES_FILE = click.option(
+    "--watches-file",
+    default=settings.DEFAULT_WATCHES_FILE,
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="The file that maps kinds to roles and playbooks.",
+)
+
 _OPTIONS = (
-    click.option(
-        "--watches-file",
-        default=settings.DEFAULT_WATCHES_FILE,
-        show_default=True,
-        type=click.Path(path_type=Path),
-        help="The file that maps kinds to roles and playbooks.",
-    ),
+    WATCHES_FILE,
     click.option(
         "--reconcile-period",
         type=Duration(or_zero=True),
