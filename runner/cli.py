@@ -87,7 +87,7 @@ def plan(files: tuple[str, ...], namespace: str, watches_file: Path, output: str
 
     with _mistakes():
         chosen = Settings(watches_file=watches_file, verbosity=0)
-        logs.configure(logs.Options(level="warning"))
+        logs.configure(logs.Options(level="warning", format="console"))
         _hand_down(chosen)
         loaded = watches.load(chosen, os.environ)
         written = planning.read(files, loaded, watches_file=watches_file)
@@ -97,6 +97,25 @@ def plan(files: tuple[str, ...], namespace: str, watches_file: Path, output: str
     else:
         click.echo("\n\n".join(each.text() for each in plans))
     sys.exit(1 if any(each.failure for each in plans) else 2 if any(each.would_change for each in plans) else 0)
+
+
+@main.command()
+@click.option("--devcluster", "own", is_flag=True, help="Work on the development cluster, whatever KUBECONFIG says.")
+@click.option("-y", "--yes", is_flag=True, help="Work on the current context's cluster without asking.")
+@click.option("-n", "--namespace", default="", help="Watch this one only, and put samples there that name none.")
+@flags.WATCHES_FILE
+@click.argument("run_flags", nargs=-1, type=click.UNPROCESSED)
+def dev(own: bool, yes: bool, namespace: str, watches_file: Path, run_flags: tuple[str, ...]) -> None:
+    """Run the operator while you edit it: apply CRDs and samples, and run again what an edit concerns.
+
+    Behind -- further flags of `rolerunner run` may follow.
+    """
+    from runner import dev as developing
+
+    with _mistakes():
+        chosen = Settings(watches_file=watches_file)
+        _hand_down(chosen)
+        developing.dev(chosen, devcluster=own, yes=yes, namespace=namespace, flags=run_flags)
 
 
 @contextlib.contextmanager

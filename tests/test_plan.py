@@ -45,7 +45,7 @@ def test_the_crs_of_several_files(tmp_path: Path) -> None:
     [
         (None, "cr.yaml: No such file or directory; name a file"),
         (b"\xff", "cr.yaml: not UTF-8 text"),
-        (b"a: 1\nb: [", "cr.yaml:3: no valid YAML"),
+        (b"a: 1\nb: [", "cr.yaml:2: no valid YAML"),
         (b"a: 2026-13-45", "cr.yaml: no valid YAML"),
         (b"kind: Thing", "cr.yaml: apiVersion: expected text, found None"),
         (b"{apiVersion: v1, kind: Thing, metadata: {name: 1}}", "cr.yaml: metadata.name: expected text, found 1"),
