@@ -3,11 +3,11 @@
 Layers, imports point down only::
 
     cli
-    manager | devcluster
+    manager | scaffolding | devcluster
     control
     executor | proxy | serving
     kube
-    watches | settings | metrics | rolemetrics | certificate | logs
+    watches | argumentspecs | settings | metrics | rolemetrics | certificate | logs
     resource
 
 To read the program in the order in which a custom resource goes through it: `kube.primaries`, `control.handlers`,

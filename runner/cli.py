@@ -21,6 +21,8 @@ import click
 import runner
 from runner import flags, logs, settings, watches
 from runner.devcluster.commands import devcluster
+from runner.scaffolding.commands import create, init
+from runner.scaffolding.manifests import manifests
 from runner.schema import WATCHES
 from runner.settings import ConfigurationError, Settings
 
@@ -35,7 +37,8 @@ def main() -> None:
     """Kubernetes operators written in Ansible."""
 
 
-main.add_command(devcluster)
+for command in (init, create, manifests, devcluster):
+    main.add_command(command)
 
 
 @main.command()

@@ -49,6 +49,22 @@ _reconciles = Histogram(
     registry=REGISTRY,
 )
 
+_phases = Histogram(
+    "rolerunner_phase_seconds",
+    "How long in seconds the parts of a turn take, one after the other: read (the CR), mark (it Running), start (of "
+    "Ansible, to its first event; of it fork: until the run's process is there), tasks, end (of its processes), status.",
+    ("phase",),
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60, 600),
+    registry=REGISTRY,
+)
+
+_slow = Gauge(
+    "rolerunner_slow_parts",
+    "Parts of the runs that go ansible-core's standard way, as this ansible-core is not known there.",
+    ("part",),
+    registry=REGISTRY,
+)
+
 _CONTROLLER = ("controller",)
 _turns = Counter(
     "controller_runtime_reconcile_total", "Reconciles by their result.", (*_CONTROLLER, "result"), registry=REGISTRY
@@ -119,6 +135,16 @@ def reconciling(gvk: str) -> Iterator[None]:
     """Measures a run from its start to its end."""
     with _reconciles.labels(GVK=gvk).time():
         yield
+
+
+def phase(name: str, seconds: float) -> None:
+    """A part of a turn is over."""
+    _phases.labels(name).observe(seconds)
+
+
+def slow(part: str) -> None:
+    """This part of the runs goes the slow way, for as long as this process lives."""
+    _slow.labels(part).set(1)
 
 
 def reconciled(gvk: str, *, succeeded: bool) -> None:

@@ -271,7 +271,7 @@ class _Reader:
                 self.problem(fields["playbook"], "playbook", f"{playbook} was not found as a file; looked for {path}")
             return Content(playbook=path)
         elif role:
-            places = _role_places(role, self.settings, self.environ)
+            places = role_places(role, self.settings, self.environ)
             found = next((place for place in places if place.is_dir()), None)
             if found is None:
                 looked = ", ".join(str(place) for place in places)
@@ -474,7 +474,7 @@ _MAPPERS: Mapping[str, Callable[[Any], Mapper]] = {
 }
 
 
-def _role_places(role: str, settings: Settings, environ: Mapping[str, str]) -> list[Path]:
+def role_places(role: str, settings: Settings, environ: Mapping[str, str]) -> list[Path]:
     """Where a role may stand, in the order of search, which is the Go operator's."""
     if os.path.isabs(role):
         return [Path(role)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from runner import metrics
@@ -25,6 +27,7 @@ from runner.control.echoes import Echoes
 from runner.control.handlers import wants
 from runner.control.narrator import Narrator
 from runner.control.plan import Plan
+from runner.executor.arguments import Arguments
 from runner.executor.artifacts import RunFolders
 from runner.executor.jobs import Execute, ExecutorError, Job, JobEvent, Outcome, fold
 from runner.kube import events
@@ -95,6 +98,7 @@ class Surroundings:
 class Reconciler:
     def __init__(self, surroundings: Surroundings) -> None:
         self._with = surroundings
+        self._arguments = Arguments()
         # What has been said about a CR and need not be said at every run.
         self._said: dict[Request, set[str]] = {}
         # Kinds whose status takes no observedGeneration.
@@ -111,8 +115,9 @@ class Reconciler:
         """What a run of the CR would change, if it was as `obj` has it. Nothing is written. Raises KubeError."""
         plan = Plan(request.fields, Rehearsal(cr=obj, path=resource.path(request.key)))
         watch, _ = for_cr(request.watch, obj)
-        turn = Turn(request, watch, resource, Owner(watch.gvk, request.key, obj["metadata"]["uid"]), plan)
-        plan.outcome = await self._run(turn, obj, finalizing=finalizing)
+        turn = Turn(request, watch, resource, Owner(watch.gvk, request.key, obj["metadata"]["uid"]), Phases(), plan)
+        wrong = [] if finalizing else self._wrong(turn, obj)
+        plan.outcome = Outcome(messages=tuple(wrong)) if wrong else await self._run(turn, obj, finalizing=finalizing)
         return plan
 
     async def clear_up(self, request: Request) -> None:
@@ -128,6 +133,7 @@ class Reconciler:
             self._with.folders.remove(_folder_parts(request))
 
     async def _turn(self, request: Request) -> Result:
+        phases = Phases()
         resource = await self._with.discovery.by_kind(request.watch.gvk)
         if resource is None:
             # The kind was taken away, and its CRs with it.
@@ -138,19 +144,23 @@ class Reconciler:
             self._with.discovery.forget(request.watch.gvk)
             return self._gone(request)
         watch, problems = for_cr(request.watch, obj)
-        turn = Turn(request, watch, resource, Owner(watch.gvk, request.key, obj["metadata"]["uid"]))
+        phases.over("read")
+        turn = Turn(request, watch, resource, Owner(watch.gvk, request.key, obj["metadata"]["uid"]), phases)
         decision = gate(obj, watch)
         if decision is Gate.STOP:
             logger.debug("Going, without a finalizer of this watch", extra=request.fields)
             return Result()
         if is_dry_run(obj):
             return await self._rehearse(turn, obj, finalizing=decision is Gate.FINALIZE)
+        if decision is not Gate.FINALIZE and (wrong := self._wrong(turn, obj)):
+            return await self._refuse(turn, obj, wrong)
         if decision is Gate.ADD_FINALIZER:
             obj = await self._set_finalizers(turn, obj, [*finalizers(obj), _finalizer_name(watch)])
         for problem in problems:
             await self._warn_once(turn, "BadAnnotation", problem)
         if watch.manage_status:
             obj = await self._mark(turn, obj, lambda status, now: conditions.mark_running(status, now)) or obj
+        phases.over("mark")
         with metrics.reconciling(str(watch.gvk)):
             outcome = await self._run(turn, obj, finalizing=decision is Gate.FINALIZE)
         return await self._conclude(turn, obj, outcome, finalizing=decision is Gate.FINALIZE)
@@ -165,11 +175,33 @@ class Reconciler:
         return Result(requeue_after=turn.watch.reconcile_period)
 
     def _gone(self, request: Request) -> Result:
-        logger.info("The CR is gone", extra=request.fields)
         self._with.forget(request)
         self._said.pop(request, None)
         self._with.folders.remove(_folder_parts(request))
+        logger.info("The CR is gone", extra=request.fields)
         return Result()
+
+    def _wrong(self, turn: Turn, obj: Object) -> list[str]:
+        """What the CR says against the argument specs of what it would run, in the CR's own names."""
+        watch, spec = turn.watch, obj.get("spec")
+        return self._arguments.problems(
+            role=watch.content.role,
+            playbook=watch.content.playbook,
+            given=spec if isinstance(spec, Mapping) else {},
+            others=(*watch.vars, *parameters.own_variables(watch.gvk)),
+            key_of=functools.partial(parameters.field_of, snake_case=watch.snake_case_parameters),
+            templates=not watch.mark_unsafe,
+            complete=not self._with.ansible_args,
+        )
+
+    async def _refuse(self, turn: Turn, obj: Object, wrong: list[str]) -> Result:
+        """Nothing is run for a CR that cannot be right before it is changed; only the periodic pass looks again."""
+        message = "\n".join(wrong)
+        metrics.reconciled(str(turn.watch.gvk), succeeded=False)
+        if turn.watch.manage_status:
+            await self._mark(turn, obj, lambda status, now: conditions.mark_failed(status, message, None, now), observed=obj)
+        await self._warn_once(turn, "InvalidSpec", message)
+        return Result(requeue_after=turn.watch.reconcile_period)
 
     async def _run(self, turn: Turn, obj: Object, *, finalizing: bool) -> Outcome:
         """Run what the watch says. Raises Retry, with the failure in the CR's status, where no run came about."""
@@ -250,8 +282,12 @@ class Reconciler:
                 contextlib.aclosing(self._with.execute(job)) as running,
             ):
                 async for event in running:
+                    if not seen:
+                        turn.phases.over("start")
                     narrator.tell(event)
                     seen.append(event)
+                turn.phases.over("tasks")
+            turn.phases.over("end")
             return fold(seen)
         except TimeoutError:
             if not deadline.expired():
@@ -293,6 +329,7 @@ class Reconciler:
             return Result()
         if watch.manage_status:
             await self._mark(turn, obj, lambda status, now: _mark_done(status, outcome, now), observed=begun)
+        turn.phases.over("status")
         if not outcome.succeeded:
             note = "\n".join(outcome.reports or outcome.messages)
             await events.warn(self._with.client, turn.owner, reason="RunFailed", note=note)
@@ -383,6 +420,18 @@ class Reconciler:
                 await events.warn(self._with.client, turn.owner, reason=reason, note=note)
 
 
+class Phases:
+    """A watch over how long the parts of a turn take."""
+
+    def __init__(self) -> None:
+        self._since = monotonic()
+
+    def over(self, name: str) -> None:
+        now = monotonic()
+        metrics.phase(name, now - self._since)
+        self._since = now
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """What stays the same through one turn."""
@@ -392,6 +441,7 @@ class Turn:
     watch: Watch
     resource: Resource
     owner: Owner
+    phases: Phases
     # What becomes of it, if it is a dry run.
     plan: Plan | None = None
 

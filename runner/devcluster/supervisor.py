@@ -224,6 +224,8 @@ class Supervisor:
                     f"--client-ca-file={ca}",
                     "--authorization-mode=RBAC",
                     "--anonymous-auth=false",
+                    # As OpenShift has it: who holds up an owner's deletion needs the right to.
+                    "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
                     "--service-account-issuer=https://kubernetes.default.svc",
                     f"--service-account-key-file={account}",
                     f"--service-account-signing-key-file={account}",

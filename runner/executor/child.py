@@ -8,13 +8,15 @@ the data that they exchange through files is kept in memory.
 from __future__ import annotations
 
 import atexit
-import importlib
+import gc
+import io
 import json
 import os
 import shutil
 import socket
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -23,10 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import ansible_runner
+import yaml
 from ansible import constants
 from ansible.cli.playbook import PlaybookCLI
 from ansible.parsing.vault import VaultSecretsContext
-from ansible.plugins.loader import action_loader, callback_loader, init_plugin_loader
+from ansible.plugins.loader import callback_loader, init_plugin_loader, module_loader
 from ansible.utils import color
 from ansible.utils.context_objects import GlobalCLIArgs
 from ansible.utils.vars import load_extra_vars, load_options_vars
@@ -34,29 +37,39 @@ from ansible_runner.utils import OutputEventFilter
 
 from runner.executor import facts, inline, parsing, seams, templates
 from runner.executor.artifacts import write_private
+from runner.executor.jobs import Job
 from runner.executor.lessons import Lessons
-from runner.executor.orders import INVENTORY
+from runner.executor.orders import order, write_inputs
 from runner.executor.recording import Recorder
 
 # Whose modules are called in the process. They keep nothing between two calls that a later one could stumble over.
 COLLECTIONS = frozenset({"kubernetes.core", "operator_sdk.util"})
 
-# Loaded before the first run, if they are there.
-_ACTIONS = ("kubernetes.core.k8s", "kubernetes.core.k8s_info")
-_MODULES = (
-    *("kubernetes.core.plugins.modules.k8s", "kubernetes.core.plugins.modules.k8s_info"),
-    *("operator_sdk.util.plugins.modules.k8s_status", "operator_sdk.util.plugins.modules.requeue_after"),
-)
-# Something of everything that most runs need: a role, a condition, a loop, a template, a module of ours.
+# Something of everything that most runs need: a role, a condition, a loop, a template, modules.
 _WARM_UP = """
-- hosts: localhost
-  tasks:
-    - ansible.builtin.set_fact: {numbers: "{{ [1, 2] | map('int') | list }}"}
-    - ansible.builtin.debug: {msg: "{{ item | to_json }}"}
-      loop: "{{ numbers }}"
-      when: numbers | length == 2
-    - operator_sdk.util.requeue_after: {time: 1s}
+- ansible.builtin.set_fact: {numbers: "{{ [1, 2] | map('int') | list }}"}
+- ansible.builtin.debug: {msg: "{{ item | to_json }}"}
+  loop: "{{ numbers }}"
+  when: numbers | default([]) | length == 2
+  changed_when: true
+  notify: handled
+- block:
+    - ansible.builtin.fail: {msg: "{{ lookup('template', 'text.j2') }}"}
+  rescue:
+    - ansible.builtin.debug: {var: ansible_failed_result.msg}
+- ansible.builtin.include_tasks: more.yml
 """
+_WARM_UP_MORE = {
+    "handlers/main.yml": "- {name: handled, ansible.builtin.debug: {msg: handled}}\n",
+    "tasks/more.yml": "- operator_sdk.util.requeue_after: {time: 1s}\n",
+    "templates/text.j2": "{% for n in numbers %}{{ n }}{% endfor %}",
+    "defaults/main.yml": "word: hello\n",
+    "meta/argument_specs.yml": "argument_specs: {main: {options: {word: {type: str}}}}\n",
+}
+# What is loaded if it is there, each by asking a server that is not: it gets far enough to have imported what it needs.
+_OTHER_MODULES = ("kubernetes.core.k8s", "kubernetes.core.k8s_info", "operator_sdk.util.k8s_status")
+_WARM = "warm"
+_NOWHERE = "http://127.0.0.1:9"
 
 
 class Warm:
@@ -77,7 +90,14 @@ class Warm:
             "parsing": (parsing.check, parsing.put),
         }
         self.left_out, installed = seams.install(
-            [*inline.seams(COLLECTIONS), *((name, check, put) for name, (check, put) in lasting.items())]
+            [
+                *inline.seams(COLLECTIONS),
+                *((name, check, put) for name, (check, put) in lasting.items()),
+                ("names of filters", templates.check_names, templates.put_names),
+                ("YAML", parsing.check_yaml, parsing.put_yaml),
+                ("inventory", parsing.check_inventory, parsing.put_inventory),
+                ("arguments", parsing.check_arguments, parsing.put_arguments),
+            ]
         )
         self.lessons = Lessons({name: installed[name] for name in lasting if name in installed})
         self._facts: facts.Facts | None = installed.get("facts")
@@ -86,36 +106,24 @@ class Warm:
     def warm_up(self) -> None:
         """Load what runs need, by playing a first one. Its traces are removed."""
         with tempfile.TemporaryDirectory(prefix="rolerunner-warm-") as folder:
-            playbook = Path(folder) / "play.yml"
-            playbook.write_text(_WARM_UP)
-            (Path(folder) / "inventory").mkdir()
-            (Path(folder) / "inventory" / "hosts").write_text(INVENTORY)
-            order: dict[str, Any] = {
-                "ident": "warm",
-                "folder": folder,
-                "role": None,
-                "playbook": str(playbook),
-                "environment": {},
-                "verbosity": 0,
-                "secrets": (),
-            }
+            role = Path(folder) / "roles" / "warm"
+            tasks = [*yaml.safe_load(_WARM_UP), *_asking_nobody(Path(folder) / "kubeconfig")]
+            files = {**_WARM_UP_MORE, "tasks/main.yml": json.dumps(tasks)}
+            for name, text in files.items():
+                (role / name).parent.mkdir(parents=True, exist_ok=True)
+                (role / name).write_text(text)
+            job = Job(ident=_WARM, folder=Path(folder) / "run", role=role)
+            write_inputs(job)
             before, where, outputs = dict(os.environ), os.getcwd(), (sys.stdout, sys.stderr)
             try:
-                code, printed = _run(order, lambda event: None)
+                code, printed = _run({**order(job), "gather_facts": False}, lambda event: None)
             finally:
                 os.environ.clear()
                 os.environ.update(before)
                 os.chdir(where)
                 sys.stdout, sys.stderr = outputs
-            if code != 0:
+            if code != 0 or "failed=0" not in printed:
                 raise RuntimeError(f"the warm-up run failed: {printed}")
-        for name in _ACTIONS:
-            action_loader.get(name, class_only=True)
-        for name in _MODULES:
-            try:
-                importlib.import_module("ansible_collections." + name)
-            except ImportError:
-                continue
         # There may be one of each in a process, and that was the warm-up's.
         GlobalCLIArgs._Singleton__instance = None
         VaultSecretsContext._current = None
@@ -136,26 +144,51 @@ class Warm:
     def play(self, connection: socket.socket) -> None:
         """Play the job whose order comes through the connection, and send its events there."""
         stream = connection.makefile("rw", encoding="utf-8")
-        order = json.loads(stream.readline())
+        asked = json.loads(stream.readline())
+        # The clock is the machine's, and so the runner's.
+        begun = time.monotonic()
         if self._parsed is not None:
-            self._parsed.own_folder = order["folder"]
+            self._parsed.own_folder = asked["folder"]
 
-        def tell(event: dict[str, Any]) -> None:
-            stream.write(json.dumps(event, default=str) + "\n")
+        def tell(line: str) -> None:
+            stream.write(line + "\n")
             stream.flush()
 
+        # A short life, in which what lives on is looked through again and again for little.
+        gc.set_threshold(50_000, 20, 100)
+        tell(json.dumps({"begun": begun}))
         try:
-            code, printed = _run(order, tell)
-            tell({"done": code, "printed": "" if code == 0 else printed[-4000:]})
+            code, printed = _run(asked, tell)
+            tell(json.dumps({"done": code, "printed": "" if code == 0 else printed[-4000:]}))
             self.lessons.tell()
         except Exception:
             # Of the runner's own code: a playbook's failure is a result.
-            tell({"done": 1, "printed": traceback.format_exc()})
+            tell(json.dumps({"done": 1, "printed": traceback.format_exc()}))
 
 
-def _run(order: dict[str, Any], tell: Any) -> tuple[int, str]:
+def _asking_nobody(kubeconfig: Path) -> list[dict[str, Any]]:
+    """Tasks of the modules that are there to be loaded; with the kubeconfig that they take, written."""
+    config = {
+        "clusters": [{"name": "none", "cluster": {"server": _NOWHERE}}],
+        "users": [{"name": "none", "user": {"username": "none", "password": "none"}}],
+        "contexts": [{"name": "none", "context": {"cluster": "none", "user": "none"}}],
+        "current-context": "none",
+    }
+    kubeconfig.write_text(json.dumps(config))
+    arguments = {
+        "api_version": "v1",
+        "kind": "ConfigMap",
+        "name": "none",
+        "namespace": "none",
+        "kubeconfig": str(kubeconfig),
+    }
+    found = [name for name in _OTHER_MODULES if module_loader.find_plugin_with_context(name).resolved]
+    return [{name: arguments, "ignore_errors": True} for name in found]
+
+
+def _run(asked: dict[str, Any], tell: Any) -> tuple[int, str]:
     """The exit code of ansible-playbook, and what it printed."""
-    recorder = Recorder(order, tell)
+    recorder = Recorder(asked, tell)
     config = ansible_runner.interface.init_runner(**recorder.arguments()).config
     artifacts = Path(config.artifact_dir)
     (artifacts / "job_events").mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -180,7 +213,7 @@ def _run(order: dict[str, Any], tell: Any) -> tuple[int, str]:
         sys.stderr.flush()
         sys.stdout.close()
         shutil.rmtree(constants.DEFAULT_LOCAL_TMP, ignore_errors=True)
-        if order["ident"] != "warm":
+        if asked["ident"] != _WARM:
             atexit._run_exitfuncs()
     printed = recorder.close()
     write_private(artifacts / "rc", str(code))
@@ -204,6 +237,9 @@ def _has_colours() -> bool:
         return False
 
 
+Mark = dict[str, str]
+
+
 class _Terminal:
     """What ansible-runner otherwise shows ansible-playbook, as far as it writes to it."""
 
@@ -212,19 +248,29 @@ class _Terminal:
     def __init__(self, screen: OutputEventFilter) -> None:
         self._screen = screen
         # Each of the two outputs keeps what it has until a line is complete: that decides which of them is first.
-        self._kept = ""
+        self._kept: list[str | Mark] = []
         self._at_once = bool(os.environ.get("PYTHONUNBUFFERED"))
 
     def write(self, text: str) -> int:
-        self._kept += text
+        self._kept.append(text)
         if self._at_once or "\n" in text or "\r" in text:
             self.flush()
         return len(text)
 
+    def mark(self, event: Mark) -> None:
+        """Where the text of an event begins, and (without a uuid) where it ends. Elsewhere this is written in code."""
+        self._kept.append(event)
+        if self._at_once:
+            self.flush()
+
     def flush(self) -> None:
-        kept, self._kept = self._kept, ""
-        if kept:
-            self._screen.write(kept.replace("\n", "\r\n"))
+        kept, self._kept = self._kept, []
+        for part in kept:
+            if isinstance(part, str):
+                self._screen.write(part.replace("\n", "\r\n"))
+            else:
+                before, self._screen._buffer = self._screen._buffer.getvalue(), io.StringIO()
+                self._screen._emit_event(before, dict(part))
 
     def isatty(self) -> bool:
         return True
@@ -252,8 +298,13 @@ class _Events:
         # What is displayed before the callback plugin is loaded, which it long is here, is told without its marks.
         context.dump = lambda *_, **__: None
 
+        def mark(output: Any, data: Mark, flush: bool = False) -> None:
+            getattr(output, "real", output).mark(data)
+            if flush:
+                output.flush()
+
         def begun(callback: Any) -> None:
-            vars(context).pop("dump", None)
+            context.dump = mark
             begin(callback)
 
         plugin.__init__ = begun
@@ -268,10 +319,13 @@ class _Events:
             return
         self.count += 1
         event["runner_ident"] = self._ident
-        text = self._aside.pop(event["uuid"], None)
-        if text is not None:
-            event.update(json.loads(text))
-        event.setdefault("created", datetime.now(UTC).isoformat())
-        self._recorder.handle(event)
+        aside = self._aside.pop(event["uuid"], None)
+        if aside is None:
+            text = json.dumps({**event, "created": datetime.now(UTC).isoformat()})
+        else:
+            # Large, often, and an object that has all but these.
+            rest = {name: value for name, value in event.items() if name not in ("uuid", "event")}
+            text = f"{aside[:-1]}, {json.dumps(rest)[1:]}"
+        text = self._recorder.record(text, event["stdout"])
         folder = self._recorder.artifacts / "job_events"
-        write_private(folder / f"{event['counter']}-{event['uuid']}.json", json.dumps(event))
+        write_private(folder / f"{event['counter']}-{event['uuid']}.json", text)

@@ -63,7 +63,8 @@ class Facts:
         collector.collect(module=_module())
 
     def learned(self) -> Iterable[str]:
-        return [json.dumps(self._kept)] if self._recording else []
+        # There are sets and views among them, which the module would make lists of in the end.
+        return [json.dumps(self._kept, default=list)] if self._recording else []
 
     def keep(self, lesson: str) -> None:
         self._kept = json.loads(lesson)
@@ -74,7 +75,7 @@ class Facts:
             return copy.deepcopy(self._kept[what])
         found = gather()
         if self._recording:
-            self._kept[what] = copy.deepcopy(found)
+            self._kept[what] = found
         return found
 
 

@@ -6,8 +6,8 @@ a fork of it is whole. On the control socket FD it is told, one datagram each,
     {"play": IDENT} with a socket of the job's own        {"end": IDENT}
 
 and tells {"ready": …} once and {"ended": IDENT} for each job. On its job's socket a child reads the order, one line of
-JSON, and writes the events, one a line, and at last {"done": EXIT CODE, "printed": TEXT}. When the control socket closes,
-the runner is gone, and every process of every job is ended.
+JSON, and writes {"begun": WHEN}, the events, one a line, and at last {"done": EXIT CODE, "printed": TEXT}. When the control
+socket closes, the runner is gone, and every process of every job is ended.
 
 Next on the way: `runner.executor.child`.
 """

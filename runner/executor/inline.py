@@ -19,6 +19,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ansible.executor.process import worker
@@ -124,6 +125,16 @@ def _display_through(original: Callable[..., Any]) -> Callable[..., Any]:
     return through
 
 
+def _verbose_as_of_a_worker(original: Callable[..., Any]) -> Callable[..., Any]:
+    # ansible-runner's mark on verbose messages is lost on the way from a worker.
+    unmarked = getattr(original, "__wrapped__", original)
+
+    def verbose(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return (unmarked if isinstance(sys.stdout, _Aside) else original)(self, *args, **kwargs)
+
+    return verbose
+
+
 def _check_tasks() -> None:
     expect(
         worker.WorkerProcess.__init__,
@@ -142,11 +153,39 @@ def _check_tasks() -> None:
     from ansible.playbook.task import Task
 
     expect(Task.copy, "self", "exclude_parent")
+    rpc = _rpc()
+    if rpc is not None:
+        methods = {name for name, value in vars(rpc).items() if isinstance(value, staticmethod)}
+        if methods != _RPC or not all(hasattr(getattr(rpc, name), "__wrapped__") for name in methods):
+            raise LookupError(f"workers ask for other things: {', '.join(sorted(methods))}")
+        from ansible._internal import _rpc_host
+
+        expect(_rpc_host.LocalManager.shared_instance)
+
+
+# What tasks have done by the process that plays, from ansible-core 2.21 on.
+_RPC = {"add_host", "add_group"}
+
+
+def _rpc() -> Any:
+    try:
+        return importlib.import_module("ansible._internal._worker._inventory_rpc").InventoryRPC
+    except ImportError:
+        return None
 
 
 def _put_tasks() -> None:
     strategy.WorkerProcess = InlineWorker
     Display.display = _display_through(Display.display)
+    Display.verbose = _verbose_as_of_a_worker(Display.verbose)
+    rpc = _rpc()
+    if rpc is not None:
+        from ansible._internal import _rpc_host
+
+        # The caller and the called are one: no server and none of its threads, and no waiting for oneself.
+        client = SimpleNamespace(**{name: getattr(rpc, name).__wrapped__ for name in _RPC})
+        rpc.get_client = classmethod(lambda cls: client)
+        _rpc_host.LocalManager.shared_instance = classmethod(lambda cls: None)
 
 
 # Temporary folders

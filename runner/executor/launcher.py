@@ -36,8 +36,8 @@ def _run(order: dict[str, Any], events: Any) -> int:
 
     from runner.executor.recording import Recorder
 
-    def tell(event: dict[str, Any]) -> None:
-        events.write(json.dumps(event, default=str) + "\n")
+    def tell(event: str) -> None:
+        events.write(event + "\n")
         events.flush()
 
     recorder = Recorder(order, tell)

@@ -1,7 +1,8 @@
-"""A seam of ansible-core: files that an earlier run has read and that are as they were then are not parsed again.
+"""Seams of ansible-core and of what it uses: what has been parsed is not parsed again.
 
-The fork server parses what its children say they have parsed, so that the next ones have it. A child hands out what it has
-inherited once, without a copy: it is its own. From then on ansible-core's cache does its work.
+Files that an earlier run has read are reused while they are unchanged. The fork server parses what its children say they
+have parsed, so that the next ones have it. A child hands out what it has inherited once, without a copy: it is its own.
+From then on ansible-core's cache does its work.
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+import ansible_runner.loader
+import yaml
+from ansible.cli.playbook import PlaybookCLI
+from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 from ansible.utils.display import Display
 
@@ -97,3 +102,53 @@ def put() -> Parsed:
 
     DataLoader.load_from_file = load_from_file
     return kept
+
+
+def check_yaml() -> None:
+    expect(yaml.safe_load, "stream")
+    _ = yaml.CSafeLoader, ansible_runner.loader.safe_load
+
+
+def put_yaml() -> None:
+    """Kubeconfigs and the like are read by PyYAML's safe loader; the one in C reads the same."""
+    yaml.safe_load = ansible_runner.loader.safe_load = lambda stream: yaml.load(stream, Loader=yaml.CSafeLoader)
+
+
+def check_inventory() -> None:
+    expect(InventoryManager._fetch_inventory_plugins, "self")
+
+
+def put_inventory() -> None:
+    """The plugins that inventories are tried with are loaded beforehand; whoever asks again in a run gets others."""
+    fetch, here = InventoryManager._fetch_inventory_plugins, os.getpid()
+    loaded: list[Any] = []
+
+    def fetch_inventory_plugins(self: Any) -> Any:
+        if os.getpid() == here:
+            # In the fork server's first run: once for it, and once for each fork.
+            loaded[:] = [fetch(self)]
+            return fetch(self)
+        return loaded.pop() if loaded else fetch(self)
+
+    InventoryManager._fetch_inventory_plugins = fetch_inventory_plugins
+
+
+def check_arguments() -> None:
+    expect(PlaybookCLI.init_parser, "self")
+    _ = PlaybookCLI.parse
+
+
+def put_arguments() -> None:
+    """The parser of ansible-playbook's arguments is the same for all runs."""
+    init_parser = PlaybookCLI.init_parser
+    parser: Any = None
+
+    def kept_parser(self: Any) -> None:
+        nonlocal parser
+        if parser is None:
+            # Once in the life of the fork server, in its first run.
+            init_parser(self)
+            parser = self.parser
+        self.parser = parser
+
+    PlaybookCLI.init_parser = kept_parser

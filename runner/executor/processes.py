@@ -14,6 +14,10 @@ from pathlib import Path
 _PR_SET_CHILD_SUBREAPER, _PR_SET_PDEATHSIG = 36, 1
 
 
+# Not all kernels are built to tell.
+CHILDREN_LISTED = Path(f"/proc/self/task/{os.getpid()}/children").exists()
+
+
 def adopt_orphans() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -27,7 +31,8 @@ def die_with_parent() -> None:
 
 def end_descendants(root: int | None = None) -> None:
     """Kill every process below this one (or `root`), also those that start while this goes on, and see ours off."""
-    while pids := _descendants(root or os.getpid()):
+    # What the kernel tells may leave one out while another ends, but not twice in a row.
+    while pids := _descendants(root or os.getpid()) or _descendants(root or os.getpid()):
         for pid in pids:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
@@ -48,6 +53,8 @@ def end_tree(pid: int) -> None:
 
 def _descendants(root: int) -> list[int]:
     """Processes below `root` that are not yet dead."""
+    if CHILDREN_LISTED:
+        return _listed(root)
     children: dict[int, list[int]] = {}
     for pid, parent in _processes():
         children.setdefault(parent, []).append(pid)
@@ -58,6 +65,27 @@ def _descendants(root: int) -> list[int]:
         found += below
         todo += below
     return found
+
+
+def _listed(root: int) -> list[int]:
+    """The same, asked of each process for its own children: a node may have thousands of others."""
+    found: list[int] = []
+    todo = [root]
+    while todo:
+        pid = todo.pop()
+        with contextlib.suppress(OSError):
+            for task in os.listdir(f"/proc/{pid}/task"):
+                below = [int(child) for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
+                todo += below
+                found += filter(_is_alive, below)
+    return found
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _processes() -> list[tuple[int, int]]:

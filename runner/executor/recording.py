@@ -13,9 +13,9 @@ from runner.executor.masking import Masker
 
 
 class Recorder:
-    """Follows one run. `tell` gets each event, masked; the artifacts get what ansible-runner does not write itself."""
+    """Follows one run. `tell` gets each event, masked, as JSON; the artifacts get what ansible-runner does not write."""
 
-    def __init__(self, order: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, order: dict[str, Any], tell: Callable[[str], None]) -> None:
         self._order = order
         self._tell = tell
         self._masker = Masker(order["secrets"])
@@ -52,11 +52,18 @@ class Recorder:
 
     def handle(self, event: dict[str, Any]) -> bool:
         """Changes the event itself, so that what ansible-runner writes to the artifacts is masked as well."""
-        event.update(self._masker.mask(dict(event)))
-        self._tell(event)
-        if event.get("stdout"):
-            self._printed.append(event["stdout"] + "\n")
+        event.update(json.loads(self.record(json.dumps(event, default=str))))
         return True
+
+    def record(self, event: str, printed: str | None = None) -> str:
+        """The event, masked, as it was told. `printed` is its text, if that is known."""
+        masked = self._masker.mask_json(event)
+        self._tell(masked)
+        if printed is None or masked is not event:
+            printed = json.loads(masked).get("stdout")
+        if printed:
+            self._printed.append(printed + "\n")
+        return masked
 
     def close(self) -> str:
         """Write down what was printed, and return it."""

@@ -13,14 +13,15 @@ from typing import Any
 Seam = tuple[str, Callable[[], None], Callable[[], Any]]
 
 
-def install(seams: Iterable[Seam]) -> tuple[list[str], dict[str, Any]]:
-    """What was left out, and why; and what the others' putting in gave, by name."""
-    left_out, installed = [], {}
+def install(seams: Iterable[Seam]) -> tuple[dict[str, str], dict[str, Any]]:
+    """What was left out, and why; and what the others' putting in gave; by name."""
+    left_out: dict[str, str] = {}
+    installed = {}
     for name, check, put in seams:
         try:
             check()
         except (LookupError, AttributeError, TypeError, ValueError, ImportError) as error:
-            left_out.append(f"{name}: {error}")
+            left_out[name] = str(error)
         else:
             installed[name] = put()
     return left_out, installed

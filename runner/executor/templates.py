@@ -1,4 +1,4 @@
-"""A seam of ansible-core: templates that an earlier run has compiled are not compiled again.
+"""Seams of ansible-core: templates that an earlier run has compiled are not compiled again, nor names looked for in vain.
 
 What Jinja makes of a template depends on its text, on a few settings, and on two things about the filters and tests in it:
 how they want to be called, and, where all of a filter's arguments are constants, what it gives. A template of which the
@@ -14,6 +14,7 @@ from types import CodeType
 from typing import Any
 
 from ansible._internal._templating import _jinja_bits
+from ansible.plugins.loader import Jinja2Loader, filter_loader, test_loader
 from jinja2 import nodes
 from jinja2.environment import Environment, TemplateExpression
 from jinja2.utils import _PassArg
@@ -86,6 +87,35 @@ def _use(environment: Any, is_filter: bool, name: str) -> Use:
     function = (environment.filters if is_filter else environment.tests).get(name)
     how = _PassArg.from_obj(function) if function is not None else None
     return is_filter, name, "missing" if function is None else how.name if how else None
+
+
+def check_names() -> None:
+    expect(Jinja2Loader.get_with_context, "self", "name")
+    expect(Jinja2Loader._ensure_non_collection_wrappers, "self")
+    _ = filter_loader._cached_non_collection_wrappers, _jinja_bits._BUILTIN_FILTERS, _jinja_bits._BUILTIN_TESTS
+
+
+def put_names() -> None:
+    """The names of Jinja's own filters and tests are looked for in all of ansible-core's files, each time and in vain."""
+    get_with_context = Jinja2Loader.get_with_context
+    in_vain = {
+        (loader.type, name): found
+        for loader, names in ((filter_loader, _jinja_bits._BUILTIN_FILTERS), (test_loader, _jinja_bits._BUILTIN_TESTS))
+        for name in names
+        # Others, such as "==", are not looked for.
+        if name.isidentifier() and (found := loader.get_with_context(name)).object is None
+    }
+
+    def known(self: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+        found = in_vain.get((self.type, name))
+        if found is not None:
+            # A role's or playbook's own come first.
+            self._ensure_non_collection_wrappers(*args, **kwargs)
+            if name not in self._cached_non_collection_wrappers:
+                return found
+        return get_with_context(self, name, *args, **kwargs)
+
+    Jinja2Loader.get_with_context = known
 
 
 def check() -> None:

@@ -13,9 +13,11 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import AsyncGenerator
 from typing import Any, Self
 
+from runner import metrics
 from runner.executor import forkserver
 from runner.executor.artifacts import link_latest, rotate
 from runner.executor.jobs import ExecutorError, Job, JobEvent
@@ -52,6 +54,7 @@ class WarmExecutor:
         server = await self._ready()
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
+        asked = time.monotonic()
         ended = server.play(job.ident, theirs)
         reader, writer = await asyncio.open_connection(sock=ours, limit=LONGEST_LINE)
         last: dict[str, Any] = {}
@@ -60,7 +63,9 @@ class WarmExecutor:
             with contextlib.suppress(ConnectionError):
                 async for line in reader:
                     last = json.loads(line)
-                    if "done" not in last:
+                    if "begun" in last:
+                        metrics.phase("fork", last["begun"] - asked)
+                    elif "done" not in last:
                         yield JobEvent.of(last)
             if last.get("done", 1) != 0:
                 raise ExecutorError(f"ansible-runner could not run: {last.get('printed') or 'its process has died'}")
@@ -124,8 +129,12 @@ class _ForkServer:
             await server.stop()
             said = server._said.decode(errors="replace").strip()
             raise ExecutorError(f"the warm process did not start: {said}") from error
-        for reason in ready["left_out"]:
-            logger.warning("This ansible-core is not known; a part of each run goes the slow way", extra={"part": reason})
+        for part, reason in ready["left_out"].items():
+            logger.warning(
+                "This ansible-core is not known; a part of each run goes the slow way",
+                extra={"part": part, "reason": reason},
+            )
+            metrics.slow(part)
         logger.info("Ansible is warm", extra={"seconds": ready["ready"]})
         return server
 

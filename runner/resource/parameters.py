@@ -9,7 +9,7 @@ Next on the way: `runner.executor.jobs`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,24 @@ def to_snake(name: str) -> str:
     return joined if words[0].upper() in _WORDS else prefix + joined
 
 
+def to_camel(variable: str) -> str:
+    """A field's name that `to_snake` turns into this variable. ValueError if there is none."""
+    first, *others = (variable.removeprefix("_") if variable.startswith("_") else variable).split("_")
+    capital = str.title if variable.startswith("_") else str
+    candidate = capital(first) + "".join(word[:1].upper() + word[1:] for word in others)
+    for name in (candidate, variable):
+        if to_snake(name) == variable:
+            return name
+    raise ValueError(f"no field of a CR becomes the variable {variable}")
+
+
+def field_of(variable: str, fields: Iterable[str], *, snake_case: bool) -> str:
+    """What this variable is called among the fields of a CR, or would be called. ValueError if it cannot be one."""
+    if not snake_case:
+        return variable
+    return next((name for name in fields if to_snake(name) == variable), "") or to_camel(variable)
+
+
 def build(
     *,
     gvk: GroupVersionKind,
@@ -112,6 +130,12 @@ def build(
 def variable_name(gvk: GroupVersionKind) -> str:
     """`_cache_example_com_memcached`: the variable which holds the whole CR."""
     return f"_{gvk.group}_{gvk.kind.lower()}".replace(".", "_").replace("-", "_")
+
+
+def own_variables(gvk: GroupVersionKind) -> tuple[str, ...]:
+    """Those that every run has, whatever its CR says."""
+    key = variable_name(gvk)
+    return ("ansible_operator_meta", key, f"{key}_spec")
 
 
 def is_reserved(variable: str) -> bool:

@@ -1,7 +1,7 @@
 import pytest
 
 from runner.resource.metadata import GroupVersionKind
-from runner.resource.parameters import Parameters, build, is_reserved, to_snake, variable_name
+from runner.resource.parameters import Parameters, build, field_of, is_reserved, to_camel, to_snake, variable_name
 
 MEMCACHED = GroupVersionKind("cache.example.com", "v1alpha1", "Memcached")
 
@@ -116,3 +116,24 @@ def test_every_variable_that_steers_a_connection_shell_or_become_plugin_is_reser
     assert "ansible_remote_tmp" in names
     # ansible-core's own trial of its configuration is no setting.
     assert {name for name in names if not is_reserved(name)} <= {"_z_test_entry"}
+
+
+@pytest.mark.parametrize(
+    "variable", "size secret_name _foo _foo_bar http_port api_url egress_ip a1_b2 tls_1 x509 node_port2 use_k8s_api".split()
+)
+def test_the_field_of_a_variable_becomes_it(variable: str) -> None:
+    assert to_snake(to_camel(variable)) == variable
+
+
+def test_a_variable_that_no_field_becomes() -> None:
+    with pytest.raises(ValueError, match="no field of a CR becomes the variable SIZE"):
+        to_camel("SIZE")
+
+
+@pytest.mark.parametrize(
+    ("fields", "snake_case", "expected"),
+    [((), True, "egressIps"), (("egressIPs",), True, "egressIPs"), (("egressIPs",), False, "egress_ips")],
+    ids=["unknown", "known", "as-it-is"],
+)
+def test_a_variable_is_called_as_the_fields_have_it(fields: tuple[str, ...], snake_case: bool, expected: str) -> None:
+    assert field_of("egress_ips", fields, snake_case=snake_case) == expected

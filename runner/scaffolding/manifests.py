@@ -1,0 +1,140 @@
+"""`rolerunner manifests`: the CRDs and the operator's role, from what its roles and playbooks say.
+
+This module reads the project and writes its files; what stands in them is for the others to know.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from runner import watches
+from runner.resource.metadata import GroupKind
+from runner.resource.parameters import to_snake
+from runner.scaffolding import merging, rbac, role
+from runner.scaffolding.crd import Specs
+from runner.scaffolding.markers import Document, plain
+from runner.settings import DEFAULT_WATCHES_FILE, ConfigurationError, Settings
+from runner.watches import Watch
+
+# From the project's folder, the first that is there; else the last is made.
+_CRD_FOLDERS = (Path("config/crd/bases"), Path("crds"))
+ROLE = Path("config/rbac/role.yaml")
+LEADER_ELECTION_ROLE = Path("config/rbac/leader_election_role.yaml")
+
+
+@dataclass(slots=True)
+class Manifests:
+    """What the files should hold, and what the author should know. `undecided` are (FILE:LINE, what)."""
+
+    texts: dict[Path, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    undecided: list[tuple[str, str]] = field(default_factory=list)
+
+    def stale(self) -> list[Path]:
+        return [path for path, text in self.texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+
+
+def generate(settings: Settings, environ: Mapping[str, str]) -> Manifests:
+    """The manifests of the project in the current folder. Raises ConfigurationError."""
+    loaded = watches.load(settings, environ)
+    result = Manifests()
+    folder = next(filter(Path.is_dir, _CRD_FOLDERS), _CRD_FOLDERS[-1])
+    by_kind: dict[GroupKind, list[Watch]] = {}
+    for watch in loaded:
+        by_kind.setdefault(watch.gvk.group_kind, []).append(watch)
+    crds: dict[GroupKind, Mapping[str, Any]] = _other_crds(folder)
+    for kind, of_kind in by_kind.items():
+        specs = [one for one in map(Specs.of, of_kind) if one is not None]
+        path, existing = merging.find(folder, kind) or (None, {})
+        if not specs:
+            if path is None and "." in kind.group and not kind.group.endswith(".k8s.io"):
+                result.notes.append(f"{kind}: no argument specs and no CRD in {folder}; write one of them")
+            continue
+        text = merging.update(path.read_text(encoding="utf-8") if path else "", existing, specs)
+        crds[kind] = yaml.safe_load(text)
+        path = path or folder / f"{kind.group}_{crds[kind]['spec']['names']['plural']}.yaml"
+        result.texts[path] = text
+        if merging.lets_unknown_pass(crds[kind], specs):
+            result.notes.append(
+                f"{path}: fields that the argument specs do not name pass (x-kubernetes-preserve-unknown-fields of spec); "
+                "take that out once they name all, or say # +rolerunner:preserveUnknownFields above `main:`"
+            )
+
+    def options(watch: Watch) -> set[str]:
+        """The variables that a CR of this watch sets, as far as its CRD goes."""
+        names = _fields(crds.get(watch.gvk.group_kind, {}), watch.gvk.version)
+        return {to_snake(name) if watch.snake_case_parameters else name for name in names}
+
+    kinds = rbac.Kinds(
+        plurals={kind: found["spec"]["names"].get("plural", "") for kind, found in crds.items()},
+        cluster_scoped=frozenset(kind for kind, found in crds.items() if found["spec"].get("scope") == "Cluster"),
+    )
+    needs = rbac.needs(loaded, kinds, settings=settings, environ=environ, options=options)
+    result.undecided = needs.undecided
+    result.texts[ROLE] = role.update(ROLE, needs.rights)
+    if not LEADER_ELECTION_ROLE.exists():
+        result.texts[LEADER_ELECTION_ROLE] = role.LEADER_ELECTION
+    return result
+
+
+def _other_crds(folder: Path) -> dict[GroupKind, Mapping[str, Any]]:
+    """All that the folder has, whoever keeps them."""
+    found: dict[GroupKind, Mapping[str, Any]] = {}
+    for path in sorted(folder.glob("*.y*ml")):
+        for obj in map(plain, Document(path).roots):
+            if isinstance(obj, dict) and (kind := merging.kind_of(obj)) is not None:
+                found[kind] = obj
+    return found
+
+
+def _fields(definition: Mapping[str, Any], version: str) -> Iterable[str]:
+    for found in (definition.get("spec") or {}).get("versions") or ():
+        if found.get("name") == version:
+            root = (found.get("schema") or {}).get("openAPIV3Schema") or {}
+            return ((root.get("properties") or {}).get("spec") or {}).get("properties") or ()
+    return ()
+
+
+@click.command()
+@click.option("--watches-file", default=DEFAULT_WATCHES_FILE, show_default=True, help="Which kinds run what.")
+@click.option("--check", is_flag=True, help="Write nothing; exit with 1 if something is not up to date.")
+def manifests(watches_file: str, check: bool) -> None:
+    """Write the CRDs and the operator's RBAC role.
+
+    The CRDs come from the roles' argument specs, the role from their tasks. docs/manifests.md says how.
+    """
+    try:
+        result = generate(Settings(watches_file=Path(watches_file)), os.environ)
+        stale = result.stale()
+        if not check:
+            for path in stale:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(result.texts[path], encoding="utf-8")
+    except ConfigurationError as error:
+        raise click.ClickException(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(f"{error.filename}: {error.strerror}") from error
+    _tell(result.notes, result.undecided)
+    for path in stale:
+        click.echo(f"{path}: {'not up to date' if check else 'written'}")
+    if not stale:
+        click.echo("Everything is up to date.")
+    elif check:
+        raise click.ClickException("the files above do not say what the roles do; run: rolerunner manifests")
+
+
+def _tell(notes: Sequence[str], undecided: Sequence[tuple[str, str]]) -> None:
+    for note in notes:
+        click.echo(note, err=True)
+    for at, what in undecided:
+        click.echo(f"{at}: not decided by the text: {what}", err=True)
+    if undecided:
+        remedy = "# +rolerunner:rbac:groups=apps,resources=deployments,verbs=get;list;watch"
+        click.echo(f"Say what these need in a comment directly above each, such as: {remedy}", err=True)
