@@ -23,11 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
-from runner import watches
+from runner import documents, watches
 from runner.devcluster import Cluster, DevclusterError, cluster
-from runner.kube.client import ApiClient, KubeError, current_context
+from runner.kube.client import ApiClient, KubeError, NotFound, current_context
 from runner.kube.discovery import Discovery, Resource
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from runner.settings import ConfigurationError, Settings
@@ -310,20 +309,20 @@ class Dev:
     async def _apply(self, path: Path) -> None:
         """What is in the file; what the cluster or YAML has against it is told."""
         try:
-            for obj in _objects(path):
-                await self._apply_object(obj)
-                self.view.say(f"applied {shown(path)}: {obj['kind']} {obj['metadata']['name']}")
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else 1
-            self.view.say(f"{shown(path)}:{line}: no valid YAML: {error.problem}", bad=True)
-        except (KubeError, OSError, ValueError, yaml.YAMLError, TimeoutError) as error:
-            self.view.say(f"{shown(path)}: {error or 'not served in time'}", bad=True)
+            for where, obj in documents.read(shown(path)):
+                try:
+                    await self._apply_object(obj)
+                    self.view.say(f"applied {where}: {obj['kind']} {obj['metadata']['name']}")
+                except (KubeError, TimeoutError) as error:
+                    self.view.say(f"{where}: {error or 'not served in time'}", bad=True)
+        except ConfigurationError as error:
+            self.view.say(str(error), bad=True)
 
     async def _apply_object(self, obj: dict[str, Any]) -> None:
         gvk, key = GroupVersionKind.of(obj), ObjectKey.of(obj)
         resource = await self._discovery.by_kind(gvk)
         if resource is None:
-            raise ValueError(f"the cluster has no {gvk}")
+            raise NotFound(404, f"kind: the cluster has no {gvk}")
         key = ObjectKey(key.namespace or self.namespace, key.name)
         await self._client.apply(resource.path(key), obj, manager=_MANAGER)
         if gvk.kind == CRD:
@@ -343,18 +342,6 @@ class Dev:
 
 def _manifests(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.y*ml"))
-
-
-def _objects(path: Path) -> list[dict[str, Any]]:
-    """The objects in a file, but for kustomize's own. OSError, ValueError or YAMLError."""
-    objects = []
-    for obj in yaml.safe_load_all(path.read_text()):
-        metadata = obj.get("metadata") if isinstance(obj, dict) else None
-        if isinstance(metadata, dict) and metadata.get("name") and isinstance(obj.get("kind"), str):
-            objects.append(obj)
-        elif obj is not None and not (isinstance(obj, dict) and obj.get("kind") == "Kustomization"):
-            raise ValueError("expected an object, with its kind and metadata.name")
-    return objects
 
 
 def crd_folder() -> Path:

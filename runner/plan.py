@@ -11,16 +11,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from runner import documents
 from runner.control import Request
 from runner.control.echoes import Echoes
 from runner.control.plan import Plan
@@ -129,50 +127,16 @@ def _last_applied(obj: Mapping[str, Any]) -> dict[str, Any]:
     return last if isinstance(last, dict) else {}
 
 
-def read(names: Iterable[str], watches: Sequence[Watch], *, watches_file: Path) -> list[Written]:
-    """The CRs in these files (`-`: standard input). ConfigurationError for what is no CR, or of no watch."""
+def read(names: Sequence[str], watches: Sequence[Watch], *, watches_file: Path) -> list[Written]:
+    """The CRs in these files (see `documents`). ConfigurationError for what is no object, or of no watch."""
     by_kind = {watch.gvk: watch for watch in watches}
     written = []
-    for name in names:
-        documents = list(_documents(name))
-        for number, content in enumerate(documents, 1):
-            where = f"{name}, document {number}" if len(documents) > 1 else name
-            if not isinstance(content, dict):
-                raise ConfigurationError(f"{where}: expected a CR, found {content!r}")
-            gvk = _gvk(where, content)
-            if gvk not in by_kind:
-                known = "; ".join(map(str, by_kind))
-                raise ConfigurationError(f"{where}: kind: no watch for {gvk} in {watches_file}; it has {known}")
-            written.append(Written(where, by_kind[gvk], content))
+    for where, content in (document for name in names for document in documents.read(name)):
+        gvk = GroupVersionKind.of(content)
+        if gvk not in by_kind:
+            known = "; ".join(map(str, by_kind))
+            raise ConfigurationError(f"{where}: kind: no watch for {gvk} in {watches_file}; it has {known}")
+        written.append(Written(where, by_kind[gvk], content))
     if not written:
         raise ConfigurationError(f"{', '.join(names)}: there is no CR in it")
     return written
-
-
-def _gvk(where: str, content: dict[str, Any]) -> GroupVersionKind:
-    metadata = content.get("metadata")
-    metadata = metadata if isinstance(metadata, dict) else {}
-    for key, value in (
-        *(("apiVersion", content.get("apiVersion")), ("kind", content.get("kind"))),
-        *(("metadata.name", metadata.get("name")), ("metadata.namespace", metadata.get("namespace", "-"))),
-    ):
-        if not isinstance(value, str) or not value:
-            raise ConfigurationError(f"{where}: {key}: expected text, found {value!r}")
-    return GroupVersionKind.of(content)
-
-
-def _documents(name: str) -> Iterator[Any]:
-    try:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
-        yield from (content for content in yaml.safe_load_all(text) if content is not None)
-    except OSError as error:
-        raise ConfigurationError(
-            f"{name}: {error.strerror}; name a file with a CR in it, or - for standard input"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{name}: not UTF-8 text ({error.reason} at byte {error.start})") from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigurationError(f"{name}:{line}: no valid YAML: {error.problem}") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigurationError(f"{name}: no valid YAML: {error}") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.dev import Files, _objects, concerned
+from runner.dev import Files, concerned
 from runner.watches import Content, Finalizer, Watch
 from tests.control.test_workqueue import watch
 
@@ -77,14 +77,3 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Watch]:
 def test_whom_an_edit_concerns(edited: str, kinds: str, project: list[Watch]) -> None:
     found = {kind.rpartition("=")[2] for kind in concerned(project, Path.cwd() / edited)}
     assert found == set(kinds.split())
-
-
-@pytest.mark.parametrize("text", ["- 1", "5", "kind: Thing", "{kind: Thing, metadata: 5}"])
-def test_what_is_no_object_is_a_value_error(text: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected an object"):
-        _objects(write(tmp_path / "x.yaml", text))
-
-
-def test_kustomize_s_own_files_are_passed_over(tmp_path: Path) -> None:
-    write(tmp_path / "k.yaml", "{apiVersion: kustomize.config.k8s.io/v1beta1, kind: Kustomization, resources: [a.yaml]}")
-    assert _objects(tmp_path / "k.yaml") == []

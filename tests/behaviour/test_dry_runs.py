@@ -238,7 +238,7 @@ async def test_a_failure_that_only_a_plan_has_is_told_as_such(world: Cluster, pr
         ),
         ("{apiVersion: v1, kind: Pod}", "-: metadata.name: expected text, found None"),
         ("a: [", "-:1: no valid YAML: "),
-        ("- 1", "-: expected a CR, found [1]"),
+        ("- 1", "-: expected an object with apiVersion, kind and metadata, found [1]"),
         ("", "-: there is no CR in it"),
         (
             yaml.safe_dump_all([thing(), {**thing(), "kind": "Other"}]),
