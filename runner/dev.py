@@ -44,7 +44,11 @@ _LONGEST_LINE = 64 * 1024 * 1024
 _UNSEEN = re.compile(r"^\.|~$|\.(?:swp|swx|tmp|pyc)$|^__pycache__$|^4913$")
 # A role whose name only a run knows.
 _ANY_ROLE = re.compile(r"_role:(?:[^\n]*\n){0,3}?[^\n]*\bname:\s*[\"']?\{\{")
-_PORTS = ("--proxy-port=0", "--health-probe-bind-address=0", "--metrics-bind-address=0")
+# Nobody asks for its health, and nobody wants to wait for its end.
+_QUIET = (
+    *("--proxy-port=0", "--health-probe-bind-address=0", "--metrics-bind-address=0"),
+    *("--ansible-verbosity=0", "--graceful-shutdown-timeout=2s"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,16 +184,15 @@ class Dev:
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         self._client = await ApiClient.connect(self.place.environ)
         self._discovery = Discovery(self._client)
-        # Is there a cluster at all?
-        await self._client.get("/version")
-        with tempfile.TemporaryDirectory(prefix="rolerunner-dev-") as runs:
+        with tempfile.TemporaryDirectory(prefix="rolerunner-dev-") as runs, contextlib.suppress(asyncio.CancelledError):
             try:
+                # Is there a cluster at all?
+                await self._client.get("/version")
                 await self._session(Path(runs))
-            except asyncio.CancelledError:
-                self.view.close()
             finally:
-                await self._end()
+                self.view.close()
                 await self._client.close()
+                await self._end()
 
     async def _session(self, runs: Path) -> None:
         files = Files()
@@ -251,19 +254,10 @@ class Dev:
     async def _start(self, runs: Path) -> None:
         self._watching.clear()
         self.view.clear()
+        command = [sys.executable, "-m", "runner", "run", "--orders-from-stdin", "--log-format=json", *_QUIET]
+        command += [f"--runs-dir={runs}", f"--watches-file={self.settings.watches_file}", *self.flags]
         self._operator = await asyncio.create_subprocess_exec(
-            *(
-                sys.executable,
-                "-m",
-                "runner",
-                "run",
-                "--orders-from-stdin",
-                "--log-format=json",
-                "--ansible-verbosity=0",
-                *_PORTS,
-            ),
-            *(f"--runs-dir={runs}", f"--watches-file={self.settings.watches_file}", "--graceful-shutdown-timeout=2s"),
-            *self.flags,
+            *command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
@@ -278,11 +272,14 @@ class Dev:
         assert operator.stderr is not None
         async for line in operator.stderr:
             text = line.decode(errors="replace").rstrip()
-            if not text.startswith("{"):
+            try:
+                record = json.loads(text)
+            except ValueError:
+                record = None
+            if not isinstance(record, dict):
                 # A mistake's one sentence.
                 self.view.say(text, bad=True)
                 continue
-            record = json.loads(text)
             if record.get("msg") == "Watching":
                 self.view.say(f"watching {record['kinds']} in namespace {record['namespaces']}, on {self.place.name}")
                 self._watching.set()
@@ -292,19 +289,21 @@ class Dev:
             self.view.say(f"the operator ended with exit code {code}; it is started again with the next edit", bad=True)
 
     async def _end(self) -> None:
-        """No process of the operator is left, at the latest when it is asked a second time."""
+        """No process of the operator is left, and that without patience if this is cancelled."""
         operator, self._operator = self._operator, None
         if operator is None or self._reading is None:
             return
         try:
             with contextlib.suppress(ProcessLookupError):
                 operator.terminate()
-            async with asyncio.timeout(_END):
-                await asyncio.shield(self._reading)
-        except (TimeoutError, asyncio.CancelledError):
-            with contextlib.suppress(ProcessLookupError):
-                operator.kill()
-            await self._reading
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_END):
+                    await asyncio.shield(self._reading)
+        finally:
+            if operator.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    operator.kill()
+                await self._reading
 
     async def _apply(self, path: Path) -> None:
         """What is in the file; what the cluster or YAML has against it is told."""

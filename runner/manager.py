@@ -112,7 +112,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
                 return
             standing_by.clear()
 
-        execute = await _executor(settings.executor, stack)
+        execute = await executor(settings.executor, stack)
         queue = WorkQueue(settings.max_concurrent_runs or max(watch.max_concurrent_reconciles for watch in watches))
         for watch in watches:
             queue.follow(watch)
@@ -182,7 +182,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
         logger.info("Stopped")
 
 
-async def _executor(name: str, stack: AsyncExitStack) -> Execute:
+async def executor(name: str, stack: AsyncExitStack) -> Execute:
     """How Ansible is run. What cannot be warm goes the plain way, which needs nothing."""
     if name == "warm":
         try:

@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner import documents
+from runner import documents, manager
 from runner.control import Request
 from runner.control.echoes import Echoes
 from runner.control.plan import Plan
 from runner.control.reconciler import Reconciler, Surroundings
-from runner.executor import subprocess
 from runner.executor.artifacts import RunFolders
 from runner.kube.client import ApiClient, KubeError, NotFound, current_context
 from runner.kube.discovery import Discovery, Resource
@@ -53,6 +52,8 @@ async def plan(settings: Settings, written: Sequence[Written], *, namespace: str
         client = await ApiClient.connect(os.environ)
         stack.push_async_callback(client.close)
         discovery, sessions = Discovery(client), Sessions()
+        namespace = namespace or current_context(os.environ).namespace or "default"
+        found = [await _in_cluster(client, discovery, cr, namespace) for cr in written]
         proxy = ProxyServer(client, discovery, sessions, covering=lambda *_: None, port=0)
         await stack.enter_async_context(proxy)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rolerunner-plan-")))
@@ -61,7 +62,7 @@ async def plan(settings: Settings, written: Sequence[Written], *, namespace: str
                 client=client,
                 discovery=discovery,
                 sessions=sessions,
-                execute=subprocess.execute,
+                execute=await manager.executor(settings.executor, stack),
                 folders=stack.enter_context(contextlib.closing(RunFolders(folder))),
                 on_dependent=lambda *_: None,
                 echoes=Echoes(lambda _: None),
@@ -72,8 +73,6 @@ async def plan(settings: Settings, written: Sequence[Written], *, namespace: str
                 log_events=LogEvents.NOTHING,
             )
         )
-        namespace = namespace or current_context(os.environ).namespace or "default"
-        found = [await _in_cluster(client, discovery, cr, namespace) for cr in written]
         return [await reconciler.plan(*each) for each in found]
 
 

@@ -314,3 +314,15 @@ async def test_the_annotation_makes_a_cr_s_runs_dry_until_it_goes(world: Cluster
     assert len(await planned()) == 1
 
     await world.patch(THING, one, {"metadata": {"annotations": {"rolerunner.io/dry-run": "true"}, "finalizers": []}})
+
+
+async def test_a_cr_that_breaks_its_argument_specs_is_not_run_in_a_plan_either(world: Cluster, project: Project) -> None:
+    project.role(CONFIG)
+    meta = project.folder / "roles" / "thing" / "meta"
+    meta.mkdir()
+    (meta / "argument_specs.yml").write_text("argument_specs: {main: {options: {size: {type: int}}}}")
+    project.watch()
+    code, out, err = await plan(project, "-f", "-", told=yaml.safe_dump(thing(size="many")))
+    assert (code, err) == (1, "")
+    assert "\n! " in out
+    assert "size" in out
