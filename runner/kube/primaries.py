@@ -171,6 +171,7 @@ def _register(registry: kopf.OperatorRegistry, watch: Watch, notify: Notify) -> 
 def _settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
+    settings.persistence.diffbase_storage = _NoEssence()
     # Otherwise kopf kills this process ten minutes after it was stopped.
     settings.process.ultimate_exiting_timeout = None
     # Tries again a given number of times, and not distinguishing what for; `Patience` does better.
@@ -181,6 +182,19 @@ def _settings() -> kopf.OperatorSettings:
     settings.watching.server_timeout = 300
     settings.watching.inactivity_timeout = 360
     return settings
+
+
+class _NoEssence(kopf.DiffBaseStorage):
+    """What kopf's change handlers would compare with the last time. It would be made of each event, and there are none."""
+
+    def build(self, **_: Any) -> Any:
+        return {}
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        pass
 
 
 class Patience:
