@@ -366,7 +366,8 @@ def dev(settings: Settings, *, devcluster: bool, yes: bool, namespace: str, flag
                     flags=flags,
                 ).run()
             )
-            stays = f"CRDs and samples stay on {place.name}; remove them with: kubectl delete -f {SAMPLES} -f {crd_folder()}"
-            click.echo(f"Ended. {stays}" if place.given else "Ended, and the cluster with it.")
+            folders = " ".join(f"-f {folder}" for folder in (SAMPLES, crd_folder()) if folder.is_dir())
+            stays = f"CRDs and samples stay on {place.name}; remove them with: kubectl delete {folders}"
+            click.echo(f"Ended. {stays if folders else ''}" if place.given else "Ended, and the cluster with it.")
     except DevclusterError as error:
         raise ConfigurationError(str(error)) from error

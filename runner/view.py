@@ -112,7 +112,7 @@ class View:
             spent = time.monotonic() - row.begun if row.state == "running" else row.took
             end = f"{spent:6.1f} s  {row.at or ' ' * 8}"
             space = max(0, width - len(end) - 5)
-            text = f"{name:<{min(names, space // 2)}}  {row.text}"
+            text = f"{name:<{min(names, space // 2)}}  {' '.join(row.text.split())}"
             lines.append(f"{click.style(mark, fg=colour)} {text[:space]:<{space}}  {end}")
         if len(self._rows) > room:
             lines.append(f"  and {len(self._rows) - room} more")

@@ -9,7 +9,6 @@ Next on the way: `runner.resource.changes`.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
@@ -50,7 +49,10 @@ class Rehearsal:
         if change.is_one:
             self.changes.append(change)
 
-    def keep_deleted(self, objects: Sequence[Object]) -> None:
+    def keep_deleted(self, *, before: Object | None, answer: Object) -> None:
+        """Of several objects at once the answer is a list, whose kind says theirs."""
+        kind = {"apiVersion": answer.get("apiVersion"), "kind": str(answer.get("kind")).removesuffix("List")}
+        objects = [before] if before else [{**kind, **item} for item in answer.get("items") or ()]
         self.changes += [Change(before=obj, after=None) for obj in objects]
 
 

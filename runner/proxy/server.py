@@ -152,7 +152,7 @@ class ProxyServer:
             content = await answer.read()
         obj = _object(content) if answer.status < 300 else None
         if obj is not None and method == "DELETE":
-            rehearsal.keep_deleted([before] if before else obj.get("items") or [])
+            rehearsal.keep_deleted(before=before, answer=obj)
         elif obj is not None:
             rehearsal.keep(call.info, before=before, sent=_object(body or b""), answer=obj)
         return web.Response(status=answer.status, body=content, content_type=answer.content_type)

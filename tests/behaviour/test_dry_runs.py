@@ -143,10 +143,13 @@ async def test_what_is_created_changed_and_deleted_is_told_and_not_done(
     assert "0 to create, 0 to change, 0 to delete" in out
 
 
-async def test_nothing_is_written_by_what_heeds_no_check_mode(
-    world: Cluster, project: Project, one: ObjectKey, devcluster: Devcluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(autouse=True)
+def _kubectl(devcluster: Devcluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Roles find it."""
     monkeypatch.setenv("PATH", f"{devcluster.kubectl.parent}:{os.environ['PATH']}")
+
+
+async def test_nothing_is_written_by_what_heeds_no_check_mode(world: Cluster, project: Project, one: ObjectKey) -> None:
     project.role(DISOBEDIENT)
     project.watch()
     await world.create(config_map("kept"), one.namespace)
@@ -326,3 +329,49 @@ async def test_a_cr_that_breaks_its_argument_specs_is_not_run_in_a_plan_either(w
     assert (code, err) == (1, "")
     assert "\n! " in out
     assert "size" in out
+
+
+async def test_other_ways_to_write_an_object(world: Cluster, project: Project, one: ObjectKey) -> None:
+    project.role(
+        """
+- name: Applied by the client
+  kubernetes.core.k8s: {apply: true, definition: "{{ item }}"}
+  loop: "{{ maps }}"
+- name: Applied by the server
+  kubernetes.core.k8s: {apply: true, server_side_apply: {field_manager: test}, definition: "{{ maps[2] }}"}
+- name: By label
+  kubernetes.core.k8s: {api_version: v1, kind: ConfigMap, namespace: "{{ maps[0].metadata.namespace }}",
+    label_selectors: [old=yes], state: absent}
+- name: All of a kind
+  ansible.builtin.command: kubectl delete configmaps --all --dry-run=server
+  check_mode: false
+  changed_when: false
+- name: A scale that is reckoned by the module
+  kubernetes.core.k8s_scale: {api_version: apps/v1, kind: Deployment, name: web, replicas: 3,
+    namespace: "{{ maps[0].metadata.namespace }}"}
+"""
+    )
+    meta = {"namespace": one.namespace}
+    maps = [{**config_map(name, a="1"), "metadata": {"name": name, **meta}} for name in ("first", "there", "third")]
+    project.watch(vars={"maps": maps})
+    await world.create(config_map("there", a="0"), one.namespace)
+    old = config_map("old")
+    old["metadata"]["labels"] = {"old": "yes"}
+    await world.create(old, one.namespace)
+    labels = {"app": "web"}
+    pod = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "web", "image": "web"}]}}
+    spec = {"replicas": 0, "selector": {"matchLabels": labels}, "template": pod}
+    await world.create(
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": spec}, one.namespace
+    )
+
+    code, out, err = await plan(project, "-f", "-", told=yaml.safe_dump(thing()))
+    assert (code, err) == (2, ""), out
+    for line in ("+ create ConfigMap {}/first", "~ change ConfigMap {}/there", "+ create ConfigMap {}/third"):
+        assert out.count(line.format(one.namespace) + "\n") >= 1, out
+    assert out.count(f"- delete ConfigMap {one.namespace}/old\n") == 2, out
+    assert f"- delete ConfigMap {one.namespace}/there\n" in out
+    assert "task 'A scale that is reckoned by the module' (roles/thing/tasks/main.yml:14) is not predicted: it would" in out
+    assert "refused" not in out
+    assert "last-applied" not in out
+    assert await names(world, CONFIG_MAP, one.namespace) == {"there", "old"}

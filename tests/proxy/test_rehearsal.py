@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from runner.proxy.rehearsal import Refusal, check_read, check_write, is_question
+from runner.proxy.rehearsal import Refusal, Rehearsal, check_read, check_write, is_question
 from runner.proxy.requestinfo import parse
 
 MAPS = "/api/v1/namespaces/here/configmaps"
@@ -60,3 +60,10 @@ def test_questions_that_are_asked_by_creating_something() -> None:
     assert is_question("POST", parse("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"))
     assert not is_question("POST", parse("/apis/apps/v1/namespaces/here/deployments"))
     assert not is_question("DELETE", parse("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"))
+
+
+def test_what_was_deleted_at_once_has_its_list_s_kind() -> None:
+    rehearsal = Rehearsal(cr={}, path="")
+    answer = {"kind": "PodList", "apiVersion": "v1", "items": [{"metadata": {"name": name}} for name in ("a", "b")]}
+    rehearsal.keep_deleted(before=None, answer=answer)
+    assert [change.title for change in rehearsal.changes] == ["Pod a", "Pod b"]
