@@ -2,7 +2,10 @@
 
 Each operator in turn works for the same number of Memcacheds in a namespace of its own, on one cluster (one of its own, or
 that of $KUBECONFIG). It is any command line that takes its cluster from $KUBECONFIG and its namespace from
-$WATCH_NAMESPACE; it is ready when a first Memcached has got its Deployment.
+$WATCH_NAMESPACE; it is ready when a first Memcached has got its Deployment. Without any, the two executors are compared.
+
+Their project is the example operator, or a role made for the purpose: `--project one`, of one task; `--project ten`, of ten
+tasks with templates and loops.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from typing import Any
 
 import click
 
+from bench import projects
 from bench.driver import (
     DEPLOYMENT,
     FREE_PORTS,
@@ -196,7 +200,9 @@ async def _namespace(world: Cluster, name: str) -> AsyncIterator[None]:
             await world.delete(NAMESPACE, ObjectKey("", name))
 
 
-async def measure(kubeconfig: Path, commands: list[str], folder: Path, *, crs: int, changes: int) -> list[dict[str, Any]]:
+async def measure(
+    kubeconfig: Path, commands: list[str], folder: Path, *, project: Path = ROOT, crs: int, changes: int
+) -> list[dict[str, Any]]:
     """The figures of each command, in their order: {"operator": COMMAND, "crs": N, FIGURE: NUMBER, …}."""
     results = []
     async with Cluster.connected(kubeconfig) as world:
@@ -206,7 +212,7 @@ async def measure(kubeconfig: Path, commands: list[str], folder: Path, *, crs: i
             environ = {"KUBECONFIG": str(kubeconfig), "WATCH_NAMESPACE": namespace}
             click.echo(f"  {command}", err=True)
             async with _namespace(world, namespace):
-                with running(shlex.split(command), folder=ROOT, log=log, environ=environ) as operator:
+                with running(shlex.split(command), folder=project, log=log, environ=environ) as operator:
                     course = Course(world, operator, namespace, crs=crs, changes=changes)
                     try:
                         await course.run()
@@ -230,20 +236,28 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _own(folder: Path) -> list[str]:
+    """The executors, with the same flags otherwise."""
+    common = [*RUN, *FREE_PORTS, f"--runs-dir={folder / 'runs'}"]
+    return [shlex.join([*common, f"--executor={executor}"]) for executor in ("warm", "subprocess")]
+
+
 @click.command(help=__doc__)
+@click.option("--project", type=click.Choice(["example", "one", "ten"]), default="example", show_default=True)
 @click.option("--operator", "commands", multiple=True, help="A command line to run as the operator; may be repeated.")
 @click.option("--crs", type=click.IntRange(1), default=30, show_default=True, help="How many Memcacheds.")
 @click.option("--changes", type=click.IntRange(2), default=20, show_default=True, help="How many changes at idle.")
 @click.option("--json", "target", type=click.Path(dir_okay=False, path_type=Path), help="Also write the figures here.")
-def main(commands: tuple[str, ...], crs: int, changes: int, target: Path | None) -> None:
+def main(project: str, commands: tuple[str, ...], crs: int, changes: int, target: Path | None) -> None:
     folder = Path(tempfile.mkdtemp(prefix="rolerunner-bench-"))
-    operators = list(commands) or [shlex.join([*RUN, *FREE_PORTS, f"--runs-dir={folder / 'runs'}"])]
+    operators = list(commands) or _own(folder)
+    where = ROOT if project == "example" else projects.write(folder / project, tasks={"one": 1, "ten": 10}[project])
     tidy_on_sigterm()
     try:
         with contextlib.ExitStack() as stack:
             given = os.environ.get("KUBECONFIG")
             kubeconfig = Path(given) if given else stack.enter_context(Devcluster.start()).kubeconfig
-            results = asyncio.run(measure(kubeconfig, operators, folder, crs=crs, changes=changes))
+            results = asyncio.run(measure(kubeconfig, operators, folder, project=where, crs=crs, changes=changes))
     except (AssertionError, KubeError, DevclusterError, ConfigurationError) as error:
         click.echo(f"{click.style('✗', fg='red')} {error}", err=True)
         sys.exit(1)

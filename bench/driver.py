@@ -90,6 +90,14 @@ class Operator:
             todo += children.get(pid, [])
         return found
 
+    def processor_seconds(self) -> float:
+        """Of all its processes, those that ended and were waited for included."""
+        ticks = 0
+        for pid in self.processes():
+            with contextlib.suppress(OSError):
+                ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]))
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def memory(self) -> dict[str, float]:
         """MB, over all its processes: resident (shared pages counted for each) and proportional (counted once)."""
         total = {"Rss": 0, "Pss": 0}
@@ -197,6 +205,12 @@ def condition(obj: Mapping[str, Any] | None, kind: str) -> Mapping[str, Any]:
     """A condition of an object's status; empty if it has none of this type."""
     conditions = ((obj or {}).get("status") or {}).get("conditions") or ()
     return next((item for item in conditions if item.get("type") == kind), {})
+
+
+def is_done(obj: Mapping[str, Any]) -> bool:
+    """Whether the operator has run for this very state of a CR, successfully, and waits for the next."""
+    observed = (obj.get("status") or {}).get("observedGeneration")
+    return observed == obj["metadata"]["generation"] and condition(obj, "Running").get("reason") == "Successful"
 
 
 def crd(gvk: GroupVersionKind, *, scope: str = "Namespaced") -> dict[str, Any]:

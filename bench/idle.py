@@ -22,7 +22,6 @@ from bench.driver import (
     NAMESPACE,
     RUN,
     Cluster,
-    Operator,
     condition,
     crd,
     prepare,
@@ -66,15 +65,6 @@ def project(folder: Path, dependents: int) -> None:
     (folder / "watches.yaml").write_text(yaml.safe_dump([watch]))
 
 
-def processor_seconds(operator: Operator) -> float:
-    """Of all its processes, those that ended and were waited for included."""
-    ticks = 0
-    for pid in operator.processes():
-        with contextlib.suppress(OSError):
-            ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]))
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
 async def measure(kubeconfig: Path, folder: Path, *, crs: int, dependents: int, seconds: float) -> dict[str, float]:
     """Processor share of one core in percent, and memory in MB."""
     project(folder, dependents)
@@ -99,9 +89,9 @@ async def measure(kubeconfig: Path, folder: Path, *, crs: int, dependents: int, 
                 await until(settled, "all CRs are Successful", patience=PATIENCE, interval=5)
                 click.echo(err=True)
                 await asyncio.sleep(SETTLE)
-                begun, used = time.monotonic(), processor_seconds(operator)
+                begun, used = time.monotonic(), operator.processor_seconds()
                 await asyncio.sleep(seconds)
-                share = (processor_seconds(operator) - used) / (time.monotonic() - begun)
+                share = (operator.processor_seconds() - used) / (time.monotonic() - begun)
                 return {"idle_cpu_percent": round(100 * share, 2), **operator.memory()}
         finally:
             await world.delete(NAMESPACE, ObjectKey("", namespace))

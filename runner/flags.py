@@ -199,6 +199,7 @@ _OPTIONS = (
         show_default=True,
         help="Where inputs and artifacts of the runs are kept, a folder for each CR.",
     ),
+    _switch("--run-artifacts", default=True, help="Keep what runs leave: their events, output and result."),
     click.option("--log-level", type=click.Choice(logs.LEVELS), default="info", show_default=True),
     click.option(
         "--log-format",
@@ -270,6 +271,7 @@ def read(flags: Mapping[str, Any], given: set[str], environ: Mapping[str, str]) 
         roles_path=flags["ansible_roles_path"],
         collections_path=flags["ansible_collections_path"],
         inject_owner_ref=flags["inject_owner_ref"],
+        run_artifacts=flags["run_artifacts"],
         proxy_port=flags["proxy_port"],
         health_address=_address(flags, "health_probe_bind_address"),
         metrics_address=_address(flags, metrics_flag),

@@ -134,6 +134,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
                 proxy_port=proxy.port,
                 ansible_args=settings.ansible_args,
                 inject_owner_ref=settings.inject_owner_ref,
+                run_artifacts=settings.run_artifacts,
                 log_events=settings.log_events,
                 debug_logs=settings.debug_logs,
             )

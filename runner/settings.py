@@ -103,6 +103,7 @@ class Settings:
     election: Election | None = None
     # Inputs and artifacts of the runs, one folder a CR.
     runs_dir: Path = DEFAULT_RUNS_DIR
+    run_artifacts: bool = True
     # Whoever started this runner says through its standard input which kinds to run again, one list a line.
     orders_from_stdin: bool = False
     logging: logs.Options = field(default_factory=logs.Options)

@@ -18,7 +18,7 @@ PEERS_FLAGS = {
 }
 OWN_FLAGS = {
     *("--executor", "--log-format", "--log-level", "--max-concurrent-runs", "--role-metrics-bind-address"),
-    *("--orders-from-stdin", "--run-timeout", "--runs-dir"),
+    *("--orders-from-stdin", "--run-artifacts", "--run-timeout", "--runs-dir"),
 }
 
 

@@ -91,6 +91,7 @@ class Surroundings:
     proxy_port: int
     ansible_args: str = ""
     inject_owner_ref: bool = True
+    run_artifacts: bool = True
     log_events: LogEvents = LogEvents.TASKS
     debug_logs: bool = False
 
@@ -243,7 +244,7 @@ class Reconciler:
                 # From 1 on Ansible says why it skips a task.
                 verbosity=max(watch.verbosity, 1) if turn.plan else watch.verbosity,
                 arguments=self._with.ansible_args,
-                max_artifacts=watch.max_runner_artifacts,
+                max_artifacts=watch.max_runner_artifacts if self._with.run_artifacts else None,
                 check=turn.plan is not None,
                 # Clients put the server's URL into their errors, and the token with it.
                 secrets=(token,),
@@ -284,9 +285,10 @@ class Reconciler:
                 async for event in running:
                     if not seen:
                         turn.phases.over("start")
+                    if event.event == "playbook_on_stats":
+                        turn.phases.over("tasks")
                     narrator.tell(event)
                     seen.append(event)
-                turn.phases.over("tasks")
             turn.phases.over("end")
             return fold(seen)
         except TimeoutError:

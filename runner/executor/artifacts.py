@@ -78,6 +78,15 @@ def write_private(path: Path, text: str) -> None:
         file.write(text)
 
 
+def settle(folder: Path, ident: str, keep: int | None) -> None:
+    """After a run: keep what it left, and no more than `keep` runs' (0: all); None: nothing of it."""
+    if keep is None:
+        shutil.rmtree(folder / ARTIFACTS / ident, ignore_errors=True)
+        return
+    link_latest(folder, ident)
+    rotate(folder, keep)
+
+
 def link_latest(folder: Path, ident: str) -> None:
     """Point `artifacts/latest` at this run; never without a link in between."""
     latest = folder / ARTIFACTS / "latest"

@@ -36,7 +36,6 @@ from ansible.utils.vars import load_extra_vars, load_options_vars
 from ansible_runner.utils import OutputEventFilter
 
 from runner.executor import facts, inline, parsing, seams, templates
-from runner.executor.artifacts import write_private
 from runner.executor.jobs import Job
 from runner.executor.lessons import Lessons
 from runner.executor.orders import order, write_inputs
@@ -190,11 +189,10 @@ def _run(asked: dict[str, Any], tell: Any) -> tuple[int, str]:
     """The exit code of ansible-playbook, and what it printed."""
     recorder = Recorder(asked, tell)
     config = ansible_runner.interface.init_runner(**recorder.arguments()).config
-    artifacts = Path(config.artifact_dir)
-    (artifacts / "job_events").mkdir(mode=0o700, parents=True, exist_ok=True)
+    (recorder.artifacts / "job_events").mkdir(mode=0o700, parents=True, exist_ok=True)
     command = {"command": config.command, "cwd": config.cwd, "env": config.env}
-    write_private(artifacts / "stderr", "")
-    write_private(artifacts / "command", json.dumps(recorder.redacted(command)))
+    recorder.keep("stderr", "")
+    recorder.keep("command", json.dumps(recorder.redacted(command)))
     os.environ.clear()
     os.environ.update(config.env)
     os.chdir(config.cwd)
@@ -216,8 +214,8 @@ def _run(asked: dict[str, Any], tell: Any) -> tuple[int, str]:
         if asked["ident"] != _WARM:
             atexit._run_exitfuncs()
     printed = recorder.close()
-    write_private(artifacts / "rc", str(code))
-    write_private(artifacts / "status", "successful" if code == 0 else "failed")
+    recorder.keep("rc", str(code))
+    recorder.keep("status", "successful" if code == 0 else "failed")
     # A failed play is a result, told by its events; without any event there was none.
     return (0 if events.count else code), printed
 
@@ -327,5 +325,4 @@ class _Events:
             rest = {name: value for name, value in event.items() if name not in ("uuid", "event")}
             text = f"{aside[:-1]}, {json.dumps(rest)[1:]}"
         text = self._recorder.record(text, event["stdout"])
-        folder = self._recorder.artifacts / "job_events"
-        write_private(folder / f"{event['counter']}-{event['uuid']}.json", text)
+        self._recorder.keep(f"job_events/{event['counter']}-{event['uuid']}.json", text)

@@ -2,8 +2,8 @@
 
 What changes by itself (time, memory, load, uptime, how full a mount is, the environment, the user, local facts) is gathered
 by each run as ever. What is a matter of how the machine is built (devices, mounts, network, distribution …) a run takes
-from the warm process, which has it gathered anew, in a process of its own, when it plays a job and the last time was more
-than a minute ago. What has not been gathered yet, or not for an hour, a run gathers itself.
+from the warm process. That has it gathered anew, in a process of its own, when it plays a job, an earlier one wanted facts,
+and the last time was more than a minute ago. What has not been gathered yet, or not for an hour, a run gathers itself.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from ansible.modules import setup
 
 from runner.executor.seams import expect
 
+# Told instead of facts by a run that has asked for some.
+_WANTED = ""
 # Seconds.
 _AGE, _OLDEST = 60.0, 3600.0
 # The collectors that start processes or go through many files, by the names that `gather_subset` has for them.
@@ -39,15 +41,17 @@ class Facts:
         self._kept: dict[str, Any] = {}
         self._gathered = -_OLDEST
         self._begun = -_OLDEST
+        # Whether this run, or one that this process was told of, has asked.
+        self._wanted = False
         # In a process that gathers for those to come.
         self._recording = False
 
     def is_due(self) -> bool:
         """Whether it is time to gather; not again, then, until the next time."""
-        due = time.monotonic() - self._begun > _AGE
-        if due:
-            self._begun = time.monotonic()
-        return due
+        if not self._wanted or time.monotonic() - self._begun < _AGE:
+            return False
+        self._begun, self._wanted = time.monotonic(), False
+        return True
 
     def gather(self) -> None:
         """For the runs to come; in a process that does nothing else."""
@@ -63,19 +67,25 @@ class Facts:
         collector.collect(module=_module())
 
     def learned(self) -> Iterable[str]:
-        # There are sets and views among them, which the module would make lists of in the end.
-        return [json.dumps(self._kept, default=list)] if self._recording else []
+        if self._recording:
+            return [json.dumps(self._kept)]
+        return [_WANTED] if self._wanted else []
 
     def keep(self, lesson: str) -> None:
+        if lesson == _WANTED:
+            self._wanted = True
+            return
         self._kept = json.loads(lesson)
         self._gathered = time.monotonic()
 
     def ask(self, what: str, gather: Any) -> Any:
+        self._wanted = True
         if not self._recording and what in self._kept and time.monotonic() - self._gathered < _OLDEST:
             return copy.deepcopy(self._kept[what])
         found = gather()
         if self._recording:
-            self._kept[what] = found
+            # A copy, as the caller goes on working with it; of the sets and views in it the module would make lists, too.
+            self._kept[what] = json.loads(json.dumps(found, default=list))
         return found
 
 

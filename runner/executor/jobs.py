@@ -44,7 +44,8 @@ class Job:
     environment: Mapping[str, str] = field(default_factory=dict)
     verbosity: int = 0
     arguments: str = ""
-    max_artifacts: int = 20
+    # Of how many runs the artifacts are kept; 0: of all, None: of none.
+    max_artifacts: int | None = 20
     # In check mode, with differences: nothing is to be changed.
     check: bool = False
     # Texts that must not be seen in any event.

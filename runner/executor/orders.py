@@ -34,6 +34,7 @@ def order(job: Job) -> dict[str, Any]:
         "environment": {**job.environment, **environment()},
         "verbosity": job.verbosity,
         "secrets": job.secrets,
+        "artifacts": job.max_artifacts is not None,
     }
 
 

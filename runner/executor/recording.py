@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from runner.executor.artifacts import write_private
 from runner.executor.masking import Masker
 
 
@@ -68,8 +69,13 @@ class Recorder:
     def close(self) -> str:
         """Write down what was printed, and return it."""
         text = "".join(self._printed)
-        (self.artifacts / "stdout").write_text(text, encoding="utf-8")
+        self.keep("stdout", text)
         return text
+
+    def keep(self, name: str, text: str) -> None:
+        """Write one of the artifacts, if any are wanted."""
+        if self._order["artifacts"]:
+            write_private(self.artifacts / name, text)
 
     def _started(self, status: dict[str, Any], **_: Any) -> None:
         # By now ansible-runner has written down the command and the environment that it runs with.

@@ -16,7 +16,7 @@ import sys
 from collections.abc import AsyncGenerator
 
 from runner.executor import launcher
-from runner.executor.artifacts import link_latest, rotate
+from runner.executor.artifacts import settle
 from runner.executor.jobs import ExecutorError, Job, JobEvent
 from runner.executor.orders import LONGEST_LINE, PACKAGE, order, python_path, write_inputs
 
@@ -63,8 +63,7 @@ async def execute(job: Job) -> AsyncGenerator[JobEvent, None]:
     finally:
         await _end(process)
         complaints.cancel()
-        link_latest(job.folder, job.ident)
-        rotate(job.folder, job.max_artifacts)
+        settle(job.folder, job.ident, job.max_artifacts)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from runner import metrics
 from runner.executor import forkserver
-from runner.executor.artifacts import link_latest, rotate
+from runner.executor.artifacts import settle
 from runner.executor.jobs import ExecutorError, Job, JobEvent
 from runner.executor.orders import LONGEST_LINE, PACKAGE, environment, order, write_inputs
 
@@ -73,8 +73,7 @@ class WarmExecutor:
             server.end(job.ident)
             writer.close()
             await ended.wait()
-            link_latest(job.folder, job.ident)
-            rotate(job.folder, job.max_artifacts)
+            settle(job.folder, job.ident, job.max_artifacts)
 
     async def _ready(self) -> _ForkServer:
         async with self._starting:

@@ -3,7 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from runner.executor import subprocess
 from runner.executor.artifacts import ArtifactsError, RunFolders, link_latest, rotate
+from runner.executor.jobs import Execute, Job, fold
+from runner.executor.warm import WarmExecutor
 
 CR = ("example.com", "v1", "Thing", "default", "one")
 CLUSTER_CR = ("example.com", "v1", "Thing", "", "fleet")
@@ -47,3 +50,22 @@ def test_the_oldest_artifacts_go_and_latest_stays(tmp_path: Path) -> None:
     rotate(tmp_path, 2)
     assert {path.name for path in (tmp_path / "artifacts").iterdir()} == {"run3", "run4", "latest"}
     assert (tmp_path / "artifacts" / "latest").resolve().name == "run4"
+
+
+async def test_a_run_may_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tasks = tmp_path / "roles" / "thing" / "tasks" / "main.yml"
+    tasks.parent.mkdir(parents=True)
+    tasks.write_text("- ansible.builtin.debug: {msg: hello}\n")
+    role, folder = tasks.parent.parent, tmp_path / "run"
+
+    async def leaves(execute: Execute, keep: int | None) -> list[str]:
+        events = [event async for event in execute(Job(ident="it", folder=folder, role=role, max_artifacts=keep))]
+        assert fold(events).ok >= 1
+        return sorted(path.name for path in (folder / "artifacts").iterdir())
+
+    async with WarmExecutor() as warm:
+        for execute in (warm.execute, subprocess.execute):
+            assert await leaves(execute, 1) == ["it", "latest"]
+            (folder / "artifacts" / "latest").unlink()
+            assert await leaves(execute, None) == []
