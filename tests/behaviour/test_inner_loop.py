@@ -62,7 +62,13 @@ async def session(world: Cluster, project: Project) -> AsyncIterator[Operator]:
         [*DEV, "--yes", f"--namespace={project.namespace}", *FLAGS],
         folder=project.folder,
         log=project.folder / "dev.log",
-        environ={"KUBECONFIG": str(project.kubeconfig), "ANSIBLE_GATHERING": "explicit", "PYTHONUNBUFFERED": "1"},
+        environ={
+            "KUBECONFIG": str(project.kubeconfig),
+            "ANSIBLE_GATHERING": "explicit",
+            "PYTHONUNBUFFERED": "1",
+            # One that is killed leaves its run folders.
+            "TMPDIR": str(project.folder),
+        },
     )
     yield dev
     dev.kill()
