@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def schema() -> None:
 @flags.declared
 def run(values: Mapping[str, Any], given: set[str]) -> None:
     """Run the operator of this folder against the current cluster."""
-    try:
+    with _mistakes():
         chosen = flags.read(values, given, os.environ)
         logs.configure(chosen.logging)
         for notice in chosen.notices:
@@ -73,7 +73,62 @@ def run(values: Mapping[str, Any], given: set[str]) -> None:
         from runner import manager
 
         asyncio.run(manager.run(chosen, loaded))
-    except ConfigurationError as error:
+
+
+@main.command()
+@click.option("-f", "--filename", "files", multiple=True, required=True, help="A file with CRs; - for standard input.")
+@click.option("-n", "--namespace", default="", help="Of CRs that name none.  [default: the current context's]")
+@flags.WATCHES_FILE
+@click.option("--output", type=click.Choice(("text", "json")), default="text", show_default=True)
+def plan(files: tuple[str, ...], namespace: str, watches_file: Path, output: str) -> None:
+    """Say what CRs would change, and change nothing.
+
+    Their roles and playbooks are run in check mode against the current cluster. The exit code is 0 if nothing would change,
+    2 if something would, and 1 if that cannot be told.
+    """
+    from runner import plan as planning
+
+    with _mistakes():
+        chosen = Settings(watches_file=watches_file, verbosity=0)
+        logs.configure(logs.Options(level="warning", format="console"))
+        _hand_down(chosen)
+        loaded = watches.load(chosen, os.environ)
+        written = planning.read(files, loaded, watches_file=watches_file)
+        plans = asyncio.run(planning.plan(chosen, written, namespace=namespace))
+    if output == "json":
+        click.echo(json.dumps({"plans": [each.as_dict() for each in plans]}, indent=2))
+    else:
+        click.echo("\n\n".join(each.text() for each in plans))
+    sys.exit(1 if any(each.failure for each in plans) else 2 if any(each.would_change for each in plans) else 0)
+
+
+@main.command()
+@click.option("--devcluster", "own", is_flag=True, help="Work on the development cluster, whatever KUBECONFIG says.")
+@click.option("-y", "--yes", is_flag=True, help="Work on the current context's cluster without asking.")
+@click.option("-n", "--namespace", default="", help="Watch this one only, and put samples there that name none.")
+@flags.WATCHES_FILE
+@click.argument("run_flags", nargs=-1, type=click.UNPROCESSED)
+def dev(own: bool, yes: bool, namespace: str, watches_file: Path, run_flags: tuple[str, ...]) -> None:
+    """Run the operator while you edit it: apply CRDs and samples, and run again what an edit concerns.
+
+    Behind -- further flags of `rolerunner run` may follow.
+    """
+    from runner import dev as developing
+
+    with _mistakes():
+        chosen = Settings(watches_file=watches_file)
+        _hand_down(chosen)
+        developing.dev(chosen, devcluster=own, yes=yes, namespace=namespace, flags=run_flags)
+
+
+@contextlib.contextmanager
+def _mistakes() -> Iterator[None]:
+    """What the user can mend becomes one line."""
+    from runner.kube.client import KubeError
+
+    try:
+        yield
+    except (ConfigurationError, KubeError) as error:
         raise click.ClickException(str(error)) from error
     except BaseExceptionGroup as group:
         # Of the manager's tasks; they were started together, but one cause is enough for a reader.

@@ -78,14 +78,16 @@ def _switch(name: str, *, default: bool = False, help: str, hidden: bool = False
     )
 
 
+WATCHES_FILE = click.option(
+    "--watches-file",
+    default=settings.DEFAULT_WATCHES_FILE,
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="The file that maps kinds to roles and playbooks.",
+)
+
 _OPTIONS = (
-    click.option(
-        "--watches-file",
-        default=settings.DEFAULT_WATCHES_FILE,
-        show_default=True,
-        type=click.Path(path_type=Path),
-        help="The file that maps kinds to roles and playbooks.",
-    ),
+    WATCHES_FILE,
     click.option(
         "--reconcile-period",
         type=Duration(or_zero=True),
@@ -206,6 +208,7 @@ _OPTIONS = (
         show_default=True,
         help="auto: console on a terminal, JSON lines elsewhere.",
     ),
+    click.option("--orders-from-stdin", is_flag=True, hidden=True, help="Heed `rolerunner dev`, and end with it."),
     # The Go operator's other names for the logs' flags.
     _switch("--zap-devel", help="--log-format console, --log-level debug, tracebacks of warnings."),
     click.option("--zap-encoder", type=click.Choice(("json", "console"), case_sensitive=False), help="As --log-format."),
@@ -277,6 +280,7 @@ def read(flags: Mapping[str, Any], given: set[str], environ: Mapping[str, str]) 
         role_metrics_address=_address(flags, "role_metrics_bind_address"),
         election=_election(flags, given, environ, notices),
         runs_dir=flags["runs_dir"].absolute(),
+        orders_from_stdin=flags["orders_from_stdin"],
         logging=_logging(flags, given),
         notices=(*notices, *_ignored(given)),
     )

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -110,7 +112,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
                 return
             standing_by.clear()
 
-        execute = await _executor(settings.executor, stack)
+        execute = await executor(settings.executor, stack)
         queue = WorkQueue(settings.max_concurrent_runs or max(watch.max_concurrent_reconciles for watch in watches))
         for watch in watches:
             queue.follow(watch)
@@ -143,6 +145,8 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
                 tasks.create_task(_watch_related(gvk, discovery, informers))
                 for gvk in {related.gvk for watch in watches for related in watch.related}
             ]
+            if settings.orders_from_stdin:
+                related.append(tasks.create_task(_heed(handlers, stop)))
             primaries = tasks.create_task(
                 watch_primaries(
                     client,
@@ -179,7 +183,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
         logger.info("Stopped")
 
 
-async def _executor(name: str, stack: AsyncExitStack) -> Execute:
+async def executor(name: str, stack: AsyncExitStack) -> Execute:
     """How Ansible is run. What cannot be warm goes the plain way, which needs nothing."""
     if name == "warm":
         try:
@@ -240,6 +244,17 @@ def _end_at_once(elector: Elector, reason: str) -> NoReturn:
     signal.setitimer(signal.ITIMER_REAL, _LAST_LINE)
     logger.error("Leader election lost", extra={**elector.fields, "reason": reason})
     os._exit(1)
+
+
+async def _heed(handlers: Handlers, stop: asyncio.Event) -> None:
+    """Each line of standard input is a list of kinds to run again; when it ends, so does the runner."""
+    orders = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(orders)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
+    with contextlib.closing(transport):
+        async for line in orders:
+            handlers.again(json.loads(line))
+    stop.set()
 
 
 async def _watch_related(gvk: GroupVersionKind, discovery: Discovery, informers: Informers) -> None:

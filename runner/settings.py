@@ -104,6 +104,8 @@ class Settings:
     # Inputs and artifacts of the runs, one folder a CR.
     runs_dir: Path = DEFAULT_RUNS_DIR
     run_artifacts: bool = True
+    # Whoever started this runner says through its standard input which kinds to run again, one list a line.
+    orders_from_stdin: bool = False
     logging: logs.Options = field(default_factory=logs.Options)
     # What the user should be told of the flags and variables, once.
     notices: tuple[str, ...] = ()

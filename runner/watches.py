@@ -24,6 +24,8 @@ from runner.resource.metadata import GroupVersionKind, Object, annotations_of, p
 from runner.resource.selectors import EVERYTHING, Requirement, Selector
 from runner.settings import MAX_VERBOSITY, ConfigurationError, Settings, search_paths
 
+# On a CR, with the value "true": its runs are dry runs.
+DRY_RUN = "rolerunner.io/dry-run"
 _ANNOTATION = "ansible.sdk.operatorframework.io/"
 
 DEFAULT_MAX_RUNNER_ARTIFACTS = 20
@@ -119,6 +121,10 @@ def for_cr(watch: Watch, obj: Object) -> tuple[Watch, list[str]]:
         except ValueError as error:
             problems.append(f"Unable to parse {what} annotation: {error}")
     return (replace(watch, **changes) if changes else watch), problems
+
+
+def is_dry_run(obj: Object) -> bool:
+    return annotations_of(obj).get(DRY_RUN) == "true"
 
 
 def _whole_number(*, upto: float) -> Callable[[str], int]:

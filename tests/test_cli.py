@@ -18,14 +18,13 @@ PEERS_FLAGS = {
 }
 OWN_FLAGS = {
     *("--executor", "--log-format", "--log-level", "--max-concurrent-runs", "--role-metrics-bind-address"),
-    "--run-artifacts",
-    *("--run-timeout", "--runs-dir"),
+    *("--orders-from-stdin", "--run-artifacts", "--run-timeout", "--runs-dir"),
 }
 
 
 def test_the_flags_and_commands_are_those_that_users_have() -> None:
     assert {name for parameter in run.params for name in parameter.opts} == PEERS_FLAGS | OWN_FLAGS
-    assert set(main.commands) == {"run", "schema", "version", "init", "create", "manifests", "devcluster"}
+    assert set(main.commands) == {"run", "dev", "plan", "schema", "version", "init", "create", "manifests", "devcluster"}
 
 
 def test_the_version_tells_what_it_runs_with() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from runner.control.echoes import Change, Echoes
 from runner.kube.primaries import EventType
 from runner.mapping import MappingError
 from runner.resource.metadata import GroupKind, GroupVersionKind, Object, ObjectKey, annotations_of, is_deleting, owners
-from runner.watches import Related, Watch
+from runner.watches import DRY_RUN, Related, Watch
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +43,14 @@ class Sight:
 
     @classmethod
     def of(cls, watch: Watch, obj: Object) -> Sight:
-        metadata = obj["metadata"]
+        metadata, annotations = obj["metadata"], annotations_of(obj)
+        noticed = annotations if watch.watch_annotations else {DRY_RUN: annotations.get(DRY_RUN)}
         return cls(
             uid=metadata.get("uid", ""),
             deleting=is_deleting(obj),
             # Secrets, ConfigMaps and others have no generation: any change counts.
             generation=metadata.get("generation") or f"version {metadata.get('resourceVersion')}",
-            annotations=json.dumps(annotations_of(obj), sort_keys=True) if watch.watch_annotations else "",
+            annotations=json.dumps(noticed, sort_keys=True),
         )
 
 
@@ -106,6 +107,12 @@ class Handlers:
         for request in requests:
             if not self._echoes.pass_over(request, change):
                 self._add(request, Priority.DEPENDENT, 0)
+
+    def again(self, kinds: Collection[str]) -> None:
+        """What CRs of these kinds (see GroupVersionKind) are run by has changed."""
+        for request in self._seen:
+            if str(request.watch.gvk) in kinds:
+                self._add(request, Priority.CHANGE, 0)
 
     def forget(self, request: Request) -> None:
         """The CR is gone. Its deletion may never have been told."""

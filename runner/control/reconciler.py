@@ -26,12 +26,14 @@ from runner.control import Request, Result, Retry
 from runner.control.echoes import Echoes
 from runner.control.handlers import wants
 from runner.control.narrator import Narrator
+from runner.control.plan import Plan
 from runner.executor.arguments import Arguments
 from runner.executor.artifacts import RunFolders
 from runner.executor.jobs import Execute, ExecutorError, Job, JobEvent, Outcome, fold
 from runner.kube import events
 from runner.kube.client import ApiClient, Conflict, Invalid, KubeError, NotFound
 from runner.kube.discovery import Discovery, Resource
+from runner.proxy.rehearsal import Rehearsal
 from runner.proxy.sessions import OnDependent, OnWrite, Session, Sessions, kubeconfigs
 from runner.resource import conditions, parameters
 from runner.resource.metadata import (
@@ -43,7 +45,7 @@ from runner.resource.metadata import (
     parse_duration,
 )
 from runner.settings import LogEvents
-from runner.watches import Content, Watch, for_cr
+from runner.watches import Content, Watch, for_cr, is_dry_run
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +112,15 @@ class Reconciler:
         except KubeError as error:
             raise Retry(str(error)) from error
 
+    async def plan(self, request: Request, resource: Resource, obj: Object, *, finalizing: bool = False) -> Plan:
+        """What a run of the CR would change, if it was as `obj` has it. Nothing is written. Raises KubeError."""
+        plan = Plan(request.fields, Rehearsal(cr=obj, path=resource.path(request.key)))
+        watch, _ = for_cr(request.watch, obj)
+        turn = Turn(request, watch, resource, Owner(watch.gvk, request.key, obj["metadata"]["uid"]), Phases(), plan)
+        wrong = [] if finalizing else self._wrong(turn, obj)
+        plan.outcome = Outcome(messages=tuple(wrong)) if wrong else await self._run(turn, obj, finalizing=finalizing)
+        return plan
+
     async def clear_up(self, request: Request) -> None:
         """Remove what is kept of a CR, if it is gone; not more than an attempt."""
         with contextlib.suppress(KubeError):
@@ -140,6 +151,8 @@ class Reconciler:
         if decision is Gate.STOP:
             logger.debug("Going, without a finalizer of this watch", extra=request.fields)
             return Result()
+        if is_dry_run(obj):
+            return await self._rehearse(turn, obj, finalizing=decision is Gate.FINALIZE)
         if decision is not Gate.FINALIZE and (wrong := self._wrong(turn, obj)):
             return await self._refuse(turn, obj, wrong)
         if decision is Gate.ADD_FINALIZER:
@@ -152,6 +165,15 @@ class Reconciler:
         with metrics.reconciling(str(watch.gvk)):
             outcome = await self._run(turn, obj, finalizing=decision is Gate.FINALIZE)
         return await self._conclude(turn, obj, outcome, finalizing=decision is Gate.FINALIZE)
+
+    async def _rehearse(self, turn: Turn, obj: Object, *, finalizing: bool) -> Result:
+        """The CR wants a dry run: an Event says what came of it, and the conditions that it was none but that."""
+        plan = await self.plan(turn.request, turn.resource, obj, finalizing=finalizing)
+        logger.info("Plan", extra={**turn.request.fields, "output": plan.text()})
+        await events.post(self._with.client, turn.owner, type="Normal", action="Plan", reason="Plan", note=plan.note())
+        if turn.watch.manage_status:
+            await self._mark(turn, obj, lambda status, now: conditions.mark_rehearsed(status, plan.failure, now))
+        return Result(requeue_after=turn.watch.reconcile_period)
 
     def _gone(self, request: Request) -> Result:
         self._with.forget(request)
@@ -219,13 +241,17 @@ class Reconciler:
                     # kubectl's, which it names by the server's URL, and so by the token.
                     "KUBECACHEDIR": str(private / "cache"),
                 },
-                verbosity=watch.verbosity,
+                # From 1 on Ansible says why it skips a task.
+                verbosity=max(watch.verbosity, 1) if turn.plan else watch.verbosity,
                 arguments=self._with.ansible_args,
                 max_artifacts=watch.max_runner_artifacts if self._with.run_artifacts else None,
+                check=turn.plan is not None,
                 # Clients put the server's URL into their errors, and the token with it.
                 secrets=(token,),
             )
-            logger.info("Running", extra={**request.fields, "job": ident, "content": str(content.path)})
+            logger.info(
+                "Planning" if turn.plan else "Running", extra={**request.fields, "job": ident, "content": str(content.path)}
+            )
             try:
                 outcome = await self._followed(job, turn, Narrator(request, self._with.log_events))
             except ExecutorError as error:
@@ -236,7 +262,7 @@ class Reconciler:
                 await self._last_word(turn)
                 raise
         logger.info(
-            "Run succeeded" if outcome.succeeded else "Run failed",
+            "Planned" if turn.plan else "Run succeeded" if outcome.succeeded else "Run failed",
             extra={
                 **request.fields,
                 "job": ident,
@@ -250,7 +276,7 @@ class Reconciler:
 
     async def _followed(self, job: Job, turn: Turn, narrator: Narrator) -> Outcome:
         """Run the job to its end, or to the end of its time. Raises ExecutorError."""
-        seen: list[JobEvent] = []
+        seen: list[JobEvent] = turn.plan.events if turn.plan else []
         try:
             async with (
                 asyncio.timeout(turn.watch.timeout) as deadline,
@@ -288,6 +314,7 @@ class Reconciler:
             on_dependent=notice,
             on_write=on_write,
             blacklist=watch.blacklist,
+            rehearsal=turn.plan.rehearsal if turn.plan else None,
         )
 
     async def _conclude(self, turn: Turn, begun: Object, outcome: Outcome, *, finalizing: bool) -> Result:
@@ -377,7 +404,7 @@ class Reconciler:
 
     async def _last_word(self, turn: Turn) -> None:
         """The run is being cut short: the CR says so, if that can be done at once."""
-        if not turn.watch.manage_status:
+        if not turn.watch.manage_status or turn.plan:
             return
         try:
             async with asyncio.timeout(_LAST_WORD):
@@ -391,7 +418,8 @@ class Reconciler:
         if note not in said:
             said.add(note)
             logger.warning(note, extra=turn.request.fields)
-            await events.warn(self._with.client, turn.owner, reason=reason, note=note)
+            if turn.plan is None:
+                await events.warn(self._with.client, turn.owner, reason=reason, note=note)
 
 
 class Phases:
@@ -416,6 +444,8 @@ class Turn:
     resource: Resource
     owner: Owner
     phases: Phases
+    # What becomes of it, if it is a dry run.
+    plan: Plan | None = None
 
 
 def _content(watch: Watch, *, finalizing: bool) -> tuple[Content, Mapping[str, Any]]:

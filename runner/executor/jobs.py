@@ -15,6 +15,10 @@ from typing import Any
 LOCALHOST = "localhost"
 
 _REQUEUE_ACTIONS = ("operator_sdk.util.requeue_after", "requeue_after")
+_FOR_CHECK_MODE = re.compile(r'"msg": "([^"]*check mode[^"]*)"', re.IGNORECASE)
+
+# In check mode these have the cluster make a dry run.
+_PREDICTED = frozenset(f"kubernetes.core.{name}" for name in ("k8s", "k8s_json_patch", "k8s_service"))
 _UNKNOWN_FAILURE = "unknown playbook failure"
 
 # ansible-playbook writes to a terminal, as far as it can tell.
@@ -42,6 +46,8 @@ class Job:
     arguments: str = ""
     # Of how many runs the artifacts are kept; 0: of all, None: of none.
     max_artifacts: int | None = 20
+    # In check mode, with differences: nothing is to be changed.
+    check: bool = False
     # Texts that must not be seen in any event.
     secrets: tuple[str, ...] = ()
 
@@ -89,6 +95,21 @@ class JobEvent:
     def is_failure(self) -> bool:
         """A task failed, or its host could not be reached. The play may still make up for it by a rescue."""
         return self.event in ("runner_on_failed", "runner_on_unreachable") and self.data.get("ignore_errors") is not True
+
+    @property
+    def unpredicted(self) -> str:
+        """In check mode: why it is not known what this task would do; empty where it is, or where it would do nothing."""
+        if self.event in ("runner_on_skipped", "runner_item_on_skipped"):
+            # The event of a skipped task leaves its result out, which from -v on is printed.
+            if '"censored"' in self.printed:
+                return "it is skipped, and no_log hides whether check mode is why"
+            message = _FOR_CHECK_MODE.search(self.printed)
+            return message[1] if message else ""
+        action = str(self.data.get("resolved_action") or self.data.get("task_action") or "")
+        is_known = action in _PREDICTED or action.startswith("operator_sdk.util.")
+        if self.event == "runner_on_ok" and self.result.get("changed") is True and not is_known:
+            return "it would change something that the cluster was not asked about"
+        return ""
 
     @property
     def message(self) -> str:

@@ -58,7 +58,7 @@ def write_inputs(job: Job) -> None:
     for name in ("env", "project", "artifacts"):
         (job.folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
     write_private(job.folder / "env" / "extravars", json.dumps(job.extra_vars))
-    write_private(job.folder / "env" / "cmdline", job.arguments)
+    write_private(job.folder / "env" / "cmdline", f"{job.arguments} --check --diff" if job.check else job.arguments)
     inventory = job.folder / "inventory"
     if os.environ.get("ANSIBLE_INVENTORY"):
         # Ansible reads the user's where it stands; ansible-runner would take this folder instead.

@@ -15,7 +15,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import aiohttp
 import yaml
@@ -28,6 +28,8 @@ from runner.settings import ConfigurationError
 logger = logging.getLogger(__name__)
 
 MERGE_PATCH = "application/merge-patch+json"
+# Its body may be JSON, which is YAML.
+APPLY_PATCH = "application/apply-patch+yaml"
 _SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 # No request of the runner's own takes long; watches have a limit of their own.
 _TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=10)
@@ -140,15 +142,20 @@ class ApiClient:
     async def get(self, path: str, params: Mapping[str, str] | None = None) -> dict[str, Any]:
         return await self._request("GET", path, params=params)
 
-    async def post(self, path: str, body: Body) -> dict[str, Any]:
-        return await self._request("POST", path, body=body)
+    async def post(self, path: str, body: Body, params: Mapping[str, str] | None = None) -> dict[str, Any]:
+        return await self._request("POST", path, body=body, params=params)
 
     async def put(self, path: str, body: Body) -> dict[str, Any]:
         return await self._request("PUT", path, body=body)
 
-    async def patch(self, path: str, body: Body) -> dict[str, Any]:
+    async def patch(self, path: str, body: Body, params: Mapping[str, str] | None = None) -> dict[str, Any]:
         """A JSON merge patch."""
-        return await self._request("PATCH", path, body=body, content_type=MERGE_PATCH)
+        return await self._request("PATCH", path, body=body, params=params, content_type=MERGE_PATCH)
+
+    async def apply(self, path: str, body: Body, *, manager: str) -> dict[str, Any]:
+        """A server-side apply: creates what is not there. Fields that others have set otherwise become the manager's."""
+        params = {"fieldManager": manager, "force": "true"}
+        return await self._request("PATCH", path, body=body, params=params, content_type=APPLY_PATCH)
 
     async def delete(self, path: str) -> dict[str, Any]:
         """In the background, as kubectl does: what it owns goes after it."""
@@ -230,6 +237,22 @@ class ApiClient:
 
 def _in_cluster(environ: Mapping[str, str]) -> bool:
     return bool(environ.get("KUBERNETES_SERVICE_HOST")) and _SERVICE_ACCOUNT_TOKEN.exists()
+
+
+class Context(NamedTuple):
+    """What a kubeconfig says is current, without asking a server. Either may be empty."""
+
+    name: str
+    namespace: str
+
+
+def current_context(environ: Mapping[str, str]) -> Context:
+    """Of `$KUBECONFIG`, else of ~/.kube/config. Context("", "") if there is none that can be read."""
+    try:
+        _, current = official_config.list_kube_config_contexts(environ.get("KUBECONFIG") or None)
+        return Context(current["name"], (current.get("context") or {}).get("namespace") or "")
+    except (official_config.ConfigException, OSError, ValueError, yaml.YAMLError, *_MALFORMED):
+        return Context("", "")
 
 
 def in_cluster_namespace() -> str:

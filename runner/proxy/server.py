@@ -16,6 +16,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 import aiohttp
 from aiohttp import web
@@ -26,6 +27,7 @@ from runner.kube.client import ApiClient, KubeError, NotFound
 from runner.kube.discovery import Discovery
 from runner.proxy import tunnel
 from runner.proxy.reads import Covering, from_store
+from runner.proxy.rehearsal import READS, Refusal, Rehearsal, check_read, check_write, is_question
 from runner.proxy.requestinfo import RequestInfo, parse
 from runner.proxy.sessions import Session, Sessions
 from runner.resource.metadata import Object, is_deleting, is_owned, own, split_api_version
@@ -98,6 +100,8 @@ class ProxyServer:
             return _status(400, "BadRequest", "this proxy takes a path, and no other server's address")
         call = Call(request, session, target)
         try:
+            if session.rehearsal is not None:
+                return await self._rehearse(call, session.rehearsal)
             if request.method == "GET" and "Upgrade" not in request.headers:
                 accept = request.headers.get("Accept")
                 content = from_store(call.info, request.query, accept, session=session, covering=self._covering)
@@ -113,6 +117,45 @@ class ProxyServer:
         except Exception:
             logger.exception("A run's request failed unexpectedly", extra={"method": request.method, "path": call.path})
             return _status(500, "InternalError", "the runner's proxy failed; its log says more")
+
+    async def _rehearse(self, call: Call, rehearsal: Rehearsal) -> web.StreamResponse:
+        """A plan's request: reads are passed on, dry runs as well and kept, anything else is refused."""
+        request, method = call.request, call.request.method
+        body = await request.read() if request.body_exists else None
+        try:
+            if method in READS:
+                # As the server takes it apart, so that no spelling hides a subresource.
+                connects = parse(unquote(call.path)).subresource.partition("/")[0] in _CONNECTS
+                check_read(method, call.path, connects=connects or "Upgrade" in request.headers)
+            elif not is_question(method, call.info):
+                body = check_write(method, call.path, dry_run=request.query.getall("dryRun", []), body=body)
+        except Refusal as refusal:
+            rehearsal.refused.append(f"{method} {call.path}")
+            return _status(403, "Forbidden", str(refusal))
+        if method == "GET" and call.path == rehearsal.path and not request.query:
+            return web.json_response(rehearsal.cr)
+        if method in READS or is_question(method, call.info):
+            return await self._pass_on(call)
+        if body is not None and call.session.inject_owner:
+            body = await self._owned(body, call)
+        before = None
+        if call.info.name:
+            with contextlib.suppress(NotFound):
+                before = await self._client.get(call.path)
+        # JSON both ways, whatever the client likes better: it is read here.
+        headers = _forward(request.headers, drop=_REQUEST_ONLY | {"accept", "accept-encoding"})
+        headers["Accept"] = "application/json"
+        if method == "DELETE":
+            headers["Content-Type"] = "application/json"
+        url = URL(self._client.server + call.target, encoded=True)
+        async with self._client.session.request(method, url, data=body, headers=headers, timeout=_TIMEOUT) as answer:
+            content = await answer.read()
+        obj = _object(content) if answer.status < 300 else None
+        if obj is not None and method == "DELETE":
+            rehearsal.keep_deleted(before=before, answer=obj)
+        elif obj is not None:
+            rehearsal.keep(call.info, before=before, sent=_object(body or b""), answer=obj)
+        return web.Response(status=answer.status, body=content, content_type=answer.content_type)
 
     async def _pass_on(self, call: Call) -> web.StreamResponse:
         request = call.request

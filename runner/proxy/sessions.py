@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import NewType
 
 from runner.kube.discovery import Resource
+from runner.proxy.rehearsal import Rehearsal
 from runner.proxy.requestinfo import RequestInfo
 from runner.resource.metadata import GroupVersionKind, Object, Owner, split_api_version
 
@@ -68,6 +69,8 @@ class Session:
     on_dependent: OnDependent
     on_write: OnWrite = lambda uid, version: None
     blacklist: frozenset[GroupVersionKind] = frozenset()
+    # Of a plan's run, which writes nothing.
+    rehearsal: Rehearsal | None = field(default=None, compare=False)
     writes: Writes = field(default_factory=Writes, compare=False)
     # The latest version of each object that the run has been shown, by uid.
     shown: dict[str, str] = field(default_factory=dict, compare=False)

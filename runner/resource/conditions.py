@@ -22,6 +22,8 @@ FAILURE = "Failure"
 RUNNING_MESSAGE = "Running reconciliation"
 AWAITING_MESSAGE = "Awaiting next reconciliation"
 SUCCESSFUL_MESSAGE = "Last reconciliation succeeded"
+DRY_RUN = "DryRun"
+DRY_RUN_MESSAGE = "Nothing is written while the CR is annotated as a dry run; the Event Plan says what a run would change"
 
 # etcd refuses objects over 1.5 MiB, and a status is read by people: the whole text is in the log and the artifacts.
 MESSAGE_LIMIT = 32 * 1024
@@ -73,6 +75,17 @@ def mark_failed(status: Status | None, message: str, result: AnsibleResult | Non
         message = message[:MESSAGE_LIMIT] + "… (cut; the whole text is in the log)"
     marked = _set(marked, _condition(FAILURE, "True", "Failed", message, result), now)
     return _set(marked, _condition(SUCCESSFUL, "False", "", ""), now)
+
+
+def mark_rehearsed(status: Status | None, failure: str, now: datetime) -> dict[str, Any]:
+    """A dry run ended; `failure` is empty if well. What the last real run left stays, but for a dry run's own failure."""
+    marked = _set(dict(status or {}), _condition(RUNNING, "False", DRY_RUN, DRY_RUN_MESSAGE), now)
+    earlier = _find(marked, FAILURE)
+    if failure:
+        return _set(marked, _condition(FAILURE, "True", DRY_RUN, failure[:MESSAGE_LIMIT]), now)
+    if earlier is not None and earlier.get("reason") == DRY_RUN:
+        return _set(marked, _condition(FAILURE, "False", "", ""), now)
+    return marked
 
 
 def _condition(kind: str, status: str, reason: str, message: str, result: AnsibleResult | None = None) -> dict[str, Any]:

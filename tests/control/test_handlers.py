@@ -71,6 +71,13 @@ def test_annotations_are_news_where_the_watch_asks_for_them() -> None:
     assert seen.primary("MODIFIED", cr(annotations={"a": "b"}, labels={"c": "d"})) == []
 
 
+def test_a_dry_run_wanted_or_no_longer_is_news() -> None:
+    seen = Seen()
+    seen.primary("ADDED", cr())
+    assert seen.primary("MODIFIED", cr(annotations={"rolerunner.io/dry-run": "true"})) == CHANGE
+    assert seen.primary("MODIFIED", cr()) == CHANGE
+
+
 def test_an_object_without_a_generation_is_news_at_every_change() -> None:
     seen = Seen()
     seen.primary("ADDED", cr(generation=None))

@@ -77,3 +77,26 @@ def test_the_last_requeue_counts(action: str) -> None:
 def test_a_run_that_did_not_get_to_its_end_tells_what_was_printed() -> None:
     with pytest.raises(ExecutorError, match=r"did not receive playbook_on_stats event\nERROR! no module"):
         fold([event("verbose", stdout="\x1b[0;31mERROR! no module\x1b[0m"), event("verbose", stdout="\x1b[0;31m\x1b[0m")])
+
+
+def skipped(result: str, name: str = "runner_on_skipped") -> JobEvent:
+    return event(name, stdout=f"\x1b[0;36mskipping: [localhost] => {result}\x1b[0m")
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        (skipped('{"changed": false, "msg": "Command would have run if not in check mode"}'), "Command would have run if"),
+        (skipped('{"msg": "remote module (x) does not support check mode"}', "runner_item_on_skipped"), "remote module (x)"),
+        (skipped('{"changed": false, "false_condition": "false", "skip_reason": "Conditional result was False"}'), ""),
+        (skipped('{"censored": "the output has been hidden"}'), "it is skipped, and no_log hides"),
+        (event("runner_on_ok", res={"changed": True}, resolved_action="kubernetes.core.helm"), "it would change something"),
+        (event("runner_on_ok", res={"changed": True}, resolved_action="kubernetes.core.k8s"), ""),
+        (event("runner_on_ok", res={"changed": True}, resolved_action="operator_sdk.util.k8s_status"), ""),
+        (event("runner_on_ok", res={"changed": False}, resolved_action="ansible.builtin.copy"), ""),
+    ],
+    ids=["command", "item", "condition", "no_log", "helm", "k8s", "status", "unchanged"],
+)
+def test_what_check_mode_does_not_predict(told: JobEvent, reason: str) -> None:
+    assert told.unpredicted.startswith(reason)
+    assert bool(told.unpredicted) is bool(reason)

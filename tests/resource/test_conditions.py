@@ -1,7 +1,14 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from runner.resource.conditions import MESSAGE_LIMIT, AnsibleResult, mark_failed, mark_running, mark_succeeded
+from runner.resource.conditions import (
+    MESSAGE_LIMIT,
+    AnsibleResult,
+    mark_failed,
+    mark_rehearsed,
+    mark_running,
+    mark_succeeded,
+)
 
 ONE = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TWO = datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC)
@@ -129,3 +136,20 @@ def test_a_message_too_long_for_an_object_is_cut() -> None:
 
 def test_garbage_in_the_place_of_conditions_is_survived() -> None:
     assert mark_running({"conditions": "none"}, ONE)["conditions"][0]["type"] == "Running"
+
+
+def test_a_dry_run_says_so_and_leaves_what_the_last_run_left() -> None:
+    before = mark_succeeded(mark_running(None, ONE), RESULT, ONE)
+    after = by_type(mark_rehearsed(before, "", TWO))
+    assert (after["Running"]["status"], after["Running"]["reason"]) == ("False", "DryRun")
+    assert {kind: after[kind] for kind in ("Successful", "Failure")} == {
+        kind: by_type(before)[kind] for kind in ("Successful", "Failure")
+    }
+
+
+def test_a_dry_run_s_own_failure_goes_with_the_next_and_a_run_s_does_not() -> None:
+    failed = mark_rehearsed(None, "no", ONE)
+    assert by_type(failed)["Failure"]["message"] == "no"
+    assert by_type(mark_rehearsed(failed, "", TWO))["Failure"]["status"] == "False"
+    ran = mark_failed(None, "really", RESULT, ONE)
+    assert by_type(mark_rehearsed(ran, "", TWO))["Failure"]["message"] == "really"

@@ -1,0 +1,126 @@
+"""What a dry run found out: which objects a run would create, change and delete, and what it cannot tell.
+
+Next on the way: `runner.proxy.rehearsal`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runner.executor.jobs import JobEvent, Outcome
+from runner.executor.masking import Masker
+from runner.proxy.rehearsal import Rehearsal
+from runner.resource.changes import Action, Change
+
+_SIGNS = {Action.CREATE: "+", Action.CHANGE: "~", Action.DELETE: "-"}
+
+
+@dataclass(slots=True)
+class Plan:
+    """`cr`: its kind, namespace and name, as the log has them."""
+
+    cr: Mapping[str, str]
+    rehearsal: Rehearsal
+    events: list[JobEvent] = field(default_factory=list)
+    outcome: Outcome = field(default_factory=Outcome)
+
+    @property
+    def changes(self) -> list[Change]:
+        return self.rehearsal.changes
+
+    @property
+    def would_change(self) -> bool:
+        return bool(self.changes or self.rehearsal.refused)
+
+    @property
+    def failure(self) -> str:
+        return "\n".join(self._failures())
+
+    @property
+    def counts(self) -> str:
+        """`1 to create, 0 to change, 0 to delete`: objects, also if several tasks want something of one."""
+        found = Counter(action for action, _ in {(change.action, change.title) for change in self.changes})
+        return ", ".join(f"{found[action]} to {action}" for action in Action)
+
+    def text(self) -> str:
+        """For people: each object with its differences, then what is not known."""
+        name = "/".join(filter(None, (self.cr["namespace"], self.cr["cr"])))
+        lines = [f"{self.cr['kind']} {name}: {self.counts}"]
+        for change in self.changes:
+            lines += ["", f"{_SIGNS[change.action]} {change.action} {change.title}"]
+            lines += [f"    {line}" for line in change.diff.splitlines()]
+        doubts = self._doubts()
+        return self._masked("\n".join([*lines, *([""] if doubts else []), *doubts]))
+
+    def note(self) -> str:
+        """For an Event, which has little room."""
+        objects = [f"{_SIGNS[change.action]} {change.title}" for change in self.changes]
+        return self._masked("\n".join([self.counts, *dict.fromkeys(objects), *self._doubts()]))
+
+    def as_dict(self) -> dict[str, Any]:
+        changes = [
+            {"action": str(change.action), **change.identity, "diff": self._masked(change.diff)} for change in self.changes
+        ]
+        return {
+            **{"kind": self.cr["kind"], "namespace": self.cr["namespace"], "name": self.cr["cr"]},
+            "changes": changes,
+            "refused": self.rehearsal.refused,
+            "unpredicted": [self._masked(text) for text in self._unpredicted()],
+            "failures": [self._masked(text) for text in self._failures()],
+        }
+
+    def _doubts(self) -> list[str]:
+        """What this plan cannot tell, one line each."""
+        refused = [f"? refused, as no dry run: {request}" for request in self.rehearsal.refused]
+        failures = [f"! {text}" for text in self._failures()]
+        after = ["! What would come after this is not known."] if failures else []
+        return [*(f"? {text}" for text in self._unpredicted()), *refused, *failures, *after]
+
+    def _unpredicted(self) -> Iterator[str]:
+        told = {
+            f"task {_where(event)} is not predicted: {event.unpredicted}": None for event in self.events if event.unpredicted
+        }
+        yield from told
+
+    def _failures(self) -> Iterator[str]:
+        failed = (
+            [event for event in self.events if event.is_failure][-len(self.outcome.reports) :]
+            if self.outcome.reports
+            else []
+        )
+        if not failed:
+            yield from self.outcome.messages
+        created = [change for change in self.changes if change.action is Action.CREATE]
+        for event in failed:
+            awaited = [change.title for change in created if _is_missed(change, event.message)]
+            reason = f" ({', '.join(awaited)} would be there by then)" if awaited else ""
+            yield f"task {_where(event)} failed: {event.message}{reason}"
+
+    def _masked(self, text: str) -> str:
+        masker = Masker()
+        masker.mask([[change.before, change.after] for change in self.changes])
+        masked: str = masker.mask(text)
+        return masked
+
+
+def _is_missed(created: Change, message: str) -> bool:
+    """Whether a task failed for want of what the plan only would have created: an object, or a kind."""
+    definition = (created.after or {}).get("spec") or {}
+    kind = definition["names"].get("kind") if "names" in definition else None
+    name = re.escape(created.identity["name"])
+    return bool(
+        re.search(rf'\b{name}\\?" not found', message) or (kind and re.search(rf"exact match for \S*\.{kind} by", message))
+    )
+
+
+def _where(event: JobEvent) -> str:
+    """`'Its name' (roles/thing/tasks/main.yml:3)`."""
+    path, _, line = event.location.rpartition(":")
+    place = Path(path).resolve()
+    with_line = f"{place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place}:{line}"
+    return f"{event.task!r} ({with_line})" if path else repr(event.task)
