@@ -7,11 +7,21 @@ PYTHON ?= $(firstword $(foreach python,$(PYTHONS),$(shell $(python) $(NEW_ENOUGH
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# The operator's image, as it is built, pushed and deployed; and for whose custom resources: every namespace's, or with
+# OVERLAY=single-namespace those of its own.
+IMG ?= controller:latest
+OVERLAY ?= default
+CONTAINER_TOOL ?= docker
+KUBECTL ?= kubectl
+# CRDs may be too large for the annotation that a plain apply leaves.
+APPLY = $(KUBECTL) apply --server-side --force-conflicts
+MANIFESTS = $(KUBECTL) kustomize config/$(OVERLAY) | sed 's|image: controller:latest$$|image: $(IMG)|'
+
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench molecule clean
+.PHONY: help venv demo test lint bench molecule clean docker-build docker-push install uninstall deploy undeploy
 
 help: ## List what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(VENV)/.ready ## Set up the virtual environment
 
@@ -39,6 +49,25 @@ bench: venv ## The figures; ARGS="--crs 100"
 
 molecule: venv ## The example operator's own checks
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/molecule test
+
+docker-build: ## Build the example operator's image IMG; ARGS="--target runner" for the engine's alone
+	$(CONTAINER_TOOL) build --tag $(IMG) $(ARGS) .
+
+docker-push: ## Push the image IMG
+	$(CONTAINER_TOOL) push $(IMG)
+
+install: ## Install the CRDs
+	$(APPLY) -k config/crd
+
+uninstall: ## Remove the CRDs, and with them all custom resources
+	$(KUBECTL) delete --ignore-not-found -k config/crd
+
+deploy: ## Deploy the CRDs and the operator with the image IMG; OVERLAY=single-namespace for its own namespace alone
+	$(MANIFESTS) | $(APPLY) -f -
+
+# First the CRDs, while the operator is there to run finalizers.
+undeploy: uninstall ## Remove all that was deployed
+	$(MANIFESTS) | $(KUBECTL) delete --ignore-not-found -f -
 
 clean: ## Remove the virtual environment and what tools left
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -16,7 +16,6 @@ import re
 import shutil
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +23,7 @@ from typing import Any
 
 from ansible.executor.process import worker
 from ansible.module_utils import basic
+from ansible.module_utils._internal._ansiballz import _loader
 from ansible.module_utils.common import warnings as module_warnings
 from ansible.plugins import action, strategy
 from ansible.plugins.action import ActionBase
@@ -251,6 +251,7 @@ def _check_modules() -> None:
     for name in ("_ANSIBLE_ARGS", "_ANSIBLE_PROFILE"):
         getattr(basic, name)
     expect(basic._json.get_module_encoder, "name", "direction")
+    expect(_loader._handle_exception, "exception", "profile")
     for name in ("_global_warnings", "_global_deprecations"):
         getattr(module_warnings, name)
 
@@ -330,12 +331,9 @@ class _Call:
         code = 0
         with _kept_apart(self.environment), contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
             try:
-                importlib.import_module(self._path).main()
+                self._main()
             except SystemExit as end:
                 code = end.code if isinstance(end.code, int) else int(bool(end.code))
-            except Exception:
-                code = 1
-                traceback.print_exc()
             finally:
                 basic._ANSIBLE_ARGS = basic._ANSIBLE_PROFILE = None
         text, said = out.getvalue(), errors.getvalue()
@@ -346,6 +344,14 @@ class _Call:
             "stderr": said,
             "stderr_lines": said.splitlines(),
         }
+
+    def _main(self) -> None:
+        """As what ansible-core wraps around a module does it, with its words where the module fails to end by itself."""
+        try:
+            importlib.import_module(self._path).main()
+            raise RuntimeError("New-style module did not handle its own exit.")
+        except Exception as error:
+            _loader._handle_exception(error, self.profile)
 
 
 @contextlib.contextmanager

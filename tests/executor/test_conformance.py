@@ -1,8 +1,11 @@
 """The warm way gives what the plain way gives: the same events, with the same data and text, in the same order."""
 
+import asyncio
 import json
 import re
 import shutil
+import subprocess as subprocesses
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +23,12 @@ _VOLATILE = {
     *("uuid", "created", "pid", "runner_ident", "parent_uuid", "playbook_uuid", "play_uuid", "task_uuid", "start", "end"),
     *("duration", "counter", "delta", "jid", "ansible_job_id", "results_file", "atime", "ctime", "mtime", "nlink", "inode"),
     *("resourceVersion", "uid", "creationTimestamp", "managedFields", "time"),
+    # Of what is created: its controllers are at work on it meanwhile.
+    "status",
 }
 _TEXTS = (
     (re.compile(r"j\d+\.\d+"), "JID"),
+    (re.compile(r"'audit-id': '[-\w]+'|\w{3}, \d\d \w{3} \d{4}"), "ID"),
     (re.compile(r"ansible-(tmp|local)-[-\w.]+(/tmp\w+)?"), "TMP"),
     # One run may begin before midnight and the other after it.
     (re.compile(r"(\d{4}-\d\d-\d\d )?\d+:\d\d:\d\d(\.\d+)?"), "TIME"),
@@ -117,6 +123,40 @@ LOCAL = """
   ansible.builtin.group_by: {key: "number_{{ number }}"}
 - name: Groups
   ansible.builtin.debug: {msg: "{{ groups }} {{ hostvars.extra.word }}"}
+- name: Another role
+  ansible.builtin.include_role: {name: other}
+  vars: {fallback: given}
+- name: The same at once
+  ansible.builtin.import_role: {name: other, tasks_from: more}
+- name: The same for some
+  ansible.builtin.include_role: {name: other, tasks_from: more}
+  loop: [a, b]
+  loop_control: {loop_var: letter}
+- name: Own lookup
+  ansible.builtin.debug: {msg: "{{ lookup('thrice', 'abc') }}"}
+- name: Own action
+  twice: {text: "{{ number }}"}
+- name: Own test
+  ansible.builtin.debug: {msg: even}
+  when: (number | int + 1) is even_number
+- name: By its page
+  ansible.builtin.uri: {url: "file:///nowhere", return_content: true}
+  ignore_errors: true
+- name: As somebody else
+  ansible.builtin.command: id -un
+  become: true
+  become_method: ansible.builtin.su
+  become_user: nobody_there
+  changed_when: false
+  ignore_errors: true
+- name: Asserted in vain
+  ansible.builtin.assert: {that: [number == '8'], fail_msg: "it is {{ number }}", quiet: true}
+  ignore_errors: true
+- name: End of the host
+  ansible.builtin.meta: noop
+- name: Twice as a handler
+  ansible.builtin.command: "true"
+  notify: [handled, heard]
 - name: Notify again
   ansible.builtin.command: "true"
   notify: handled
@@ -165,6 +205,44 @@ CLUSTER = """
   module_defaults: {kubernetes.core.k8s_info: {api_version: v1, kind: ConfigMap, namespace: "{{ namespace }}"}}
   block:
     - kubernetes.core.k8s_info: {name: a}
+- name: A Deployment
+  kubernetes.core.k8s:
+    definition:
+      apiVersion: apps/v1
+      kind: Deployment
+      metadata: {name: scaled, namespace: "{{ namespace }}"}
+      spec: &paused
+        replicas: 0
+        selector: {matchLabels: {app: scaled}}
+        template: {metadata: {labels: {app: scaled}}, spec: {containers: [{name: a, image: a}]}}
+- name: Scale
+  kubernetes.core.k8s_scale: &scale
+    {api_version: apps/v1, kind: Deployment, name: scaled, namespace: "{{ namespace }}", replicas: 1, wait: false}
+- name: Scale again
+  kubernetes.core.k8s_scale: *scale
+- name: Exec in what is not there
+  kubernetes.core.k8s_exec: {namespace: "{{ namespace }}", pod: none, command: ls}
+  ignore_errors: true
+- name: In the background
+  kubernetes.core.k8s_info: {api_version: v1, kind: ConfigMap, name: made, namespace: "{{ namespace }}"}
+  async: 60
+  poll: 2
+  ignore_errors: true
+- name: A chart
+  kubernetes.core.helm_template: {chart_ref: ./nowhere}
+  ignore_errors: true
+- name: A patch
+  kubernetes.core.k8s_json_patch:
+    {api_version: v1, kind: ConfigMap, name: made, namespace: "{{ namespace }}", patch: "{{ [add] }}"}
+  vars: {add: {op: add, path: /data/b, value: "1"}}
+- name: A patch that does not fit
+  kubernetes.core.k8s_json_patch:
+    {api_version: v1, kind: ConfigMap, name: made, namespace: "{{ namespace }}", patch: "{{ [replace] }}"}
+  vars: {replace: {op: replace, path: /x/y, value: 1}}
+  ignore_errors: true
+- name: Of a kubeconfig that is none
+  kubernetes.core.k8s_info: {api_version: v1, kind: ConfigMap, kubeconfig: "{{ role_path }}/files/t.txt"}
+  ignore_errors: true
 - name: Elsewhere
   kubernetes.core.k8s_info: {api_version: v1, kind: Namespace, name: default}
   environment: {K8S_AUTH_KUBECONFIG: /nowhere}
@@ -175,6 +253,8 @@ CLUSTER = """
 - name: Remove
   kubernetes.core.k8s: {api_version: v1, kind: ConfigMap, name: "{{ item }}", namespace: "{{ namespace }}", state: absent}
   loop: [made, a, b, templated]
+- name: Remove the Deployment
+  kubernetes.core.k8s: {api_version: apps/v1, kind: Deployment, name: scaled, namespace: "{{ namespace }}", state: absent}
 """
 FILES = {
     "tasks/more.yml": """
@@ -188,6 +268,37 @@ FILES = {
     "handlers/main.yml": """
 - name: handled
   ansible.builtin.debug: {msg: "handled {{ number }} {{ word | default('-') }}"}
+- name: another
+  listen: heard
+  ansible.builtin.debug: {msg: heard}
+""",
+    "../other/tasks/main.yml": '- ansible.builtin.debug: {msg: "{{ role_name }} {{ number }} {{ fallback }} {{ word }}"}\n',
+    "../other/tasks/more.yml": "- ansible.builtin.debug: {msg: \"{{ letter | default('none') }}\"}\n",
+    "../other/defaults/main.yml": "fallback: of the other\nword: of the other\n",
+    "lookup_plugins/thrice.py": """
+from ansible.plugins.lookup import LookupBase
+
+class LookupModule(LookupBase):
+    def run(self, terms, variables=None, **kwargs):
+        return [term * 3 for term in terms]
+""",
+    "action_plugins/twice.py": """
+from ansible.plugins.action import ActionBase
+
+class ActionModule(ActionBase):
+    TRANSFERS_FILES = False
+    _requires_connection = False
+
+    def run(self, tmp=None, task_vars=None):
+        result = super().run(tmp, task_vars)
+        result["text"] = self._task.args["text"] * 2
+        result.update(self._execute_module(module_name="own", module_args={"value": "x"}, task_vars=task_vars))
+        return result
+""",
+    "test_plugins/even.py": """
+class TestModule:
+    def tests(self):
+        return {"even_number": lambda number: number % 2 == 0}
 """,
     "templates/t.j2": "text {{ number }} {{ fallback }}\n",
     "templates/map.yml.j2": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: templated, namespace: '{{ namespace }}'}\n",
@@ -289,6 +400,54 @@ async def test_a_playbook_and_arguments(stage: Stage) -> None:
             warm.execute, role=None, playbook=playbook, arguments="-e extra=given --tags all", verbosity=1
         )
     assert fold(events).messages == ("boo",)
+
+
+async def test_vaults(stage: Stage) -> None:
+    """A file that is encrypted as a whole, and a single value; the password's file is named by the operator."""
+    (stage.folder / "password").write_text("open sesame")
+    secret = stage.role / "vars" / "secret.yml"
+    stage.write("vars/secret.yml", "hidden: treasure\n")
+    vault = [str(Path(sys.executable).with_name("ansible-vault")), "encrypt", "--vault-password-file", "password"]
+    await asyncio.to_thread(subprocesses.run, [*vault, str(secret)], check=True, capture_output=True)
+    value = await asyncio.to_thread(
+        subprocesses.run, [*vault[:1], "encrypt_string", *vault[2:], "pearl"], check=True, capture_output=True, text=True
+    )
+    stage.write("defaults/main.yml", f"fallback: fell\nalone: {value.stdout}\n")
+    stage.write(
+        "tasks/main.yml",
+        "- ansible.builtin.include_vars: {file: secret.yml}\n- ansible.builtin.debug: {msg: '{{ hidden }} {{ alone }}'}\n",
+    )
+    arguments = f"--vault-password-file {stage.folder / 'password'}"
+    async with WarmExecutor() as warm:
+        # Whatever is learned by one run: it needs the password, too.
+        for _ in range(2):
+            events = await stage.compared(warm.execute, arguments=arguments)
+        assert [event.result.get("msg") for event in events if event.task.endswith("debug")][-1] == "treasure pearl"
+        without = await stage.compared(warm.execute)
+    assert not fold(without).succeeded
+
+
+async def test_callbacks(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator's own callback plugin hears the same."""
+    plugin = """
+from ansible.plugins.callback import CallbackBase
+
+class CallbackModule(CallbackBase):
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "notification"
+    CALLBACK_NAME = "teller"
+
+    def v2_runner_on_ok(self, result, **kwargs):
+        self._display.display("told of " + result._task.get_name())
+"""
+    (stage.folder / "callbacks").mkdir()
+    (stage.folder / "callbacks" / "teller.py").write_text(plugin)
+    monkeypatch.setenv("ANSIBLE_CALLBACK_PLUGINS", str(stage.folder / "callbacks"))
+    stage.write("tasks/main.yml", "- ansible.builtin.debug: {msg: hello}\n")
+    async with WarmExecutor() as warm:
+        for _ in range(2):
+            events = await stage.compared(warm.execute)
+    assert "told of thing : ansible.builtin.debug" in "".join(event.printed for event in events)
 
 
 async def test_facts(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
