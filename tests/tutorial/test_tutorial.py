@@ -20,13 +20,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import runner
 from bench.driver import FREE_PORTS, PATIENCE, ROOT, RUN, Operator, until
 from runner.cli import main
+from tests.image import containers
 
 PAGE = (ROOT / "docs" / "tutorial.md").read_text()
 BLOCK = re.compile(
@@ -39,19 +39,11 @@ BLOCK = re.compile(
 pytestmark = pytest.mark.timeout(1800)
 
 
-def _no_image() -> str:
-    if not (ROOT / "Dockerfile").exists():
-        return "there is no image yet"
-    from tests.image import containers
-
-    return containers.missing()
-
-
 # What is missing here, by the names that the page has for it; empty for what is there.
 MISSING = {
     "dev": "" if "dev" in main.commands else "there is no `rolerunner dev` yet",
     "plan": "" if "plan" in main.commands else "there is no `rolerunner plan` yet",
-    "image": _no_image(),
+    "image": containers.missing(),
     "galaxy": "collections come from the `ansible` package in tests",
 }
 
@@ -92,7 +84,7 @@ class Shell:
         self.staying: Operator | None = None
         # What is ended at last, in this order from behind.
         self._stack = contextlib.ExitStack()
-        self._images: Any = None
+        self._images: containers.Storage | None = None
         self._folder = folder
         # Where the last block ended, and with which variables.
         self._state = folder / "state.sh"
@@ -152,15 +144,11 @@ class Shell:
 
     def _make_base_image(self) -> None:
         """The engine's image, and a container tool that needs no daemon."""
-        from tests.image import containers
-
         self._images = self._stack.enter_context(containers.Storage())
-        volumes = [f"{path}:{path}:ro" for path in ("/etc/ssl/certs", "/etc/pip.conf") if Path(path).exists()]
-        build = ("bud", "--isolation=chroot", *(f"--volume={volume}" for volume in volumes))
-        arguments = [f"--build-arg={given}" for given in (f"BASE_IMAGE={self._images.base()}", "COLLECTIONS=pypi")]
-        self._images.run(*build, *arguments, "--target=runner", f"--tag=rolerunner:{runner.__version__}", str(ROOT))
+        name = f"rolerunner:{runner.__version__}"
+        self._images.build(name, target="runner", BASE_IMAGE=self._images.base(), COLLECTIONS="pypi")
         tool = self._folder / "container-tool"
-        command = shlex.join([*containers._NAMESPACES, *self._images.buildah(*build)])
+        command = shlex.join([*containers.NAMESPACES, *self._images.builder()])
         tool.write_text(f'#!/bin/sh\n[ "$1" = build ] && shift && exec {command} "$@"\n')
         tool.chmod(0o755)
         self._environ["CONTAINER_TOOL"] = str(tool)
@@ -180,7 +168,7 @@ class Shell:
         # The last of several counts.
         arguments = [*container["args"], *FREE_PORTS, "--metrics-secure=false", "--metrics-require-rbac=false"]
         arguments.append(f"--leader-election-namespace={namespace}")
-        running: Any
+        running: Operator | containers.Container
         if self._images:
             name = f"localhost/{container['image']}"
             running = self._images.start(name, *arguments, kubeconfig=kubeconfig, read_only=True, **environ)
@@ -213,7 +201,13 @@ def _name(block: Block) -> str:
     return f"{block.path or block.kind}: {block.text.splitlines()[0] if block.text else ''}"
 
 
-@pytest.mark.parametrize("block", blocks(PAGE), ids=_name)
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(block, id=_name(block), marks=[pytest.mark.image] if "image" in block.needs else [])
+        for block in blocks(PAGE)
+    ],
+)
 def test_it_works(block: Block, shell: Shell) -> None:
     """One after the other, each on what the ones before have done."""
     if shell.failed:
