@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from runner.scaffolding import project
+from runner.scaffolding import manifests, project
 from runner.scaffolding.api import Api
-from runner.settings import ConfigurationError
+from runner.settings import ConfigurationError, Settings
 
 
 def _plainly(command: Callable[..., None]) -> Callable[..., None]:
@@ -83,6 +84,16 @@ def api(
         others=list(found.resources),
     )
     written = project.create_api(folder, found, chosen, role=generate_role, playbook=generate_playbook)
-    for what, paths in (("made", written.made), ("added to", written.added_to)):
+    try:
+        result = manifests.generate(Settings(), os.environ)
+        # Other kinds' CRDs are left to `rolerunner manifests`: their author may be in the middle of something.
+        missing = [path for path in result.stale() if not path.exists()]
+        changed = [path for path in result.stale() if path == manifests.ROLE and path not in missing]
+        result.write((*missing, *changed))
+    except ConfigurationError as error:
+        remedy = "the kind is added, but for its CRD and rights; correct this, and run: rolerunner manifests"
+        raise ConfigurationError(f"{error} ({remedy})") from error
+    for what, paths in (("made", (*written.made, *missing)), ("added to", (*written.added_to, *changed))):
         for path in paths:
             click.echo(f"{what:<9}{path}")
+    result.tell()

@@ -13,6 +13,7 @@ import yaml
 
 from runner import argumentspecs
 from runner.resource.parameters import field_of, is_reserved, own_variables
+from runner.scaffolding.api import plural_of
 from runner.scaffolding.markers import Document, ManifestError, Marker, entry, pairs, plain
 from runner.watches import Watch
 
@@ -280,7 +281,9 @@ def _of_version(specs: Specs, existing: Mapping[str, Any]) -> dict[str, Any]:
     schema["properties"] = {"spec": spec}
     if "status" not in known:
         schema["properties"]["status"] = _STATUS
-    found: dict[str, Any] = {"name": specs.watch.gvk.version, "schema": {"openAPIV3Schema": schema}, "subresources": {}}
+    # Served and stored as `_flag` says; they stand here for the order in the file.
+    found: dict[str, Any] = {"name": specs.watch.gvk.version, "served": True, "storage": False, "subresources": {}}
+    found["schema"] = {"openAPIV3Schema": schema}
     if specs.watch.manage_status:
         found["subresources"]["status"] = {}
     return found
@@ -333,16 +336,6 @@ def _flag(version: dict[str, Any], marker: Marker | None, existing: Mapping[str,
         version["deprecated"] = marker.field_flag("deprecated")
     if "warning" in fields:
         version["deprecationWarning"] = fields["warning"]
-
-
-def plural_of(kind: str) -> str:
-    """As Kubernetes guesses it where nothing says otherwise."""
-    lower = kind.lower()
-    if lower.endswith(("s", "x", "z", "ch", "sh")):
-        return lower + "es"
-    if lower.endswith("y") and lower[-2:-1] not in "aeiou":
-        return lower[:-1] + "ies"
-    return lower + "s"
 
 
 def _text(value: Any) -> str:

@@ -6,7 +6,7 @@ This module reads the project and writes its files; what stands in them is for t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from runner.resource.parameters import to_snake
 from runner.scaffolding import merging, rbac, role
 from runner.scaffolding.crd import Specs
 from runner.scaffolding.markers import Document, plain
+from runner.scaffolding.project import TEMPLATES
 from runner.settings import DEFAULT_WATCHES_FILE, ConfigurationError, Settings
 from runner.watches import Watch
 
@@ -39,6 +40,24 @@ class Manifests:
 
     def stale(self) -> list[Path]:
         return [path for path, text in self.texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+
+    def write(self, paths: Iterable[Path]) -> None:
+        """Raises ConfigurationError."""
+        try:
+            for path in paths:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(self.texts[path], encoding="utf-8")
+        except OSError as error:
+            raise ConfigurationError(f"{error.filename}: cannot be written: {error.strerror}") from error
+
+    def tell(self) -> None:
+        for note in self.notes:
+            click.echo(note, err=True)
+        for at, what in self.undecided:
+            click.echo(f"{at}: not decided by the text: {what}", err=True)
+        if self.undecided:
+            remedy = "# +rolerunner:rbac:groups=apps,resources=deployments,verbs=get;list;watch"
+            click.echo(f"Say what these need in a comment directly above each, such as: {remedy}", err=True)
 
 
 def generate(settings: Settings, environ: Mapping[str, str]) -> Manifests:
@@ -80,7 +99,7 @@ def generate(settings: Settings, environ: Mapping[str, str]) -> Manifests:
     result.undecided = needs.undecided
     result.texts[ROLE] = role.update(ROLE, needs.rights)
     if not LEADER_ELECTION_ROLE.exists():
-        result.texts[LEADER_ELECTION_ROLE] = role.LEADER_ELECTION
+        result.texts[LEADER_ELECTION_ROLE] = (TEMPLATES / "project" / LEADER_ELECTION_ROLE).read_text(encoding="utf-8")
     return result
 
 
@@ -114,27 +133,13 @@ def manifests(watches_file: str, check: bool) -> None:
         result = generate(Settings(watches_file=Path(watches_file)), os.environ)
         stale = result.stale()
         if not check:
-            for path in stale:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(result.texts[path], encoding="utf-8")
+            result.write(stale)
     except ConfigurationError as error:
         raise click.ClickException(str(error)) from error
-    except OSError as error:
-        raise click.ClickException(f"{error.filename}: {error.strerror}") from error
-    _tell(result.notes, result.undecided)
+    result.tell()
     for path in stale:
         click.echo(f"{path}: {'not up to date' if check else 'written'}")
     if not stale:
         click.echo("Everything is up to date.")
     elif check:
         raise click.ClickException("the files above do not say what the roles do; run: rolerunner manifests")
-
-
-def _tell(notes: Sequence[str], undecided: Sequence[tuple[str, str]]) -> None:
-    for note in notes:
-        click.echo(note, err=True)
-    for at, what in undecided:
-        click.echo(f"{at}: not decided by the text: {what}", err=True)
-    if undecided:
-        remedy = "# +rolerunner:rbac:groups=apps,resources=deployments,verbs=get;list;watch"
-        click.echo(f"Say what these need in a comment directly above each, such as: {remedy}", err=True)

@@ -51,7 +51,7 @@ def kind_of(crd: Mapping[str, Any]) -> GroupKind | None:
 def update(text: str, existing: Mapping[str, Any], specs: Sequence[Specs]) -> str:
     """The text of the kind's CRD file, which so far is `text`: the same if nothing has changed. Raises ManifestError."""
     wanted = definition(specs, existing)
-    result = merged(existing, wanted, _Recorded(text))
+    result = merged(existing, wanted, _Recorded(text)) if existing else wanted
     record = _record(wanted)
     if result == existing and text.endswith(record):
         # With the comments that somebody wrote into it.

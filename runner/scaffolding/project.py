@@ -17,11 +17,12 @@ import jinja2
 import yaml
 
 import runner
+from runner import argumentspecs
 from runner.scaffolding import additions
 from runner.scaffolding.api import NAME, Api, check_word
 from runner.settings import ConfigurationError
 
-_TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent / "templates"
 _LAYOUT = "ansible.sdk.operatorframework.io"
 # The longest name made from a project's is that plus "-metrics-service", and a Service has 63 characters.
 _NAME_LIMIT = 47
@@ -34,7 +35,7 @@ _HARMLESS = re.compile(r"\..*|LICENSE.*|.*\.md")
 
 # Delimiters that do not collide with Ansible's, so that a template reads as the file that it becomes.
 _JINJA = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(_TEMPLATES),
+    loader=jinja2.FileSystemLoader(TEMPLATES),
     undefined=jinja2.StrictUndefined,
     autoescape=False,
     keep_trailing_newline=True,
@@ -118,7 +119,10 @@ def init(folder: Path, *, domain: str, name: str) -> Written:
 
 
 def create_api(folder: Path, project: Project, api: Api, *, role: bool, playbook: bool) -> Written:
-    """Add a kind, with a role, a playbook, a playbook that plays the role, or what is there by its name already."""
+    """Add a kind, with a role, a playbook, a playbook that plays the role, or what is there by its name already.
+
+    Its CRD, and the rights that it takes, are for `manifests` to write.
+    """
     for other in project.resources:
         if (other.get("group"), other.get("kind")) == (api.group, api.kind):
             crd = f"config/crd/bases/{api.full_group}_{other.get('plural') or api.plural}.yaml"
@@ -126,13 +130,13 @@ def create_api(folder: Path, project: Project, api: Api, *, role: bool, playbook
                 f"{folder / 'PROJECT'}: it has the kind {api.kind} of {api.full_group} already, in {other.get('version')}; "
                 f"choose another --kind, or add a version to {crd}"
             )
-    content = _content(folder, api, role=role, playbook=playbook)
-    names = {"api": api, "project": project, "content": content, "role": role}
+    what, runs = _content(folder, api, role=role, playbook=playbook)
+    specs = runs / "meta" / "argument_specs.yml" if what == "role" else runs.with_suffix(".argument_specs.yml")
+    names = {"api": api, "project": project, "role": role, "playbook": playbook, "what": what, "runs": runs, "specs": specs}
     sample = f"{api.group}_{api.version}_{api.singular}.yaml"
     crd = f"{api.full_group}_{api.plural}.yaml"
     users = {f"{api.name}_{who}_role.yaml": f"api/{who}_role.yaml" for who in ("admin", "editor", "viewer")}
     new = {
-        Path("config/crd/bases", crd): _render("api/crd.yaml", **names),
         Path("config/samples", sample): _render("api/sample.yaml", **names),
         Path("molecule/default/tasks", f"{api.name}_test.yml"): _render("api/test.yml", **names),
         **{Path("config/rbac", file): _render(template, **names) for file, template in users.items()},
@@ -141,12 +145,13 @@ def create_api(folder: Path, project: Project, api: Api, *, role: bool, playbook
         new |= _rendered("api/role", Path("roles", api.name), **names)
     if playbook:
         new[Path("playbooks", f"{api.name}.yml")] = _render("api/playbook.yml", **names)
+    if not _has_specs(what, folder / runs):
+        new[specs] = _render("api/argument_specs.yml", **names)
     changed: Files = {}
     for file, key, items in (
         ("config/crd/kustomization.yaml", "resources", [f"- bases/{crd}\n"]),
         ("config/samples/kustomization.yaml", "resources", [f"- {sample}\n"]),
         ("config/rbac/kustomization.yaml", "resources", [f"- {file}\n" for file in users]),
-        ("config/rbac/role.yaml", "rules", [_render("api/rules.yaml", **names)]),
         ("watches.yaml", "", [_render("api/watch.yaml", **names)]),
         # Last, so that a project whose disk was full in between can be tidied up and told again.
         ("PROJECT", "resources", [_render("api/resource.yaml", **names)]),
@@ -158,11 +163,14 @@ def create_api(folder: Path, project: Project, api: Api, *, role: bool, playbook
         for item in items:
             text = additions.add(text, item, key=key, where=path)
         changed[Path(file)] = text
-    return _write(folder, new, changed)
+    written = _write(folder, new, changed)
+    # `manifests` puts CRDs into the first of its folders that is there.
+    (folder / "config/crd/bases").mkdir(exist_ok=True)
+    return written
 
 
-def _content(folder: Path, api: Api, *, role: bool, playbook: bool) -> str:
-    """The watch's line about what is run."""
+def _content(folder: Path, api: Api, *, role: bool, playbook: bool) -> tuple[str, Path]:
+    """The watch's key for what is run, and where that stands."""
     role_folder, playbook_file = Path("roles", api.name), Path("playbooks", f"{api.name}.yml")
     for wanted, path, flag in ((role, role_folder, "--generate-role"), (playbook, playbook_file, "--generate-playbook")):
         if wanted and (folder / path).exists():
@@ -170,13 +178,19 @@ def _content(folder: Path, api: Api, *, role: bool, playbook: bool) -> str:
                 f"{folder / path} is there already; leave out {flag} to use it as it is, or move it away"
             )
     if playbook or (not role and (folder / playbook_file).exists()):
-        return f"playbook: {playbook_file}"
+        return "playbook", playbook_file
     if not role and not (folder / role_folder).exists():
         raise ConfigurationError(
             f"there is nothing for {api.kind} to run: give --generate-role or --generate-playbook, "
             f"or bring {role_folder} or {playbook_file}"
         )
-    return f"role: {api.name}"
+    return "role", role_folder
+
+
+def _has_specs(what: str, path: Path) -> bool:
+    found = argumentspecs.find(**{"role": None, "playbook": None, what: path})
+    content = argumentspecs.read(found) if found else None
+    return isinstance(content, dict) and "argument_specs" in content
 
 
 def _refuse_second_watch(text: str, path: Path, api: Api) -> None:
@@ -194,10 +208,9 @@ def _render(template: str, **names: Any) -> str:
 
 def _rendered(below: str, to: Path, **names: Any) -> Files:
     """A folder of templates, each at its place below `to`."""
-    paths = sorted(path for path in (_TEMPLATES / below).rglob("*") if path.is_file())
+    paths = sorted(path for path in (TEMPLATES / below).rglob("*") if path.is_file())
     return {
-        to / path.relative_to(_TEMPLATES / below): _render(path.relative_to(_TEMPLATES).as_posix(), **names)
-        for path in paths
+        to / path.relative_to(TEMPLATES / below): _render(path.relative_to(TEMPLATES).as_posix(), **names) for path in paths
     }
 
 

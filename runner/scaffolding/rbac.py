@@ -15,7 +15,7 @@ from typing import Any
 
 from runner import argumentspecs
 from runner.resource.metadata import GroupKind, GroupVersionKind, split_api_version
-from runner.scaffolding.crd import plural_of
+from runner.scaffolding.api import plural_of
 from runner.scaffolding.markers import Document, Marker
 from runner.scaffolding.tasks import File, Reader, Task, Text, Unknown, found, lookups, resolve
 from runner.settings import Settings

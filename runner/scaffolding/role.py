@@ -25,20 +25,6 @@ metadata:
 rules:
 """
 
-LEADER_ELECTION = """# What electing a leader takes, in the operator's own namespace.
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata:
-  name: leader-election-role
-rules:
-  - apiGroups: [coordination.k8s.io]
-    resources: [leases]
-    verbs: [create, get, update]
-  - apiGroups: [""]
-    resources: [events]
-    verbs: [create]
-"""
-
 
 def update(path: Path, rights: Iterable[Right]) -> str:
     """The text of the role's file with these rights in their section; what else it says stays. Raises ManifestError."""

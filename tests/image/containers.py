@@ -28,7 +28,7 @@ SUITE, PACKAGES = "bookworm", "python3,python3-venv"
 # Seconds; the network may be slow.
 PATIENCE = 120.0
 
-_NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 # What an image of Debian for containers is without; and what is of the machine that it was made on.
 _LEFT_OUT = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "var/cache", "var/lib/apt/lists")
@@ -64,7 +64,7 @@ def missing() -> str:
     if sys.platform != "linux" or os.geteuid() != 0:
         return "images are built by root on Linux"
     lacking = [program for program in ("buildah", "debootstrap", "unshare") if not shutil.which(program)]
-    if not lacking and subprocess.run([*_NAMESPACES, "true"], capture_output=True, check=False).returncode:
+    if not lacking and subprocess.run([*NAMESPACES, "true"], capture_output=True, check=False).returncode:
         return "images need the right to make namespaces"
     return f"images need {', '.join(lacking)}" if lacking else ""
 
@@ -164,16 +164,18 @@ class Storage:
         self.run("commit", "--quiet", "--rm", container, f"{SUITE}-python")
         return f"localhost/{SUITE}-python"
 
-    def build(self, name: str, **arguments: str) -> str:
-        """The image of the Dockerfile; its name. `arguments` are build arguments."""
+    def builder(self) -> list[str]:
+        """The command that builds an image; with how this machine reaches the packages that go into it."""
         pip = Path.home() / ".cache" / "pip"
         pip.mkdir(parents=True, exist_ok=True)
-        # How this machine reaches the packages.
         volumes = [f"{path}:{path}:ro" for path in ("/etc/ssl/certs", "/etc/pip.conf") if Path(path).exists()]
         flags = [f"--volume={volume}" for volume in (*volumes, f"{pip}:/root/.cache/pip:rw")]
-        flags += [f"--build-arg={key}={value}" for key, value in arguments.items()]
-        command = self.buildah("bud", "--isolation=chroot", *flags, f"--tag={name}", str(ROOT))
-        _said(command, self.folder / f"{name}.log")
+        return self.buildah("bud", "--isolation=chroot", *flags)
+
+    def build(self, name: str, *, target: str = "example", **arguments: str) -> str:
+        """The Dockerfile's image `target`; its name. `arguments` are build arguments."""
+        flags = [f"--target={target}", *(f"--build-arg={key}={value}" for key, value in arguments.items())]
+        _said([*self.builder(), *flags, f"--tag={name}", str(ROOT)], self.folder / f"{name}.log")
         return f"localhost/{name}"
 
     def config(self, image: str) -> dict[str, Any]:
@@ -211,7 +213,7 @@ def _begun(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
     """A process in namespaces of its own, which end with this process at the latest."""
     with open(log, "ab") as output:
         return subprocess.Popen(
-            [*_NAMESPACES, *command],
+            [*NAMESPACES, *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

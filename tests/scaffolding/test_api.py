@@ -58,6 +58,7 @@ def test_a_mistake_is_told_with_its_flag_and_the_remedy(given: dict[str, str], m
     [
         *[("Memcached", "memcacheds"), ("Proxy", "proxies"), ("Gateway", "gateways"), ("Address", "addresses")],
         *[("Status", "statuses"), ("Index", "indexes"), ("Batch", "batches"), ("MemcachedSettings", "memcachedsettings")],
+        *[("Ingress", "ingresses"), ("NetworkPolicy", "networkpolicies")],
     ],
     ids=lambda word: word,
 )

@@ -12,7 +12,6 @@ import yaml
 from bench.driver import ROOT, Cluster, until
 from runner.kube.client import Invalid, NotFound
 from runner.resource.metadata import GroupVersionKind, ObjectKey
-from runner.scaffolding.crd import plural_of
 from runner.scaffolding.manifests import generate
 from runner.scaffolding.markers import ManifestError
 from runner.settings import Settings
@@ -195,14 +194,6 @@ def test_a_mistake_is_one_line_with_its_place(write: Write, options: str, kind: 
     with pytest.raises(ManifestError, match=message) as raised:
         generate(Settings(), {})
     assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("kind", "plural"),
-    [("Pod", "pods"), ("Ingress", "ingresses"), ("NetworkPolicy", "networkpolicies"), ("Gateway", "gateways")],
-)
-def test_plurals(kind: str, plural: str) -> None:
-    assert plural_of(kind) == plural
 
 
 HARD = specs(

@@ -12,6 +12,7 @@ from runner.settings import ConfigurationError, Settings
 
 
 def create(folder: Path, kind: str = "Memcached", *, role: bool = True, playbook: bool = False, **flags: Any) -> Written:
+    """As the command does, but for what `manifests` writes."""
     found = project.load(folder)
     given = {"group": "cache", "version": "v1", "plural": "", "namespaced": True, **flags}
     api = Api.checked(domain=found.domain, kind=kind, others=list(found.resources), **given)
@@ -65,11 +66,13 @@ def test_kinds_are_added_to_each_file_that_lists_them(folder: Path, monkeypatch:
     listed = {path: yaml.safe_load(texts[f"config/{path}/kustomization.yaml"])["resources"] for path in ("crd", "samples")}
     assert listed["samples"] == ["cache_v1_memcached.yaml", "cache_v1_backup.yaml", "cache_v1_proxy.yaml"]
     assert listed["crd"] == [f"bases/cache.example.com_{plural}.yaml" for plural in ("memcacheds", "backups", "proxes")]
-    for path in ("crd", "samples", "rbac"):
+    for path in ("samples", "rbac"):
         for entry in yaml.safe_load(texts[f"config/{path}/kustomization.yaml"])["resources"]:
             assert f"config/{path}/{entry}" in texts
-    rules = yaml.safe_load(texts["config/rbac/role.yaml"])["rules"]
-    assert [rule["resources"][0] for rule in rules] == ["events", "memcacheds", "backups", "proxes"]
+    assert {path for path in texts if "argument_specs" in path} == {
+        *("roles/memcached/meta/argument_specs.yml", "playbooks/backup.argument_specs.yml"),
+        "playbooks/proxy.argument_specs.yml",
+    }
     memcached, backup, proxy = yaml.safe_load(texts["PROJECT"])["resources"]
     known = {"domain": "example.com", "group": "cache", "version": "v1"}
     assert memcached == {"api": {"crdVersion": "v1", "namespaced": True}, "kind": "Memcached", **known}
@@ -90,10 +93,8 @@ def test_what_a_user_has_written_stays(folder: Path) -> None:
         "config/crd/kustomization.yaml": "# Mine.\npatches:\n- path: mine.yaml\n",
         "config/samples/kustomization.yaml": "- mine.yaml  # Mine.\n",
         "config/rbac/kustomization.yaml": "- mine.yaml  # Mine.\n",
-        "config/rbac/role.yaml": "- apiGroups: [apps]  # Mine.\n  resources: [deployments]\n  verbs: ['*']\n",
         "PROJECT": "# Mine.\n",
         "roles/memcached/tasks/main.yml": "# Mine.\n",
-        "config/crd/bases/cache.example.com_memcacheds.yaml": "# Mine.\n",
     }
     for path, text in edits.items():
         before = (folder / path).read_text()
@@ -144,8 +145,20 @@ def test_a_role_that_is_there_is_used(folder: Path) -> None:
         create(folder)
     create(folder, role=False)
     assert yaml.safe_load((folder / "watches.yaml").read_text())[0]["role"] == "memcached"
+    # Nothing is known of its fields.
+    specs = yaml.safe_load((folder / "roles/memcached/meta/argument_specs.yml").read_text())
+    assert "options" not in specs["argument_specs"]["main"]
     with pytest.raises(ConfigurationError, match="nothing for Backup to run: give --generate-role or --generate-playbook"):
         create(folder, "Backup", role=False)
+
+
+@pytest.mark.parametrize("name", ["argument_specs.yml", "main.yaml"])
+def test_argument_specs_that_are_there_are_used(folder: Path, name: str) -> None:
+    meta = folder / "roles" / "memcached" / "meta"
+    meta.mkdir(parents=True)
+    (meta / name).write_text("argument_specs: {main: {options: {}}}")
+    create(folder, role=False)
+    assert [path.name for path in meta.iterdir()] == [name]
 
 
 def test_a_project_of_the_operator_sdk_is_added_to(tmp_path: Path) -> None:

@@ -56,8 +56,8 @@ def test_tasks_are_found_wherever_they_are(write: Write) -> None:
     assert undecided == []
     assert set(found.values()) == {"delete get"}
     assert set(found) == {
-        *(" secrets", " secretbackups", " invarses", " indefaultses", " ones", " twos", " handlers", " bases", " helpers"),
-        *(" services", " endpoints", "apps deployments", "batch jobs", "apps statefulsets", "x.io invarses"),
+        *(" secrets", " secretbackups", " invars", " indefaults", " ones", " twos", " handlers", " bases", " helpers"),
+        *(" services", " endpoints", "apps deployments", "batch jobs", "apps statefulsets", "x.io invars"),
         "coordination.k8s.io leases",
     }
 

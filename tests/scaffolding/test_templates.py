@@ -126,6 +126,10 @@ async def test_it_runs_as_it_stands_with_the_rights_that_it_has(
     assert lines(operator, "Run failed") == []
 
 
+def test_its_manifests_are_up_to_date(folder: Path, environ: dict[str, str]) -> None:
+    assert "Everything is up to date." in done("make manifests", folder, environ)
+
+
 def test_its_own_checks_pass_as_they_stand(folder: Path, environ: dict[str, str]) -> None:
     done("make molecule", folder, environ)
 

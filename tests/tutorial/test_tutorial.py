@@ -1,0 +1,228 @@
+"""docs/tutorial.md, run as it stands: its commands in their order, its files where it says, and what it shows is looked for.
+
+A block of `sh` is run, in bash, where the last one ended and with the variables that it exported. A block of `yaml` behind
+"`PATH`:" is that file from there on. Each line of a `text` block is in what the commands before it printed. Comments in the
+page say the rest: `needs: NAME` is left out where that is missing, `stays until it says: TEXT` goes on running until
+`Ctrl-C`. Each block is a test, and stands on those before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import runner
+from bench.driver import FREE_PORTS, PATIENCE, ROOT, RUN, Operator, until
+from runner.cli import main
+from tests.image import containers
+
+PAGE = (ROOT / "docs" / "tutorial.md").read_text()
+BLOCK = re.compile(
+    r"(?:`(?P<path>[\w./-]+)`:\n\n)?(?:<!-- (?P<notes>[^\n]*) -->\n)?```(?P<kind>\w+)\n(?P<text>.*?)^```$"
+    r"|<!-- (?P<end>Ctrl-C) -->",
+    re.MULTILINE | re.DOTALL,
+)
+
+# What an image or a control plane is made of may have to be got.
+pytestmark = pytest.mark.timeout(1800)
+
+
+# What is missing here, by the names that the page has for it; empty for what is there.
+MISSING = {
+    "dev": "" if "dev" in main.commands else "there is no `rolerunner dev` yet",
+    "plan": "" if "plan" in main.commands else "there is no `rolerunner plan` yet",
+    "image": containers.missing(),
+    "galaxy": "collections come from the `ansible` package in tests",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    kind: str
+    text: str
+    path: str = ""
+    needs: tuple[str, ...] = ()
+    stays_until: str = ""
+
+
+def blocks(page: str) -> list[Block]:
+    found = []
+    for match in BLOCK.finditer(page):
+        notes = dict(note.strip().split(": ", 1) for note in (match["notes"] or "").split(";") if note)
+        found.append(
+            Block(
+                kind=match["kind"] or match["end"],
+                text=match["text"] or "",
+                path=match["path"] or "",
+                needs=found[-1].needs
+                if match["kind"] == "text"
+                else tuple(filter(None, notes.get("needs", "").split(", "))),
+                stays_until=notes.get("stays until it says", ""),
+            )
+        )
+    return found
+
+
+class Shell:
+    """A user's shell, with a cluster of its own once the page makes one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.failed = False
+        self.printed = ""
+        self.staying: Operator | None = None
+        # What is ended at last, in this order from behind.
+        self._stack = contextlib.ExitStack()
+        self._images: containers.Storage | None = None
+        self._folder = folder
+        # Where the last block ended, and with which variables.
+        self._state = folder / "state.sh"
+        self._state.write_text(f"cd {shlex.quote(str(folder))}\n")
+        environ = {name: value for name, value in os.environ.items() if name not in ("KUBECONFIG", "VIRTUAL_ENV")}
+        programs = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+        state = str(folder / "cluster")
+        self._environ = {**environ, "PATH": programs, "PYTHONPATH": str(ROOT), "XDG_STATE_HOME": state}
+        self._stack.callback(self._bash, "rolerunner devcluster down")
+
+    def run(self, block: Block) -> None:
+        if "image" in block.needs and not self._images:
+            self._make_base_image()
+        state = shlex.quote(str(self._state))
+        keep = f'{{ export -p; printf "cd %q\\n" "$PWD"; }} > {state}'
+        done = self._bash(f"set -euo pipefail\n. {state}\n{block.text}\n{keep}")
+        self.printed = done.stdout
+        assert done.returncode == 0, done.stdout[-8000:] + done.stderr
+        assert "Warning:" not in done.stderr, done.stderr
+        if block.text.startswith("make deploy"):
+            self._run_pods()
+
+    def stay(self, block: Block) -> None:
+        command = ["bash", "-c", f". {shlex.quote(str(self._state))}\nexec {block.text}"]
+        log = self._folder / "staying.log"
+        self.staying = Operator(command, folder=self._folder, log=log, environ={**self._environ, "PYTHONUNBUFFERED": "1"})
+        staying = self.staying
+
+        async def has_said() -> bool:
+            assert staying.process.poll() is None, staying.output
+            return block.stays_until in staying.output
+
+        asyncio.run(until(has_said, f"{block.text.strip()} says: {block.stays_until}"))
+
+    def interrupt(self) -> None:
+        if self.staying:
+            below = self.staying.processes()
+            self.staying.process.send_signal(signal.SIGINT)
+            assert self.staying.process.wait(PATIENCE) == 0, self.staying.output
+            assert [pid for pid in below if Path(f"/proc/{pid}").exists()] == []
+            self.staying = None
+
+    def write(self, block: Block) -> None:
+        path = Path(self._bash(f". {shlex.quote(str(self._state))}\npwd").stdout.strip(), block.path)
+        assert path.exists(), f"{path}: the page changes a file that is not there"
+        path.write_text(block.text)
+
+    def close(self) -> None:
+        if self.staying:
+            self.staying.kill()
+        self._stack.close()
+
+    def _bash(self, script: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-c", script], env=self._environ, stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
+
+    def _make_base_image(self) -> None:
+        """The engine's image, and a container tool that needs no daemon."""
+        self._images = self._stack.enter_context(containers.Storage())
+        name = f"rolerunner:{runner.__version__}"
+        self._images.build(name, target="runner", BASE_IMAGE=self._images.base(), COLLECTIONS="pypi")
+        tool = self._folder / "container-tool"
+        command = shlex.join([*containers.NAMESPACES, *self._images.builder()])
+        tool.write_text(f'#!/bin/sh\n[ "$1" = build ] && shift && exec {command} "$@"\n')
+        tool.chmod(0o755)
+        self._environ["CONTAINER_TOOL"] = str(tool)
+
+    def _run_pods(self) -> None:
+        """What was deployed runs on paper on the development cluster; so it runs here, with the rights that it has there."""
+        state = f". {shlex.quote(str(self._state))}\n"
+        (deployment,) = json.loads(self._bash(f"{state}kubectl get deploy -A -l control-plane -o json").stdout)["items"]
+        namespace, pod = deployment["metadata"]["namespace"], deployment["spec"]["template"]["spec"]
+        config = json.loads(self._bash(f"{state}kubectl config view --raw --flatten -o json").stdout)
+        token = self._bash(f"{state}kubectl create token -n {namespace} {pod['serviceAccountName']}").stdout.strip()
+        config["users"][0]["user"] = {"token": token}
+        kubeconfig = self._folder / "account.kubeconfig"
+        kubeconfig.write_text(json.dumps(config))
+        (container,) = pod["containers"]
+        environ = {item["name"]: item["value"] for item in container["env"]}
+        # The last of several counts.
+        arguments = [*container["args"], *FREE_PORTS, "--metrics-secure=false", "--metrics-require-rbac=false"]
+        arguments.append(f"--leader-election-namespace={namespace}")
+        running: Operator | containers.Container
+        if self._images:
+            name = f"localhost/{container['image']}"
+            running = self._images.start(name, *arguments, kubeconfig=kubeconfig, read_only=True, **environ)
+        else:
+            running = Operator(
+                [*RUN, *arguments, f"--runs-dir={self._folder / 'runs'}"],
+                folder=Path(self._bash(f"{state}pwd").stdout.strip()),
+                log=self._folder / "pods.log",
+                environ={**self._environ, **environ, "KUBECONFIG": str(kubeconfig)},
+            )
+        self._stack.callback(running.kill)
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    made = Shell(tmp_path_factory.mktemp("tutorial"))
+    yield made
+    made.close()
+
+
+def test_all_of_the_page_is_understood() -> None:
+    found = blocks(PAGE)
+    assert len(found) == PAGE.count("```") // 2 + PAGE.count("<!-- Ctrl-C -->")
+    assert {block.kind for block in found} == {"sh", "yaml", "text", "Ctrl-C"}
+    assert {need for block in found for need in block.needs} <= MISSING.keys()
+    assert [block.text for block in found if block.kind == "yaml" and not block.path] == []
+
+
+def _name(block: Block) -> str:
+    return f"{block.path or block.kind}: {block.text.splitlines()[0] if block.text else ''}"
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(block, id=_name(block), marks=[pytest.mark.image] if "image" in block.needs else [])
+        for block in blocks(PAGE)
+    ],
+)
+def test_it_works(block: Block, shell: Shell) -> None:
+    """One after the other, each on what the ones before have done."""
+    if shell.failed:
+        pytest.skip("what comes before has failed")
+    if reasons := [MISSING[need] for need in block.needs if MISSING[need]]:
+        pytest.skip("; ".join(reasons))
+    shell.failed = True
+    if block.kind == "Ctrl-C":
+        shell.interrupt()
+    elif block.kind == "text":
+        assert [line for line in block.text.splitlines() if line not in shell.printed] == [], shell.printed
+    elif block.kind == "yaml":
+        shell.write(block)
+    elif block.stays_until:
+        shell.stay(block)
+    else:
+        shell.run(block)
+    shell.failed = False
