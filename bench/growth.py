@@ -42,7 +42,7 @@ from runner.resource.metadata import ObjectKey
 
 PATIENCE = 3600.0
 # What a turn consists of, in the order in which it happens. `fork` is a part of `start`, and what else is in it is parsing.
-PHASES = ("queue", "read", "mark", "fork", "parse", "tasks", "end", "status")
+PHASES = ("queue", "read", "fork", "parse", "tasks", "end", "status")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

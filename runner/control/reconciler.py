@@ -14,7 +14,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
@@ -54,6 +54,12 @@ _STATUS_TRIES = 5
 # Seconds: how soon a CR that was deleted during its run is finalized; how long a last word may take at shutdown.
 _FINALIZE_AFTER = 5.0
 _LAST_WORD = 5.0
+
+# Seconds; what is over sooner is not worth a write of its own, which would cost about as much as the run.
+_ANNOUNCE_AFTER = 0.5
+
+# What becomes of a status.
+Mark = Callable[[Mapping[str, Any] | None, datetime], dict[str, Any]]
 
 INTERRUPTED = "The runner was stopped before the run ended; it will be run again when the runner is back"
 
@@ -116,7 +122,7 @@ class Reconciler:
         """What a run of the CR would change, if it was as `obj` has it. Nothing is written. Raises KubeError."""
         plan = Plan(request.fields, Rehearsal(cr=obj, path=resource.path(request.key)))
         watch, _ = for_cr(request.watch, obj)
-        turn = Turn(request, watch, resource, Owner(watch.gvk, request.key, obj["metadata"]["uid"]), Phases(), plan)
+        turn = Turn(request, watch, resource, Owner(watch.gvk, request.key, obj["metadata"]["uid"]), Phases(), plan=plan)
         wrong = [] if finalizing else self._wrong(turn, obj)
         plan.outcome = Outcome(messages=tuple(wrong)) if wrong else await self._run(turn, obj, finalizing=finalizing)
         return plan
@@ -159,12 +165,41 @@ class Reconciler:
             obj = await self._set_finalizers(turn, obj, [*finalizers(obj), _finalizer_name(watch)])
         for problem in problems:
             await self._warn_once(turn, "BadAnnotation", problem)
-        if watch.manage_status:
-            obj = await self._mark(turn, obj, lambda status, now: conditions.mark_running(status, now)) or obj
-        phases.over("mark")
+        finalizing = decision is Gate.FINALIZE
         with metrics.reconciling(str(watch.gvk)):
-            outcome = await self._run(turn, obj, finalizing=decision is Gate.FINALIZE)
-        return await self._conclude(turn, obj, outcome, finalizing=decision is Gate.FINALIZE)
+            if watch.manage_status:
+                outcome, current = await self._run_announced(turn, obj, finalizing=finalizing)
+            else:
+                outcome, current = await self._run(turn, obj, finalizing=finalizing), obj
+        return await self._conclude(turn, obj, current, outcome, finalizing=finalizing)
+
+    async def _run_announced(self, turn: Turn, obj: dict[str, Any], *, finalizing: bool) -> tuple[Outcome, dict[str, Any]]:
+        """Run, and have the CR say that it is being run, if that takes long enough to be seen. The CR as it is known then.
+
+        To its role the CR says so from the beginning.
+        """
+        over = asyncio.Event()
+        announcing = asyncio.create_task(self._announce(turn, obj, over))
+        try:
+            marked = {**obj, "status": conditions.mark_running(_status(obj), datetime.now(UTC))}
+            outcome = await self._run(turn, marked, finalizing=finalizing)
+        finally:
+            over.set()
+            announced = await announcing
+        return outcome, announced or obj
+
+    async def _announce(self, turn: Turn, obj: Object, over: asyncio.Event) -> dict[str, Any] | None:
+        """The CR with the status that was written, if the run was not over before."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ANNOUNCE_AFTER):
+                await over.wait()
+            return None
+        try:
+            return await self._mark(turn, obj, conditions.mark_running)
+        except (KubeError, Retry) as error:
+            # There will be more to say, and another attempt, when the run is over.
+            logger.debug("The CR does not say that it is being run", extra={**turn.request.fields, "error": str(error)})
+            return None
 
     async def _rehearse(self, turn: Turn, obj: Object, *, finalizing: bool) -> Result:
         """The CR wants a dry run: an Event says what came of it, and the conditions that it was none but that."""
@@ -308,29 +343,38 @@ class Reconciler:
             if wants(watch, resource.gvk, namespaced=resource.namespaced, owner=owner.key):
                 self._with.on_dependent(resource, obj)
 
+        def write(uid: str, version: str) -> None:
+            turn.written.add(uid)
+            on_write(uid, version)
+
         return Session(
             owner=owner,
             inject_owner=self._with.inject_owner_ref,
             on_dependent=notice,
-            on_write=on_write,
+            on_write=write,
             blacklist=watch.blacklist,
             rehearsal=turn.plan.rehearsal if turn.plan else None,
         )
 
-    async def _conclude(self, turn: Turn, begun: Object, outcome: Outcome, *, finalizing: bool) -> Result:
-        """Write down what came of a run that was `begun` on this state of the CR."""
+    async def _conclude(self, turn: Turn, begun: Object, current: Object, outcome: Outcome, *, finalizing: bool) -> Result:
+        """Write down what came of a run that was `begun` on this state of the CR; `current` is the last that is known."""
         request, watch = turn.request, turn.watch
         metrics.reconciled(str(watch.gvk), succeeded=outcome.succeeded)
-        try:
-            obj = await self._with.client.get(turn.resource.path(request.key))
-        except NotFound:
-            return self._gone(request)
-        if finalizing and outcome.succeeded:
-            name = _finalizer_name(watch)
-            await self._set_finalizers(turn, obj, [item for item in finalizers(obj) if item != name])
-            return Result()
-        if watch.manage_status:
-            await self._mark(turn, obj, lambda status, now: _mark_done(status, outcome, now), observed=begun)
+        obj: Object | None = None
+        if watch.manage_status and not finalizing and turn.owner.uid not in turn.written:
+            # Most runs leave their CR alone, and nobody else has touched it: then there is no need to read it anew.
+            obj = await self._mark(turn, current, _done(outcome), observed=begun)
+        if obj is None:
+            try:
+                obj = await self._with.client.get(turn.resource.path(request.key))
+            except NotFound:
+                return self._gone(request)
+            if finalizing and outcome.succeeded:
+                name = _finalizer_name(watch)
+                await self._set_finalizers(turn, obj, [item for item in finalizers(obj) if item != name])
+                return Result()
+            if watch.manage_status:
+                await self._mark(turn, obj, _done(outcome), observed=begun)
         turn.phases.over("status")
         if not outcome.succeeded:
             note = "\n".join(outcome.reports or outcome.messages)
@@ -356,7 +400,7 @@ class Reconciler:
         self,
         turn: Turn,
         obj: Object,
-        mark: Callable[[Mapping[str, Any] | None, datetime], dict[str, Any]],
+        mark: Mark,
         *,
         observed: Object | None = None,
     ) -> dict[str, Any] | None:
@@ -373,8 +417,7 @@ class Reconciler:
             return None
         path = turn.resource.path(turn.request.key)
         for _ in range(_STATUS_TRIES):
-            before = obj.get("status")
-            before = before if isinstance(before, Mapping) else None
+            before = _status(obj)
             status = mark(before, datetime.now(UTC))
             generation = observed["metadata"].get("generation") if observed and gvk not in self._unobserved else None
             if generation is not None:
@@ -444,6 +487,8 @@ class Turn:
     resource: Resource
     owner: Owner
     phases: Phases
+    # The uids of what its run has written.
+    written: set[str] = field(default_factory=set)
     # What becomes of it, if it is a dry run.
     plan: Plan | None = None
 
@@ -460,17 +505,28 @@ def _finalizer_name(watch: Watch) -> str:
     return watch.finalizer.name
 
 
-def _mark_done(status: Mapping[str, Any] | None, outcome: Outcome, now: datetime) -> dict[str, Any]:
-    result = conditions.AnsibleResult(
-        ok=outcome.ok,
-        changed=outcome.changed,
-        skipped=outcome.skipped,
-        failures=outcome.failures,
-        completion=outcome.completion or now.isoformat(timespec="microseconds"),
-    )
-    if outcome.succeeded:
-        return conditions.mark_succeeded(status, result, now)
-    return conditions.mark_failed(status, "\n".join(outcome.messages), result, now)
+def _status(obj: Object) -> Mapping[str, Any] | None:
+    status = obj.get("status")
+    return status if isinstance(status, Mapping) else None
+
+
+def _done(outcome: Outcome) -> Mark:
+    """What a run's outcome makes of a status, whether that has said that it is being run or not."""
+
+    def mark(status: Mapping[str, Any] | None, now: datetime) -> dict[str, Any]:
+        status = conditions.mark_running(status, now)
+        result = conditions.AnsibleResult(
+            ok=outcome.ok,
+            changed=outcome.changed,
+            skipped=outcome.skipped,
+            failures=outcome.failures,
+            completion=outcome.completion or now.isoformat(timespec="microseconds"),
+        )
+        if outcome.succeeded:
+            return conditions.mark_succeeded(status, result, now)
+        return conditions.mark_failed(status, "\n".join(outcome.messages), result, now)
+
+    return mark
 
 
 def _folder_parts(request: Request) -> tuple[str, ...]:
