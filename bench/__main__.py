@@ -39,6 +39,7 @@ from bench.driver import (
     condition,
     memcached,
     prepare,
+    resting,
     running,
     tidy_on_sigterm,
     until,
@@ -201,9 +202,19 @@ async def _namespace(world: Cluster, name: str) -> AsyncIterator[None]:
 
 
 async def measure(
-    kubeconfig: Path, commands: list[str], folder: Path, *, project: Path = ROOT, crs: int, changes: int
+    kubeconfig: Path,
+    commands: list[str],
+    folder: Path,
+    *,
+    project: Path = ROOT,
+    crs: int,
+    changes: int,
+    rests: Devcluster | None = None,
 ) -> list[dict[str, Any]]:
-    """The figures of each command, in their order: {"operator": COMMAND, "crs": N, FIGURE: NUMBER, …}."""
+    """The figures of each command, in their order: {"operator": COMMAND, "crs": N, FIGURE: NUMBER, …}.
+
+    `rests`: the cluster whose controllers are to do nothing meanwhile.
+    """
     results = []
     async with Cluster.connected(kubeconfig) as world:
         for number, command in enumerate(commands):
@@ -212,7 +223,10 @@ async def measure(
             environ = {"KUBECONFIG": str(kubeconfig), "WATCH_NAMESPACE": namespace}
             click.echo(f"  {command}", err=True)
             async with _namespace(world, namespace):
-                with running(shlex.split(command), folder=project, log=log, environ=environ) as operator:
+                with (
+                    resting(rests),
+                    running(shlex.split(command), folder=project, log=log, environ=environ) as operator,
+                ):
                     course = Course(world, operator, namespace, crs=crs, changes=changes)
                     try:
                         await course.run()
@@ -247,8 +261,14 @@ def _own(folder: Path) -> list[str]:
 @click.option("--operator", "commands", multiple=True, help="A command line to run as the operator; may be repeated.")
 @click.option("--crs", type=click.IntRange(1), default=30, show_default=True, help="How many Memcacheds.")
 @click.option("--changes", type=click.IntRange(2), default=20, show_default=True, help="How many changes at idle.")
+@click.option(
+    "--controllers/--no-controllers",
+    default=False,
+    show_default=True,
+    help="Whether the cluster's own controllers work meanwhile, on the same processors; with $KUBECONFIG they do.",
+)
 @click.option("--json", "target", type=click.Path(dir_okay=False, path_type=Path), help="Also write the figures here.")
-def main(project: str, commands: tuple[str, ...], crs: int, changes: int, target: Path | None) -> None:
+def main(project: str, commands: tuple[str, ...], crs: int, changes: int, controllers: bool, target: Path | None) -> None:
     folder = Path(tempfile.mkdtemp(prefix="rolerunner-bench-"))
     operators = list(commands) or _own(folder)
     where = ROOT if project == "example" else projects.write(folder / project, tasks={"one": 1, "ten": 10}[project])
@@ -256,8 +276,11 @@ def main(project: str, commands: tuple[str, ...], crs: int, changes: int, target
     try:
         with contextlib.ExitStack() as stack:
             given = os.environ.get("KUBECONFIG")
-            kubeconfig = Path(given) if given else stack.enter_context(Devcluster.start()).kubeconfig
-            results = asyncio.run(measure(kubeconfig, operators, folder, project=where, crs=crs, changes=changes))
+            own = None if given else stack.enter_context(Devcluster.start())
+            kubeconfig = own.kubeconfig if own else Path(given or "")
+            rests = None if controllers else own
+            measuring = measure(kubeconfig, operators, folder, project=where, crs=crs, changes=changes, rests=rests)
+            results = asyncio.run(measuring)
     except (AssertionError, KubeError, DevclusterError, ConfigurationError) as error:
         click.echo(f"{click.style('✗', fg='red')} {error}", err=True)
         sys.exit(1)

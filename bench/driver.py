@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
+from runner.devcluster.cluster import Cluster as Devcluster
 from runner.devcluster.supervisor import ended_with_parent
 from runner.kube.client import ApiClient, Conflict, KubeError, NotFound
 from runner.kube.discovery import Discovery
@@ -77,18 +78,7 @@ class Operator:
 
     def processes(self) -> list[int]:
         """It and everything below it."""
-        children: dict[int, list[int]] = {}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError, IndexError):
-                    parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                    children.setdefault(parent, []).append(int(entry.name))
-        found, todo = [], [self.process.pid]
-        while todo:
-            pid = todo.pop()
-            found.append(pid)
-            todo += children.get(pid, [])
-        return found
+        return tree(self.process.pid)
 
     def processor_seconds(self) -> float:
         """Of all its processes, those that ended and were waited for included."""
@@ -108,6 +98,50 @@ class Operator:
                     if name in total:
                         total[name] += int(rest.split()[0])
         return {"rss_mb": round(total["Rss"] / 1024, 1), "pss_mb": round(total["Pss"] / 1024, 1)}
+
+
+def tree(root: int) -> list[int]:
+    """A process and everything below it."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, IndexError):
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                children.setdefault(parent, []).append(int(entry.name))
+    found, todo = [], [root]
+    while todo:
+        pid = todo.pop()
+        found.append(pid)
+        todo += children.get(pid, [])
+    return found
+
+
+@contextlib.contextmanager
+def resting(cluster: Devcluster | None) -> Iterator[None]:
+    """The cluster's controllers, scheduler and nodes do nothing meanwhile; only the API server answers. None: as it is.
+
+    For each Deployment that an operator changes they are at work for longer than it, on the same processors.
+    """
+    pids = [pid for pid in (tree(cluster.pid) if cluster else ()) if _command(pid) in _AT_WORK]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+# As the kernel has them, which cuts them.
+_AT_WORK = {"kube-controller", "kube-scheduler", "kwok"}
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 @contextlib.contextmanager

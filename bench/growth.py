@@ -1,8 +1,9 @@
 """How the cost of a reconcile grows with CRs, tasks and dependents, and what it is made of: `python -m bench.growth`.
 
-The warm executor on projects of `bench.projects`, on a cluster of its own or that of $KUBECONFIG. For each size all CRs are
-changed at once; what counts is the time until all Deployments are as wanted, the processor time of all the operator's
-processes, and its own account of a turn's parts (`rolerunner_phase_seconds`). `--plot FILE.svg` draws them.
+The warm executor on projects of `bench.projects`, on a cluster of its own, whose controllers rest, or that of $KUBECONFIG.
+For each size all CRs are changed at once; what counts is the time until all Deployments are as wanted, the processor time
+of all the operator's processes, and its own account of a turn's parts (`rolerunner_phase_seconds`). `--plot FILE.svg` draws
+them.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from bench.driver import (
     is_done,
     memcached,
     prepare,
+    resting,
     running,
     tidy_on_sigterm,
     until,
@@ -102,7 +104,7 @@ def _means(before: dict[str, tuple[float, float]], after: dict[str, tuple[float,
     return {phase: round(means.get(phase, 0.0), 2) for phase in PHASES}
 
 
-async def measure(world: Cluster, kubeconfig: Path, folder: Path, size: Size) -> Cost:
+async def measure(world: Cluster, cluster: Devcluster | None, kubeconfig: Path, folder: Path, size: Size) -> Cost:
     namespace = f"bench-{os.getpid()}-{size.crs}-{size.tasks}-{size.dependents}"
     project = projects.write(folder / namespace, tasks=size.tasks, dependents=size.dependents)
     port = _free_port()
@@ -121,7 +123,7 @@ async def measure(world: Cluster, kubeconfig: Path, folder: Path, size: Size) ->
         return all(one["spec"]["replicas"] == 0 for one in found)
 
     try:
-        with running(command, folder=project, log=folder / "log", environ=environ) as operator:
+        with resting(cluster), running(command, folder=project, log=folder / "log", environ=environ) as operator:
             for key in keys:
                 await world.create(memcached(key.name, 1), namespace)
             await until(idle, f"{size.crs} CRs are made", patience=PATIENCE, interval=0.5)
@@ -177,14 +179,16 @@ def _varied(sweep: str, size: Size) -> int:
     return {"tasks": size.tasks, "dependents": size.dependents}.get(sweep, size.crs)
 
 
-async def _all(kubeconfig: Path, folder: Path, sweeps: Sequence[str], most: int) -> dict[str, list[Cost]]:
+async def _all(
+    cluster: Devcluster | None, kubeconfig: Path, folder: Path, sweeps: Sequence[str], most: int
+) -> dict[str, list[Cost]]:
     found: dict[str, list[Cost]] = {}
     async with Cluster.connected(kubeconfig) as world:
         for name in sweeps:
             for size in SWEEPS[name]:
                 if size.crs <= most:
                     click.echo(f"  {size}", err=True)
-                    found.setdefault(name, []).append(await measure(world, kubeconfig, folder, size))
+                    found.setdefault(name, []).append(await measure(world, cluster, kubeconfig, folder, size))
     return found
 
 
@@ -197,8 +201,9 @@ def main(sweeps: tuple[str, ...], most: int, drawing: Path | None) -> None:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rolerunner-growth-")))
         given = os.environ.get("KUBECONFIG")
-        kubeconfig = Path(given) if given else stack.enter_context(Devcluster.start()).kubeconfig
-        found = asyncio.run(_all(kubeconfig, folder, sweeps or list(SWEEPS), most))
+        cluster = None if given else stack.enter_context(Devcluster.start())
+        kubeconfig = cluster.kubeconfig if cluster else Path(given or "")
+        found = asyncio.run(_all(cluster, kubeconfig, folder, sweeps or list(SWEEPS), most))
     costs: list[Any] = [cost for some in found.values() for cost in some]
     click.echo(table(costs))
     click.echo(json.dumps([asdict(cost) for cost in costs]))

@@ -131,6 +131,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
                 on_dependent=informers.ensure,
                 echoes=echoes,
                 forget=handlers.forget,
+                take=handlers.take,
                 proxy_port=proxy.port,
                 ansible_args=settings.ansible_args,
                 inject_owner_ref=settings.inject_owner_ref,

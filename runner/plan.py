@@ -67,6 +67,7 @@ async def plan(settings: Settings, written: Sequence[Written], *, namespace: str
                 on_dependent=lambda *_: None,
                 echoes=Echoes(lambda _: None),
                 forget=lambda _: None,
+                take=lambda _: None,
                 proxy_port=proxy.port,
                 ansible_args=settings.ansible_args,
                 inject_owner_ref=settings.inject_owner_ref,

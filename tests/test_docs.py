@@ -104,13 +104,9 @@ def test_names(page: str) -> None:
     }
     assert flags <= PEERS_FLAGS | OWN_FLAGS
     commands = {match[1] for word in words if (match := re.match(r"rolerunner (\w+)", word))}
-    assert commands - main.commands.keys() <= MISSING
+    assert commands <= main.commands.keys()
     keys = {match[1] for word in words if (match := re.fullmatch(r"([a-z]+[A-Z]\w+)(: \w+)?", word))}
     assert keys <= watches._WATCH_KEYS | {"byName", "byAnnotation", "matchLabels", "matchExpressions", "secretName"}
-
-
-# Not here yet.
-MISSING = {"dev", "plan"}
 
 
 @pytest.mark.parametrize("page", ["tutorial.md", "from-go.md", "from-ansible-operator.md", "molecule.md"])

@@ -64,6 +64,8 @@ class Handlers:
         for watch in watches:
             self._by_kind.setdefault(watch.gvk.group_kind, []).append(watch)
         self._seen: dict[Request, Sight] = {}
+        # CRs that wait for their turn because of a change, as they are now.
+        self._waiting: dict[Request, Object] = {}
         self._related: dict[GroupVersionKind, list[tuple[Watch, Related]]] = {}
         for watch in watches:
             for related in watch.related:
@@ -78,14 +80,18 @@ class Handlers:
         request = Request(watch, ObjectKey.of(obj))
         self._remember(watch, event, obj)
         if event == "DELETED":
+            self._waiting.pop(request, None)
             # The turn finds nothing there and clears up.
             if self._seen.pop(request, None) is not None:
                 self._add(request, Priority.CHANGE, 0)
             return
         if not watch.selector.matches(obj):
             self._seen.pop(request, None)
+            self._waiting.pop(request, None)
             return
         sight, before = Sight.of(watch, obj), self._seen.get(request)
+        if sight != before or request in self._waiting:
+            self._waiting[request] = obj
         if sight == before:
             return
         self._seen[request] = sight
@@ -114,9 +120,14 @@ class Handlers:
             if str(request.watch.gvk) in kinds:
                 self._add(request, Priority.CHANGE, 0)
 
+    def take(self, request: Request) -> Object | None:
+        """A CR whose turn has come, as the watch has told it, if it was that which gave it the turn."""
+        return self._waiting.pop(request, None)
+
     def forget(self, request: Request) -> None:
         """The CR is gone. Its deletion may never have been told."""
         self._seen.pop(request, None)
+        self._waiting.pop(request, None)
         self._echoes.forget(request)
         if request.watch in self._crs:
             self._crs[request.watch].pop(request.key, None)

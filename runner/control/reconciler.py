@@ -94,6 +94,8 @@ class Surroundings:
     on_dependent: OnDependent
     echoes: Echoes
     forget: Callable[[Request], None]
+    # Gives the CR as its watch has just told it, if it has.
+    take: Callable[[Request], Object | None]
     proxy_port: int
     ansible_args: str = ""
     inject_owner_ref: bool = True
@@ -146,7 +148,10 @@ class Reconciler:
             # The kind was taken away, and its CRs with it.
             return self._gone(request)
         try:
-            obj: dict[str, Any] = await self._with.client.get(resource.path(request.key))
+            told = self._with.take(request)
+            # The items of a list say nothing of their kind.
+            kind = {"apiVersion": request.watch.gvk.api_version, "kind": request.watch.gvk.kind}
+            obj = {**kind, **told} if told else await self._with.client.get(resource.path(request.key))
         except NotFound:
             self._with.discovery.forget(request.watch.gvk)
             return self._gone(request)

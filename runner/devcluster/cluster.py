@@ -59,6 +59,11 @@ class Cluster:
             raise
         return cluster
 
+    @property
+    def pid(self) -> int:
+        """The supervisor's; the programs are below it."""
+        return self._process.pid
+
     def stop(self) -> None:
         """End it and remove what it wrote. Does nothing a second time."""
         if self._process.stdin and not self._process.stdin.closed:

@@ -64,6 +64,20 @@ def test_what_is_news_of_a_cr(second: dict[str, Any], news: bool) -> None:
     assert seen.primary(None, second) == []
 
 
+def test_a_cr_that_waits_is_handed_out_once_as_it_is_by_then() -> None:
+    seen = Seen()
+    request = Request(seen.watch, ObjectKey("default", "one"))
+    seen.primary("ADDED", cr())
+    seen.primary("MODIFIED", cr(version="2"))
+    assert seen.handlers.take(request) == cr(version="2")
+    # What is no news is not kept, and what is gone is not handed out.
+    seen.primary("MODIFIED", cr(version="3"))
+    assert seen.handlers.take(request) is None
+    seen.primary("MODIFIED", cr(generation=2))
+    seen.primary("DELETED", cr(generation=2))
+    assert seen.handlers.take(request) is None
+
+
 def test_annotations_are_news_where_the_watch_asks_for_them() -> None:
     seen = Seen(watch_annotations=True)
     seen.primary("ADDED", cr())
