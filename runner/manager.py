@@ -112,13 +112,15 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
                 return
             standing_by.clear()
 
-        execute = await executor(settings.executor, stack)
         queue = WorkQueue(settings.max_concurrent_runs or max(watch.max_concurrent_reconciles for watch in watches))
         for watch in watches:
             queue.follow(watch)
         echoes = Echoes(lambda request: queue.add(request, Priority.DEPENDENT))
         handlers = Handlers(watches, queue.add, echoes)
         async with asyncio.TaskGroup() as tasks:
+            # First: the lease wants to be renewed while the rest is on its way.
+            leading = [tasks.create_task(part) for part in (_keep(elector), elector.announce())] if elector else []
+            execute = await executor(settings.executor, stack)
             # Namespaces that match a pattern come and go; what happens in others is of no CR here and passed over.
             somewhere = () if any(map(is_pattern, settings.namespaces)) else settings.namespaces
             informers = Informers(client, namespaces=somewhere, notify=handlers.changed, tasks=tasks)
@@ -158,7 +160,6 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
                 )
             )
             workers = tasks.create_task(controller.run())
-            leading = [tasks.create_task(part) for part in (_keep(elector), elector.announce())] if elector else []
             await watching.wait()
             logger.info(
                 "Watching",

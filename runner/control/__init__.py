@@ -15,7 +15,7 @@ from runner.watches import Watch
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A CR's turn: whose it is. What to do is read from the cluster when the turn comes."""
+    """A CR's turn: whose it is. What to do is looked up when the turn comes."""
 
     watch: Watch
     key: ObjectKey

@@ -110,6 +110,8 @@ class Reconciler:
         self._arguments = Arguments()
         # What has been said about a CR and need not be said at every run.
         self._said: dict[Request, set[str]] = {}
+        # Whose last run took long enough to be announced.
+        self._slow: set[Request] = set()
         # Kinds whose status takes no observedGeneration.
         self._unobserved: set[GroupVersionKind] = set()
 
@@ -119,6 +121,9 @@ class Reconciler:
             return await self._turn(request)
         except KubeError as error:
             raise Retry(str(error)) from error
+        finally:
+            # What was told meanwhile may be older than what this turn has written; the next one reads the CR itself.
+            self._with.take(request)
 
     async def plan(self, request: Request, resource: Resource, obj: Object, *, finalizing: bool = False) -> Plan:
         """What a run of the CR would change, if it was as `obj` has it. Nothing is written. Raises KubeError."""
@@ -181,13 +186,21 @@ class Reconciler:
     async def _run_announced(self, turn: Turn, obj: dict[str, Any], *, finalizing: bool) -> tuple[Outcome, dict[str, Any]]:
         """Run, and have the CR say that it is being run, if that takes long enough to be seen. The CR as it is known then.
 
-        To its role the CR says so from the beginning.
+        To its role the CR says so from the beginning. Where the last run took so long, it is said beforehand: a role that
+        updates its own CR should not find it changed meanwhile.
         """
+        if turn.request in self._slow:
+            obj = await self._mark(turn, obj, conditions.mark_running) or obj
         over = asyncio.Event()
         announcing = asyncio.create_task(self._announce(turn, obj, over))
         try:
             marked = {**obj, "status": conditions.mark_running(_status(obj), datetime.now(UTC))}
             outcome = await self._run(turn, marked, finalizing=finalizing)
+        except asyncio.CancelledError:
+            over.set()
+            await announcing
+            await self._last_word(turn)
+            raise
         finally:
             over.set()
             announced = await announcing
@@ -198,7 +211,9 @@ class Reconciler:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ANNOUNCE_AFTER):
                 await over.wait()
+            self._slow.discard(turn.request)
             return None
+        self._slow.add(turn.request)
         try:
             return await self._mark(turn, obj, conditions.mark_running)
         except (KubeError, Retry) as error:
@@ -218,6 +233,7 @@ class Reconciler:
     def _gone(self, request: Request) -> Result:
         self._with.forget(request)
         self._said.pop(request, None)
+        self._slow.discard(request)
         self._with.folders.remove(_folder_parts(request))
         logger.info("The CR is gone", extra=request.fields)
         return Result()
@@ -245,7 +261,7 @@ class Reconciler:
         return Result(requeue_after=turn.watch.reconcile_period)
 
     async def _run(self, turn: Turn, obj: Object, *, finalizing: bool) -> Outcome:
-        """Run what the watch says. Raises Retry, with the failure in the CR's status, where no run came about."""
+        """Run what the watch says. Where no run came about, the outcome says so."""
         request, watch = turn.request, turn.watch
         content, variables = _content(watch, finalizing=finalizing)
         built = parameters.build(
@@ -299,7 +315,6 @@ class Reconciler:
                 outcome = Outcome(messages=(str(error),))
             except asyncio.CancelledError:
                 logger.warning("The run was ended", extra={**request.fields, "job": ident})
-                await self._last_word(turn)
                 raise
         logger.info(
             "Planned" if turn.plan else "Run succeeded" if outcome.succeeded else "Run failed",
@@ -452,8 +467,6 @@ class Reconciler:
 
     async def _last_word(self, turn: Turn) -> None:
         """The run is being cut short: the CR says so, if that can be done at once."""
-        if not turn.watch.manage_status or turn.plan:
-            return
         try:
             async with asyncio.timeout(_LAST_WORD):
                 obj = await self._with.client.get(turn.resource.path(turn.request.key))

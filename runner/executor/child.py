@@ -13,6 +13,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -40,6 +41,9 @@ from runner.executor.jobs import Job
 from runner.executor.lessons import Lessons
 from runner.executor.orders import order, write_inputs
 from runner.executor.recording import Recorder
+
+# Seconds.
+_GATHERING = 120
 
 # Whose modules are called in the process. They keep nothing between two calls that a later one could stumble over.
 COLLECTIONS = frozenset({"kubernetes.core", "operator_sdk.util"})
@@ -137,6 +141,8 @@ class Warm:
 
     def _gather(self) -> None:
         assert self._facts is not None
+        # Somewhere on the machine something may hang.
+        signal.alarm(_GATHERING)
         self._facts.gather()
         self.lessons.tell()
 

@@ -8,6 +8,7 @@ and the last time was more than a minute ago. What has not been gathered yet, or
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import time
@@ -15,7 +16,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ansible.module_utils import basic
-from ansible.module_utils.facts import ansible_collector, default_collectors
+from ansible.module_utils.facts import ansible_collector, default_collectors, timeout
 from ansible.module_utils.facts.hardware import linux
 from ansible.module_utils.facts.hardware.linux import LinuxHardware
 from ansible.module_utils.facts.namespace import PrefixFactNamespace
@@ -78,12 +79,15 @@ class Facts:
         self._kept = json.loads(lesson)
         self._gathered = time.monotonic()
 
+    def knows(self, what: str) -> bool:
+        return not self._recording and what in self._kept and time.monotonic() - self._gathered < _OLDEST
+
     def ask(self, what: str, gather: Any) -> Any:
         self._wanted = True
-        if not self._recording and what in self._kept and time.monotonic() - self._gathered < _OLDEST:
+        if self.knows(what):
             return copy.deepcopy(self._kept[what])
         found = gather()
-        if self._recording:
+        if self._recording and _is_whole(found):
             # A copy, as the caller goes on working with it; of the sets and views in it the module would make lists, too.
             self._kept[what] = json.loads(json.dumps(found, default=list))
         return found
@@ -118,6 +122,9 @@ def check() -> None:
     for name in _SLOW_HARDWARE:
         expect(getattr(LinuxHardware, name), "self")
     expect(linux.get_best_parsable_locale, "module")
+    expect(timeout.timeout, "seconds")
+    if not issubclass(timeout.TimeoutError, Exception):
+        raise LookupError("time-outs are no exceptions")
     _ = setup.main, basic._ANSIBLE_ARGS, basic._ANSIBLE_PROFILE
 
 
@@ -151,8 +158,21 @@ def _put_hardware(kept: Facts, name: str) -> None:
 
     def kept_method(self: Any) -> Any:
         found = kept.ask(f"hardware.{name}", lambda: method(self))
-        for mount in found.get("mounts") or ():
-            mount.update(get_mount_size(mount["mount"]))
+        if kept.knows(f"hardware.{name}"):
+            # One that hangs now keeps the sizes that it had.
+            with contextlib.suppress(timeout.TimeoutError):
+                timeout.timeout(timeout.DEFAULT_GATHER_TIMEOUT)(_measure)(found.get("mounts") or ())
         return found
 
     setattr(LinuxHardware, name, kept_method)
+
+
+def _measure(mounts: Iterable[dict[str, Any]]) -> None:
+    for mount in mounts:
+        mount.update(get_mount_size(mount["mount"]))
+
+
+def _is_whole(found: Any) -> bool:
+    """Whether nothing is missing of it: of mounts that did not answer in time, a note or less is all that is known."""
+    mounts = found.get("mounts") or () if isinstance(found, dict) else ()
+    return all(isinstance(mount, dict) and "note" not in mount for mount in mounts)

@@ -102,7 +102,7 @@ class Server:
         connection = socket.socket(fileno=descriptor)
         self._fork(ident, lambda: self._warm.play(connection))
         connection.close()
-        if gather := self._warm.gathering():
+        if "" not in self._jobs.values() and (gather := self._warm.gathering()):
             self._fork("", gather)
 
     def _fork(self, ident: str, work: Callable[[], None]) -> None:

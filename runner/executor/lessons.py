@@ -14,7 +14,7 @@ import socket
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-# Larger than what the kernel lets through by default.
+# Larger than what the kernel lets through by default; other nodes let more.
 _DATAGRAM = 512 * 1024
 
 
@@ -50,7 +50,10 @@ class Lessons:
         for name, kind in self.kinds.items():
             for lesson in kind.learned():
                 with contextlib.suppress(OSError, ValueError):
-                    self._there.send(marshal.dumps((name, lesson)))
+                    told = marshal.dumps((name, lesson))
+                    # A longer one would arrive cut, if at all.
+                    if len(told) <= _DATAGRAM:
+                        self._there.send(told)
 
 
 def bounded(kept: dict[Any, Any], most: int) -> None:

@@ -23,7 +23,11 @@ class Masker:
     """Remembers what it has seen for the length of one run, beside the `secrets` that it is told of at the start."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._secrets = set(secrets)
+        self._secrets: set[str] = set()
+        # The same as they stand in JSON.
+        self._in_json: set[str] = set()
+        for secret in secrets:
+            self._add(secret)
 
     def mask(self, value: Any) -> Any:
         """A copy of the JSON value without any Secret's data."""
@@ -32,7 +36,7 @@ class Masker:
 
     def mask_json(self, text: str) -> str:
         """The same for a JSON value as text; most have nothing to be masked, which is seen without parsing them."""
-        if '"Secret"' not in text and not any(secret in text for secret in self._secrets):
+        if '"Secret"' not in text and not any(secret in text for secret in self._in_json):
             return text
         return json.dumps(self.mask(json.loads(text)))
 
@@ -60,10 +64,14 @@ class Masker:
         except (binascii.Error, UnicodeDecodeError):
             pass
         for text in texts:
-            # Printed results are JSON, in which line ends and quotes are escaped.
-            for spelling in (text, text.strip(), json.dumps(text)[1:-1]):
+            # Printed results are JSON, in which line ends and quotes are escaped, and a loop's items are Python's.
+            for spelling in (text, text.strip(), json.dumps(text)[1:-1], repr(text)[1:-1]):
                 if len(spelling) >= _SHORTEST:
-                    self._secrets.add(spelling)
+                    self._add(spelling)
+
+    def _add(self, secret: str) -> None:
+        self._secrets.add(secret)
+        self._in_json.add(json.dumps(secret)[1:-1])
 
     def _cover(self, value: Any) -> Any:
         if isinstance(value, str):

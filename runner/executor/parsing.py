@@ -43,14 +43,20 @@ class Parsed:
 
     def keep(self, key: Key) -> None:
         path, json_only, trusted = key
+        said = _said()
+        before = [set(messages) for messages in said]
         try:
             state = _state(path)
-            told = _told()
             content = self._load(DataLoader(), path, "none", True, json_only, trusted_as_template=trusted)
         except Exception:
-            # Whatever is wrong with it is for a run to say; so is what there is to say of its content.
+            # Whatever is wrong with it is for a run to say.
             return
-        if _told() == told and state[0] < time.time_ns() - _SETTLED:
+        finally:
+            # So is what there is to say of its content, each time: what was said once is not said again.
+            silent = before == said
+            for messages, earlier in zip(said, before, strict=True):
+                messages.intersection_update(earlier)
+        if silent and state[0] < time.time_ns() - _SETTLED:
             self._known[key] = state, content
             bounded(self._known, _MOST)
 
@@ -75,15 +81,15 @@ def _state(path: str) -> tuple[int, ...]:
     return found.st_mtime_ns, found.st_size, found.st_ino, found.st_ctime_ns
 
 
-def _told() -> tuple[int, ...]:
-    """How much has been said by now that is said once."""
+def _said() -> list[set[str]]:
+    """What has been said by now and is not said twice: warnings, deprecations, errors."""
     display = Display()
-    return len(display._warns), len(display._deprecations), len(display._errors)
+    return [display._warns, display._deprecations, display._errors]
 
 
 def check() -> None:
     expect(DataLoader.load_from_file, "self", "file_name", "cache", "unsafe", "json_only", "trusted_as_template")
-    _ = DataLoader()._FILE_CACHE, _told()
+    _ = DataLoader()._FILE_CACHE, [messages.intersection_update for messages in _said()]
 
 
 def put() -> Parsed:

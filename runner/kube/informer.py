@@ -58,8 +58,7 @@ class Informer:
         key = ObjectKey.of(obj)
         known = max(_number(self.version), _number(_version(self.store[key])) if key in self.store else 0)
         if not self.fresh and _number(_version(obj)) > known:
-            self.store[key] = _slim(obj)
-            self._encoded.pop(key, None)
+            self._put(key, _slim(obj))
 
     def encoded(self, key: ObjectKey) -> bytes | None:
         """An object of the store as JSON: made when it is first asked for, and kept until the object changes."""

@@ -244,6 +244,11 @@ async def test_a_leader_whose_lease_another_has_ends_at_once(project: Project, w
     await said(operator, "Watching")
     await world.create(thing(), one.namespace)
     processes = await sleeping(operator)
+
+    async def announced() -> bool:
+        return condition(await world.get(THING, one), "Running").get("reason") == "Running"
+
+    await until(announced, "the CR says that it is being run")
     await world.patch(LEASE, ObjectKey(one.namespace, "it"), {"spec": {"holderIdentity": "somebody"}})
     assert await ended(operator) == 1
     (line,) = lines(operator, "Leader election lost")
@@ -255,7 +260,7 @@ async def test_a_leader_whose_lease_another_has_ends_at_once(project: Project, w
     await until(gone, "its run has ended")
     assert (await lease(world, one.namespace))["holderIdentity"] == "somebody"
     # It had no right any more to say how its run ended.
-    assert condition(await world.get(THING, one), "Running")["reason"] == "Running"
+    assert await announced()
 
 
 async def test_a_leader_that_cannot_renew_ends_with_its_runs(own_cluster: Devcluster, tmp_path: Path) -> None:

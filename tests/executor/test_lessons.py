@@ -231,8 +231,10 @@ for name in ("own/vars.yml", "fresh.yml", "other.yml", "broken.yml", "twice.yml"
 from ansible.utils.display import Display
 Display()._warns.clear()
 Display()._deprecations.clear()
-for lesson in kept.learned():
+lessons = kept.learned()
+for lesson in [*lessons, *lessons]:
     kept.keep(lesson)
+assert not Display()._warns and not Display()._deprecations
 print(json.dumps(sorted(key[0].removeprefix(folder + "/") for key in kept._known)))
 """)
     # Of the one with a key twice there is a warning to be given, each time.

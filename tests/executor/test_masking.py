@@ -41,3 +41,17 @@ def test_short_values_do_not_tear_holes_into_other_words() -> None:
 
 def test_given_secrets_are_masked_from_the_start() -> None:
     assert Masker(["token-123"]).mask(["http://token-123@localhost", 5, None]) == [f"http://{MASK}@localhost", 5, None]
+
+
+def test_an_event_as_json_is_masked_as_one_that_is_not_and_is_left_alone_where_there_is_nothing() -> None:
+    pem = '-----BEGIN KEY-----\nabc"def\\ghi\n-----END KEY-----\n'
+    masker = Masker()
+    masker.mask({"kind": "Secret", "stringData": {"key": pem}})
+    # What is printed quotes the secret, once as JSON and once as Python does; the event quotes what is printed.
+    for printed in (json.dumps({"content": pem}), f"(item={{'content': {pem!r}}})", pem):
+        event = {"event": "playbook_on_include", "stdout": f"included: x => {printed}"}
+        masked = masker.mask_json(json.dumps(event))
+        assert json.loads(masked) == masker.mask(event)
+        assert "ghi" not in masked
+    plain = json.dumps({"stdout": "nothing of it"})
+    assert masker.mask_json(plain) is plain

@@ -196,7 +196,7 @@ async def test_what_became_of_an_object_before_its_kind_was_listed_is_told(
     informer = Informer(server, CONFIG_MAP, "here", told)
     informer.expect(config_map("a", 3))
     await informer.step()
-    assert told == expected
+    assert told == [("a", "-→3"), *expected]
     assert len(informer.store) == len(listed)
 
 
@@ -205,12 +205,23 @@ async def test_an_object_that_is_newer_than_the_list_is_kept_for_the_watch(told:
     informer = Informer(server, CONFIG_MAP, "here", told)
     informer.expect(config_map("a", 7))
     await informer.step()
-    assert told == []
+    assert told == [("a", "-→7")]
     # What the store has come past is known already: this one has gone meanwhile.
     informer.expect(config_map("old", 4))
     assert list(informer.store) == [ObjectKey("here", "a")]
     await informer.step()
-    assert told == [("a", "7→-")]
+    assert told == [("a", "-→7"), ("a", "7→-")]
+
+
+async def test_a_change_that_a_run_reads_before_it_is_told_is_told_once(told: Told) -> None:
+    server = Server([page(5, config_map("a", 5))], [event("MODIFIED", config_map("a", 9))])
+    informer = Informer(server, CONFIG_MAP, "here", told)
+    await informer.step()
+    told.clear()
+    # Between two watches, say.
+    informer.expect(config_map("a", 9))
+    await informer.step()
+    assert told == [("a", "5→9"), ("a", "9→9")]
 
 
 async def test_an_objects_json_is_kept_until_it_changes(told: Told) -> None:
