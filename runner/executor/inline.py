@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import io
 import json
 import os
@@ -23,6 +24,7 @@ from typing import Any
 
 from ansible.executor.process import worker
 from ansible.module_utils import basic
+from ansible.module_utils._internal import _stack
 from ansible.module_utils._internal._ansiballz import _loader
 from ansible.module_utils.common import warnings as module_warnings
 from ansible.plugins import action, strategy
@@ -45,6 +47,7 @@ def seams(collections: frozenset[str]) -> list[Seam]:
         ("tasks", _check_tasks, _put_tasks),
         ("temporary folders", _check_folders, _put_folders),
         ("modules", _check_modules, lambda: _put_modules(collections)),
+        ("callers", _check_callers, _put_callers),
     ]
 
 
@@ -186,6 +189,32 @@ def _put_tasks() -> None:
         client = SimpleNamespace(**{name: getattr(rpc, name).__wrapped__ for name in _RPC})
         rpc.get_client = classmethod(lambda cls: client)
         _rpc_host.LocalManager.shared_instance = classmethod(lambda cls: None)
+
+
+# Callers
+
+
+def _check_callers() -> None:
+    expect(_stack.iter_stack)
+    expect(_stack.caller_frame)
+    expect(inspect.getframeinfo, "frame", "context")
+
+
+def _put_callers() -> None:
+    """Who has called is looked for by each deprecation, in a list of all callers with their source code.
+
+    kubernetes.core causes two with each template. The list is made here as far as it is looked at, and without sources.
+    """
+
+    def iter_stack() -> Iterator[inspect.FrameInfo]:
+        frame = sys._getframe().f_back
+        while frame is not None:
+            if "_skip_stackwalk" not in frame.f_locals:
+                found = inspect.getframeinfo(frame, context=0)
+                yield inspect.FrameInfo(frame, found.filename, found.lineno, found.function, None, None)
+            frame = frame.f_back
+
+    _stack.iter_stack = iter_stack
 
 
 # Temporary folders
