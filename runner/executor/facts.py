@@ -97,12 +97,13 @@ def _module() -> Any:
     """The module that gathers facts, as collectors want to have it, with its own defaults."""
     basic._ANSIBLE_ARGS, basic._ANSIBLE_PROFILE = b'{"ANSIBLE_MODULE_ARGS": {}}', "legacy"
     try:
-        return basic.AnsibleModule(argument_spec={"gather_timeout": {"type": "int", "default": 10}, **_ARGUMENTS})
+        return basic.AnsibleModule(argument_spec=_ARGUMENTS)
     finally:
         basic._ANSIBLE_ARGS = basic._ANSIBLE_PROFILE = None
 
 
 _ARGUMENTS = {
+    "gather_timeout": {"type": "int", "default": 10},
     "gather_subset": {"type": "list", "elements": "str", "default": ["all"]},
     "filter": {"type": "list", "elements": "str", "default": []},
     "fact_path": {"type": "path", "default": "/etc/ansible/facts.d"},
@@ -158,10 +159,11 @@ def _put_hardware(kept: Facts, name: str) -> None:
 
     def kept_method(self: Any) -> Any:
         found = kept.ask(f"hardware.{name}", lambda: method(self))
-        if kept.knows(f"hardware.{name}"):
+        mounts = found.get("mounts")
+        if mounts and kept.knows(f"hardware.{name}"):
             # One that hangs now keeps the sizes that it had.
             with contextlib.suppress(timeout.TimeoutError):
-                timeout.timeout(timeout.DEFAULT_GATHER_TIMEOUT)(_measure)(found.get("mounts") or ())
+                timeout.timeout(timeout.DEFAULT_GATHER_TIMEOUT)(_measure)(mounts)
         return found
 
     setattr(LinuxHardware, name, kept_method)
