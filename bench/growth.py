@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import json
 import os
-import socket
 import tempfile
 import time
 import urllib.request
@@ -31,6 +30,7 @@ from bench.driver import (
     NAMESPACE,
     RUN,
     Cluster,
+    free_port,
     is_done,
     memcached,
     prepare,
@@ -73,12 +73,6 @@ SWEEPS: dict[str, list[Size]] = {
 }
 
 
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 def _phases(port: int) -> dict[str, tuple[float, float]]:
     """(seconds, how many) by phase, since the operator's start."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
@@ -107,7 +101,7 @@ def _means(before: dict[str, tuple[float, float]], after: dict[str, tuple[float,
 async def measure(world: Cluster, cluster: Devcluster | None, kubeconfig: Path, folder: Path, size: Size) -> Cost:
     namespace = f"bench-{os.getpid()}-{size.crs}-{size.tasks}-{size.dependents}"
     project = projects.write(folder / namespace, tasks=size.tasks, dependents=size.dependents)
-    port = _free_port()
+    port = free_port()
     command = [*RUN, "--proxy-port=0", "--health-probe-bind-address=0", "--role-metrics-bind-address=0"]
     command += [f"--metrics-bind-address=127.0.0.1:{port}", f"--runs-dir={project / 'runs'}"]
     environ = {"KUBECONFIG": str(kubeconfig), "WATCH_NAMESPACE": namespace, "ANSIBLE_GATHERING": "explicit"}

@@ -7,7 +7,6 @@ import contextlib
 import json
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bench.driver import DEPLOYMENT, Cluster, until
+from bench.driver import DEPLOYMENT, Cluster, free_port, until
 from runner.devcluster import Cluster as Devcluster
 from runner.devcluster import supervisor
 from runner.devcluster.supervisor import ended_with_parent
@@ -27,12 +26,6 @@ from tests.conftest import Project, thing
 NODE = GroupVersionKind("", "v1", "Node")
 POD = GroupVersionKind("", "v1", "Pod")
 STAGES = Path(supervisor.__file__).with_name("stages.yaml")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager
