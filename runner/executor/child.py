@@ -40,6 +40,7 @@ from runner.executor import facts, inline, parsing, seams, templates
 from runner.executor.jobs import Job
 from runner.executor.lessons import Lessons
 from runner.executor.orders import order, write_inputs
+from runner.executor.pages import Pages
 from runner.executor.recording import Recorder
 
 # Seconds.
@@ -102,7 +103,8 @@ class Warm:
                 ("arguments", parsing.check_arguments, parsing.put_arguments),
             ]
         )
-        self.lessons = Lessons({name: installed[name] for name in lasting if name in installed})
+        self.pages = Pages()
+        self.lessons = Lessons({"pages": self.pages, **{name: installed[name] for name in lasting if name in installed}})
         self._facts: facts.Facts | None = installed.get("facts")
         self._parsed: parsing.Parsed | None = installed.get("parsing")
 
@@ -145,6 +147,14 @@ class Warm:
         signal.alarm(_GATHERING)
         self._facts.gather()
         self.lessons.tell()
+
+    def wait(self, hatch: socket.socket) -> None:
+        """Wait for a job, for which all that can be done beforehand is done; its connection comes through the hatch."""
+        self.pages.copy()
+        _, connections, _, _ = socket.recv_fds(hatch, 1, 1)
+        hatch.close()
+        if connections:
+            self.play(socket.socket(fileno=connections[0]))
 
     def play(self, connection: socket.socket) -> None:
         """Play the job whose order comes through the connection, and send its events there."""

@@ -32,6 +32,8 @@ from typing import Any
 from runner.executor import processes
 
 _DATAGRAM = 64 * 1024
+# Seconds without a job or any news after which a fork is made for the next job.
+_LULL = 0.2
 
 
 def main(control: socket.socket) -> None:
@@ -70,8 +72,16 @@ class Server:
     def __init__(self, control: socket.socket, warm: Any) -> None:
         self._control = control
         self._warm = warm
+        # By process id. What does not play a job has no name.
         self._jobs: dict[int, str] = {}
-        signal.signal(signal.SIGCHLD, lambda *_: self._reap())
+        # The fork that waits for the next job, and where it is told of it.
+        self._spare: tuple[int, socket.socket] | None = None
+        # Readable when a child has ended.
+        self._ended, bell = socket.socketpair()
+        for end in (self._ended, bell):
+            end.setblocking(False)
+        signal.set_wakeup_fd(bell.detach(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
         # The runner decides when it is time to go; Ctrl-C goes to all processes of a terminal.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -82,39 +92,77 @@ class Server:
         """Until the other end of the control socket is closed."""
         try:
             while True:
-                ready, _, _ = select.select([self._control, self._warm.lessons], [], [])
-                if self._control not in ready:
+                idle = self._spare is None and not self._jobs
+                ready, _, _ = select.select(
+                    [self._control, self._warm.lessons, self._ended], [], [], _LULL if idle else None
+                )
+                if self._ended in ready:
+                    self._reap()
+                elif self._control in ready:
+                    text, descriptors, _, _ = socket.recv_fds(self._control, _DATAGRAM, 1)
+                    if not text:
+                        return
+                    message = json.loads(text)
+                    if "play" in message:
+                        self._play(message["play"], descriptors[0])
+                    else:
+                        self._end(message["end"])
+                elif ready:
                     self._warm.lessons.hear()
-                    continue
-                text, descriptors, _, _ = socket.recv_fds(self._control, _DATAGRAM, 1)
-                if not text:
-                    return
-                message = json.loads(text)
-                if "play" in message:
-                    self._play(message["play"], descriptors[0])
+                    self._dismiss()
                 else:
-                    self._end(message["end"])
+                    self._prepare()
         finally:
+            self._dismiss()
             for pid in list(self._jobs):
                 processes.end_tree(pid)
 
     def _play(self, ident: str, descriptor: int) -> None:
         connection = socket.socket(fileno=descriptor)
-        self._fork(ident, lambda: self._warm.play(connection))
+        if not self._hand_over(ident, connection):
+            self._fork(ident, lambda: self._warm.play(connection))
         connection.close()
         if "" not in self._jobs.values() and (gather := self._warm.gathering()):
             self._fork("", gather)
 
-    def _fork(self, ident: str, work: Callable[[], None]) -> None:
-        # A child that ends at once must not be reaped before it is known.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    def _prepare(self) -> None:
+        """Fork for the next job while there is none."""
+        ours, theirs = socket.socketpair()
+
+        def wait() -> None:
+            ours.close()
+            self._warm.wait(theirs)
+
+        pid = self._fork("", wait)
+        theirs.close()
+        del self._jobs[pid]
+        self._spare = pid, ours
+
+    def _hand_over(self, ident: str, connection: socket.socket) -> bool:
+        """Whether a fork was waiting, and has got the job."""
+        if self._spare is None:
+            return False
+        (pid, spare), self._spare = self._spare, None
+        with spare, contextlib.suppress(OSError):
+            socket.send_fds(spare, [b"!"], [connection.fileno()])
+            self._jobs[pid] = ident
+            return True
+        return False
+
+    def _dismiss(self) -> None:
+        """Let the waiting fork go: the next will know more. It ends when its socket is closed."""
+        if self._spare is not None:
+            self._spare[1].close()
+            self._spare = None
+
+    def _fork(self, ident: str, work: Callable[[], None]) -> int:
         pid = os.fork()
         if pid == 0:
             try:
+                signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
-                self._control.close()
+                self._leave_alone()
                 os.setsid()
                 processes.die_with_parent()
                 processes.adopt_orphans()
@@ -129,7 +177,14 @@ class Server:
                 # Nothing of the fork server's own is cleaned up in a child.
                 os._exit(0)
         self._jobs[pid] = ident
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        return pid
+
+    def _leave_alone(self) -> None:
+        """In a child: what is the fork server's is seen to be closed when that closes it."""
+        self._control.close()
+        self._ended.close()
+        if self._spare is not None:
+            self._spare[1].close()
 
     def _end(self, ident: str) -> None:
         for pid, known in list(self._jobs.items()):
@@ -137,16 +192,15 @@ class Server:
                 processes.end_tree(pid)
 
     def _reap(self) -> None:
-        while self._jobs:
-            try:
-                pid, _ = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            # What does not play a job has no name.
-            if ident := self._jobs.pop(pid, None):
-                self.tell({"ended": ident})
+        with contextlib.suppress(BlockingIOError):
+            while self._ended.recv(_DATAGRAM):
+                pass
+        with contextlib.suppress(ChildProcessError):
+            while pid := os.waitpid(-1, os.WNOHANG)[0]:
+                if self._spare is not None and pid == self._spare[0]:
+                    self._dismiss()
+                if ident := self._jobs.pop(pid, None):
+                    self.tell({"ended": ident})
 
 
 if __name__ == "__main__":

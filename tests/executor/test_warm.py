@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.driver import until
+from runner.executor import processes
 from runner.executor.jobs import ExecutorError, Job, JobEvent, fold
 from runner.executor.warm import WarmExecutor
 from tests.conftest import alive
@@ -57,7 +58,7 @@ class Stage:
         async def gone() -> bool:
             return not alive(pids)
 
-        await until(gone, "the role's processes have ended")
+        await until(gone, "the processes have ended")
 
 
 @pytest.fixture
@@ -117,6 +118,48 @@ async def test_a_child_that_dies_fails_its_own_run_only(stage: Stage) -> None:
         stage.role("- ansible.builtin.debug:\n")
         assert fold(await stage.played(warm)).succeeded
         assert server_pid(warm) == before
+
+
+async def spare(warm: WarmExecutor, *, instead_of: int = 0) -> int:
+    """The process id of the fork that waits for the next job."""
+
+    async def waiting() -> int:
+        return next((pid for pid in processes._descendants(server_pid(warm)) if pid != instead_of), 0)
+
+    return await until(waiting, "a fork waits for the next job")
+
+
+async def player(stage: Stage, warm: WarmExecutor) -> int:
+    """The process id of the fork that plays a job."""
+    stage.role("""- ansible.builtin.debug: {{msg: "{{{{ lookup('pipe', 'echo $PPID') }}}}"}}\n""")
+    events = await stage.played(warm)
+    return next(int(event.result["msg"]) for event in events if event.event == "runner_on_ok")
+
+
+async def test_a_fork_waits_for_the_next_job(stage: Stage) -> None:
+    async with WarmExecutor() as warm:
+        first = await spare(warm)
+        assert await player(stage, warm) == first
+        second = await spare(warm, instead_of=first)
+        assert await player(stage, warm) == second
+    assert alive([second]) == []
+
+
+async def test_a_waiting_fork_that_dies_is_not_missed(stage: Stage) -> None:
+    async with WarmExecutor() as warm:
+        first = await spare(warm)
+        os.kill(first, signal.SIGKILL)
+        await stage.ended([first])
+        assert await player(stage, warm) != first
+        os.kill(await spare(warm), signal.SIGKILL)
+        await spare(warm)
+
+
+async def test_a_waiting_fork_ends_with_the_warm_process(stage: Stage) -> None:
+    async with WarmExecutor() as warm:
+        first = await spare(warm)
+        os.kill(server_pid(warm), signal.SIGKILL)
+        await stage.ended([first])
 
 
 async def test_a_warm_process_that_dies_is_replaced(stage: Stage) -> None:

@@ -1,0 +1,72 @@
+"""Pages of memory that runs write to: a fork that waits for its job has its own copies of them beforehand.
+
+A fork shares all memory with the fork server until one of the two writes to it, and Python writes to whatever it looks at.
+Thousands of copies are a quarter of the time of a short run. Which pages they are is nearly the same from run to run. A run
+finds out now and then; on other systems than Linux (5.14 or later) none does, and nothing is lost but the time.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import ctypes
+import mmap
+import time
+from collections.abc import Iterable, Iterator
+
+# Seconds for which what a run has found out is good enough.
+_AGE = 60.0
+# From linux/mman.h, and the bits of proc(5)'s pagemap: the page is in memory, and no other process has it.
+_MADV_POPULATE_WRITE = 23
+_OURS = 1 << 63 | 1 << 56
+
+# (address, length), in bytes.
+Span = tuple[int, int]
+
+
+class Pages:
+    """The spans that the last run that looked has written to."""
+
+    def __init__(self) -> None:
+        self._spans: list[Span] = []
+        self._looked = -_AGE
+
+    def learned(self) -> Iterable[list[Span]]:
+        if time.monotonic() - self._looked < _AGE:
+            return []
+        with contextlib.suppress(OSError):
+            return [list(_written())]
+        return []
+
+    def keep(self, lesson: list[Span]) -> None:
+        self._spans = lesson
+        self._looked = time.monotonic()
+
+    def copy(self) -> None:
+        """In a fork that has nothing to do yet. Contents stay as they are; spans that it has not are passed over."""
+        madvise = getattr(ctypes.CDLL(None), "madvise", None)
+        if madvise is not None:
+            for address, length in self._spans:
+                madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), _MADV_POPULATE_WRITE)
+
+
+def _written() -> Iterator[Span]:
+    """Writable memory that this process shares with no other."""
+    with open("/proc/self/maps") as maps, open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+        for line in maps.readlines():
+            place, rights, *_ = line.split()
+            if rights != "rw-p":
+                continue
+            first, last = (int(address, 16) // mmap.PAGESIZE for address in place.split("-"))
+            pagemap.seek(first * 8)
+            entries = array.array("Q", pagemap.read((last - first) * 8))
+            begun = None
+            for number, entry in enumerate(entries):
+                ours = entry & _OURS == _OURS
+                if ours and begun is None:
+                    begun = number
+                elif not ours and begun is not None:
+                    yield (first + begun) * mmap.PAGESIZE, (number - begun) * mmap.PAGESIZE
+                    begun = None
+            if begun is not None:
+                yield (first + begun) * mmap.PAGESIZE, (len(entries) - begun) * mmap.PAGESIZE
