@@ -36,7 +36,7 @@ from ansible.utils.context_objects import GlobalCLIArgs
 from ansible.utils.vars import load_extra_vars, load_options_vars
 from ansible_runner.utils import OutputEventFilter
 
-from runner.executor import facts, inline, parsing, seams, templates
+from runner.executor import cleaning, connecting, facts, inline, parsing, seams, templates
 from runner.executor.jobs import Job
 from runner.executor.lessons import Lessons
 from runner.executor.orders import order, write_inputs
@@ -100,6 +100,8 @@ class Warm:
                 ("names of filters", templates.check_names, templates.put_names),
                 ("YAML", parsing.check_yaml, parsing.put_yaml),
                 ("inventory", parsing.check_inventory, parsing.put_inventory),
+                ("cleaning", cleaning.check, cleaning.put),
+                ("connections", connecting.check, connecting.put),
                 ("arguments", parsing.check_arguments, parsing.put_arguments),
             ]
         )

@@ -8,9 +8,9 @@ and the last time was more than a minute ago. What has not been gathered yet, or
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
+import threading
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -123,10 +123,8 @@ def check() -> None:
     for name in _SLOW_HARDWARE:
         expect(getattr(LinuxHardware, name), "self")
     expect(linux.get_best_parsable_locale, "module")
-    expect(timeout.timeout, "seconds")
-    if not issubclass(timeout.TimeoutError, Exception):
-        raise LookupError("time-outs are no exceptions")
-    _ = setup.main, basic._ANSIBLE_ARGS, basic._ANSIBLE_PROFILE
+    expect(get_mount_size, "mountpoint")
+    _ = setup.main, basic._ANSIBLE_ARGS, basic._ANSIBLE_PROFILE, timeout.DEFAULT_GATHER_TIMEOUT
 
 
 def put() -> Facts:
@@ -161,17 +159,21 @@ def _put_hardware(kept: Facts, name: str) -> None:
         found = kept.ask(f"hardware.{name}", lambda: method(self))
         mounts = found.get("mounts")
         if mounts and kept.knows(f"hardware.{name}"):
-            # One that hangs now keeps the sizes that it had.
-            with contextlib.suppress(timeout.TimeoutError):
-                timeout.timeout(timeout.DEFAULT_GATHER_TIMEOUT)(_measure)(mounts)
+            _measure(mounts)
         return found
 
     setattr(LinuxHardware, name, kept_method)
 
 
-def _measure(mounts: Iterable[dict[str, Any]]) -> None:
-    for mount in mounts:
-        mount.update(get_mount_size(mount["mount"]))
+def _measure(mounts: list[dict[str, Any]]) -> None:
+    """Their sizes as they are now. Where one hangs, all keep those that they had."""
+    sizes: list[dict[str, Any]] = []
+    thread = threading.Thread(target=lambda: sizes.extend(get_mount_size(mount["mount"]) for mount in mounts), daemon=True)
+    thread.start()
+    thread.join(timeout.DEFAULT_GATHER_TIMEOUT)
+    if not thread.is_alive():
+        for mount, size in zip(mounts, sizes, strict=False):
+            mount.update(size)
 
 
 def _is_whole(found: Any) -> bool:

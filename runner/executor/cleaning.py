@@ -1,0 +1,120 @@
+"""A seam of ansible-core: facts are copied and looked through several times by each task; here as quickly as it goes.
+
+Two functions of ansible-core that make a clean copy of what a module gave, for the usual case: plain JSON of which nothing
+has to be removed but Ansible's own notes. Anything else takes ansible-core's way, with its words.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, MutableMapping, MutableSequence
+from pathlib import PurePath
+from typing import Any
+
+from ansible import constants
+from ansible.executor import task_executor
+from ansible.module_utils import basic
+from ansible.plugins.loader import connection_loader
+from ansible.vars import clean, manager
+
+from runner.executor.seams import expect
+
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+# What ansible-core notes down in a result.
+_NOTE = "_ansible_"
+
+
+class _NotPlain(Exception):
+    """Ansible-core knows what to do with it."""
+
+
+def check() -> None:
+    expect(clean.clean_facts, "facts")
+    expect(basic.remove_values, "value", "no_log_strings")
+    expect(connection_loader.all)
+    if manager.clean_facts is not clean.clean_facts:
+        raise LookupError("facts are cleaned elsewhere")
+    _ = constants.MAGIC_VARIABLE_MAPPING, constants.COMMON_CONNECTION_VARS, connection_loader._extra_dirs
+    _ = constants.RESTRICTED_RESULT_KEYS
+
+
+def put() -> None:
+    manager.clean_facts = clean_facts(clean.clean_facts)
+    # Until ansible-core 2.20.
+    if getattr(task_executor, "clean_facts", None) is clean.clean_facts:
+        task_executor.clean_facts = manager.clean_facts
+    basic.remove_values = remove_values(basic.remove_values)
+
+
+def clean_facts(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`ansible.vars.clean.clean_facts`, which `original` is, for facts none of which may be one of Ansible's variables."""
+
+    def cleaned(facts: Any) -> Any:
+        try:
+            restricted = _restricted().match
+            if any(restricted(name) for name in facts):
+                return original(facts)
+            return _copy(facts, _is_note)
+        except (_NotPlain, TypeError, RecursionError):
+            return original(facts)
+
+    return cleaned
+
+
+def remove_values(original: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """`ansible.module_utils.basic.remove_values`, which `original` is, for results in which nothing is secret."""
+
+    def removed(value: Any, no_log_strings: Any) -> Any:
+        if no_log_strings:
+            return original(value, no_log_strings)
+        try:
+            return _copy(value, None, strict=True)
+        except (_NotPlain, RecursionError):
+            return original(value, no_log_strings)
+
+    return removed
+
+
+def _is_note(name: Any) -> bool:
+    return isinstance(name, str) and name.startswith(_NOTE)
+
+
+def _copy(value: Any, left_out: Callable[[Any], bool] | None, *, strict: bool = False) -> Any:
+    """Without the keys that are to be left out. Raises _NotPlain for other containers, if strict for other values at all."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return value
+    if kind is dict:
+        return {
+            name: item if type(item) in _SCALARS else _copy(item, left_out, strict=strict)
+            for name, item in value.items()
+            if left_out is None or not left_out(name)
+        }
+    if kind is list:
+        return [item if type(item) in _SCALARS else _copy(item, left_out, strict=strict) for item in value]
+    if strict or isinstance(value, (dict, list, MutableMapping, MutableSequence)):
+        raise _NotPlain
+    return value
+
+
+_known: dict[tuple[str, ...], re.Pattern[str]] = {}
+
+
+def _restricted() -> re.Pattern[str]:
+    """The names that ansible-core may remove from facts. A role may bring connection plugins, whose names count."""
+    folders = tuple(connection_loader._extra_dirs)
+    if folders not in _known:
+        connections = [re.escape(PurePath(path).stem) for path in connection_loader.all(path_only=True)]
+        exactly = {
+            *itertools.chain.from_iterable(constants.MAGIC_VARIABLE_MAPPING.values()),
+            *constants.COMMON_CONNECTION_VARS,
+            *constants.RESTRICTED_RESULT_KEYS,
+            # Until ansible-core 2.20.
+            *getattr(constants, "INTERNAL_RESULT_KEYS", ()),
+        }
+        names = "|".join(re.escape(name) for name in sorted(exactly))
+        _known[folders] = re.compile(
+            rf"ansible_(?:{'|'.join(['become', *connections])})_|ansible_.*_interpreter$|(?:{names})$"
+        )
+    return _known[folders]

@@ -1,0 +1,100 @@
+"""Facts are copied and looked through as ansible-core does it, only more quickly."""
+
+import datetime
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ansible.vars.clean")
+
+from ansible.module_utils import basic
+from ansible.module_utils._internal._datatag import AnsibleTagHelper
+from ansible.module_utils._internal._datatag._tags import Deprecated
+from ansible.vars import clean
+
+from runner.executor.cleaning import check, clean_facts, remove_values
+
+
+class Original:
+    """Counts how often ansible-core's own function is called."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+        self.calls = 0
+
+    def __call__(self, *args: Any) -> Any:
+        self.calls += 1
+        return self.function(*args)
+
+
+PLAIN = {
+    "ansible_facts": {"ansible_distribution": "Debian", "_ansible_facts_gathered": True},
+    "nested": [{"_ansible_no_log": False, "kept": [1, 2.5, None, True, ["x"]]}],
+}
+TAGGED = AnsibleTagHelper.tag({"a": ["b"]}, [Deprecated(msg="old")])
+
+
+def check_plain_facts(facts: dict[str, Any]) -> None:
+    original = Original(clean.clean_facts)
+    assert clean_facts(original)(facts) == clean.clean_facts(facts)
+    assert original.calls == 0
+
+
+def test_plain_facts() -> None:
+    check_plain_facts({})
+    check_plain_facts({"ansible_distribution": "Debian", "_ansible_facts_gathered": True, "b": PLAIN["nested"]})
+    check_plain_facts({"ansible_lo": {"mtu": 1}, "ansible_default_ipv4": {}, "module_setup": True})
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"ansible_python_interpreter": "/bin/false", "a": 1},
+        {"ansible_connection": "ssh"},
+        {"ansible_ssh_host_key_rsa_public": "AAAA", "ansible_ssh_args": "-x"},
+        {"ansible_become_user": "root", "ansible_local_bridge": {}},
+        {"ansible_facts": {}, "add_host": 1, "b": {"_ansible_x": 1}},
+        {"ansible_discovered_interpreter_python": "x", "ansible_host": "elsewhere"},
+        {"a": TAGGED},
+        {"a": (1, 2), "b": {3}},
+    ],
+    ids=["interpreter", "connection", "ssh", "become", "internal", "host", "tagged", "others"],
+)
+def test_facts_of_which_something_may_have_to_go(facts: dict[str, Any]) -> None:
+    assert clean_facts(clean.clean_facts)(facts) == clean.clean_facts(facts)
+
+
+def test_what_is_cleaned_is_a_copy() -> None:
+    facts = {"a": {"b": [1]}}
+    cleaned = clean_facts(clean.clean_facts)(facts)
+    cleaned["a"]["b"].append(2)
+    assert facts == {"a": {"b": [1]}}
+
+
+def test_a_result_in_which_nothing_is_secret() -> None:
+    original = Original(basic.remove_values)
+    assert remove_values(original)(PLAIN, set()) == PLAIN
+    assert original.calls == 0
+    copied = remove_values(original)(PLAIN, set())
+    copied["nested"].clear()
+    assert PLAIN["nested"]
+
+
+def test_a_result_with_a_secret() -> None:
+    assert remove_values(basic.remove_values)({"a": "my secret", "n": 7}, {"secret"}) == {"a": "my ********", "n": 7}
+
+
+@pytest.mark.parametrize(
+    "value", [{"a": TAGGED}, {"a": datetime.date(2026, 1, 1)}, {"a": b"bytes"}, {"a": {1}}, {"a": (1,)}]
+)
+def test_a_result_that_is_not_json(value: Any) -> None:
+    assert remove_values(basic.remove_values)(value, set()) == basic.remove_values(value, set())
+
+
+def test_a_result_that_cannot_be_told() -> None:
+    with pytest.raises(TypeError, match="unknown type"):
+        remove_values(basic.remove_values)({"a": object()}, set())
+
+
+def test_this_ansible_core_is_known() -> None:
+    check()
