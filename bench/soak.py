@@ -37,6 +37,8 @@ PATIENCE = 3600.0
 CRS = 20
 # What memory may vary by from one look to another, in MB and as a share: allocators keep what they once had.
 TOLERANCE_MB, TOLERANCE = 8.0, 0.06
+# The processes when nothing is on: the runner, the warm process, and its fork that waits for the next run.
+AT_REST = 3
 
 
 def look(operator: Operator, temporary: Path, runs: Path) -> dict[str, float]:
@@ -91,12 +93,16 @@ async def measure(kubeconfig: Path, folder: Path, *, reconciles: int, every: int
                     async def done() -> bool:
                         return all(map(is_done, await world.list(HOLDER, namespace)))
 
+                    async def at_rest() -> bool:
+                        return len(operator.processes()) == AT_REST
+
                     if turn:
                         for key in keys:
                             await world.patch(HOLDER, key, {"spec": {"turn": turn}})
                     await until(done, f"turn {turn} is over", patience=PATIENCE, interval=0.2)
                     count = (turn + 1) * CRS
                     if count % every < CRS:
+                        await until(at_rest, "a fork waits for the next run", patience=PATIENCE)
                         looks.append({"reconciles": count, **look(operator, temporary, runs)})
                         click.echo(json.dumps(looks[-1]), err=True)
         finally:

@@ -105,10 +105,12 @@ class Warm:
                 ("arguments", parsing.check_arguments, parsing.put_arguments),
             ]
         )
-        self.pages = Pages()
-        self.lessons = Lessons({"pages": self.pages, **{name: installed[name] for name in lasting if name in installed}})
+        self._pages = Pages()
+        # The largest lesson last: the others must have room.
+        self.lessons = Lessons({**{name: installed[name] for name in lasting if name in installed}, "pages": self._pages})
         self._facts: facts.Facts | None = installed.get("facts")
         self._parsed: parsing.Parsed | None = installed.get("parsing")
+        self._connections: connecting.Connections | None = installed.get("connections")
 
     def warm_up(self) -> None:
         """Load what runs need, by playing a first one. Its traces are removed."""
@@ -135,8 +137,9 @@ class Warm:
         GlobalCLIArgs._Singleton__instance = None
         VaultSecretsContext._current = None
         for kind in self.lessons.kinds.values():
-            # It is known here, and not for every fork to tell.
-            kind.learned()
+            if kind is not self._pages:
+                # It is known here, and not for every fork to tell.
+                kind.learned()
         load_extra_vars.extra_vars = load_options_vars.options_vars = None
 
     def gathering(self) -> Callable[[], None] | None:
@@ -148,11 +151,11 @@ class Warm:
         # Somewhere on the machine something may hang.
         signal.alarm(_GATHERING)
         self._facts.gather()
-        self.lessons.tell()
+        self.lessons.tell("facts")
 
     def wait(self, hatch: socket.socket) -> None:
         """Wait for a job, for which all that can be done beforehand is done; its connection comes through the hatch."""
-        self.pages.copy()
+        self._pages.copy()
         _, connections, _, _ = socket.recv_fds(hatch, 1, 1)
         hatch.close()
         if connections:
@@ -166,6 +169,8 @@ class Warm:
         begun = time.monotonic()
         if self._parsed is not None:
             self._parsed.own_folder = asked["folder"]
+        if self._connections is not None:
+            self._connections.own = asked["environment"].get(connecting.KUBECONFIG)
 
         def tell(line: str) -> None:
             stream.write(line + "\n")
@@ -177,10 +182,11 @@ class Warm:
         try:
             code, printed = _run(asked, tell)
             tell(json.dumps({"done": code, "printed": "" if code == 0 else printed[-4000:]}))
-            self.lessons.tell()
         except Exception:
             # Of the runner's own code: a playbook's failure is a result.
             tell(json.dumps({"done": 1, "printed": traceback.format_exc()}))
+        else:
+            self.lessons.tell()
 
 
 def _asking_nobody(kubeconfig: Path) -> list[dict[str, Any]]:

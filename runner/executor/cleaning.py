@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, MutableMapping, MutableSequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -93,7 +93,7 @@ def _copy(value: Any, left_out: Callable[[Any], bool] | None, *, strict: bool = 
         }
     if kind is list:
         return [item if type(item) in _SCALARS else _copy(item, left_out, strict=strict) for item in value]
-    if strict or isinstance(value, (dict, list, MutableMapping, MutableSequence)):
+    if strict or (isinstance(value, (Mapping, Sequence)) and not isinstance(value, str)):
         raise _NotPlain
     return value
 

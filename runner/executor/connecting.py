@@ -14,21 +14,25 @@ from typing import Any
 from runner.executor.seams import expect
 
 _CLIENT = "ansible_collections.kubernetes.core.plugins.module_utils.k8s.client"
-_OURS = "K8S_AUTH_KUBECONFIG"
-
-Create = Callable[[dict[str, Any]], Any]
+# In a run's environment, where its kubeconfig is.
+KUBECONFIG = "K8S_AUTH_KUBECONFIG"
 
 
 def check() -> None:
     if (client := _client()) is not None:
         expect(client._create_configuration, "auth")
         expect(client.get_api_client)
+        expect(client.kubernetes.client.Configuration.set_default, "default")
 
 
-def put() -> None:
-    # Not every operator has Kubernetes' collection; this one would have nothing to do with it.
-    if (client := _client()) is not None:
-        client._create_configuration = create_configuration(client._create_configuration)
+def put() -> Connections | None:
+    client = _client()
+    if client is None:
+        # Not every operator has Kubernetes' collection.
+        return None
+    connections = Connections(client._create_configuration, client.kubernetes.client.Configuration.set_default)
+    client._create_configuration = connections.create
+    return connections
 
 
 def _client() -> Any:
@@ -38,28 +42,32 @@ def _client() -> Any:
         return None
 
 
-def create_configuration(original: Create) -> Create:
-    """kubernetes.core's `_create_configuration`, which `original` is: `auth` are a task's arguments of that kind."""
-    last: list[tuple[Hashable, Any]] = []
+class Connections:
+    """`create` is kubernetes.core's `_create_configuration`. `own`: the path of the run's own kubeconfig."""
 
-    def created(auth: dict[str, Any]) -> Any:
-        known = _all_it_depends_on(auth)
-        if known is None:
-            return original(auth)
-        if not last or last[0][0] != known:
-            last[:] = [(known, original(auth))]
-        return last[0][1]
+    def __init__(self, original: Callable[[dict[str, Any]], Any], set_default: Callable[[Any], None]) -> None:
+        self.own: str | None = None
+        self._original = original
+        self._set_default = set_default
+        self._last: tuple[Hashable, Any] | None = None
 
-    return created
+    def create(self, auth: dict[str, Any]) -> Any:
+        """`auth` are a task's arguments of that kind, and what the environment says in their place."""
+        known = self._all_it_depends_on(auth)
+        if known is not None and self._last is not None and self._last[0] == known:
+            return self._last[1]
+        # The Kubernetes client's default is the process', and what it makes begins as a copy of it.
+        self._set_default(None)
+        configuration = self._original(auth)
+        self._last = None if known is None else (known, configuration)
+        return configuration
 
-
-def _all_it_depends_on(auth: dict[str, Any]) -> Hashable:
-    """None where it is not the run's own kubeconfig."""
-    path = os.environ.get(_OURS)
-    if not path or auth.get("kubeconfig") != path:
-        return None
-    try:
-        state = os.stat(path)
-    except OSError:
-        return None
-    return repr(sorted(auth.items())), state.st_mtime_ns, state.st_size, state.st_ino, frozenset(os.environ.items())
+    def _all_it_depends_on(self, auth: dict[str, Any]) -> Hashable:
+        """None where it is not the run's own kubeconfig."""
+        if self.own is None or auth.get("kubeconfig") != self.own:
+            return None
+        try:
+            state = os.stat(self.own)
+        except OSError:
+            return None
+        return repr(sorted(auth.items())), state.st_mtime_ns, state.st_size, state.st_ino, frozenset(os.environ.items())

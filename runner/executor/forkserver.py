@@ -1,5 +1,7 @@
 """The warm process: has Ansible loaded, and forks a child for each job, which plays it and ends.
 
+When there is none for a while, it forks for the next job, for which all is prepared then.
+
 `python -m runner.executor.forkserver FD`, started by `runner.executor.warm`. It has no threads and no event loop, so that
 a fork of it is whole. On the control socket FD it is told, one datagram each,
 
@@ -76,6 +78,8 @@ class Server:
         self._jobs: dict[int, str] = {}
         # The fork that waits for the next job, and where it is told of it.
         self._spare: tuple[int, socket.socket] | None = None
+        # Not again, after one has died or could not be made, until there is something to do.
+        self._may_spare = True
         # Readable when a child has ended.
         self._ended, bell = socket.socketpair()
         for end in (self._ended, bell):
@@ -92,10 +96,8 @@ class Server:
         """Until the other end of the control socket is closed."""
         try:
             while True:
-                idle = self._spare is None and not self._jobs
-                ready, _, _ = select.select(
-                    [self._control, self._warm.lessons, self._ended], [], [], _LULL if idle else None
-                )
+                patience = _LULL if self._may_spare and self._spare is None and not self._jobs else None
+                ready, _, _ = select.select([self._control, self._warm.lessons, self._ended], [], [], patience)
                 if self._ended in ready:
                     self._reap()
                 elif self._control in ready:
@@ -109,7 +111,9 @@ class Server:
                         self._end(message["end"])
                 elif ready:
                     self._warm.lessons.hear()
+                    # The next will know more.
                     self._dismiss()
+                    self._may_spare = True
                 else:
                     self._prepare()
         finally:
@@ -118,25 +122,29 @@ class Server:
                 processes.end_tree(pid)
 
     def _play(self, ident: str, descriptor: int) -> None:
+        self._may_spare = True
         connection = socket.socket(fileno=descriptor)
         if not self._hand_over(ident, connection):
-            self._fork(ident, lambda: self._warm.play(connection))
+            self._jobs[self._fork(lambda: self._warm.play(connection))] = ident
         connection.close()
         if "" not in self._jobs.values() and (gather := self._warm.gathering()):
-            self._fork("", gather)
+            self._jobs[self._fork(gather)] = ""
 
     def _prepare(self) -> None:
         """Fork for the next job while there is none."""
-        ours, theirs = socket.socketpair()
+        self._may_spare = False
+        with contextlib.suppress(OSError):
+            ours, theirs = socket.socketpair()
 
-        def wait() -> None:
-            ours.close()
-            self._warm.wait(theirs)
+            def wait() -> None:
+                ours.close()
+                self._warm.wait(theirs)
 
-        pid = self._fork("", wait)
-        theirs.close()
-        del self._jobs[pid]
-        self._spare = pid, ours
+            with theirs:
+                try:
+                    self._spare = self._fork(wait), ours
+                except OSError:
+                    ours.close()
 
     def _hand_over(self, ident: str, connection: socket.socket) -> bool:
         """Whether a fork was waiting, and has got the job."""
@@ -150,19 +158,20 @@ class Server:
         return False
 
     def _dismiss(self) -> None:
-        """Let the waiting fork go: the next will know more. It ends when its socket is closed."""
+        """Let the waiting fork go. It ends when its socket is closed."""
         if self._spare is not None:
             self._spare[1].close()
             self._spare = None
 
-    def _fork(self, ident: str, work: Callable[[], None]) -> int:
+    def _fork(self, work: Callable[[], None]) -> int:
         pid = os.fork()
         if pid == 0:
             try:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
-                self._leave_alone()
+                self._control.close()
+                self._ended.close()
                 os.setsid()
                 processes.die_with_parent()
                 processes.adopt_orphans()
@@ -176,15 +185,7 @@ class Server:
                 processes.end_descendants()
                 # Nothing of the fork server's own is cleaned up in a child.
                 os._exit(0)
-        self._jobs[pid] = ident
         return pid
-
-    def _leave_alone(self) -> None:
-        """In a child: what is the fork server's is seen to be closed when that closes it."""
-        self._control.close()
-        self._ended.close()
-        if self._spare is not None:
-            self._spare[1].close()
 
     def _end(self, ident: str) -> None:
         for pid, known in list(self._jobs.items()):

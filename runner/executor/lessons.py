@@ -44,11 +44,11 @@ class Lessons:
         name, lesson = marshal.loads(self._here.recv(_DATAGRAM))
         self.kinds[name].keep(lesson)
 
-    def tell(self) -> None:
-        """In a child, when it has nothing else to do."""
+    def tell(self, *names: str) -> None:
+        """In a child, when it has nothing else to do: what it has learned of these kinds, or of all."""
         self._here.close()
-        for name, kind in self.kinds.items():
-            for lesson in kind.learned():
+        for name in names or self.kinds:
+            for lesson in self.kinds[name].learned():
                 with contextlib.suppress(OSError, ValueError):
                     told = marshal.dumps((name, lesson))
                     # A longer one would arrive cut, if at all.

@@ -56,7 +56,7 @@ def test_plain_facts() -> None:
         {"ansible_facts": {}, "add_host": 1, "b": {"_ansible_x": 1}},
         {"ansible_discovered_interpreter_python": "x", "ansible_host": "elsewhere"},
         {"a": TAGGED},
-        {"a": (1, 2), "b": {3}},
+        {"a": (1, 2, {"_ansible_x": 1, "b": 2}), "b": {3}},
     ],
     ids=["interpreter", "connection", "ssh", "become", "internal", "host", "tagged", "others"],
 )

@@ -29,6 +29,7 @@ _VOLATILE = {
 _TEXTS = (
     (re.compile(r"j\d+\.\d+"), "JID"),
     (re.compile(r"'audit-id': '[-\w]+'|\w{3}, \d\d \w{3} \d{4}"), "ID"),
+    (re.compile(r"0x[0-9a-f]+"), "ADDRESS"),
     (re.compile(r"ansible-(tmp|local)-[-\w.]+(/tmp\w+)?"), "TMP"),
     # One run may begin before midnight and the other after it.
     (re.compile(r"(\d{4}-\d\d-\d\d )?\d+:\d\d:\d\d(\.\d+)?"), "TIME"),
@@ -162,6 +163,11 @@ LOCAL = """
   notify: handled
 """
 CLUSTER = """
+- name: Elsewhere, with all that it takes to get there
+  kubernetes.core.k8s_info: {api_version: v1, kind: Secret, name: none, host: "http://127.0.0.1:19", api_key: nobody}
+  ignore_errors: true
+  register: elsewhere
+- ansible.builtin.assert: {that: elsewhere is failed and 'port=19' in elsewhere.msg}
 - name: Make
   kubernetes.core.k8s: &made
     definition:

@@ -6,61 +6,85 @@ from typing import Any
 
 import pytest
 
-from runner.executor.connecting import create_configuration
+from runner.executor.connecting import Connections
 
 
-class Original:
-    def __init__(self) -> None:
+class World:
+    """A kubernetes.core that notes down what it is asked, and a Kubernetes client with a default."""
+
+    def __init__(self, own: Path) -> None:
+        self.default: Any = "that of an earlier one"
         self.asked: list[dict[str, Any]] = []
+        self.defaults: list[Any] = []
+        connections = Connections(self._create, self._set_default)
+        connections.own = str(own)
+        self.create = connections.create
 
-    def __call__(self, auth: dict[str, Any]) -> object:
+    def _create(self, auth: dict[str, Any]) -> object:
         self.asked.append(dict(auth))
-        return object()
+        self.defaults.append(self.default)
+        self.default = object()
+        return self.default
+
+    def _set_default(self, default: Any) -> None:
+        self.default = default
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own(tmp_path: Path) -> Path:
     path = tmp_path / "kubeconfig"
     path.write_text("{}")
-    monkeypatch.setenv("K8S_AUTH_KUBECONFIG", str(path))
     return path
 
 
-def test_the_same_is_read_once(own: Path) -> None:
-    original = Original()
-    create = create_configuration(original)
-    assert create({"kubeconfig": str(own), "verify_ssl": None}) is create({"kubeconfig": str(own), "verify_ssl": None})
-    assert len(original.asked) == 1
+@pytest.fixture
+def world(own: Path) -> World:
+    return World(own)
 
 
-def test_what_differs_is_read_again(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Original()
-    create = create_configuration(original)
+def test_the_same_is_read_once(world: World, own: Path) -> None:
+    auth = {"kubeconfig": str(own), "verify_ssl": None}
+    assert world.create(auth) is world.create(dict(auth))
+    assert len(world.asked) == 1
+
+
+def test_what_differs_is_read_again(world: World, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     auth = {"kubeconfig": str(own)}
-    create(auth)
-    create({**auth, "context": "other"})
-    create(auth)
+    world.create(auth)
+    world.create({**auth, "context": "other"})
+    world.create(auth)
     monkeypatch.setenv("HTTPS_PROXY", "http://elsewhere")
-    create(auth)
+    world.create(auth)
     own.write_text("{ }")
     os.utime(own, ns=(1, 1))
-    create(auth)
-    assert len(original.asked) == 5
+    world.create(auth)
+    assert len(world.asked) == 5
+
+
+def test_none_begins_with_what_an_earlier_one_has_left(world: World, own: Path) -> None:
+    world.create({"kubeconfig": str(own)})
+    world.create({"kubeconfig": str(own), "host": "https://elsewhere", "api_key": "x"})
+    assert world.defaults == [None, None]
+
+
+def test_what_is_read_once_is_the_default_as_if_it_had_been_read_again(world: World, own: Path) -> None:
+    created = [world.create({"kubeconfig": path}) for path in (str(own), "/elsewhere", str(own), str(own))]
+    assert world.default is created[-1]
 
 
 @pytest.mark.parametrize("kubeconfig", [None, "/elsewhere", {"clusters": []}], ids=str)
-def test_others_are_read_each_time(own: Path, kubeconfig: Any) -> None:
-    original = Original()
-    create = create_configuration(original)
+def test_others_are_read_each_time(world: World, kubeconfig: Any) -> None:
     for _ in range(2):
-        create({"kubeconfig": kubeconfig})
-    assert len(original.asked) == 2
+        world.create({"kubeconfig": kubeconfig})
+    assert len(world.asked) == 2
 
 
-def test_outside_a_run(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("K8S_AUTH_KUBECONFIG")
-    original = Original()
-    create = create_configuration(original)
+def test_one_that_a_task_has_put_into_the_environment_is_not_the_runs_own(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    other.write_text("{}")
+    monkeypatch.setenv("K8S_AUTH_KUBECONFIG", str(other))
     for _ in range(2):
-        create({"kubeconfig": str(own)})
-    assert len(original.asked) == 2
+        world.create({"kubeconfig": str(other)})
+    assert len(world.asked) == 2

@@ -6,12 +6,15 @@ import os
 import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from runner.executor.pages import Pages
 
 COUNT = 2000
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/pagemap").exists(), reason="the kernel does not tell")
 
 
 @pytest.fixture
@@ -75,14 +78,42 @@ def test_it_is_found_out_now_and_then_only(monkeypatch: pytest.MonkeyPatch) -> N
     pages = Pages()
     pages.keep([])
     assert list(pages.learned()) == []
-    later = time.monotonic() + 61
-    monkeypatch.setattr(time, "monotonic", lambda: later)
+    after(601, monkeypatch)
     assert len(list(pages.learned())) == 1
 
 
-def test_memory_that_is_gone_is_passed_over() -> None:
-    memory = mmap.mmap(-1, mmap.PAGESIZE)
-    memory.close()
+def test_what_was_copied_beforehand_does_not_count_as_written(memory: mmap.mmap, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = Pages()
+    pages.keep([])
+
+    def copied() -> object:
+        pages.copy()
+        after(601, monkeypatch)
+        return list(pages.learned())
+
+    assert in_a_fork(copied) == []
+
+
+def test_what_is_known_for_long_is_not_copied_so_that_it_is_found_out_anew(
+    memory: mmap.mmap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = Pages()
+    pages.keep([(mmap.PAGESIZE, mmap.PAGESIZE)])
+    after(601, monkeypatch)
+
+    def late() -> object:
+        pages.copy()
+        return len(list(pages.learned()))
+
+    assert in_a_fork(late) == 1
+
+
+def test_memory_that_is_not_there_is_passed_over() -> None:
     pages = Pages()
     pages.keep([(mmap.PAGESIZE, mmap.PAGESIZE)])
     pages.copy()
+
+
+def after(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    later = time.monotonic() + seconds
+    monkeypatch.setattr(time, "monotonic", lambda: later)

@@ -151,7 +151,7 @@ async def test_a_waiting_fork_that_dies_is_not_missed(stage: Stage) -> None:
         os.kill(first, signal.SIGKILL)
         await stage.ended([first])
         assert await player(stage, warm) != first
-        os.kill(await spare(warm), signal.SIGKILL)
+        # There is another after the next job, and not at once: what has killed it may do so again.
         await spare(warm)
 
 
