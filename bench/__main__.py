@@ -41,6 +41,7 @@ from bench.driver import (
     prepare,
     resting,
     running,
+    some_cluster,
     tidy_on_sigterm,
     until,
 )
@@ -275,9 +276,7 @@ def main(project: str, commands: tuple[str, ...], crs: int, changes: int, contro
     tidy_on_sigterm()
     try:
         with contextlib.ExitStack() as stack:
-            given = os.environ.get("KUBECONFIG")
-            own = None if given else stack.enter_context(Devcluster.start())
-            kubeconfig = own.kubeconfig if own else Path(given or "")
+            kubeconfig, own = stack.enter_context(some_cluster())
             rests = None if controllers else own
             measuring = measure(kubeconfig, operators, folder, project=where, crs=crs, changes=changes, rests=rests)
             results = asyncio.run(measuring)

@@ -101,6 +101,16 @@ class Operator:
         return {"rss_mb": round(total["Rss"] / 1024, 1), "pss_mb": round(total["Pss"] / 1024, 1)}
 
 
+@contextlib.contextmanager
+def some_cluster() -> Iterator[tuple[Path, Devcluster | None]]:
+    """The kubeconfig of $KUBECONFIG's cluster, or that of a cluster made for the purpose, and this one."""
+    if given := os.environ.get("KUBECONFIG"):
+        yield Path(given), None
+    else:
+        with Devcluster.start() as own:
+            yield own.kubeconfig, own
+
+
 def free_port() -> int:
     """One on which nothing listens just now."""
     with socket.socket() as probe:

@@ -36,6 +36,7 @@ from bench.driver import (
     prepare,
     resting,
     running,
+    some_cluster,
     tidy_on_sigterm,
     until,
 )
@@ -194,9 +195,7 @@ def main(sweeps: tuple[str, ...], most: int, drawing: Path | None) -> None:
     tidy_on_sigterm()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rolerunner-growth-")))
-        given = os.environ.get("KUBECONFIG")
-        cluster = None if given else stack.enter_context(Devcluster.start())
-        kubeconfig = cluster.kubeconfig if cluster else Path(given or "")
+        kubeconfig, cluster = stack.enter_context(some_cluster())
         found = asyncio.run(_all(cluster, kubeconfig, folder, sweeps or list(SWEEPS), most))
     costs: list[Any] = [cost for some in found.values() for cost in some]
     click.echo(table(costs))

@@ -26,10 +26,10 @@ from bench.driver import (
     crd,
     prepare,
     running,
+    some_cluster,
     tidy_on_sigterm,
     until,
 )
-from runner.devcluster.cluster import Cluster as Devcluster
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 
 HOLDER = GroupVersionKind("bench.example.com", "v1", "Holder")
@@ -105,8 +105,7 @@ def main(crs: int, dependents: int, seconds: float) -> None:
     tidy_on_sigterm()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rolerunner-idle-")))
-        given = os.environ.get("KUBECONFIG")
-        kubeconfig = Path(given) if given else stack.enter_context(Devcluster.start()).kubeconfig
+        kubeconfig, _ = stack.enter_context(some_cluster())
         figures = asyncio.run(measure(kubeconfig, folder, crs=crs, dependents=dependents, seconds=seconds))
     click.echo(json.dumps({"crs": crs, "dependents": dependents, **figures}))
 

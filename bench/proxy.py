@@ -21,8 +21,8 @@ import click
 from kubernetes import client as kubernetes
 from kubernetes import config
 
-from bench.driver import MEMCACHED, NAMESPACE, Cluster, memcached, prepare, tidy_on_sigterm
-from runner.devcluster.cluster import Cluster as Devcluster
+from bench.driver import MEMCACHED, NAMESPACE, Cluster, memcached, prepare, some_cluster, tidy_on_sigterm
+from runner.executor.artifacts import write_private
 from runner.kube.discovery import Discovery
 from runner.proxy.server import ProxyServer
 from runner.proxy.sessions import Session, Sessions, kubeconfigs
@@ -32,10 +32,10 @@ NAME = "asked"
 TURNS = 10
 
 
-def ask(kubeconfigs: list[str], namespace: str, times: int) -> list[dict[str, float]]:
+def ask(paths: list[str], namespace: str, times: int) -> list[dict[str, float]]:
     """The median of each kind of request through each, in ms."""
     connect: Any = config.new_client_from_config
-    apis = [kubernetes.CoreV1Api(connect(path)) for path in kubeconfigs]
+    apis = [kubernetes.CoreV1Api(connect(path)) for path in paths]
     taken: list[dict[str, list[float]]] = [{"get": [], "patch": []} for _ in apis]
     for turn in range(TURNS):
         for api, seconds in zip(apis, taken, strict=True):
@@ -63,8 +63,7 @@ async def measure(kubeconfig: Path, folder: Path, *, times: int) -> list[dict[st
             async with proxy:
                 with sessions.opened(session) as token:
                     own = folder / "kubeconfig"
-                    own.write_text(kubeconfigs(token, port=proxy.port, namespace=namespace)[1])
-                    own.chmod(0o600)
+                    write_private(own, kubeconfigs(token, port=proxy.port, namespace=namespace)[1])
                     asked = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME}, "data": {"turn": ""}}
                     await world.create(asked, namespace)
                     return await _asked([str(kubeconfig), str(own)], namespace, times)
@@ -98,8 +97,7 @@ def main(times: int, asked: str | None) -> None:
     tidy_on_sigterm()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rolerunner-proxy-")))
-        given = os.environ.get("KUBECONFIG")
-        kubeconfig = Path(given) if given else stack.enter_context(Devcluster.start()).kubeconfig
+        kubeconfig, _ = stack.enter_context(some_cluster())
         directly, through = asyncio.run(measure(kubeconfig, folder, times=times))
     click.echo(json.dumps({"directly_ms": directly, "through_the_proxy_ms": through}))
 

@@ -26,11 +26,11 @@ from bench.driver import (
     is_done,
     prepare,
     running,
+    some_cluster,
     tidy_on_sigterm,
     until,
 )
 from bench.idle import HOLDER, project
-from runner.devcluster.cluster import Cluster as Devcluster
 from runner.resource.metadata import ObjectKey
 
 PATIENCE = 3600.0
@@ -117,8 +117,7 @@ def main(reconciles: int, every: int) -> None:
     tidy_on_sigterm()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rolerunner-soak-")))
-        given = os.environ.get("KUBECONFIG")
-        kubeconfig = Path(given) if given else stack.enter_context(Devcluster.start()).kubeconfig
+        kubeconfig, _ = stack.enter_context(some_cluster())
         looks = asyncio.run(measure(kubeconfig, folder, reconciles=reconciles, every=every))
     first = next(one for one in looks if one["reconciles"] >= 500)
     first, last = ({name: value for name, value in one.items() if name != "reconciles"} for one in (first, looks[-1]))

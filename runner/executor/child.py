@@ -46,7 +46,8 @@ from runner.executor.recording import Recorder
 # Seconds.
 _GATHERING = 120
 
-# Whose modules are called in the process. They keep nothing between two calls that a later one could stumble over.
+# Whose modules are called in the process. What they keep between two calls that a later one could stumble over is the
+# Kubernetes client's default, which `connecting` sees to.
 COLLECTIONS = frozenset({"kubernetes.core", "operator_sdk.util"})
 
 # Something of everything that most runs need: a role, a condition, a loop, a template, modules.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import array
 import contextlib
 import ctypes
+import itertools
 import mmap
 import time
 from collections.abc import Iterable, Iterator
@@ -69,13 +70,7 @@ def _written() -> Iterator[Span]:
             first, last = (int(address, 16) // mmap.PAGESIZE for address in place.split(b"-"))
             pagemap.seek(first * 8)
             entries = array.array("Q", pagemap.read((last - first) * 8))
-            begun = None
-            for number, entry in enumerate(entries):
-                ours = entry & _OURS == _OURS
-                if ours and begun is None:
-                    begun = number
-                elif not ours and begun is not None:
-                    yield (first + begun) * mmap.PAGESIZE, (number - begun) * mmap.PAGESIZE
-                    begun = None
-            if begun is not None:
-                yield (first + begun) * mmap.PAGESIZE, (len(entries) - begun) * mmap.PAGESIZE
+            for ours, pages in itertools.groupby(enumerate(entries, first), lambda page: page[1] & _OURS == _OURS):
+                if ours:
+                    numbers = [number for number, _ in pages]
+                    yield numbers[0] * mmap.PAGESIZE, len(numbers) * mmap.PAGESIZE
