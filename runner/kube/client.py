@@ -8,10 +8,12 @@ Next on the way: `runner.kube.discovery`.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import ssl
+import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any, NamedTuple, Self
 
 import aiohttp
 import yaml
+from aiohttp.connector import Connection
 from kubernetes.aio import client as official
 from kubernetes.aio import config as official_config
 
@@ -40,6 +43,30 @@ _WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=90
 _MALFORMED = (TypeError, KeyError, AttributeError)
 
 Body = Mapping[str, Any]
+
+
+class _Connector(aiohttp.TCPConnector):
+    """When it is closed, nothing of it is open.
+
+    A connection on which an answer was given up, as each watch's is, waits for the server's end of TLS. aiohttp forgets it
+    at once, and it would outlive its event loop.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._opened: weakref.WeakSet[asyncio.BaseTransport] = weakref.WeakSet()
+
+    async def connect(self, *arguments: Any, **options: Any) -> Connection:
+        connection = await super().connect(*arguments, **options)
+        if connection.transport is not None:
+            self._opened.add(connection.transport)
+        return connection
+
+    async def close(self, *, abort_ssl: bool = False) -> None:
+        await super().close(abort_ssl=abort_ssl)
+        for transport in tuple(self._opened):
+            if isinstance(transport, asyncio.WriteTransport):
+                transport.abort()
 
 
 class KubeError(Exception):
@@ -129,7 +156,7 @@ class ApiClient:
     def new_session(self, *middlewares: aiohttp.ClientMiddlewareType) -> aiohttp.ClientSession:
         """A session with the runner's credentials, for those who speak HTTP to the server themselves. Theirs to close."""
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self._ssl_context(), limit=0, keepalive_timeout=60),
+            connector=_Connector(ssl=self._ssl_context(), limit=0, keepalive_timeout=60),
             middlewares=(*middlewares, self._count, self._authorize),
             timeout=_TIMEOUT,
             headers={"User-Agent": "rolerunner"},

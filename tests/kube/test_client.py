@@ -1,8 +1,12 @@
 """What an API server may send, and how it is taken."""
 
+import asyncio
 import json
+import socket
+import ssl
+import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,7 @@ from aiohttp import web
 from kubernetes.aio import client as official
 
 from runner import metrics
+from runner.devcluster import pki
 from runner.kube.client import ApiClient, ApiError, Conflict, Expired, Invalid, NotFound, Refused, Unreachable
 from runner.settings import ConfigurationError
 
@@ -85,6 +90,48 @@ async def test_a_watch_event_may_be_of_any_size_and_come_in_any_pieces() -> None
 
     async with served(handler) as client:
         assert [event async for event in client.watch("/api", {"resourceVersion": "7"})] == events
+
+
+def _says_no_farewell(listener: socket.socket, context: ssl.SSLContext, gone: threading.Event) -> None:
+    """Serves one watch, of one event, and leaves it open: it does not even notice that the client closes it."""
+    raw, _ = listener.accept()
+    with context.wrap_socket(raw, server_side=True) as connection:
+        connection.recv(65536)
+        event = b'{"type": "ADDED", "object": {}}\n'
+        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(event), event))
+        gone.wait()
+
+
+def _established(port: int) -> list[str]:
+    """The connections to this port of which the client has not let go, as Linux lists them."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [row[1] for row in rows if int(row[2].split(":")[1], 16) == port and row[3] == "01"]
+
+
+async def test_a_watch_that_was_given_up_is_closed_with_its_client(tmp_path: Path) -> None:
+    # TLS waits for the other side's farewell, and a server may be too busy to send it: aiohttp no longer looks.
+    issued = tmp_path / "pki"
+    pki.write(issued, service_address="10.0.0.1")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(issued / "server.crt", issued / "server.key")
+    configuration = official.Configuration()
+    configuration.ssl_ca_cert = str(issued / "ca.crt")
+    gone = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=_says_no_farewell, args=(listener, context, gone))
+        server.start()
+        try:
+            configuration.host = f"https://localhost:{listener.getsockname()[1]}"
+            client = ApiClient(configuration)
+            async with aclosing(client.watch("/api", {})) as events:
+                await anext(events)
+                assert _established(listener.getsockname()[1])
+            await client.close()
+            await asyncio.sleep(0)
+            assert not _established(listener.getsockname()[1])
+        finally:
+            gone.set()
+            server.join()
 
 
 async def test_an_error_in_a_watch_is_raised() -> None:
