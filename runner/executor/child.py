@@ -50,8 +50,9 @@ _GATHERING = 120
 # Kubernetes client's default, which `connecting` sees to.
 COLLECTIONS = frozenset({"kubernetes.core", "operator_sdk.util"})
 
-# Something of everything that most runs need: a role, a condition, a loop, a template, modules.
+# Something of everything that most runs need: facts, a condition, a loop, a template, modules.
 _WARM_UP = """
+- ansible.builtin.gather_facts: {gather_subset: ["!all", "!min", env]}
 - ansible.builtin.set_fact: {numbers: "{{ [1, 2] | map('int') | list }}"}
 - ansible.builtin.debug: {msg: "{{ item | to_json }}"}
   loop: "{{ numbers }}"
@@ -104,6 +105,7 @@ class Warm:
                 ("cleaning", cleaning.check, cleaning.put),
                 ("connections", connecting.check, connecting.put),
                 ("arguments", parsing.check_arguments, parsing.put_arguments),
+                ("plugins", parsing.check_plugins, parsing.put_plugins),
             ]
         )
         self._pages = Pages()

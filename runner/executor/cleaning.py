@@ -1,6 +1,6 @@
 """A seam of ansible-core: facts are copied and looked through several times by each task; here as quickly as it goes.
 
-Two functions of ansible-core that make a clean copy of what a module gave, for the usual case: plain JSON of which nothing
+Functions of ansible-core that make a clean copy of what a module gave, for the usual case: plain JSON of which nothing
 has to be removed but Ansible's own notes. Anything else takes ansible-core's way, with its words.
 """
 
@@ -16,6 +16,7 @@ from ansible import constants
 from ansible.executor import task_executor
 from ansible.module_utils import basic
 from ansible.plugins.loader import connection_loader
+from ansible.utils import vars as vars_
 from ansible.vars import clean, manager
 
 from runner.executor.seams import expect
@@ -32,6 +33,7 @@ class _NotPlain(Exception):
 def check() -> None:
     expect(clean.clean_facts, "facts")
     expect(basic.remove_values, "value", "no_log_strings")
+    expect(vars_.transform_to_native_types, "value", "redact")
     expect(connection_loader.all)
     if manager.clean_facts is not clean.clean_facts:
         raise LookupError("facts are cleaned elsewhere")
@@ -45,6 +47,7 @@ def put() -> None:
     if getattr(task_executor, "clean_facts", None) is clean.clean_facts:
         task_executor.clean_facts = manager.clean_facts
     basic.remove_values = remove_values(basic.remove_values)
+    vars_.transform_to_native_types = transform_to_native_types(vars_.transform_to_native_types)
 
 
 def clean_facts(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -74,6 +77,22 @@ def remove_values(original: Callable[[Any, Any], Any]) -> Callable[[Any, Any], A
             return original(value, no_log_strings)
 
     return removed
+
+
+def transform_to_native_types(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`ansible.utils.vars.transform_to_native_types`, which `original` is, and to which all is left that is not plain."""
+
+    def transformed(value: Any, redact: bool = True) -> Any:
+        kind = type(value)
+        if kind in _SCALARS:
+            return value
+        if kind is dict and all(type(name) is str for name in value):
+            return {name: item if type(item) in _SCALARS else transformed(item, redact) for name, item in value.items()}
+        if kind is list:
+            return [item if type(item) in _SCALARS else transformed(item, redact) for item in value]
+        return original(value, redact)
+
+    return transformed
 
 
 def _is_note(name: Any) -> bool:

@@ -8,8 +8,8 @@ and the last time was more than a minute ago. What has not been gathered yet, or
 
 from __future__ import annotations
 
-import copy
 import json
+import marshal
 import threading
 import time
 from collections.abc import Iterable
@@ -26,11 +26,12 @@ from ansible.modules import setup
 from runner.executor.seams import expect
 
 # Told instead of facts by a run that has asked for some.
-_WANTED = ""
+_WANTED = None
 # Seconds.
 _AGE, _OLDEST = 60.0, 3600.0
-# The collectors that start processes or go through many files, by the names that `gather_subset` has for them.
-_SLOW = frozenset({"network", "lsb", "platform", "distribution", "caps", "chroot", "virtual", "pkg_mgr"})
+# The collectors that start processes, look for programs or go through many files, by the names that `gather_subset` has for
+# them.
+_SLOW = frozenset("network lsb platform distribution caps chroot virtual pkg_mgr cmdline service_mgr systemd".split())
 # And of what is called hardware, which is much else beside.
 _SLOW_HARDWARE = ("get_mount_facts", "get_device_facts", "get_dmi_facts", "get_lvm_facts", "get_sysinfo_facts")
 
@@ -39,7 +40,8 @@ class Facts:
     """By what was asked: what it gave, and when."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, Any] = {}
+        # Marshalled, which is quicker to copy.
+        self._kept: dict[str, bytes] = {}
         self._gathered = -_OLDEST
         self._begun = -_OLDEST
         # Whether this run, or one that this process was told of, has asked.
@@ -67,16 +69,16 @@ class Facts:
         )
         collector.collect(module=_module())
 
-    def learned(self) -> Iterable[str]:
+    def learned(self) -> Iterable[dict[str, bytes] | None]:
         if self._recording:
-            return [json.dumps(self._kept)]
+            return [self._kept]
         return [_WANTED] if self._wanted else []
 
-    def keep(self, lesson: str) -> None:
-        if lesson == _WANTED:
+    def keep(self, lesson: dict[str, bytes] | None) -> None:
+        if lesson is _WANTED:
             self._wanted = True
             return
-        self._kept = json.loads(lesson)
+        self._kept = lesson
         self._gathered = time.monotonic()
 
     def knows(self, what: str) -> bool:
@@ -85,11 +87,11 @@ class Facts:
     def ask(self, what: str, gather: Any) -> Any:
         self._wanted = True
         if self.knows(what):
-            return copy.deepcopy(self._kept[what])
+            return marshal.loads(self._kept[what])
         found = gather()
         if self._recording and _is_whole(found):
-            # A copy, as the caller goes on working with it; of the sets and views in it the module would make lists, too.
-            self._kept[what] = json.loads(json.dumps(found, default=list))
+            # As it is now: the caller goes on working with it. Of the sets and views in it the module would make lists, too.
+            self._kept[what] = marshal.dumps(json.loads(json.dumps(found, default=list)))
         return found
 
 

@@ -15,9 +15,12 @@ from typing import Any
 
 import ansible_runner.loader
 import yaml
+from ansible import constants
 from ansible.cli.playbook import PlaybookCLI
+from ansible.executor import playbook_executor
 from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import PluginLoader, get_plugin_class
 from ansible.utils.display import Display
 
 from runner.executor.lessons import bounded
@@ -158,3 +161,53 @@ def put_arguments() -> None:
         self.parser = parser
 
     PlaybookCLI.init_parser = kept_parser
+
+
+def check_plugins() -> None:
+    expect(PluginLoader._load_config_defs, "self", "name", "module", "path")
+    expect(get_plugin_class, "obj")
+    expect(constants.config.has_configuration_definition, "plugin_type", "name")
+    for name in _LISTED:
+        loader = getattr(playbook_executor, name)
+        _ = loader._extra_dirs, loader.class_name
+        expect(loader.all)
+
+
+def put_plugins() -> None:
+    """Before each playbook, all plugins of some types are loaded for the options that their documentation has.
+
+    They are known from the fork server's first run, unless a playbook brings more of them. And of a plugin whose
+    documentation has no options, that is found out once, not whenever it is loaded.
+    """
+    for name in _LISTED:
+        setattr(playbook_executor, name, _Listed(getattr(playbook_executor, name)))
+    load = PluginLoader._load_config_defs
+    without: set[tuple[str, str, Any]] = set()
+
+    def load_config_defs(self: Any, name: str, module: Any, path: str) -> None:
+        key = self.class_name, name, module
+        if key in without:
+            return
+        load(self, name, module, path)
+        if not (self.class_name and constants.config.has_configuration_definition(get_plugin_class(self.class_name), name)):
+            without.add(key)
+
+    PluginLoader._load_config_defs = load_config_defs
+
+
+_LISTED = ("connection_loader", "shell_loader", "become_loader")
+
+
+class _Listed:
+    """A loader of plugins, in the one place where all of them are loaded, and then not used."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+        self._loaded: list[str] | None = None
+
+    def all(self, **how: Any) -> Iterable[Any]:
+        folders = list(self._loader._extra_dirs)
+        if folders == self._loaded:
+            return ()
+        self._loaded = folders
+        return self._loader.all(**how)  # type: ignore[no-any-return]

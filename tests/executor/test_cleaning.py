@@ -10,9 +10,11 @@ pytest.importorskip("ansible.vars.clean")
 from ansible.module_utils import basic
 from ansible.module_utils._internal._datatag import AnsibleTagHelper
 from ansible.module_utils._internal._datatag._tags import Deprecated
+from ansible.parsing.vault import EncryptedString
+from ansible.utils import vars as vars_
 from ansible.vars import clean
 
-from runner.executor.cleaning import check, clean_facts, remove_values
+from runner.executor.cleaning import check, clean_facts, remove_values, transform_to_native_types
 
 
 class Original:
@@ -94,6 +96,41 @@ def test_a_result_that_is_not_json(value: Any) -> None:
 def test_a_result_that_cannot_be_told() -> None:
     with pytest.raises(TypeError, match="unknown type"):
         remove_values(basic.remove_values)({"a": object()}, set())
+
+
+def test_a_result_for_callbacks_that_is_plain() -> None:
+    original = Original(vars_.transform_to_native_types)
+    told = transform_to_native_types(original)(PLAIN)
+    assert told == PLAIN
+    assert original.calls == 0
+    told["nested"].clear()
+    assert PLAIN["nested"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": [{"b": TAGGED}], "c": AnsibleTagHelper.tag("d", [Deprecated(msg="old")])},
+        {AnsibleTagHelper.tag("name", [Deprecated(msg="old")]): 1, 2: {"b": 3}},
+        {"a": (1, {"b": "c"}), "d": datetime.date(2026, 1, 1), "e": b"bytes"},
+        {"secret": EncryptedString(ciphertext="x")},
+    ],
+    ids=["tagged", "keys", "others", "secret"],
+)
+def test_a_result_for_callbacks_that_is_not_plain(value: Any) -> None:
+    told, standard = (
+        transform_to_native_types(vars_.transform_to_native_types)(value),
+        vars_.transform_to_native_types(value),
+    )
+    assert told == standard
+    # Tagged strings are equal to plain ones.
+    assert types(told) == types(standard)
+
+
+def types(value: Any) -> Any:
+    if isinstance(value, dict):
+        return [(type(name), types(item)) for name, item in value.items()]
+    return [types(item) for item in value] if isinstance(value, (list, tuple)) else type(value)
 
 
 def test_this_ansible_core_is_known() -> None:

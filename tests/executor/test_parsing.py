@@ -1,0 +1,69 @@
+"""What of Ansible's plugins is looked at once and not again."""
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ansible.plugins.loader")
+
+import yaml
+from ansible.executor import playbook_executor
+from ansible.plugins.loader import PluginLoader
+
+from runner.executor import parsing
+
+
+@pytest.fixture(autouse=True)
+def _put(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The seam is in place for the test only."""
+    parsing.check_plugins()
+    monkeypatch.setattr(PluginLoader, "_load_config_defs", PluginLoader._load_config_defs)
+    for name in parsing._LISTED:
+        monkeypatch.setattr(playbook_executor, name, getattr(playbook_executor, name))
+    parsing.put_plugins()
+
+
+def test_all_plugins_of_a_type_are_loaded_again_when_a_playbook_brings_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = playbook_executor.shell_loader
+    folders: list[str] = []
+    monkeypatch.setattr(loader._loader, "_extra_dirs", folders)
+    names = [plugin.__name__ for plugin in loader.all(class_only=True)]
+    assert names
+    assert list(loader.all(class_only=True)) == []
+    folders.append("/somewhere")
+    assert len(list(loader.all(class_only=True))) == len(names)
+
+
+def plugin(name: str, documentation: str) -> ModuleType:
+    module = ModuleType(name)
+    module.DOCUMENTATION = documentation  # type: ignore[attr-defined]
+    return module
+
+
+@pytest.mark.parametrize(
+    "documentation", ["options: {}", "options: {mine: {default: 1}}", ""], ids=["none", "one", "nothing"]
+)
+def test_a_plugins_documentation_is_read_once(
+    documentation: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    read: list[Any] = []
+    load = yaml.load
+
+    def counted(text: Any, Loader: Any) -> Any:
+        read.append(text)
+        return load(text, Loader=Loader)
+
+    monkeypatch.setattr(yaml, "load", counted)
+    name = request.node.callspec.id
+    module = plugin(name, documentation)
+    for _ in range(3):
+        playbook_executor.shell_loader._loader._load_config_defs(name, module, f"/somewhere/{name}.py")
+    assert len(read) == 1
+
+
+def test_another_plugin_of_the_same_name_is_another() -> None:
+    load = playbook_executor.shell_loader._loader._load_config_defs
+    load("others", plugin("others", ""), "/one/others.py")
+    load("others", plugin("others", "options: {mine: {default: 1}}"), "/two/others.py")
+    assert parsing.constants.config.has_configuration_definition("shell", "others")
