@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ COLLECTIONS = Path(__file__).parent.parent / "collections"
 
 # This host, with this Python.
 INVENTORY = f"localhost ansible_connection=local ansible_python_interpreter={json.dumps(sys.executable)}\n"
+
+_LOOPBACK = "127.0.0.1"
 
 # An event holds a task's whole result: its line may be long. Beyond this a run counts as broken.
 LONGEST_LINE = 256 * 1024 * 1024
@@ -46,7 +49,18 @@ def environment() -> dict[str, str]:
     activated venv.
     """
     path = os.pathsep.join(filter(None, (str(Path(sys.executable).parent), os.environ.get("PATH", ""))))
-    return {"PYTHONPATH": python_path(COLLECTIONS), "PATH": path}
+    return {"PYTHONPATH": python_path(COLLECTIONS), "PATH": path, **_without_proxy(os.environ)}
+
+
+def _without_proxy(environ: Mapping[str, str]) -> dict[str, str]:
+    """A cluster's HTTP proxy (HTTP_PROXY, https_proxy …) is not for the runner's own, to which a run sends its token."""
+    upper, lower = environ.get("NO_PROXY", ""), environ.get("no_proxy", "")
+    hosts = {"NO_PROXY": upper or lower, "no_proxy": lower or upper}
+    # A "*" counts alone only.
+    return {
+        name: given if given.strip() == "*" or _LOOPBACK in given.split(",") else ",".join(filter(None, (given, _LOOPBACK)))
+        for name, given in hosts.items()
+    }
 
 
 def python_path(first: Path) -> str:

@@ -20,7 +20,7 @@ from runner.devcluster import supervisor
 from runner.devcluster.supervisor import ended_with_parent
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.behaviour.test_dependents import CONFIG_MAP, blue
-from tests.behaviour.test_runs import counted
+from tests.behaviour.test_runs import counted, succeeded
 from tests.conftest import Project, thing
 
 NODE = GroupVersionKind("", "v1", "Node")
@@ -210,6 +210,27 @@ async def test_helm(project: Project, world: Cluster, one: ObjectKey) -> None:
     assert made is not None
     assert made["spec"]["replicas"] == 2
     assert [reference["uid"] for reference in made["metadata"]["ownerReferences"]] == [cr["metadata"]["uid"]]
+
+
+@pytest.mark.parametrize("executor", ["warm", "subprocess"])
+async def test_a_clusters_http_proxy_is_not_asked(project: Project, world: Cluster, one: ObjectKey, executor: str) -> None:
+    """It is given to operators by OLM, say, and others than OLM may forget what it is not for."""
+    config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "one", "namespace": one.namespace}}
+    project.role(
+        yaml.safe_dump(
+            [
+                {"kubernetes.core.k8s": {"definition": config_map}},
+                {"ansible.builtin.uri": {"url": "http://203.0.113.1/"}, "register": "answer", "ignore_errors": True},
+                {"ansible.builtin.assert": {"that": "'Connection refused' in answer.msg"}},
+            ]
+        )
+    )
+    project.watch()
+    nobody = f"http://127.0.0.1:{free_port()}"
+    proxies = {name: nobody for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")}
+    await project.start(f"--executor={executor}", **proxies, NO_PROXY=".svc", no_proxy="")
+    await world.create(thing(), one.namespace)
+    await succeeded(world, one)
 
 
 async def test_plain_http(project: Project, world: Cluster, one: ObjectKey) -> None:
