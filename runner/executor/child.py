@@ -47,8 +47,8 @@ from runner.executor.recording import Recorder
 _GATHERING = 120
 
 # Whose modules are called in the process. What they keep between two calls that a later one could stumble over is the
-# Kubernetes client's default, which `connecting` sees to.
-COLLECTIONS = frozenset({"kubernetes.core", "operator_sdk.util"})
+# Kubernetes client's default, which `connecting` sees to; where it cannot, that collection's take ansible-core's way.
+COLLECTIONS = frozenset({connecting.COLLECTION, "operator_sdk.util"})
 
 # Something of everything that most runs need: facts, a condition, a loop, a template, modules.
 _WARM_UP = """
@@ -95,25 +95,28 @@ class Warm:
             "templates": (templates.check, templates.put),
             "parsing": (parsing.check, parsing.put),
         }
-        self.left_out, installed = seams.install(
+        left_out, connections = seams.install([("connections", connecting.check, connecting.put)])
+        # Those of them whose modules are called in the process.
+        self.inline = COLLECTIONS - ({connecting.COLLECTION} if left_out else set())
+        others, installed = seams.install(
             [
-                *inline.seams(COLLECTIONS),
+                *inline.seams(self.inline),
                 *((name, check, put) for name, (check, put) in lasting.items()),
                 ("names of filters", templates.check_names, templates.put_names),
                 ("YAML", parsing.check_yaml, parsing.put_yaml),
                 ("inventory", parsing.check_inventory, parsing.put_inventory),
                 ("cleaning", cleaning.check, cleaning.put),
-                ("connections", connecting.check, connecting.put),
                 ("arguments", parsing.check_arguments, parsing.put_arguments),
                 ("plugins", parsing.check_plugins, parsing.put_plugins),
             ]
         )
+        self.left_out = {**left_out, **others}
         self._pages = Pages()
         # The largest lesson last: the others must have room.
         self.lessons = Lessons({**{name: installed[name] for name in lasting if name in installed}, "pages": self._pages})
         self._facts: facts.Facts | None = installed.get("facts")
         self._parsed: parsing.Parsed | None = installed.get("parsing")
-        self._connections: connecting.Connections | None = installed.get("connections")
+        self._connections: connecting.Connections | None = connections.get("connections")
 
     def warm_up(self) -> None:
         """Load what runs need, by playing a first one. Its traces are removed."""

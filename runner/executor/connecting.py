@@ -13,6 +13,7 @@ from typing import Any
 
 from runner.executor.seams import expect
 
+COLLECTION = "kubernetes.core"
 _CLIENT = "ansible_collections.kubernetes.core.plugins.module_utils.k8s.client"
 # In a run's environment, where its kubeconfig is.
 KUBECONFIG = "K8S_AUTH_KUBECONFIG"

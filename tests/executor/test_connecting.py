@@ -1,12 +1,15 @@
 """The run's own kubeconfig is read once in a run, and others each time."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runner.executor.connecting import Connections
+from runner.executor.orders import environment
 
 
 class World:
@@ -88,3 +91,24 @@ def test_one_that_a_task_has_put_into_the_environment_is_not_the_runs_own(
     for _ in range(2):
         world.create({"kubeconfig": str(other)})
     assert len(world.asked) == 2
+
+
+WITHOUT = """
+from runner.executor import connecting
+
+def unknown():
+    raise LookupError("another kubernetes.core")
+
+connecting.check = unknown
+from runner.executor.child import Warm
+
+warm = Warm()
+print(sorted(warm.inline), warm.left_out)
+"""
+
+
+def test_modules_of_which_one_could_reach_anothers_cluster_are_not_called_in_the_process() -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", WITHOUT], env={**os.environ, **environment()}, check=True, capture_output=True, text=True
+    )
+    assert told.stdout.strip() == "['operator_sdk.util'] {'connections': 'another kubernetes.core'}"
