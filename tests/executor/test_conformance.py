@@ -24,7 +24,7 @@ _VOLATILE = {
     *("duration", "counter", "delta", "jid", "ansible_job_id", "results_file", "atime", "ctime", "mtime", "nlink", "inode"),
     *("resourceVersion", "uid", "creationTimestamp", "managedFields", "time"),
     # Of what is created: its controllers are at work on it meanwhile.
-    "status",
+    *("status", "deployment.kubernetes.io/revision"),
 }
 _TEXTS = (
     (re.compile(r"j\d+\.\d+"), "JID"),
@@ -216,7 +216,7 @@ CLUSTER = """
     definition:
       apiVersion: apps/v1
       kind: Deployment
-      metadata: {name: scaled, namespace: "{{ namespace }}"}
+      metadata: {name: scaled, namespace: "{{ namespace }}", annotations: {mine: kept}}
       spec: &paused
         replicas: 0
         selector: {matchLabels: {app: scaled}}
