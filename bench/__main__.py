@@ -20,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ from bench.driver import (
     ROOT,
     RUN,
     Cluster,
+    Condition,
+    Followed,
     Operator,
     condition,
     memcached,
@@ -48,13 +50,13 @@ from bench.driver import (
 from runner.devcluster import DevclusterError
 from runner.devcluster.cluster import Cluster as Devcluster
 from runner.kube.client import KubeError
-from runner.resource.metadata import ObjectKey
+from runner.resource.metadata import Object, ObjectKey
 from runner.settings import ConfigurationError
 
 # Seconds for a whole phase: a slow engine takes more than a second a run.
 PATIENCE = 3600.0
-# Seconds without any news after which an operator counts as idle, and between two looks when single changes are timed.
-QUIET, CLOSE_LOOK = 1.0, 0.003
+# Seconds without any news after which an operator counts as idle.
+QUIET = 1.0
 # What is measured, in the order of the table: the key in the JSON, and the heading.
 FIGURES = {
     "create_to_successful_per_s": "create → Successful, per second",
@@ -78,7 +80,6 @@ class Course:
         self._operator = operator
         self._namespace = namespace
         self._keys = [ObjectKey(namespace, f"bench-{number}") for number in range(crs)]
-        self._names = {key.name for key in self._keys}
         self._changes = changes
 
     async def run(self) -> None:
@@ -90,54 +91,48 @@ class Course:
 
     async def _ready(self) -> None:
         await self._world.create(memcached("probe", 1), self._namespace)
-        await self._until(lambda: self._world.get(DEPLOYMENT, ObjectKey(self._namespace, "probe")), "the operator is ready")
+        async with self._world.following(DEPLOYMENT, self._namespace) as there:
+            probe = ObjectKey(self._namespace, "probe")
+            await self._until(there, lambda objects: probe in objects, "the operator is ready")
 
     async def _create(self) -> None:
-        async def successful() -> bool:
-            found = await self._world.list(MEMCACHED, self._namespace)
-            return all(condition(one, "Successful").get("status") == "True" for one in found)
+        def successful(objects: Mapping[ObjectKey, Object]) -> bool:
+            return all(condition(objects.get(key), "Successful").get("status") == "True" for key in self._keys)
 
-        with self._rate("create_to_successful_per_s"):
-            await _all(self._world.create(memcached(key.name, 1), self._namespace) for key in self._keys)
-            await self._until(successful, "all are Successful")
+        async with self._world.following(MEMCACHED, self._namespace) as there:
+            with self._rate("create_to_successful_per_s"):
+                await _all(self._world.create(memcached(key.name, 1), self._namespace) for key in self._keys)
+                await self._until(there, successful, "all are Successful", look=True)
 
     async def _change(self) -> None:
         times = []
         for number in range(self._changes):
             key, size = self._keys[number % len(self._keys)], 2 + number % 2
-
-            async def changed(key: ObjectKey = key, size: int = size) -> bool:
-                found = await self._world.get(DEPLOYMENT, key)
-                return found is not None and bool(found["spec"]["replicas"] == size)
-
-            begun = time.monotonic()
-            await self._resize(key, size)
-            await self._until(changed, f"{key} is changed", interval=CLOSE_LOOK)
-            times.append(time.monotonic() - begun)
+            async with self._world.following(DEPLOYMENT, self._namespace) as there:
+                begun = time.monotonic()
+                await self._resize(key, size)
+                await self._until(there, _sized([key], size), f"{key} is changed")
+                times.append(time.monotonic() - begun)
             await self._idle()
         self.figures["change_at_idle_p50_s"] = round(statistics.median(times), 3)
         self.figures["change_at_idle_p95_s"] = round(statistics.quantiles(times, n=20, method="inclusive")[-1], 3)
 
     async def _burst(self) -> None:
-        async def followed() -> bool:
-            found = await self._world.list(DEPLOYMENT, self._namespace)
-            return all(one["spec"]["replicas"] == 4 for one in found if one["metadata"]["name"] in self._names)
-
-        with self._rate("burst_per_s"):
-            await _all(self._resize(key, 4) for key in self._keys)
-            await self._until(followed, "all Deployments are changed")
+        async with self._world.following(DEPLOYMENT, self._namespace) as there:
+            with self._rate("burst_per_s"):
+                await _all(self._resize(key, 4) for key in self._keys)
+                await self._until(there, _sized(self._keys, 4), "all are changed")
 
     async def _recreate(self) -> None:
-        old = {one["metadata"]["uid"] for one in await self._world.list(DEPLOYMENT, self._namespace)}
+        async with self._world.following(DEPLOYMENT, self._namespace) as there:
+            old = {obj["metadata"]["uid"] for obj in there.objects.values()}
 
-        async def back() -> bool:
-            found = await self._world.list(DEPLOYMENT, self._namespace)
-            new = {one["metadata"]["name"] for one in found if one["metadata"]["uid"] not in old}
-            return self._names <= new
+            def back(objects: Mapping[ObjectKey, Object]) -> bool:
+                return all(key in objects and objects[key]["metadata"]["uid"] not in old for key in self._keys)
 
-        with self._rate("recreated_per_s"):
-            await _all(self._world.delete(DEPLOYMENT, key) for key in self._keys)
-            await self._until(back, "all Deployments are back")
+            with self._rate("recreated_per_s"):
+                await _all(self._world.delete(DEPLOYMENT, key) for key in self._keys)
+                await self._until(there, back, "all Deployments are back")
 
     async def _resize(self, key: ObjectKey, size: int) -> None:
         await self._world.patch(MEMCACHED, key, {"spec": {"size": size}})
@@ -148,21 +143,17 @@ class Course:
         yield
         self.figures[figure] = round(len(self._keys) / (time.monotonic() - begun), 2)
 
-    async def _until(self, true: Callable[[], Awaitable[Any]], what: str, *, interval: float = 0.05) -> None:
-        looked = 0.0
+    async def _until(self, there: Followed, true: Condition, what: str, *, look: bool = False) -> None:
+        """`look`: at every process and its memory meanwhile, which takes processor time from who is measured."""
 
-        async def watched() -> Any:
-            nonlocal looked
+        def attend() -> None:
             if self._operator.process.poll() is not None:
                 raise AssertionError(f"the operator ended with exit code {self._operator.process.returncode}")
-            # A look at every process takes longer than one at the cluster: once a second, and not while a change is timed.
-            if interval > CLOSE_LOOK and time.monotonic() - looked > 1:
-                looked = time.monotonic()
+            if look:
                 for name, value in self._operator.memory().items():
                     self.figures[f"busy_{name}"] = max(value, self.figures.get(f"busy_{name}", 0))
-            return await true()
 
-        await until(watched, what, patience=PATIENCE, interval=interval)
+        await there.until(true, what, patience=PATIENCE, attend=attend)
 
     async def _idle(self) -> None:
         """Until no Memcached is being worked on and none has changed for a while."""
@@ -179,6 +170,10 @@ class Course:
             return time.monotonic() - since > QUIET
 
         await until(quiet, "the operator is idle", patience=PATIENCE)
+
+
+def _sized(keys: Sequence[ObjectKey], size: int) -> Condition:
+    return lambda objects: all(key in objects and objects[key]["spec"]["replicas"] == size for key in keys)
 
 
 async def _all(calls: Iterable[Awaitable[Any]]) -> None:

@@ -20,7 +20,8 @@ from runner.devcluster.cluster import Cluster as Devcluster
 from runner.devcluster.supervisor import ended_with_parent
 from runner.kube.client import ApiClient, Conflict, KubeError, NotFound
 from runner.kube.discovery import Discovery
-from runner.resource.metadata import GroupVersionKind, ObjectKey
+from runner.kube.informer import Informer
+from runner.resource.metadata import GroupVersionKind, Object, ObjectKey
 
 ROOT = Path(__file__).parent.parent
 MEMCACHED = GroupVersionKind("cache.example.com", "v1alpha1", "Memcached")
@@ -182,6 +183,39 @@ def tidy_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
+# What is to become true of all the objects of a kind.
+Condition = Callable[[Mapping[ObjectKey, Object]], bool]
+
+
+class Followed:
+    """`objects` are as they are now; `news` is set when one of them changes."""
+
+    def __init__(self) -> None:
+        self.objects: Mapping[ObjectKey, Object] = {}
+        self.news = asyncio.Event()
+
+    async def until(
+        self,
+        true: Condition,
+        what: str,
+        *,
+        patience: float = PATIENCE,
+        attend: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Until it is true of the objects. `attend` is called once a second. AssertionError after `patience` seconds."""
+        deadline, attended = time.monotonic() + patience, 0.0
+        while not true(self.objects):
+            now = time.monotonic()
+            if now > deadline:
+                raise AssertionError(f"not within {patience:.0f} s: {what}")
+            if now - attended > 1:
+                attended = now
+                attend()
+            self.news.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.news.wait(), 1)
+
+
 class Cluster:
     """Objects by kind and key, in the cluster of a kubeconfig."""
 
@@ -203,6 +237,23 @@ class Cluster:
         if resource is None:
             raise NotFound(404, f"the cluster has no {gvk}")
         return resource.path(key, namespace=namespace)
+
+    @contextlib.asynccontextmanager
+    async def following(self, gvk: GroupVersionKind, namespace: str) -> AsyncIterator[Followed]:
+        """What there is of a kind, as a watch tells it: asking again and again takes the processor from who is measured."""
+        resource = await self._discovery.by_kind(gvk)
+        if resource is None:
+            raise NotFound(404, f"the cluster has no {gvk}")
+        followed = Followed()
+        informer = Informer(self.client, resource, namespace, lambda *_: followed.news.set())
+        followed.objects = informer.store
+        following = asyncio.create_task(informer.run())
+        try:
+            await informer.synced.wait()
+            yield followed
+        finally:
+            following.cancel()
+            await asyncio.wait([following])
 
     async def create(self, obj: Mapping[str, Any], namespace: str = "") -> dict[str, Any]:
         path = await self.path(GroupVersionKind.of(obj), namespace=namespace)

@@ -15,7 +15,7 @@ import os
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,9 @@ from bench.driver import (
     running,
     some_cluster,
     tidy_on_sigterm,
-    until,
 )
 from runner.devcluster.cluster import Cluster as Devcluster
-from runner.resource.metadata import ObjectKey
+from runner.resource.metadata import Object, ObjectKey
 
 PATIENCE = 3600.0
 # What a turn consists of, in the order in which it happens. `fork` is a part of `start`, and what else is in it is parsing.
@@ -109,26 +108,25 @@ async def measure(world: Cluster, cluster: Devcluster | None, kubeconfig: Path, 
     keys = [ObjectKey(namespace, f"m-{number}") for number in range(size.crs)]
     await prepare(world, namespace)
 
-    async def idle() -> bool:
-        found = await world.list(MEMCACHED, namespace)
-        return all(map(is_done, found))
+    def idle(objects: Mapping[ObjectKey, Object]) -> bool:
+        return all(key in objects and is_done(objects[key]) for key in keys)
 
-    async def resized() -> bool:
-        found = await world.list(DEPLOYMENT, namespace)
-        return all(one["spec"]["replicas"] == 0 for one in found)
+    def resized(objects: Mapping[ObjectKey, Object]) -> bool:
+        return all(key in objects and objects[key]["spec"]["replicas"] == 0 for key in keys)
 
     try:
         with resting(cluster), running(command, folder=project, log=folder / "log", environ=environ) as operator:
-            for key in keys:
-                await world.create(memcached(key.name, 1), namespace)
-            await until(idle, f"{size.crs} CRs are made", patience=PATIENCE, interval=0.5)
-            before, used = _phases(port), operator.processor_seconds()
-            begun = time.monotonic()
-            for key in keys:
-                await world.patch(MEMCACHED, key, {"spec": {"size": 0}})
-            await until(resized, "all Deployments are changed", patience=PATIENCE, interval=0.1)
-            seconds = time.monotonic() - begun
-            await until(idle, "all CRs are done", patience=PATIENCE, interval=0.5)
+            async with world.following(MEMCACHED, namespace) as crs, world.following(DEPLOYMENT, namespace) as deployments:
+                for key in keys:
+                    await world.create(memcached(key.name, 1), namespace)
+                await crs.until(idle, f"{size.crs} CRs are made", patience=PATIENCE)
+                before, used = _phases(port), operator.processor_seconds()
+                begun = time.monotonic()
+                for key in keys:
+                    await world.patch(MEMCACHED, key, {"spec": {"size": 0}})
+                await deployments.until(resized, "all Deployments are changed", patience=PATIENCE)
+                seconds = time.monotonic() - begun
+                await crs.until(idle, "all CRs are done", patience=PATIENCE)
             return Cost(
                 size=size,
                 per_second=round(size.crs / seconds, 2),

@@ -1,14 +1,17 @@
-"""An interrupted bench cleans up after itself."""
+"""An interrupted bench cleans up after itself, and what it looks on at is as it is."""
 
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from bench.driver import PATIENCE, ROOT, Operator, until
+from bench.driver import PATIENCE, ROOT, Cluster, Operator, until
 from runner.devcluster import Cluster as Devcluster
+from runner.resource.metadata import ObjectKey
+from tests.behaviour.test_dependents import CONFIG_MAP
 from tests.conftest import alive
 
 
@@ -36,3 +39,18 @@ async def test_an_interrupted_bench_leaves_no_operator(by: signal.Signals, devcl
     assert "Traceback" not in bench.output
     if by != signal.SIGKILL:
         assert not list(tmp_path.glob("rolerunner-bench-*"))
+
+
+async def test_what_is_followed_is_as_it_is(world: Cluster, one: ObjectKey) -> None:
+    config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "one"}}
+    attended: list[float] = []
+    async with world.following(CONFIG_MAP, one.namespace) as there:
+        await world.create(config_map, one.namespace)
+        await there.until(lambda objects: one in objects, "it is there")
+        await world.delete(CONFIG_MAP, one)
+        await there.until(lambda objects: one not in objects, "it is gone")
+        with pytest.raises(AssertionError, match="not within 0 s: it is back"):
+            await there.until(
+                lambda objects: one in objects, "it is back", patience=0.1, attend=lambda: attended.append(time.monotonic())
+            )
+    assert attended
