@@ -66,8 +66,8 @@ FIGURES = {
     "recreated_per_s": "Deployments deleted → recreated, per second",
     "idle_rss_mb": "memory at idle, resident, MB",
     "idle_pss_mb": "memory at idle, shared pages counted once, MB",
-    "busy_rss_mb": "memory at work (most seen), resident, MB",
-    "busy_pss_mb": "memory at work (most seen), shared pages counted once, MB",
+    "busy_rss_mb": "memory while all are created (most seen), resident, MB",
+    "busy_pss_mb": "memory while all are created (most seen), shared pages counted once, MB",
 }
 
 
@@ -106,14 +106,14 @@ class Course:
 
     async def _change(self) -> None:
         times = []
-        for number in range(self._changes):
-            key, size = self._keys[number % len(self._keys)], 2 + number % 2
-            async with self._world.following(DEPLOYMENT, self._namespace) as there:
+        async with self._world.following(DEPLOYMENT, self._namespace) as there:
+            for number in range(self._changes):
+                key, size = self._keys[number % len(self._keys)], 2 + number % 2
                 begun = time.monotonic()
                 await self._resize(key, size)
                 await self._until(there, _sized([key], size), f"{key} is changed")
                 times.append(time.monotonic() - begun)
-            await self._idle()
+                await self._idle()
         self.figures["change_at_idle_p50_s"] = round(statistics.median(times), 3)
         self.figures["change_at_idle_p95_s"] = round(statistics.quantiles(times, n=20, method="inclusive")[-1], 3)
 

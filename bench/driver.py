@@ -19,7 +19,7 @@ import yaml
 from runner.devcluster.cluster import Cluster as Devcluster
 from runner.devcluster.supervisor import ended_with_parent
 from runner.kube.client import ApiClient, Conflict, KubeError, NotFound
-from runner.kube.discovery import Discovery
+from runner.kube.discovery import Discovery, Resource
 from runner.kube.informer import Informer
 from runner.resource.metadata import GroupVersionKind, Object, ObjectKey
 
@@ -190,9 +190,9 @@ Condition = Callable[[Mapping[ObjectKey, Object]], bool]
 class Followed:
     """`objects` are as they are now; `news` is set when one of them changes."""
 
-    def __init__(self) -> None:
-        self.objects: Mapping[ObjectKey, Object] = {}
-        self.news = asyncio.Event()
+    def __init__(self, objects: Mapping[ObjectKey, Object], news: asyncio.Event) -> None:
+        self.objects = objects
+        self.news = news
 
     async def until(
         self,
@@ -233,24 +233,26 @@ class Cluster:
             await client.close()
 
     async def path(self, gvk: GroupVersionKind, key: ObjectKey | None = None, *, namespace: str = "") -> str:
+        return (await self._resource(gvk)).path(key, namespace=namespace)
+
+    async def _resource(self, gvk: GroupVersionKind) -> Resource:
         resource = await self._discovery.by_kind(gvk)
         if resource is None:
             raise NotFound(404, f"the cluster has no {gvk}")
-        return resource.path(key, namespace=namespace)
+        return resource
 
     @contextlib.asynccontextmanager
     async def following(self, gvk: GroupVersionKind, namespace: str) -> AsyncIterator[Followed]:
         """What there is of a kind, as a watch tells it: asking again and again takes the processor from who is measured."""
-        resource = await self._discovery.by_kind(gvk)
-        if resource is None:
-            raise NotFound(404, f"the cluster has no {gvk}")
-        followed = Followed()
-        informer = Informer(self.client, resource, namespace, lambda *_: followed.news.set())
-        followed.objects = informer.store
+        news = asyncio.Event()
+        informer = Informer(self.client, await self._resource(gvk), namespace, lambda *_: news.set())
         following = asyncio.create_task(informer.run())
         try:
-            await informer.synced.wait()
-            yield followed
+            try:
+                await asyncio.wait_for(informer.synced.wait(), PATIENCE)
+            except TimeoutError as error:
+                raise AssertionError(f"{gvk} could not be listed within {PATIENCE:.0f} s") from error
+            yield Followed(informer.store, news)
         finally:
             following.cancel()
             await asyncio.wait([following])

@@ -47,8 +47,8 @@ from runner.executor.recording import Recorder
 _GATHERING = 120
 
 # Whose modules are called in the process. What they keep between two calls that a later one could stumble over is the
-# Kubernetes client's default, which `connecting` sees to; where it cannot, that collection's take ansible-core's way.
-COLLECTIONS = frozenset({connecting.COLLECTION, "operator_sdk.util"})
+# Kubernetes client's default, which `connecting` sees to; where it cannot, all of them take ansible-core's way.
+COLLECTIONS = frozenset({"kubernetes.core", "operator_sdk.util"})
 
 # Something of everything that most runs need: facts, a condition, a loop, a template, modules.
 _WARM_UP = """
@@ -97,7 +97,7 @@ class Warm:
         }
         left_out, connections = seams.install([("connections", connecting.check, connecting.put)])
         # Those of them whose modules are called in the process.
-        self.inline = COLLECTIONS - ({connecting.COLLECTION} if left_out else set())
+        self.inline = frozenset() if left_out else COLLECTIONS
         others, installed = seams.install(
             [
                 *inline.seams(self.inline),

@@ -22,6 +22,7 @@ from ansible.vars import clean, manager
 from runner.executor.seams import expect
 
 _SCALARS = frozenset({str, int, float, bool, type(None)})
+_PLAIN = _SCALARS | {dict, list}
 # What ansible-core notes down in a result.
 _NOTE = "_ansible_"
 
@@ -80,17 +81,15 @@ def remove_values(original: Callable[[Any, Any], Any]) -> Callable[[Any, Any], A
 
 
 def transform_to_native_types(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`ansible.utils.vars.transform_to_native_types`, which `original` is, and to which all is left that is not plain."""
+    """`ansible.utils.vars.transform_to_native_types`, which `original` is, and does all that holds what is not plain."""
 
     def transformed(value: Any, redact: bool = True) -> Any:
         kind = type(value)
-        if kind in _SCALARS:
-            return value
-        if kind is dict and all(type(name) is str for name in value):
+        if kind is dict and all(type(name) is str and type(item) in _PLAIN for name, item in value.items()):
             return {name: item if type(item) in _SCALARS else transformed(item, redact) for name, item in value.items()}
-        if kind is list:
+        if kind is list and all(type(item) in _PLAIN for item in value):
             return [item if type(item) in _SCALARS else transformed(item, redact) for item in value]
-        return original(value, redact)
+        return value if kind in _SCALARS else original(value, redact)
 
     return transformed
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from runner.executor.seams import expect
 
-COLLECTION = "kubernetes.core"
-_CLIENT = "ansible_collections.kubernetes.core.plugins.module_utils.k8s.client"
+_COLLECTION = "ansible_collections.kubernetes.core"
+_CLIENT = f"{_COLLECTION}.plugins.module_utils.k8s.client"
 # In a run's environment, where its kubeconfig is.
 KUBECONFIG = "K8S_AUTH_KUBECONFIG"
 
@@ -37,10 +37,12 @@ def put() -> Connections | None:
 
 
 def _client() -> Any:
+    """None where there is no kubernetes.core. ImportError where it is another one."""
     try:
-        return importlib.import_module(_CLIENT)
+        importlib.import_module(_COLLECTION)
     except ImportError:
         return None
+    return importlib.import_module(_CLIENT)
 
 
 class Connections:

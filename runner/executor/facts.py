@@ -29,8 +29,8 @@ from runner.executor.seams import expect
 _WANTED = None
 # Seconds.
 _AGE, _OLDEST = 60.0, 3600.0
-# The collectors that start processes, look for programs or go through many files, by the names that `gather_subset` has for
-# them.
+# The collectors that start processes, look for programs, go through many files or take a long text apart, by the names that
+# `gather_subset` has for them.
 _SLOW = frozenset("network lsb platform distribution caps chroot virtual pkg_mgr cmdline service_mgr systemd".split())
 # And of what is called hardware, which is much else beside.
 _SLOW_HARDWARE = ("get_mount_facts", "get_device_facts", "get_dmi_facts", "get_lvm_facts", "get_sysinfo_facts")

@@ -54,8 +54,9 @@ def environment() -> dict[str, str]:
 
 def _without_proxy(environ: Mapping[str, str]) -> dict[str, str]:
     """A cluster's HTTP proxy (HTTP_PROXY, https_proxy …) is not for the runner's own, to which a run sends its token."""
-    upper, lower = environ.get("NO_PROXY", ""), environ.get("no_proxy", "")
-    hosts = {"NO_PROXY": upper or lower, "no_proxy": lower or upper}
+    # An empty one counts, too: none but the runner.
+    upper, lower = environ.get("NO_PROXY"), environ.get("no_proxy")
+    hosts = {"NO_PROXY": (lower or "") if upper is None else upper, "no_proxy": (upper or "") if lower is None else lower}
     # A "*" counts alone only.
     return {
         name: given if given.strip() == "*" or _LOOPBACK in given.split(",") else ",".join(filter(None, (given, _LOOPBACK)))

@@ -30,6 +30,8 @@ _MOST = 500
 # Nanoseconds. A file that was written just now may be written again without a trace in its times.
 _SETTLED = 2_000_000_000
 
+_LISTED = ("connection_loader", "shell_loader", "become_loader")
+
 # A file's path, and how it is read: as JSON only, as a trusted template.
 Key = tuple[str, bool, bool]
 
@@ -174,7 +176,7 @@ def check_plugins() -> None:
 
 
 def put_plugins() -> None:
-    """Before each playbook, all plugins of some types are loaded for the options that their documentation has.
+    """Before a run's playbooks, all plugins of some types are loaded for the options that their documentation has.
 
     They are known from the fork server's first run, unless a playbook brings more of them. And of a plugin whose
     documentation has no options, that is found out once, not whenever it is loaded.
@@ -193,9 +195,6 @@ def put_plugins() -> None:
             without.add(key)
 
     PluginLoader._load_config_defs = load_config_defs
-
-
-_LISTED = ("connection_loader", "shell_loader", "become_loader")
 
 
 class _Listed:

@@ -54,7 +54,7 @@ class _Connector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._opened: weakref.WeakSet[asyncio.BaseTransport] = weakref.WeakSet()
+        self._opened: weakref.WeakSet[asyncio.Transport] = weakref.WeakSet()
 
     async def connect(self, *arguments: Any, **options: Any) -> Connection:
         connection = await super().connect(*arguments, **options)
@@ -63,10 +63,13 @@ class _Connector(aiohttp.TCPConnector):
         return connection
 
     async def close(self, *, abort_ssl: bool = False) -> None:
-        await super().close(abort_ssl=abort_ssl)
-        for transport in tuple(self._opened):
-            if isinstance(transport, asyncio.WriteTransport):
+        try:
+            await super().close(abort_ssl=abort_ssl)
+        finally:
+            for transport in tuple(self._opened):
                 transport.abort()
+        # It is closed with the loop's next turn.
+        await asyncio.sleep(0)
 
 
 class KubeError(Exception):
