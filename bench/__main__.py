@@ -275,7 +275,7 @@ def main(project: str, commands: tuple[str, ...], crs: int, changes: int, contro
             rests = None if controllers else own
             measuring = measure(kubeconfig, operators, folder, project=where, crs=crs, changes=changes, rests=rests)
             results = asyncio.run(measuring)
-    except (AssertionError, KubeError, DevclusterError, ConfigurationError) as error:
+    except (AssertionError, KubeError, DevclusterError, ConfigurationError, OSError) as error:
         click.echo(f"{click.style('✗', fg='red')} {error}", err=True)
         sys.exit(1)
     finally:
