@@ -16,7 +16,7 @@ from bench.driver import FREE_PORTS, RUN, Cluster, Operator, crd, until
 from runner.devcluster import Cluster as Devcluster
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 
-__all__ = ["LOOPBACK", "THING", "Project", "alive", "crd", "lines", "listening", "thing"]
+__all__ = ["LOOPBACK", "THING", "Project", "alive", "crd", "lines", "listening", "tcp_sockets", "thing"]
 
 # 127.0.0.1, as /proc/net/tcp shows it.
 LOOPBACK = "0100007F"
@@ -86,6 +86,11 @@ def alive(pids: list[int]) -> list[int]:
     return running
 
 
+def tcp_sockets() -> list[list[str]]:
+    """The columns of /proc/net/tcp and tcp6, a row for each socket: see proc_net_tcp in the kernel's documentation."""
+    return [line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+
+
 def listening(pids: list[int]) -> list[tuple[str, int]]:
     """(address in hex, port) of each TCP socket on which one of the processes listens."""
     inodes = set()
@@ -94,8 +99,7 @@ def listening(pids: list[int]) -> list[tuple[str, int]]:
             # A descriptor may be closed meanwhile.
             with contextlib.suppress(OSError):
                 inodes.add(str(link.readlink()).removeprefix("socket:[").removesuffix("]"))
-    rows = [line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
-    found = [row[1].split(":") for row in rows if row[3] == "0A" and row[9] in inodes]
+    found = [row[1].split(":") for row in tcp_sockets() if row[3] == "0A" and row[9] in inodes]
     return [(address, int(port, 16)) for address, port in found]
 
 

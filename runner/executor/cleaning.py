@@ -22,7 +22,6 @@ from ansible.vars import clean, manager
 from runner.executor.seams import expect
 
 _SCALARS = frozenset({str, int, float, bool, type(None)})
-_PLAIN = _SCALARS | {dict, list}
 # What ansible-core notes down in a result.
 _NOTE = "_ansible_"
 
@@ -81,15 +80,13 @@ def remove_values(original: Callable[[Any, Any], Any]) -> Callable[[Any, Any], A
 
 
 def transform_to_native_types(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`ansible.utils.vars.transform_to_native_types`, which `original` is, and does all that holds what is not plain."""
+    """`ansible.utils.vars.transform_to_native_types`, which `original` is, for results that are plain throughout."""
 
     def transformed(value: Any, redact: bool = True) -> Any:
-        kind = type(value)
-        if kind is dict and all(type(name) is str and type(item) in _PLAIN for name, item in value.items()):
-            return {name: item if type(item) in _SCALARS else transformed(item, redact) for name, item in value.items()}
-        if kind is list and all(type(item) in _PLAIN for item in value):
-            return [item if type(item) in _SCALARS else transformed(item, redact) for item in value]
-        return value if kind in _SCALARS else original(value, redact)
+        try:
+            return _copy(value, None, strict=True)
+        except (_NotPlain, RecursionError):
+            return original(value, redact)
 
     return transformed
 
@@ -99,11 +96,13 @@ def _is_note(name: Any) -> bool:
 
 
 def _copy(value: Any, left_out: Callable[[Any], bool] | None, *, strict: bool = False) -> Any:
-    """Without the keys that are to be left out. Raises _NotPlain for other containers, if strict for other values at all."""
+    """Without the keys to be left out. Raises _NotPlain for other containers; if strict, for other values and keys."""
     kind = type(value)
     if kind in _SCALARS:
         return value
     if kind is dict:
+        if strict and not _SCALARS.issuperset(map(type, value)):
+            raise _NotPlain
         return {
             name: item if type(item) in _SCALARS else _copy(item, left_out, strict=strict)
             for name, item in value.items()

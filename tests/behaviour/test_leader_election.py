@@ -15,7 +15,7 @@ from runner.kube.lease import LEASE
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.behaviour.test_resilience import run
 from tests.behaviour.test_runs import EVENT, commands, counted, succeeded
-from tests.conftest import THING, Project, alive, crd, lines, listening, thing
+from tests.conftest import THING, Project, alive, crd, lines, listening, tcp_sockets, thing
 
 CONFIG_MAP = GroupVersionKind("", "v1", "ConfigMap")
 
@@ -230,8 +230,7 @@ async def test_a_leader_that_was_paused_writes_nothing_more(project: Project, wo
 
 def pending(ports: set[int]) -> bool:
     """Whether somebody has sent something to one of the ports, and it has not been read."""
-    for row in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        _, local, _, state, queues = row.split()[:5]
+    for _, local, _, state, queues, *_ in tcp_sockets():
         if state == "01" and int(local.split(":")[1], 16) in ports and int(queues.split(":")[1], 16):
             return True
     return False

@@ -16,6 +16,7 @@ from runner import metrics
 from runner.devcluster import pki
 from runner.kube.client import ApiClient, ApiError, Conflict, Expired, Invalid, NotFound, Refused, Unreachable
 from runner.settings import ConfigurationError
+from tests.conftest import tcp_sockets
 
 
 @asynccontextmanager
@@ -103,8 +104,7 @@ def _says_no_farewell(listener: socket.socket, context: ssl.SSLContext, gone: th
 
 def _established(port: int) -> list[str]:
     """The connections to this port of which the client has not let go, as Linux lists them."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return [row[1] for row in rows if int(row[2].split(":")[1], 16) == port and row[3] == "01"]
+    return [row[1] for row in tcp_sockets() if int(row[2].split(":")[1], 16) == port and row[3] == "01"]
 
 
 async def test_a_watch_that_was_given_up_is_closed_with_its_client(tmp_path: Path) -> None:
