@@ -4,7 +4,9 @@
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
 NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 PYTHON ?= $(firstword $(foreach python,$(PYTHONS),$(shell $(python) $(NEW_ENOUGH) 2>/dev/null && command -v $(python))))
-VENV ?= .venv
+# With another ansible-core than the newest that this Python can have: `make test CORE=2.18`.
+CORE ?=
+VENV ?= .venv$(CORE)
 BIN := $(VENV)/bin
 
 # The operator's image, as it is built, pushed and deployed; and for whose custom resources: every namespace's, or with
@@ -29,13 +31,13 @@ $(VENV)/.ready: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python from 3.11 on was found; install one, or name it: make PYTHON=…" >&2; exit 1; }
 	@echo "Setting up $(VENV) with $(PYTHON): a few minutes the first time"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' $(CORE:%='ansible-core==%.*')
 	@touch $@
 
 demo: venv ## The main job on a real control plane, told while it happens
 	@$(BIN)/python -m bench.demo
 
-test: venv ## All tests; ARGS="-k queue" for some
+test: venv ## All tests; ARGS="-k queue" for some, CORE=2.18 with another ansible-core
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: venv ## Style, types and import directions
@@ -69,5 +71,5 @@ deploy: ## Deploy the CRDs and the operator with the image IMG; OVERLAY=single-n
 undeploy: uninstall ## Remove all that was deployed
 	$(MANIFESTS) | $(KUBECTL) delete --ignore-not-found -f -
 
-clean: ## Remove the virtual environment and what tools left
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+clean: ## Remove the virtual environments and what tools left
+	rm -rf .venv* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
