@@ -290,6 +290,7 @@ class Reconciler:
                 folder=folder,
                 role=content.role,
                 playbook=content.playbook,
+                data=built.data,
                 extra_vars=built.extra_vars,
                 environment={
                     "KUBECONFIG": _written(private / "kubeconfig", for_go),

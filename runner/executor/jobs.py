@@ -38,7 +38,8 @@ class Job:
     folder: Path
     role: Path | None = None
     playbook: Path | None = None
-    # Strings marked {"__ansible_unsafe": …} are data, others may be templates.
+    # Variables. In `data` no string and no key is ever a template; in `extra_vars` each may be one.
+    data: Mapping[str, Any] = field(default_factory=dict)
     extra_vars: Mapping[str, Any] = field(default_factory=dict)
     # On top of the runner's own environment.
     environment: Mapping[str, str] = field(default_factory=dict)
