@@ -21,6 +21,7 @@ import click
 import runner
 from runner import flags, logs, settings, watches
 from runner.devcluster.commands import devcluster
+from runner.executor import orders
 from runner.scaffolding.commands import create, init
 from runner.scaffolding.manifests import manifests
 from runner.schema import WATCHES
@@ -148,9 +149,18 @@ def _hand_down(chosen: Settings) -> None:
         if value:
             os.environ[name] = os.pathsep.join(str(path) for path in settings.search_paths(value))
 
+    # Most operators' roles were written before ansible-core 2.19, from which on a condition has to be a boolean.
+    if orders.has_tags() and not _is_set("allow_broken_conditionals"):
+        os.environ.setdefault("ANSIBLE_ALLOW_BROKEN_CONDITIONALS", "true")
+
 
 def _default_roles_path() -> str:
     """Playbooks find the roles in ./roles, as the roles of watches.yaml are, unless an ansible.cfg has other plans."""
+    return "" if _is_set("roles_path") else _ROLES_PATH
+
+
+def _is_set(option: str) -> bool:
+    """Whether the ansible.cfg that Ansible will read has this option among its defaults."""
     # Ansible takes the first that is there.
     places = (os.environ.get("ANSIBLE_CONFIG", ""), "./ansible.cfg", "~/.ansible.cfg", "/etc/ansible/ansible.cfg")
     for path in filter(Path.is_file, (Path(place).expanduser() for place in places)):
@@ -158,8 +168,8 @@ def _default_roles_path() -> str:
         # What is wrong with the file is for Ansible to say.
         with contextlib.suppress(configparser.Error, UnicodeDecodeError, OSError):
             found.read(path)
-        return "" if found.has_option("defaults", "roles_path") else _ROLES_PATH
-    return _ROLES_PATH
+        return found.has_option("defaults", option)
+    return False
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -14,6 +14,7 @@ from typing import Any
 # The host that roles run on, and whose counters are the run's.
 LOCALHOST = "localhost"
 
+_BROKEN_CONDITIONAL = "Conditionals must have a boolean result."
 _REQUEUE_ACTIONS = ("operator_sdk.util.requeue_after", "requeue_after")
 _FOR_CHECK_MODE = re.compile(r'"msg": "([^"]*check mode[^"]*)"', re.IGNORECASE)
 
@@ -91,6 +92,14 @@ class JobEvent:
     def result(self) -> Mapping[str, Any]:
         result = self.data.get("res")
         return result if isinstance(result, Mapping) else {}
+
+    @property
+    def has_broken_conditional(self) -> bool:
+        """A condition of this task gave no boolean, and ansible-core (from 2.19 on) let it pass with a deprecation."""
+        notes = self.result.get("deprecations")
+        texts = [note.get("msg") for note in notes if isinstance(note, Mapping)] if isinstance(notes, list) else []
+        # The event of a skipped task leaves its result out.
+        return any(_BROKEN_CONDITIONAL in text for text in (self.stdout, *texts) if isinstance(text, str))
 
     @property
     def is_failure(self) -> bool:
