@@ -1,11 +1,12 @@
 # Everything sets itself up: a virtual environment in .venv, the control plane's programs in the user's cache.
 
-# The first Python that is new enough; `make demo PYTHON=python3.13` chooses another.
-PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
-NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
-PYTHON ?= $(firstword $(foreach python,$(PYTHONS),$(shell $(python) $(NEW_ENOUGH) 2>/dev/null && command -v $(python))))
 # With another ansible-core than the newest that this Python can have: `make test CORE=2.18`.
 CORE ?=
+# The first Python that is new enough; `make demo PYTHON=python3.13` chooses another.
+PYTHONS := python3 python3.14 python3.13 python3.12 python3.11 $(wildcard $(HOME)/.pyenv/versions/3.*/bin/python3)
+OLDEST := $(if $(filter 2.20 2.21,$(CORE)),12,11)
+NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, $(OLDEST)))'
+PYTHON ?= $(firstword $(foreach python,$(PYTHONS),$(shell $(python) $(NEW_ENOUGH) 2>/dev/null && command -v $(python))))
 VENV ?= .venv$(CORE)
 BIN := $(VENV)/bin
 
@@ -28,7 +29,7 @@ help: ## List what there is to make
 venv: $(VENV)/.ready ## Set up the virtual environment
 
 $(VENV)/.ready: pyproject.toml
-	@test -n "$(PYTHON)" || { echo "No Python from 3.11 on was found; install one, or name it: make PYTHON=…" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "No Python from 3.$(OLDEST) on was found; install one, or name it: make PYTHON=…" >&2; exit 1; }
 	@echo "Setting up $(VENV) with $(PYTHON): a few minutes the first time"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' $(CORE:%='ansible-core==%.*')
