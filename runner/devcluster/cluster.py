@@ -42,14 +42,19 @@ class Cluster:
         self._process = process
 
     @classmethod
-    def start(cls, folder: Path | None = None, *, report: Report | None = None) -> Self:
-        """A new cluster in `folder` (a fresh temporary one), which answers and has a Ready node. DevclusterError if not."""
+    def start(cls, folder: Path | None = None, *, exec_dir: Path | None = None, report: Report | None = None) -> Self:
+        """A new cluster in `folder` (a fresh temporary one), which answers and has a Ready node.
+
+        `exec_dir`: the programs that stand in for those of containers (`kubelet`). Raises DevclusterError.
+        """
+        _check_exec_dir(exec_dir)
         found = binaries.find(report or _to_stderr)
         if folder is None:
             folder = Path(tempfile.mkdtemp(prefix="devcluster-"))
         else:
             _clear_stale(folder)
             folder.mkdir(mode=0o700, parents=True)
+        _link_exec_dir(folder, exec_dir)
         process = _supervise(folder, found, detached=False)
         cluster = cls(folder, process, found["kubectl"])
         try:
@@ -126,14 +131,20 @@ def state_dir(name: str) -> Path:
     return Path(base) / "rolerunner" / "devcluster" / name
 
 
-def up(folder: Path, report: Report) -> RunningCluster:
-    """The cluster in `folder`, started if it does not run yet. Raises DevclusterError."""
+def up(folder: Path, report: Report, *, exec_dir: Path | None = None) -> RunningCluster:
+    """The cluster in `folder`, started if it does not run yet. Raises DevclusterError.
+
+    `exec_dir`: as with `Cluster.start`; a cluster that runs already takes it over.
+    """
+    _check_exec_dir(exec_dir)
     running = find_running(folder)
     if running is not None:
+        _link_exec_dir(folder, exec_dir)
         return running
     found = binaries.find(report)
     _clear_stale(folder)
     folder.mkdir(mode=0o700, parents=True)
+    _link_exec_dir(folder, exec_dir)
     report("starting etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kwok …")
     with _supervise(folder, found, detached=True) as process:
         try:
@@ -194,6 +205,18 @@ def _clear_stale(folder: Path) -> None:
     if any(folder.iterdir()) and not (folder / "binaries.json").exists():
         raise DevclusterError(f"{folder} holds something else than a development cluster; name another folder with --dir")
     shutil.rmtree(folder)
+
+
+def _check_exec_dir(exec_dir: Path | None) -> None:
+    if exec_dir is not None and not exec_dir.is_dir():
+        raise DevclusterError(f"{exec_dir}, which is to hold the stand-ins for containers' programs, is not a folder")
+
+
+def _link_exec_dir(folder: Path, exec_dir: Path | None) -> None:
+    """Let the cluster in `folder` have the stand-ins of `exec_dir`; its kubelet looks there at each command."""
+    if exec_dir is not None:
+        (folder / "exec").unlink(missing_ok=True)
+        (folder / "exec").symlink_to(exec_dir.absolute())
 
 
 def _supervise(folder: Path, found: dict[str, Path], *, detached: bool) -> subprocess.Popen[str]:

@@ -52,6 +52,9 @@ def kubelet(devcluster: Devcluster, node: str, port: int, folder: Path) -> Itera
                 f"--manage-single-node={node}",
                 f"--config={config}",
                 f"--server-address=127.0.0.1:{port}",
+                # What the API server trusts.
+                f"--tls-cert-file={devcluster.dir}/pki/server.crt",
+                f"--tls-private-key-file={devcluster.dir}/pki/server.key",
             ],
             stdout=output,
             stderr=subprocess.STDOUT,

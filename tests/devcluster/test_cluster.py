@@ -55,7 +55,7 @@ def holder() -> Iterator[tuple[subprocess.Popen[str], Path, list[int]]]:
         assert process.stdout is not None
         folder, supervisor = process.stdout.readline().split()
         pids = [int(supervisor), *below(int(supervisor))]
-        assert len(pids) == 6
+        assert len(pids) == 7
         yield process, Path(folder), pids
         process.kill()
 
