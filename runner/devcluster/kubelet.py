@@ -92,8 +92,9 @@ class StandIns:
     def environ(self, program: Path, container: Container, home: Path) -> dict[str, str]:
         """What a stand-in sees.
 
-        A script finds the programs of this machine behind those of the folder. Anything else, such as a link to a shell,
-        finds those of the folder alone, so that a role's `sh -c` reaches stand-ins and nothing else.
+        The command of a request, if it is a script, finds the programs of this machine behind those of the folder. Anything
+        else, such as a link to a shell, finds those of the folder alone, and so does what it starts: a role's `sh -c`
+        reaches stand-ins and nothing else.
         """
         path = [str(program.parent)]
         with open(program, "rb") as file:
@@ -171,6 +172,10 @@ class Kubelet:
 
     async def _run(self, socket: web.WebSocketResponse, request: web.Request) -> int:
         """Run a command with the socket's channels; its exit code. Raises CommandError."""
+        if request.query.get("tty") == "1":
+            raise CommandError(
+                _CANNOT_RUN, "exec: containers of a development cluster have no terminals: leave out --tty (-t)"
+            )
         command = request.query.getall("command", [""])
         process = await self._start(command, Container.of(request), stdin=request.query.get("input") == "1")
         assert process.stdout is not None
