@@ -34,7 +34,8 @@ from runner.devcluster.supervisor import ended_with_parent
 
 _PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 _STDIN, _STDOUT, _STDERR, _STATUS, _CLOSE = 0, 1, 2, 3, 255
-_CHUNK = 32 * 1024
+# Bytes. A command is in its request's first line, of which the API server takes as much.
+_CHUNK, _REQUEST_LINE = 32 * 1024, 1024 * 1024
 # Exit codes, as shells and container runtimes have them.
 _CANNOT_RUN, _NOT_FOUND, _KILLED = 126, 127, 128
 
@@ -206,7 +207,7 @@ class Kubelet:
                 start_new_session=True,
                 preexec_fn=ended_with_parent(signal.SIGKILL),
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise CommandError(_CANNOT_RUN, f'exec: "{command[0]}": {program} cannot be started: {error}') from error
 
 
@@ -272,7 +273,7 @@ async def serve(cluster: Path, port: int) -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=pki / "ca.crt")
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_cert_chain(pki / "server.crt", pki / "server.key")
-    server = web.AppRunner(Kubelet(cluster).app(), access_log=None)
+    server = web.AppRunner(Kubelet(cluster).app(), access_log=None, max_line_size=_REQUEST_LINE)
     await server.setup()
     await web.TCPSite(server, "127.0.0.1", port, ssl_context=context).start()
     kubeconfig = json.loads((cluster / "components.kubeconfig").read_text())

@@ -183,6 +183,13 @@ async def test_a_role_runs_commands_in_pods_and_reads_their_logs(
     command: /usr/bin/id
   register: missing
   failed_when: false
+- name: Ask at length
+  kubernetes.core.k8s_exec:
+    namespace: "{{ ansible_operator_meta.namespace }}"
+    pod: db
+    command: "pg_isready --user {{ 'x' * 30000 }}"
+  register: long
+  failed_when: false
 - name: Its log
   kubernetes.core.k8s_log:
     namespace: "{{ ansible_operator_meta.namespace }}"
@@ -191,7 +198,7 @@ async def test_a_role_runs_commands_in_pods_and_reads_their_logs(
 - ansible.builtin.copy:
     dest: "{{ out }}"
     content: "{{ {'asked': [asked.rc, asked.stdout, asked.stderr], 'missing': missing.rc, 'why': missing.stderr,
-                  'log': log.log_lines} | to_json }}"
+                  'long': long.stdout | default('') | length, 'log': log.log_lines} | to_json }}"
 """)
     out = project.folder / "out.json"
     project.watch(vars={"out": str(out)})
@@ -201,6 +208,7 @@ async def test_a_role_runs_commands_in_pods_and_reads_their_logs(
     said = json.loads(out.read_text())
     assert said["asked"] == [4, "db takes connections for some one\n", "slow\n"]
     assert said["missing"] == 127
+    assert said["long"] > 30000
     assert "has no program 'id' that stands in for it" in said["why"]
     assert said["log"] == ["starting", "ready for connections", ""]
 

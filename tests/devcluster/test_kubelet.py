@@ -1,3 +1,4 @@
+import contextlib
 import os
 import shutil
 import ssl
@@ -47,6 +48,19 @@ class Pod:
     def exec(self, *command: str) -> subprocess.CompletedProcess[str]:
         return self.kubectl("exec", "pod", "--container=main", "--", *command)
 
+    def terminal(self, *arguments: str) -> str:
+        """What kubectl shows on a terminal."""
+        near, far = os.openpty()
+        with subprocess.Popen(self.command(*arguments), stdin=far, stdout=far, stderr=far):
+            os.close(far)
+            shown = b""
+            # The end of a terminal is an error.
+            with contextlib.suppress(OSError):
+                while data := os.read(near, 4096):
+                    shown += data
+        os.close(near)
+        return shown.decode()
+
 
 @pytest.fixture
 def pod(devcluster: Cluster, namespace: str, tmp_path: Path) -> Pod:
@@ -84,6 +98,11 @@ def test_a_stand_in_answers(pod: Pod, exec_dir: Path, command: str) -> None:
     assert done.stdout.splitlines() == [f"{pod.namespace} pod main", "<-c>", "<select 1>"]
     assert done.stderr.splitlines()[0] == "wrong"
     assert done.returncode == 3
+
+
+def test_a_command_may_be_long(pod: Pod, exec_dir: Path) -> None:
+    script(exec_dir / "length", "echo ${#1}")
+    assert pod.exec("length", "x" * 100_000).stdout == "100000\n"
 
 
 def test_standard_input_and_its_end_reach_it(pod: Pod, exec_dir: Path) -> None:
@@ -139,6 +158,13 @@ def test_what_cannot_be_started_says_so(pod: Pod, exec_dir: Path) -> None:
         done = pod.exec(name)
         assert done.returncode == 126
         assert reason in done.stderr
+
+
+def test_there_are_no_terminals(pod: Pod, exec_dir: Path) -> None:
+    linked(exec_dir, "true")
+    # kubectl asks for one only where it has one itself.
+    done = pod.terminal("exec", "-it", "pod", "--", "true")
+    assert "have no terminals: leave out --tty (-t)" in done
 
 
 def test_a_command_that_is_killed_has_a_shells_exit_code(pod: Pod, exec_dir: Path) -> None:
