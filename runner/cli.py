@@ -105,11 +105,12 @@ def plan(files: tuple[str, ...], namespace: str, watches_file: Path, output: str
 
 @main.command()
 @click.option("--devcluster", "own", is_flag=True, help="Work on the development cluster, whatever KUBECONFIG says.")
+@click.option("--exec-dir", type=click.Path(path_type=Path), help="As for `devcluster up`; it goes with --devcluster.")
 @click.option("-y", "--yes", is_flag=True, help="Work on the current context's cluster without asking.")
 @click.option("-n", "--namespace", default="", help="Watch this one only, and put samples there that name none.")
 @flags.WATCHES_FILE
 @click.argument("run_flags", nargs=-1, type=click.UNPROCESSED)
-def dev(own: bool, yes: bool, namespace: str, watches_file: Path, run_flags: tuple[str, ...]) -> None:
+def dev(own: bool, exec_dir: Path | None, yes: bool, namespace: str, watches_file: Path, run_flags: tuple[str, ...]) -> None:
     """Run the operator while you edit it: apply CRDs and samples, and run again what an edit concerns.
 
     Behind -- further flags of `rolerunner run` may follow.
@@ -117,9 +118,11 @@ def dev(own: bool, yes: bool, namespace: str, watches_file: Path, run_flags: tup
     from runner import dev as developing
 
     with _mistakes():
+        if exec_dir and not own:
+            raise click.UsageError("--exec-dir is for a development cluster: give --devcluster as well")
         chosen = Settings(watches_file=watches_file)
         _hand_down(chosen)
-        developing.dev(chosen, devcluster=own, yes=yes, namespace=namespace, flags=run_flags)
+        developing.dev(chosen, devcluster=own, exec_dir=exec_dir, yes=yes, namespace=namespace, flags=run_flags)
 
 
 @contextlib.contextmanager

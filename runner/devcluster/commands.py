@@ -36,10 +36,15 @@ def devcluster() -> None:
 
 @devcluster.command()
 @_where
-def up(folder: Path) -> None:
+@click.option(
+    "--exec-dir",
+    type=click.Path(path_type=Path),
+    help="Programs that stand in for those of containers: PSQL there is what `kubectl exec POD -- PSQL` runs.",
+)
+def up(folder: Path, exec_dir: Path | None) -> None:
     """Start a cluster in the background, and wait until it is ready."""
     already = cluster.find_running(folder) is not None
-    running = cluster.up(folder, lambda text: click.echo(text, err=True))
+    running = cluster.up(folder, lambda text: click.echo(text, err=True), exec_dir=exec_dir)
     click.echo(f"{'Already running' if already else 'Running'}. Its kubeconfig: {running.kubeconfig}")
     click.echo("To use it in this shell, with its kubectl: " + f'eval "$({_command("env", folder)})"')
 

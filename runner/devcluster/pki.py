@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
+import ssl
 from pathlib import Path
 
 from cryptography import x509
@@ -52,6 +53,13 @@ def write(folder: Path, *, service_address: str) -> None:
     )
     issue("admin", _name("admin", organization="system:masters"), [])
     _write(folder / "service-account.key", _key_pem(ec.generate_private_key(ec.SECP256R1())))
+
+
+def client_context(folder: Path) -> ssl.SSLContext:
+    """TLS as the cluster's administrator, who trusts its CA and no other."""
+    context = ssl.create_default_context(cafile=folder / "ca.crt")
+    context.load_cert_chain(folder / "admin.crt", folder / "admin.key")
+    return context
 
 
 def _name(common: str, organization: str | None = None) -> x509.Name:

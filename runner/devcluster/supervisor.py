@@ -5,7 +5,8 @@ default), it ends when its standard input does, and removes DIR; so a cluster li
 the other end. Detached, it lives until SIGTERM. It is told `stop NAME` and `start NAME` on standard input, and answers
 each with one JSON line on standard output, the first of which says `ready` or `error`.
 
-DIR holds `binaries.json`, `lock` (held while this lives), `pki/`, `etcd/`, `logs/`, `kubeconfig`.
+DIR holds `binaries.json`, `lock` (held while this lives), `pki/`, `etcd/`, `logs/`, `kubeconfig`, and of the kubelet `exec`,
+a link to the folder of stand-ins, and `pods/`, where they run.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import select
 import shutil
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import time
@@ -42,6 +42,15 @@ _POLL = 0.05
 _PORTS = range(20000, 32000)
 _SERVICES, _SERVICE_ADDRESS = "10.96.0.0/16", "10.96.0.1"
 NODE = "node-0"
+KUBELET = "kubelet"
+# Who makes the volumes: `volumes`.
+PROVISIONER = "devcluster.rolerunner.io/paper"
+_STORAGE_CLASS = {
+    "metadata": {"name": "standard", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+    "provisioner": PROVISIONER,
+    "reclaimPolicy": "Delete",
+    "volumeBindingMode": "Immediate",
+}
 
 
 @dataclass(slots=True)
@@ -51,11 +60,12 @@ class Supervisor:
     etcd_port: int = 0
     peer_port: int = 0
     api_port: int = 0
+    kubelet_port: int = 0
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self) -> None:
         """Everything, until the API answers and the node is Ready. Raises DevclusterError."""
-        self.etcd_port, self.peer_port, self.api_port = _free_ports(3)
+        self.etcd_port, self.peer_port, self.api_port, self.kubelet_port = _free_ports(4)
         pki.write(self.folder / "pki", service_address=_SERVICE_ADDRESS)
         for name in ("etcd", "logs"):
             (self.folder / name).mkdir(mode=0o700)
@@ -63,12 +73,15 @@ class Supervisor:
         self.launch("etcd")
         self._await("etcd", lambda: _accepts(self.etcd_port))
         self.launch("kube-apiserver")
+        self.launch(KUBELET)
         self._await("kube-apiserver", self._is_ready)
         self.launch("kube-controller-manager")
         self.launch("kube-scheduler")
         self.launch("kwok")
-        self._request("POST", "/api/v1/nodes", {"metadata": {"name": NODE, "labels": {"kubernetes.io/hostname": NODE}}})
+        self._request("POST", "/api/v1/nodes", self._node())
+        self._request("POST", "/apis/storage.k8s.io/v1/storageclasses", _STORAGE_CLASS)
         self._await("kwok", self._node_is_ready)
+        self._await(KUBELET, lambda: _accepts(self.kubelet_port))
         self._await("kube-controller-manager", self._has_default_account)
         # Only now: whoever finds this file finds a cluster that answers.
         _write_private(self.folder / "kubeconfig", self._kubeconfig())
@@ -76,7 +89,7 @@ class Supervisor:
     def launch(self, name: str) -> None:
         with open(self.folder / "logs" / f"{name}.log", "ab") as log:
             self.processes[name] = subprocess.Popen(
-                [self.binaries[name], *self._arguments(name)],
+                self._command(name),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -138,6 +151,17 @@ class Supervisor:
         except (OSError, http.client.HTTPException):
             return False
 
+    def _node(self) -> dict[str, Any]:
+        """The node as its kubelet registers it; kwok makes it Ready."""
+        return {
+            "metadata": {"name": NODE, "labels": {"kubernetes.io/hostname": NODE}},
+            "status": {
+                "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+                "daemonEndpoints": {"kubeletEndpoint": {"Port": self.kubelet_port}},
+                "declaredFeatures": ["ExtendWebSocketsToKubelet"],
+            },
+        }
+
     def _node_is_ready(self) -> bool:
         node = self._request("GET", f"/api/v1/nodes/{NODE}")
         conditions = node.get("status", {}).get("conditions", ())
@@ -149,8 +173,7 @@ class Supervisor:
 
     def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """The answer's JSON (or text), whatever its status. Raises OSError when there is none."""
-        context = ssl.create_default_context(cafile=self._pki("ca.crt"))
-        context.load_cert_chain(self._pki("admin.crt"), self._pki("admin.key"))
+        context = pki.client_context(self.folder / "pki")
         connection = http.client.HTTPSConnection("127.0.0.1", self.api_port, context=context, timeout=10)
         with contextlib.closing(connection):
             data = None if body is None else json.dumps(body)
@@ -180,6 +203,11 @@ class Supervisor:
             },
             indent=2,
         )
+
+    def _command(self, name: str) -> list[str]:
+        if name == KUBELET:
+            return [sys.executable, "-m", "runner.devcluster.kubelet", str(self.folder), str(self.kubelet_port)]
+        return [self.binaries[name], *self._arguments(name)]
 
     def _arguments(self, name: str) -> list[str]:
         etcd = f"https://127.0.0.1:{self.etcd_port}"
@@ -222,6 +250,9 @@ class Supervisor:
                     f"--tls-cert-file={certificate}",
                     f"--tls-private-key-file={key}",
                     f"--client-ca-file={ca}",
+                    f"--kubelet-certificate-authority={ca}",
+                    f"--kubelet-client-certificate={certificate}",
+                    f"--kubelet-client-key={key}",
                     "--authorization-mode=RBAC",
                     "--anonymous-auth=false",
                     # As OpenShift has it: who holds up an owner's deletion needs the right to.
