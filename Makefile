@@ -29,7 +29,7 @@ APPLY = $(KUBECTL) apply --server-side --force-conflicts
 MANIFESTS = $(KUBECTL) kustomize config/$(OVERLAY) | sed 's|image: controller:latest$$|image: $(IMG)|'
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench molecule clean requirements image docker-build docker-push install uninstall deploy undeploy
+.PHONY: help venv demo test test-cores python lint bench molecule clean requirements image docker-build docker-push install uninstall deploy undeploy
 
 help: ## List what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,18 @@ demo: venv ## The main job on a real control plane, told while it happens
 
 test: venv ## All tests; ARGS="-k queue" for some, CORE=2.18 with another ansible-core
 	$(BIN)/python -m pytest $(ARGS)
+
+# With the others, what depends on it. ansible-core from 2.20 on needs a newer Python, which not every machine has.
+test-cores: ## The tests of runs, with each other ansible-core that a Python is there for
+	$(MAKE) test CORE=2.16 ARGS="tests/executor/test_core.py tests/executor/test_data.py"
+	$(MAKE) test CORE=2.17 ARGS="tests/executor"
+	$(MAKE) test CORE=2.18 ARGS="tests/executor tests/behaviour"
+	@if [ -n "$$($(MAKE) --no-print-directory python CORE=2.21)" ]; then \
+		$(MAKE) test CORE=2.21 ARGS="tests/executor tests/behaviour"; \
+	else echo "No Python from 3.12 on was found: nothing is tested with ansible-core 2.21"; fi
+
+python:
+	@echo $(PYTHON)
 
 lint: venv ## Style, types and import directions
 	$(BIN)/ruff check .
