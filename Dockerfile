@@ -71,6 +71,7 @@ ENV HOME=/opt/ansible \
     USER_UID=1001 \
     PATH=/opt/rolerunner/bin:${PATH} \
     PIP_PYTHON=/opt/rolerunner/bin/python \
+    PIP_NO_CACHE_DIR=1 \
     ANSIBLE_LOCAL_TEMP=/tmp \
     ANSIBLE_REMOTE_TEMP=/tmp \
     ANSIBLE_ASYNC_DIR=/tmp/.ansible_async

@@ -27,6 +27,7 @@ PARTS = (
     ("aiohttp", f"{PACKAGES}/aiohttp/"),
     ("pydantic", f"{PACKAGES}/pydantic"),
     ("kopf", f"{PACKAGES}/kopf/"),
+    ("pip", f"{PACKAGES}/pip"),
     ("the runner itself", f"{PACKAGES}/runner/"),
     ("all other Python packages", "/opt/rolerunner/"),
     ("kubernetes.core", "/usr/share/ansible/"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import runner
 from bench.driver import MEMCACHED, Cluster, condition, until
 from runner.devcluster import Cluster as Devcluster
 from runner.resource.metadata import GroupVersionKind, ObjectKey
@@ -79,6 +80,16 @@ def flattened(devcluster: Devcluster, folder: Path) -> Path:
     path = folder / "kubeconfig"
     path.write_bytes(subprocess.run(command, check=True, capture_output=True).stdout)
     return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "tags"),
+    [((), ["", "-ansible2.21"]), (("CORE=2.18",), ["-ansible2.18"])],
+    ids=["the-newest", "another"],
+)
+def test_its_tags_say_which_ansible_core(arguments: tuple[str, ...], tags: list[str]) -> None:
+    done = subprocess.run(["make", "--dry-run", "image", *arguments], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert re.findall(r"--tag (\S+)", done.stdout) == [f"rolerunner:{runner.__version__}{tag}" for tag in tags]
 
 
 def test_what_is_in_it(storage: Storage, image: str) -> None:
