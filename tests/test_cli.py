@@ -24,7 +24,8 @@ OWN_FLAGS = {
 
 def test_the_flags_and_commands_are_those_that_users_have() -> None:
     assert {name for parameter in run.params for name in parameter.opts} == PEERS_FLAGS | OWN_FLAGS
-    assert set(main.commands) == {"run", "dev", "plan", "schema", "version", "init", "create", "manifests", "devcluster"}
+    commands = {"run", "dev", "plan", "schema", "version", "init", "create", "manifests", "devcluster", "check"}
+    assert set(main.commands) == commands
 
 
 def test_the_version_tells_what_it_runs_with() -> None:

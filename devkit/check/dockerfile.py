@@ -178,7 +178,7 @@ def _commands(instruction: Instruction) -> Iterator[list[str]]:
     """The commands of a RUN, as words."""
     if instruction.name != "RUN":
         return
-    for part in re.split(r"&&|\|\||;|\||\(|\)|\{ |\}", instruction.value):
+    for part in re.split(r"&&|\|\||[;|()]|(?:^|\s)[{}](?=\s|$)", instruction.value):
         try:
             words = shlex.split(part)
         except ValueError:

@@ -6,17 +6,20 @@ Templates are parsed by Jinja's own parser and never rendered.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import jinja2
 from jinja2 import nodes
 
-_JINJA = jinja2.Environment(extensions=["jinja2.ext.do", "jinja2.ext.loopcontrols"])
+# With a line's end behind it an expression is text, as for ansible-core.
+_JINJA = jinja2.Environment(extensions=["jinja2.ext.do", "jinja2.ext.loopcontrols"], keep_trailing_newline=True)
 # `#jinja2: variable_start_string:'[%', …` in a template's first line.
 _HEADER = re.compile(r"#jinja2:(.*)")
 _DELIMITER = re.compile(r"""(\w+_string)\s*:\s*(['"])(.*?)\2""")
+# Of parts of an expression that its type depends on.
+_MAX_DEPTH = 12
 _LOOKUPS = ("lookup", "query", "q")
 # Filters that apply the filter or test that is named by this argument.
 _APPLIED = {
@@ -149,15 +152,17 @@ def sums_with_text(tree: nodes.Template) -> list[tuple[int, nodes.Expr]]:
     return found
 
 
-def types(node: nodes.Node | None, variables: Mapping[str, str]) -> frozenset[str]:
-    """What the result of an expression may be; nothing where the text does not tell. `variables` are the types of names."""
-    try:
-        return _types(node, variables)
-    except RecursionError:
+def types(node: nodes.Node | None, variables: Mapping[str, str], depth: int = 0) -> frozenset[str]:
+    """What the result of an expression may be; nothing where the text does not tell, or only far inside.
+
+    `variables` are the types of names.
+    """
+
+    def inner(*parts: nodes.Node | None) -> frozenset[str]:
+        return frozenset().union(*(types(part, variables, depth + 1) for part in parts))
+
+    if depth > _MAX_DEPTH:
         return frozenset()
-
-
-def _types(node: nodes.Node | None, variables: Mapping[str, str]) -> frozenset[str]:
     match node:
         case nodes.Const():
             return frozenset({_of_constant(node.value)})
@@ -167,9 +172,9 @@ def _types(node: nodes.Node | None, variables: Mapping[str, str]) -> frozenset[s
             return frozenset({BOOLEAN})
         case nodes.And() | nodes.Or():
             # The result is one of both operands.
-            return _types(node.left, variables) | _types(node.right, variables)
+            return inner(node.left, node.right)
         case nodes.CondExpr():
-            return _types(node.expr1, variables) | _types(node.expr2, variables)
+            return inner(node.expr1, node.expr2)
         case nodes.List() | nodes.Tuple():
             return frozenset({LIST})
         case nodes.Dict():
@@ -177,11 +182,11 @@ def _types(node: nodes.Node | None, variables: Mapping[str, str]) -> frozenset[s
         case nodes.Concat():
             return frozenset({TEXT})
         case nodes.Add() | nodes.Mod() | nodes.Mul():
-            return (_types(node.left, variables) | _types(node.right, variables)) - {NONE, BOOLEAN}
+            return inner(node.left, node.right) - {NONE, BOOLEAN}
         case nodes.Sub() | nodes.Div() | nodes.FloorDiv() | nodes.Pow() | nodes.Neg() | nodes.Pos():
             return frozenset({NUMBER})
         case nodes.Filter():
-            return _of_filter(node, variables)
+            return _of_filter(node, inner)
         case nodes.Call():
             return _of_call(node)
     return frozenset()
@@ -195,16 +200,16 @@ def _of_constant(value: object) -> str:
     return NUMBER if isinstance(value, int | float) else TEXT
 
 
-def _of_filter(node: nodes.Filter, variables: Mapping[str, str]) -> frozenset[str]:
+def _of_filter(node: nodes.Filter, inner: Callable[..., frozenset[str]]) -> frozenset[str]:
     name = node.name.removeprefix("ansible.builtin.")
     if name in ("default", "d"):
         # Without an argument it is the empty text.
-        fallback = _types(node.args[0], variables) if node.args else frozenset() if node.kwargs else frozenset({TEXT})
-        return _types(node.node, variables) | fallback
+        fallback = inner(*node.args[:1]) if node.args or node.kwargs else frozenset({TEXT})
+        return inner(node.node) | fallback
     if name == "ternary":
-        return frozenset().union(*(_types(argument, variables) for argument in node.args[:3]))
+        return inner(*node.args[:3])
     if name == "mandatory":
-        return _types(node.node, variables)
+        return inner(node.node)
     return frozenset({_RESULTS[name]}) if name in _RESULTS else frozenset()
 
 

@@ -50,7 +50,7 @@ class Report:
         return any(finding.level is Level.ERROR for finding in self.findings)
 
     def summary(self) -> str:
-        counts = [sum(finding.level is level for finding in self.findings) for level in Level]
+        counts = [sum(finding.level is level for finding in set(self.findings)) for level in Level]
         told = [
             f"{count} {level.label}{'' if count == 1 else 's'}" for level, count in zip(Level, counts, strict=True) if count
         ]

@@ -100,7 +100,7 @@ def refused(arguments: Sequence[str]) -> list[str]:
     except click.NoSuchOption as error:
         return [f"{error.option_name}: no flag of rolerunner run; remove it"]
     except click.ClickException as error:
-        return [f"{error.format_message()} Correct or remove it."]
+        return [f"{error.format_message().rstrip('.')}; correct or remove it"]
     except click.exceptions.Exit:
         return []
     return []

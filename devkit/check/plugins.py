@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from devkit.check import expressions
 from devkit.check.findings import Finding, Level
 from devkit.check.project import Project
 from devkit.check.requirements import Requirements
+from devkit.check.sources import is_folder
 from devkit.check.tasks import Keys, Place, Use
 from runner.executor.content import Answer, Content, Query
 
@@ -62,6 +64,8 @@ class _Comparison:
         answer = self._content.answers[_query(use)]
         if answer.resolved:
             yield from self._collection(answer.resolved, use.place)
+        elif use.kind == "role" and any(is_folder(Path(root) / use.name) for root in self._content.roles_path):
+            return
         elif use.kind == "role" and use.name in self._requirements.roles:
             message = (
                 f"role {use.name} is not here, so that it is not checked: ansible-galaxy role install -r requirements.yml"

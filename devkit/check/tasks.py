@@ -226,7 +226,7 @@ class Reader:
             elif short == "debug" and (shown := scalar(entry(value, "var"))) and not expressions.is_template(shown):
                 tree = expressions.parse_expression(shown)
                 if not isinstance(tree, Unparsable):
-                    self._named(tree, _always(line_of(key)))
+                    self._named(tree, _always(line_of(key) if (at := entry(value, "var")) is None else line_of(at)))
             elif short.rpartition(".")[2] == "k8s":
                 self._definitions(value)
             if name not in _CONDITIONS:

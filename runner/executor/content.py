@@ -72,7 +72,7 @@ class Content:
 
 
 def ask(queries: Iterable[Query], *, folder: Path, environ: Mapping[str, str]) -> Content:
-    """What of this is found in `folder`, and what else there is. Raises ConfigurationError if ansible-core does not start."""
+    """What of this is found in `folder`, and what else there is. Raises ConfigurationError if it does not start."""
     asked = list(dict.fromkeys(queries))
     given = {**environ, **environment(), "ANSIBLE_DEPRECATION_WARNINGS": "false", "PYTHONWARNINGS": "ignore"}
     # -P: a file of the project is never imported in the place of a library.
