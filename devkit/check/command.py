@@ -50,8 +50,8 @@ def examine(folder: Path, watches_file: Path | None, environ: Mapping[str, str])
     with contextlib.chdir(root):
         objects = manifests.read(root)
         files = project.watches_files(root, watches_file)
-        found = project.load(root, files, environ, variables=objects.variables())
         wanted = requirements.read(root, findings)
+        found = project.load(root, files, environ, variables=objects.variables(), wanted=wanted.collections)
         dockerfiles = dockerfile.read(root, findings)
         here = content.ask(plugins.queries(found), folder=root, environ=environ)
     findings += found.reading.findings

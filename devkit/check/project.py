@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,11 +61,21 @@ def watches_files(folder: Path, given: Path | None) -> list[Path]:
     return sorted(path for ending in _ENDINGS for path in folder.glob(f"watches*{ending}")) or [folder / "watches.yaml"]
 
 
-def load(folder: Path, files: list[Path], environ: Mapping[str, str], *, variables: Mapping[str, str]) -> Project:
-    """Everything that the watches files lead to. The current folder has to be `folder`; `variables` are the types of CRs'
-    fields."""
+def load(
+    folder: Path,
+    files: list[Path],
+    environ: Mapping[str, str],
+    *,
+    variables: Mapping[str, str],
+    wanted: Collection[str] = (),
+) -> Project:
+    """Everything that the watches files lead to. The current folder has to be `folder`.
+
+    `variables` are the types of CRs' fields, and `wanted` the collections that requirements.yml asks for, which need not be
+    here.
+    """
     project = Project(folder)
-    walk = _Walk(project, environ, variables)
+    walk = _Walk(project, environ, variables, wanted)
     for file in files:
         walk.watches(file)
     walk.includes()
@@ -73,12 +83,15 @@ def load(folder: Path, files: list[Path], environ: Mapping[str, str], *, variabl
 
 
 class _Walk:
-    def __init__(self, project: Project, environ: Mapping[str, str], variables: Mapping[str, str]) -> None:
+    def __init__(
+        self, project: Project, environ: Mapping[str, str], variables: Mapping[str, str], wanted: Collection[str]
+    ) -> None:
         self._project = project
         self._folder = project.folder
         # What HOME is in the image is the project's folder.
         self._environ = {**environ, "HOME": str(project.folder)}
         self._variables = variables
+        self._wanted = wanted
         self._playbook_folders: list[Path] = []
         # Of files inside a role.
         self._role_of: dict[str, Path] = {}
@@ -103,7 +116,9 @@ class _Walk:
             for problem in error.problems:
                 match = re.match(rf"{re.escape(name)}(?::(\d+))?: (.*)", problem, re.DOTALL)
                 line, message = (int(match[1] or 0), match[2]) if match else (0, problem)
-                self._tell(Level.ERROR, name, line, " ".join(message.split()))
+                role = re.match(r"role: (\w+\.\w+)\.\w+ was not found", message)
+                level = Level.WARNING if role and role[1] in self._wanted else Level.ERROR
+                self._tell(level, name, line, " ".join(message.split()))
         except (ValueError, TypeError, AttributeError, OSError, RecursionError, yaml.YAMLError) as error:
             reason = str(error).splitlines()[0] if not isinstance(error, RecursionError) else "nested too deeply"
             self._tell(Level.ERROR, name, 0, f"cannot be read: {reason}; write it with plain keys, texts, numbers and lists")

@@ -40,7 +40,7 @@ def test_mistakes_are_told_with_file_and_line(write: Write) -> None:
             "watches.yaml": WATCHES.replace("}", ",\n  managestatus: false}"),
             "roles/thing/tasks/main.yml": "- debgu: {}\n- k8s_status: {}\n  collections: [operator_sdk.util]\n"
             "- include: a.yml\n- debug: {msg: \"{{ a | nope }}{{ lookup('env', 'A') | b64encode is match('a') }}\"}\n",
-            "Dockerfile": 'FROM rolerunner\nCOPY roles/ .\nENTRYPOINT ["ansible-operator", "run", "--ansible-log-events=xyz"]\n',
+            "Dockerfile": "FROM rolerunner\nCOPY roles/ .\nENTRYPOINT ansible-operator run --ansible-log-events=xyz\n",
         }
     )
     result = check(str(folder))
@@ -100,20 +100,39 @@ def test_a_collection_of_the_projects_own(write: Write) -> None:
         ("watches.yaml", '- {version: v1, kind: A, playbook: "a\\0b"}\n'),
         ("watches.yaml", "{a: 1}\n"),
         ("watches.yaml", "- 2026-13-45\n"),
-        ("roles/thing/tasks/main.yml", "- {: }\n- ? [a, b]\n  : c\n- &a {block: [*a], when: [*a]}\n- !!python/object/apply:os.system [a]\n"),
-        ("roles/thing/tasks/main.yml", '- "\\ud800\\e[2J": {}\n- include_role: {name: "a\\0b"}\n- include_tasks: "' + "x" * 5000 + '"\n'),
+        (
+            "roles/thing/tasks/main.yml",
+            "- {: }\n- ? [a, b]\n  : c\n- &a {block: [*a], when: [*a]}\n- !!python/object/apply:os.system [a]\n",
+        ),
+        (
+            "roles/thing/tasks/main.yml",
+            '- "\\ud800\\e[2J": {}\n- include_role: {name: "a\\0b"}\n- include_tasks: "' + "x" * 5000 + '"\n',
+        ),
         ("roles/thing/tasks/main.yml", "- " * 900 + "debug"),
         ("roles/thing/tasks/main.yml", "- {block: " * 300 + "[]" + "}" * 300),
-        ("roles/thing/tasks/main.yml", "- include_role: {name: '{{ a }}{{ b }}/../[*'}\n- include_role: {name: '{{ a }}'}\n- debgu: a\n"),
-        ("roles/thing/tasks/main.yml", "- debug: {msg: '{{ " + "(" * 5000 + " }}'}\n- debug: {msg: '{{ 9" + "9" * 10_000 + " }}'}\n"),
+        (
+            "roles/thing/tasks/main.yml",
+            "- include_role: {name: '{{ a }}{{ b }}/../[*'}\n- include_role: {name: '{{ a }}'}\n- debgu: a\n",
+        ),
+        (
+            "roles/thing/tasks/main.yml",
+            "- debug: {msg: '{{ " + "(" * 5000 + " }}'}\n- debug: {msg: '{{ 9" + "9" * 10_000 + " }}'}\n",
+        ),
         ("roles/thing/tasks/main.yml", "- include_tasks: main.yml\n- include_role: {name: thing}\n- import_playbook: 3\n"),
         ("roles/thing/tasks/main.yml", "x: &a {<<: *a}\n"),
         ("roles/thing/meta/main.yml", "dependencies: [[], {role: [a]}, 3, gone]\ncollections: {a: b}\n"),
         ("roles/thing/defaults/main.yml", "- [\n"),
         ("requirements.yml", "collections: {a: b}\nroles: [[]]\n- x\n"),
-        ("requirements.yml", "collections: [{name: a.b, version: [1]}, {name: [a]}, {name: c.d, version: '>=='}, '///', 'http://[']\n"),
+        (
+            "requirements.yml",
+            "collections: [{name: a.b, version: [1]}, {name: [a]}, {name: c.d, version: '>=='}, '///', 'http://[']\n",
+        ),
         ("Dockerfile", "FROM\nRUN\n\\\nENTRYPOINT [\nRUN pip install -r ../../../etc/passwd 'x\nCOPY\n# roles\n"),
-        ("config/a.yaml", "kind: Deployment\nspec: {template: {spec: {containers: [3, {name: manager, args: 3}, {name: manager, args: [[], --x=\"]}]}}}\n"),
+        (
+            "config/a.yaml",
+            "kind: Deployment\n"
+            "spec: {template: {spec: {containers: [3, {name: manager, args: 3}, {name: manager, args: [[], '--x=\"']}]}}}\n",
+        ),
         ("config/a.yaml", "kind: CustomResourceDefinition\nspec: {versions: 3, names: [], group: {}}\n"),
         ("ansible.cfg", "[defaults\nx"),
         ("ansible.cfg", "[defaults]\nforks = many\nroles_path = \x00\n"),
@@ -121,11 +140,26 @@ def test_a_collection_of_the_projects_own(write: Write) -> None:
         ("ansible/__init__.py", "raise SystemExit(3)"),
     ],
     ids=[
-        *("tag", "name", "deep", "nested", "itself", "long", "nul", "mapping", "date", "keys", "names", "lists", "blocks", "globs"),
+        *(
+            "tag",
+            "name",
+            "deep",
+            "nested",
+            "itself",
+            "long",
+            "nul",
+            "mapping",
+            "date",
+            "keys",
+            "names",
+            "lists",
+            "blocks",
+            "globs",
+        ),
         *("jinja", "circle", "merge", "meta", "defaults", "requirements", "versions", "dockerfile", "deployment", "crd"),
         *("cfg", "values", "json", "ansible"),
     ],
-)  # fmt: skip
+)
 def test_whatever_stands_in_the_files(name: str, text: str, write: Write) -> None:
     folder = write({name: text})
     result = check(str(folder))

@@ -45,13 +45,16 @@ def test_the_ansible_core_of_an_image(image: str, expected: tuple[int, int] | No
     [
         ({"Dockerfile": f"FROM {BASE}:v1.40.0\n"}, f"{BASE}:v1.40.0"),
         ({"Dockerfile": f"ARG TAG=v1.40.0\nFROM {BASE}:${{TAG}}\n"}, f"{BASE}:v1.40.0"),
-        ({"Dockerfile": "ARG TAG\nFROM ${REPO}:$TAG\nCOPY roles/ .\n", "Makefile": f"TAG ?= v1.40.0\nREPO = {BASE}\n"}, f"{BASE}:v1.40.0"),
+        (
+            {"Dockerfile": "ARG TAG\nFROM ${REPO}:$TAG\nCOPY roles/ .\n", "Makefile": f"TAG ?= v1.40.0\nREPO = {BASE}\n"},
+            f"{BASE}:v1.40.0",
+        ),
         ({"Dockerfile": f"FROM golang AS build\nFROM --platform=linux/amd64 {BASE}:v1.40.0\n"}, f"{BASE}:v1.40.0"),
         ({"build/Dockerfile": "FROM rolerunner\nCOPY watches.yaml .\n"}, "rolerunner"),
         ({"Containerfile": "ARG A\nFROM $A\nCOPY watches.yaml .\n"}, "$A"),
     ],
     ids=["plain", "default", "makefile", "stages", "folder", "unknown"],
-)  # fmt: skip
+)
 def test_the_base_image(files: dict[str, str], base: str, write: Write) -> None:
     assert read(write(files)).base == base
 
@@ -99,7 +102,8 @@ def test_arguments_of_the_operator(entry_point: str, expected: tuple[str, ...] |
 
 
 def test_what_is_otherwise_on_rolerunners_image(write: Write) -> None:
-    text = f"FROM {BASE}:v1.34.2\nRUN microdnf update -y\nRUN cp /etc/ansible/ansible.cfg /x\nCOPY ansible.cfg /etc/ansible/ansible.cfg\n"
+    copied = "RUN cp /etc/ansible/ansible.cfg /x\nCOPY ansible.cfg /etc/ansible/ansible.cfg\n"
+    text = f"FROM {BASE}:v1.34.2\nRUN microdnf update -y\n{copied}"
     found = read(write({"Dockerfile": text}))
     first, second, third = told(list(dockerfile.compare(found, (2, 19))))
     assert first.startswith("warning Dockerfile:1: the operator is written for ansible-core 2.15")

@@ -59,15 +59,21 @@ def test_types(source: str, expected: set[str]) -> None:
     [
         ("{{ a | b('x') | c }}", {"filter b", "filter c"}),
         ("{% if a is b.c.d %}{{ x is not none }}{% endif %}", {"test b.c.d", "test none"}),
-        ("{{ lookup('one', x) }}{{ query('two') }}{{ q('three') }}{{ lookup(name) }}", {"lookup one", "lookup two", "lookup three"}),
-        ("{{ x | map('upper') | select('match', 'a') | map(attribute='b') }}", {"filter map", "filter upper", "filter select", "test match"}),
+        (
+            "{{ lookup('one', x) }}{{ query('two') }}{{ q('three') }}{{ lookup(name) }}",
+            {"lookup one", "lookup two", "lookup three"},
+        ),
+        (
+            "{{ x | map('upper') | select('match', 'a') | map(attribute='b') }}",
+            {"filter map", "filter upper", "filter select", "test match"},
+        ),
         ("{{ x | selectattr('a', 'in', y) | rejectattr('b') }}", {"filter selectattr", "filter rejectattr", "test in"}),
         ("{% filter upper %}a{% endfilter %}{# {{ a | nope }} #}{% raw %}{{ b | nope }}{% endraw %}", {"filter upper"}),
         ("{% do x.append(1) %}{% for a in b %}{% break %}{% endfor %}", set()),
         ("#jinja2: variable_start_string:'[%', variable_end_string:'%]'\n{{ a | no }}[% a | yes %]", {"filter yes"}),
     ],
     ids=["filters", "tests", "lookups", "applied", "attributes", "blocks", "extensions", "header"],
-)  # fmt: skip
+)
 def test_names(source: str, expected: set[str]) -> None:
     tree = expressions.parse(source)
     assert not isinstance(tree, Unparsable), tree.reason

@@ -61,8 +61,8 @@ def compared(write: Write, files: dict[str, str]) -> list[str]:
         ("block: []\n  loop: []", "error :2: loop is no keyword of a block"),
         (
             "debug: {msg: '{{ a | json_query(b) }}'}",
-            "error :1: filter json_query, which stands for community.general.json_query, is of a collection that is not here; "
-            "add community.general to requirements.yml",
+            "error :1: filter json_query, which stands for community.general.json_query, is of a collection that is not "
+            "here; add community.general to requirements.yml",
         ),
         (
             "debug: {msg: '{{ a | ipaddr }}'}",

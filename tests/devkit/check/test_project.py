@@ -92,6 +92,14 @@ def test_everything_that_the_operator_refuses_is_told_with_its_line(write: Write
     assert second.startswith("error watches.yaml:6: managestatus: unknown key")
 
 
+def test_a_role_of_a_collection_that_is_asked_for_need_not_be_here(write: Write) -> None:
+    folder = write({"watches.yaml": "- {version: v1, kind: A, role: my.own.thing}\n"})
+    files = project.watches_files(folder, None)
+    for wanted, level in ((["my.own"], "warning"), ([], "error")):
+        (finding,) = told(project.load(folder, files, {}, variables={}, wanted=wanted).reading.findings)
+        assert finding.startswith(f"{level} watches.yaml:1: role: my.own.thing was not found")
+
+
 def test_the_images_paths_are_the_projects(write: Write) -> None:
     watches = (
         "- {version: v1, kind: A, role: /opt/ansible/roles/thing}\n- {version: v1, kind: B, playbook: '${HOME}/b.yml'}\n"

@@ -52,7 +52,7 @@ def uses(reading: Reading) -> list[str]:
     ids=[
         *("filter", "literal", "with", "block", "debug", "assert", "action", "loop", "unsafe", "lookup", "mapping", "odd"),
     ],
-)  # fmt: skip
+)
 def test_plugins_and_their_lines(text: str, expected: list[str]) -> None:
     assert sorted(uses(tasks(text))) == sorted(expected)
 
@@ -130,7 +130,10 @@ def test_conditions_that_are_booleans_or_nothing_are_none() -> None:
         ("{kind: ConfigMap, data: {a: '{{ x | int }}', b: '{{ x }}', c: 'n{{ x | int }}'}}", [("data.a", True)]),
         ("{kind: ConfigMap, data: {a: '{{ size }}'}}", [("data.a", False)]),
         ("{kind: Secret, stringData: {a: '{{ x + 1 }}'}, data: {b: '{{ x + 1 }}'}}", [("stringData.a", False)]),
-        ("{kind: Thing, metadata: {labels: {a: '{{ x | bool }}'}}, spec: {replicas: '{{ x | int }}'}}", [("metadata.labels.a", True)]),
+        (
+            "{kind: Thing, metadata: {labels: {a: '{{ x | bool }}'}}, spec: {replicas: '{{ x | int }}'}}",
+            [("metadata.labels.a", True)],
+        ),
         (
             "{kind: Deployment, spec: {template: {spec: {containers: [{env: [{name: A, value: '{{ x | int }}'}]}]}}}}",
             [("spec.template.spec.containers[].env[].value", True)],
@@ -141,7 +144,7 @@ def test_conditions_that_are_booleans_or_nothing_are_none() -> None:
         ("&a {kind: ConfigMap, data: *a}", []),
     ],
     ids=["config-map", "default", "secret", "labels", "env", "other-kind", "text", "list", "itself"],
-)  # fmt: skip
+)
 def test_fields_that_are_text(definition: str, expected: list[tuple[str, bool]]) -> None:
     found = tasks(f"- kubernetes.core.k8s:\n    definition: {definition}\n", size=NUMBER).fields
     assert [(field.path, field.certain) for field in found] == expected

@@ -22,15 +22,23 @@ def compared(text: str, core: tuple[int, int]) -> list[str]:
 @pytest.mark.parametrize(
     ("task", "old", "new"),
     [
-        ("debug:\n  when: a | length", "note a.yml:2: a condition that may come to a number: refused from ansible-core 2.19", "warning"),
+        (
+            "debug:\n  when: a | length",
+            "note a.yml:2: a condition that may come to a number: refused from ansible-core 2.19",
+            "warning",
+        ),
         ("debug:\n  when: a | default('')", "note a.yml:2: a condition that may come to text", "warning"),
         ("debug:\n  when: a | d({})", "note a.yml:2: a condition that may come to a mapping", "warning"),
         ("debug:\n  when: '{{ a }}'", "note a.yml:2: {{ }} around a condition is refused from ansible-core 2.23 on", "note"),
         ("debug:\n  when: a == '{{ b }}'", "note a.yml:2: {{ }} within the quotes of a condition", "note"),
-        ("debug:\n  when: a == {{ b }}", "note a.yml:2: a condition with {{ }} or {% %} around a part of it is refused", "error"),
+        (
+            "debug:\n  when: a == {{ b }}",
+            "note a.yml:2: a condition with {{ }} or {% %} around a part of it is refused",
+            "error",
+        ),
         (
             "k8s:\n    definition: {kind: ConfigMap, data: {a: '{{ b | int }}'}}",
-            "note a.yml:2: data.a comes to a number from ansible-core 2.19 on, where the API server takes text only; add `| string`",
+            "note a.yml:2: data.a comes to a number from ansible-core 2.19 on, where the API server takes text only; add `| st",
             "error",
         ),
         (
@@ -45,7 +53,7 @@ def compared(text: str, core: tuple[int, int]) -> list[str]:
         ),
     ],
     ids=["number", "text", "mapping", "whole", "quoted", "mixed", "certain", "perhaps", "sum"],
-)  # fmt: skip
+)
 def test_a_note_before_and_a_finding_from_then_on(task: str, old: str, new: str) -> None:
     (before,) = compared(f"- {task}\n", (2, 18))
     assert before.startswith(old)
