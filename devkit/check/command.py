@@ -11,12 +11,10 @@ from pathlib import Path
 
 import click
 
-from devkit.check import dockerfile, manifests, packages, plugins, project, requirements, templating
 from devkit.check.findings import Finding, Level, Report
-from runner.executor import content
 from runner.settings import ConfigurationError
 
-_TEMPLATED = "a name with a template in it: which role or file this is, is not followed, but for roles that it may mean"
+_TEMPLATED = "the name is a template: of what it may stand for, only roles of this project were read"
 
 
 @click.command()
@@ -44,6 +42,10 @@ def check(folder: Path, watches_file: Path | None, output: str) -> None:
 
 def examine(folder: Path, watches_file: Path | None, environ: Mapping[str, str]) -> Report:
     """All findings of the project in a folder. Raises ConfigurationError where ansible-core cannot be asked."""
+    # Not needed by any other command.
+    from devkit.check import dockerfile, manifests, packages, plugins, project, requirements, templating
+    from runner.executor import content
+
     root = folder.resolve()
     findings: list[Finding] = []
     # Roles and playbooks are looked for from the current folder on.

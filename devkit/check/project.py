@@ -27,6 +27,7 @@ from runner.watches import WatchesError, role_places
 IMAGE_HOME = "/opt/ansible"
 _ENDINGS = (".yml", ".yaml")
 _TEMPLATE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
+_VARIABLE = re.compile(r"\$\{?(\w+)\}?")
 # Folders beside roles and playbooks, and what is in them.
 _PLUGINS = {
     **{"library": "module", "action_plugins": "module", "modules": "module", "filter_plugins": "filter"},
@@ -120,7 +121,7 @@ class _Walk:
                 level = Level.WARNING if role and role[1] in self._wanted else Level.ERROR
                 self._tell(level, name, line, " ".join(message.split()))
         except (ValueError, TypeError, AttributeError, OSError, RecursionError, yaml.YAMLError) as error:
-            reason = str(error).splitlines()[0] if not isinstance(error, RecursionError) else "nested too deeply"
+            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).partition("\n")[0]
             self._tell(Level.ERROR, name, 0, f"cannot be read: {reason}; write it with plain keys, texts, numbers and lists")
         for root in found.roots:
             for watch in items(root):
@@ -131,15 +132,17 @@ class _Walk:
         marks = (scalar(entry(watch, "markUnsafe")) or "true").lower() in ("true", "yes", "on")
         self._project.watched[group, kind] = not marks or self._project.watched.get((group, kind), False)
         for content in (watch, entry(watch, "finalizer")):
-            playbook, role = (
-                os.path.expandvars(self._local(scalar(entry(content, key)) or "")) for key in ("playbook", "role")
-            )
+            playbook, role = (self._expanded(scalar(entry(content, key)) or "") for key in ("playbook", "role"))
             if playbook and is_file(path := self._folder / playbook):
                 self._playbook(path)
             elif role and not playbook:
                 place = next(filter(is_folder, role_places(role, Settings(), self._environ)), None)
                 if place is not None:
                     self._role(place)
+
+    def _expanded(self, text: str) -> str:
+        """A path of watches.yaml with its variables replaced."""
+        return self._local(_VARIABLE.sub(lambda match: self._environ.get(match[1], match[0]), text))
 
     def includes(self) -> None:
         """What files bring in, and what these bring in, until nothing is new; then the other files of the roles."""
@@ -172,7 +175,7 @@ class _Walk:
             self._tasks(path, role)
 
     def _include_playbook(self, include: Include) -> None:
-        path = self._path(include).parent / include.name
+        path = self._path(include).parent / self._local(include.name)
         if is_file(path):
             self._playbook(path)
         elif include.name.count(".") < 2 or include.name.endswith(_ENDINGS):
@@ -184,7 +187,7 @@ class _Walk:
         around += [role / "tasks", role] if role else []
         for folder in self._playbook_folders:
             around += [folder, folder / "tasks"]
-        found = next(filter(is_file, (folder / include.name for folder in around)), None)
+        found = next(filter(is_file, (folder / self._local(include.name) for folder in around)), None)
         if found is None:
             self._not_found(
                 include, f"tasks file {include.name} was not found; looked beside this file and in {_shown(role)}"
@@ -211,8 +214,9 @@ class _Walk:
                         self._role(path)
             return
         # Roles are looked for beside others too; a folder beside a playbook that is none of roles is none.
-        places = [root / include.name for root in roots] + role_places(include.name, Settings(), self._environ)
-        found = next(filter(_is_role, places), None)
+        name = self._local(include.name)
+        places = [root / name for root in roots] + role_places(name, Settings(), self._environ)
+        found = next((Path(os.path.normpath(place)) for place in places if _is_role(place)), None)
         if found is None:
             self._project.reading.uses.append(Use("role", include.name, include.place))
             return
@@ -222,10 +226,10 @@ class _Walk:
             self._not_found(include, f"role {include.name} has no tasks file {tasks}; correct tasks_from")
 
     def _reach(self, role: Path, tasks: str) -> bool:
-        """Read a role's tasks file, which is certain to be used. Whether there is one."""
+        """Read a role's tasks file, which is certain to be used, unless it is another project's. Whether there is one."""
         names = [role / "tasks" / f"{tasks}{ending}" for ending in ("", *_ENDINGS)]
         found = next(filter(is_file, names), None)
-        if found is not None:
+        if found is not None and role in self._types_of:
             self._project.reached.add(relative(Path(os.path.normpath(found)), self._folder))
             self._tasks(found, role)
         return found is not None

@@ -16,7 +16,7 @@ from devkit.check.findings import Finding, Level
 from devkit.check.sources import entry, items, line_of, scalar
 from runner.executor.content import Collection
 
-_FILES = ("requirements.yml", "requirements.yaml", "collections/requirements.yml", "collections/requirements.yaml")
+_FILES = tuple(f"{folder}requirements{ending}" for folder in ("", "collections/", "roles/") for ending in (".yml", ".yaml"))
 # Repositories that are not called as their collection.
 _REPOSITORIES = {"operator-sdk-ansible-util": "operator_sdk.util"}
 _NAME = re.compile(r"[a-z_]\w*\.[a-z_]\w*")

@@ -180,7 +180,7 @@ class Reader:
             elif name == "roles":
                 self._roles(value, collections)
             else:
-                self._templates(value)
+                self._values(name, value)
 
     def _roles(self, node: yaml.Node | None, collections: tuple[str, ...]) -> None:
         for item in items(node):
@@ -189,6 +189,7 @@ class Reader:
             if entry(item, "src") is None:
                 self._include("role", name, item, collections)
             self._templates(item)
+            self._assigned(entry(item, "vars"))
             self._conditions_of(item)
 
     def _tasks(self, node: yaml.Node | None, collections: tuple[str, ...]) -> None:
@@ -205,7 +206,7 @@ class Reader:
                 if name in _BLOCKS:
                     self._tasks(value, inner)
                 elif name not in _CONDITIONS:
-                    self._templates(value)
+                    self._values(name, value)
 
     def _task(self, task: yaml.Node, collections: tuple[str, ...]) -> None:
         self._keys("task", task, collections)
@@ -226,7 +227,7 @@ class Reader:
             elif short == "debug" and (shown := scalar(entry(value, "var"))) and not expressions.is_template(shown):
                 tree = expressions.parse_expression(shown)
                 if not isinstance(tree, Unparsable):
-                    self._named(tree, _always(line_of(key) if (at := entry(value, "var")) is None else line_of(at)))
+                    self._named(tree, _always(line_of(entry(value, "var") or key)))
             elif short.rpartition(".")[2] == "k8s":
                 self._definitions(value)
             if name not in _CONDITIONS:
@@ -278,7 +279,14 @@ class Reader:
         for at, other in expressions.sums_with_text(tree):
             self.reading.sums.append(Sum(self._place(line(at)), other))
 
-    def _assigned(self, node: yaml.Node) -> None:
+    def _values(self, name: str, node: yaml.Node) -> None:
+        """A keyword of a play or block."""
+        self._templates(node)
+        if name == "vars":
+            self._assigned(node)
+
+    def _assigned(self, node: yaml.Node | None) -> None:
+        """Variables that are set here."""
         for name, _, value in pairs(node):
             text = scalar(value) or ""
             tree = expressions.parse(text) if expressions.is_template(text) else None

@@ -104,7 +104,32 @@ def test_the_images_paths_are_the_projects(write: Write) -> None:
     watches = (
         "- {version: v1, kind: A, role: /opt/ansible/roles/thing}\n- {version: v1, kind: B, playbook: '${HOME}/b.yml'}\n"
     )
-    assert loaded(write({"watches.yaml": watches, "b.yml": "- hosts: localhost\n"})).reading.findings == []
+    found = loaded(
+        write(
+            {
+                "watches.yaml": watches,
+                "b.yml": "- hosts: localhost\n  tasks: [{include_tasks: /opt/ansible/c.yml}]\n",
+                "c.yml": "- debug: {msg: '{{ x | from_c }}'}\n",
+            }
+        )
+    )
+    assert found.reading.findings == []
+    assert {use.name for use in found.reading.uses} == {"from_c"}
+
+
+def test_roles_of_collections_and_roundabout_names(write: Write) -> None:
+    role = "- include_role: {name: my.own.thing}\n- include_role: {name: ../roles/other}\n"
+    folder = write(
+        {
+            "roles/thing/tasks/main.yml": role + "- include_role: {name: my.own.thing, tasks_from: gone}\n",
+            "roles/other/tasks/main.yml": "- debug: {msg: '{{ x | from_other }}'}\n",
+            "else/ansible_collections/my/own/roles/thing/tasks/main.yml": "- debug: {msg: '{{ x | not_its_own }}'}\n",
+        }
+    )
+    found = project.load(folder, project.watches_files(folder, None), {"ANSIBLE_COLLECTIONS_PATH": "else"}, variables={})
+    assert {use.name for use in found.reading.uses} == {"from_other"}
+    (finding,) = told(found.reading.findings)
+    assert "main.yml:3: role my.own.thing has no tasks file gone" in finding
 
 
 def test_several_watches_files(write: Write) -> None:

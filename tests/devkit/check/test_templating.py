@@ -38,7 +38,7 @@ def compared(text: str, core: tuple[int, int]) -> list[str]:
         ),
         (
             "k8s:\n    definition: {kind: ConfigMap, data: {a: '{{ b | int }}'}}",
-            "note a.yml:2: data.a comes to a number from ansible-core 2.19 on, where the API server takes text only; add `| st",
+            "note a.yml:2: data.a comes to a number from ansible-core 2.19 on, where the API server takes text only",
             "error",
         ),
         (
