@@ -1,6 +1,7 @@
 """The `rolerunner` command, which the image also has as `ansible-operator`.
 
-Turns a user's mistakes into one clear line, and calls what does the work. The flags of `run` are in `runner.flags`.
+Turns a user's mistakes into one clear line, and calls what does the work. The flags of `run` are in `runner.flags`. Further
+commands come from the entry points of the group `rolerunner.commands`.
 """
 
 from __future__ import annotations
@@ -8,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import configparser
 import contextlib
+import importlib.util
 import json
 import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +43,18 @@ def main() -> None:
 
 for command in (init, create, manifests, devcluster):
     main.add_command(command)
+for entry_point in metadata.entry_points(group="rolerunner.commands"):
+    # The package is the same distribution's, and an image may leave it out.
+    if importlib.util.find_spec(entry_point.module.partition(".")[0]):
+        main.add_command(entry_point.load(), entry_point.name)
 
 
 @main.command()
 def version() -> None:
     """Print the versions of the runner and of what it runs with."""
-    # Known without importing any of them, which takes a while.
-    from importlib.metadata import version as installed
-
     python = ".".join(map(str, sys.version_info[:3]))
-    parts = [f"{name} {installed(name)}" for name in ("ansible-core", "ansible-runner", "kubernetes", "kopf")]
+    # Known without importing any of them, which takes a while.
+    parts = [f"{name} {metadata.version(name)}" for name in ("ansible-core", "ansible-runner", "kubernetes", "kopf")]
     click.echo(f"rolerunner {runner.__version__}, Python {python}, {', '.join(parts)}")
 
 
