@@ -49,6 +49,12 @@ def test_the_version_tells_what_it_runs_with() -> None:
     assert "ansible-core 2." in result.output
 
 
+def test_stand_ins_are_for_a_development_cluster(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["dev", "--exec-dir", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "Error: --exec-dir is for a development cluster: give --devcluster as well" in result.output
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
