@@ -8,7 +8,7 @@ from pathlib import Path
 from devkit.check import expressions
 from devkit.check.findings import Finding, Level
 from devkit.check.project import Project
-from devkit.check.requirements import Requirements
+from devkit.check.requirements import Requirements, satisfies
 from devkit.check.sources import is_folder
 from devkit.check.tasks import Keys, Place, Use
 from runner.executor.content import Answer, Content, Query
@@ -121,17 +121,22 @@ class _Comparison:
             return
         if any(given in self._requirements.collections for given in unknown) and not collection:
             return
+        level = Level.ERROR
         stands = f"{name}, which stands for {full}," if full != name else name
         if collection and collection not in self._content.collections:
             message = f"{kind} {stands} is of a collection that is not here; add {collection} to requirements.yml"
         elif collection:
             version = self._content.collections[collection].version
+            wanted = self._requirements.collections.get(collection)
+            if wanted and not satisfies(version, wanted.version):
+                # The one that is asked for may have it.
+                level = Level.WARNING
             remedy = "ask for a version that has it, or replace it"
             message = f"{kind} {stands} is not in {collection} {version}, which is here; {remedy}"
         else:
             remedy = "correct it, or add its collection to requirements.yml"
             message = f"no {what} {name} is found with ansible-core {core}; {remedy}"
-        yield self._finding(Level.ERROR, place, message)
+        yield self._finding(level, place, message)
 
     def _collection(self, full: str, place: Place) -> Iterator[Finding]:
         """A collection of the `ansible` package, which a developer has, and an image only if it installs it."""

@@ -77,7 +77,7 @@ def _compare(wanted: Wanted, here: Collection | None) -> Iterable[Finding]:
     if here is None:
         what = f"{wanted.name} {wanted.version}".strip()
         message = f"{what} is not here, so that its plugins are not checked: {install}"
-    elif not _satisfies(here.version, wanted.version):
+    elif not satisfies(here.version, wanted.version):
         message = (
             f"{wanted.name} {wanted.version} is asked for, and {here.version} is here, with which this was checked; "
             f"{install} gets the other"
@@ -87,7 +87,7 @@ def _compare(wanted: Wanted, here: Collection | None) -> Iterable[Finding]:
     yield Finding(Level.WARNING, wanted.file, wanted.line, message)
 
 
-def _satisfies(version: str, asked: str) -> bool:
+def satisfies(version: str, asked: str) -> bool:
     """Whether a version is one that is asked for; what cannot be compared, such as a branch, is taken to be."""
     asked = asked.strip().removeprefix("v")
     if asked in ("", "*", "HEAD"):

@@ -11,7 +11,7 @@ from devkit.check.dockerfile import Dockerfile
 from devkit.check.findings import Finding
 from tests.devkit.check.conftest import Write, told
 
-BASE = "quay.io/operator-framework/ansible-operator"
+BASE = "registry.example.com/operator-framework/ansible-operator"
 
 
 def read(folder: Path) -> Dockerfile:
@@ -32,7 +32,7 @@ def read(folder: Path) -> Dockerfile:
         (f"{BASE}:v1.20.0", None),
         (f"{BASE}:latest", None),
         (f"{BASE}:v2.0.0", None),
-        ("registry.redhat.io/openshift4/ose-ansible-rhel9-operator:v4.19", None),
+        ("registry.example.com/openshift4/ose-ansible-rhel9-operator:v4.19", None),
         ("rolerunner", None),
     ],
 )

@@ -118,6 +118,12 @@ def test_what_a_collection_brings_along_is_asked_for(write: Write) -> None:
     assert compared(write, files) == []
 
 
+def test_another_version_of_a_collection_may_have_it(write: Write) -> None:
+    asked = "collections: [{name: kubernetes.core, version: 3.2.0}]\n"
+    (line,) = compared(write, {"roles/thing/tasks/main.yml": "- kubernetes.core.x: {}\n", "requirements.yml": asked})
+    assert line.startswith("warning roles/thing/tasks/main.yml:1: module kubernetes.core.x is not in kubernetes.core 5.0.0")
+
+
 def test_a_file_that_nothing_includes_is_no_error(write: Write) -> None:
     (line,) = compared(write, {"roles/thing/tasks/unused.yml": "- debgu: {}\n"})
     assert line.startswith("warning roles/thing/tasks/unused.yml:1: no module or keyword debgu")
