@@ -304,6 +304,7 @@ class Reconciler:
                 check=turn.plan is not None,
                 # Clients put the server's URL into their errors, and the token with it.
                 secrets=(token,),
+                names=(watch.gvk.group, watch.gvk.version, watch.gvk.kind, request.key.namespace, request.key.name),
             )
             logger.info(
                 "Planning" if turn.plan else "Running", extra={**request.fields, "job": ident, "content": str(content.path)}

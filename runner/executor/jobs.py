@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runner.executor.masking import REQUEUE_ACTIONS
+
 # The host that roles run on, and whose counters are the run's.
 LOCALHOST = "localhost"
 
-_REQUEUE_ACTIONS = ("operator_sdk.util.requeue_after", "requeue_after")
 _FOR_CHECK_MODE = re.compile(r'"msg": "([^"]*check mode[^"]*)"', re.IGNORECASE)
 
 # In check mode these have the cluster make a dry run.
@@ -50,6 +51,8 @@ class Job:
     check: bool = False
     # Texts that must not be seen in any event.
     secrets: tuple[str, ...] = ()
+    # Names that stay readable, also where a Secret holds the same text: those of the CR.
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +161,7 @@ def fold(events: Iterable[JobEvent]) -> Outcome:
         said += filter(None, [event.printed])
         if event.is_failure:
             failures.append(event)
-        if event.event == "runner_on_ok" and event.data.get("task_action") in _REQUEUE_ACTIONS:
+        if event.event == "runner_on_ok" and event.data.get("task_action") in REQUEUE_ACTIONS:
             requeue_after = event.result.get("period", requeue_after)
         if event.event == "playbook_on_stats":
             stats = event
