@@ -63,7 +63,10 @@ _WORDLIKE = re.compile(r"\w(?:[\w./-]*\w)?")
 # How many texts are looked for one after the other; how long the parts are that more of them are filed under, and how much
 # of a text is looked at for one.
 _FEW, _PART, _FILED = 200, 4, 64
-_MOST_NAMES = 10_000
+_MOST_NAMES, _MOST_OBJECTS = 10_000, 20
+
+# Where an object in JSON begins, or one in JSON in JSON.
+_OBJECT = re.compile(r'"\{\\"|\{\s{0,80}"')
 
 
 class Masker:
@@ -314,13 +317,26 @@ def _masked(value: Any) -> str:
 
 
 def _objects_in(text: str) -> list[Any]:
-    """What a text that has a Secret in it holds: a definition as a template makes it, or kubectl's output."""
+    """What a text with a Secret in it holds: a definition as a template makes it, kubectl's output, a server's answer."""
     if "Secret" not in text or "ata" not in text:
         return []
     try:
-        if text.lstrip().startswith(("{", "[")):
-            return [json.loads(text)]
         # All of it is text for this loader: no tags, no merging.
-        return list(yaml.load_all(text, Loader=yaml.CBaseLoader)) if "kind: Secret" in text else []
+        documents = yaml.load_all(text, Loader=yaml.CBaseLoader) if "kind: Secret" in text else ()
+        return [*documents, *_json_in(text)]
     except (ValueError, RecursionError, yaml.YAMLError):
-        return []
+        return list(_json_in(text))
+
+
+def _json_in(text: str) -> Iterator[Any]:
+    """The JSON objects in a text, also those that are quoted there as JSON."""
+    decoder, at = json.JSONDecoder(), 0
+    for _ in range(_MOST_OBJECTS):
+        found = _OBJECT.search(text, at)
+        if found is None:
+            return
+        try:
+            value, at = decoder.raw_decode(text, found.start())
+            yield value
+        except (ValueError, RecursionError):
+            at = found.end()
