@@ -1,7 +1,7 @@
 """How log records are written: for people on a terminal, as JSON lines everywhere else.
 
 A message is constant, what varies are fields (`extra=`). Lines about a CR carry `kind`, `namespace` and `name`; the last
-is `cr` in `extra=`, as logging keeps `name` for itself.
+is `cr` in `extra=`, as logging keeps `name` for itself. What kopf quotes of the API server's answers is a sentence here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TextIO
+
+from runner.resource.refusals import readable
 
 FORMATS = ("auto", "console", "json")
 LEVELS = ("debug", "info", "warning", "error")
@@ -107,11 +109,11 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "ts": self._time(record.created),
             "logger": record.name,
-            "msg": record.getMessage(),
+            "msg": readable(record.getMessage()),
             **{"name" if name == "cr" else name: value for name, value in fields_of(record).items()},
         }
         if record.exc_info:
-            line["stacktrace"] = self.formatException(record.exc_info)
+            line["stacktrace"] = readable(self.formatException(record.exc_info))
         return json.dumps(line, default=str, ensure_ascii=False)
 
 
@@ -129,11 +131,11 @@ class ConsoleFormatter(logging.Formatter):
         blocks = [str(fields.pop(name, "") or "") for name in _BLOCKS]
         rest = "".join(f"  {key}={value}" for key, value in fields.items() if value != "")
         time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
-        line = f"{time} {record.levelname:<7} {subject}{record.getMessage()}{rest}"
+        line = f"{time} {record.levelname:<7} {subject}{readable(record.getMessage())}{rest}"
         for block in filter(None, blocks):
             line += "".join(f"\n    {part}" for part in block.splitlines()) if "\n" in block else f"  {block}"
         if self._color and record.levelname in _COLORS:
             line = f"\x1b[{_COLORS[record.levelname]}m{line}\x1b[0m"
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            line += "\n" + readable(self.formatException(record.exc_info))
         return line
