@@ -20,7 +20,7 @@ _FOR_CHECK_MODE = re.compile(r'"msg": "([^"]*check mode[^"]*)"', re.IGNORECASE)
 
 # In check mode these have the cluster make a dry run.
 _PREDICTED = frozenset(f"kubernetes.core.{name}" for name in ("k8s", "k8s_json_patch", "k8s_service"))
-_UNKNOWN_FAILURE = "unknown playbook failure"
+_UNKNOWN_FAILURE, _NOTHING_SAID = "unknown playbook failure", "Unknown error."
 
 # How much of a loop's failures is told. All of it is in the artifacts.
 _MOST_ITEMS, _LONGEST_LABEL, _LONGEST_ITEM = 5, 100, 1000
@@ -133,6 +133,9 @@ class JobEvent:
         if "censored" in result:
             return f"the result of task {self.task!r} is hidden by no_log"
         message = result.get("msg") or _unknown(self)
+        if str(message).endswith(_NOTHING_SAID):
+            # ansible-core from 2.19 on, of a result without a message.
+            message = f"{str(message).rstrip('.')}{_where(self)}"
         lines = [message if isinstance(message, str) else str(message), *(item.line for item in self.items[:_MOST_ITEMS])]
         if not self.items:
             return self._with_cause(lines[0])
@@ -248,9 +251,13 @@ def fold(events: Iterable[JobEvent]) -> Outcome:
 
 def _unknown(event: JobEvent | None) -> str:
     """The Go operator's words for a failure that says nothing, and where it was."""
+    return _UNKNOWN_FAILURE + _where(event)
+
+
+def _where(event: JobEvent | None) -> str:
     if event is None or not event.task:
-        return _UNKNOWN_FAILURE
-    return f"{_UNKNOWN_FAILURE} in task {event.task!r}" + (f" ({event.location})" if event.location else "")
+        return ""
+    return f" in task {event.task!r}" + (f" ({event.location})" if event.location else "")
 
 
 def _cut(text: str, most: int) -> str:

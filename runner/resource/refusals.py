@@ -25,18 +25,19 @@ _IN_PYTHON = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[{}]""", re.DOTA
 
 # The server's words for a value of another type than text. A field's place, and what it got.
 _GO_FIELD = re.compile(r"cannot unmarshal (number|bool)[\w.+-]* into Go struct field \w+\.(\S+) of type string")
-_SCHEMA = re.compile(r'(\S+): Invalid value: "(integer|number|boolean)": \S+ in body must be of type string')
+_SCHEMA = re.compile(r'(?<!\S)(\S{1,300}): Invalid value: "(integer|number|boolean)": \S+ in body must be of type string')
 _TYPED = re.compile(
-    r"\s\.((?:[^\s\[]|\[[^\]\n]*\]){1,300}): expected string, got &value\.valueUnstructured\{Value:([^}]*)\}"
+    r"\s\.((?:[^\s\[]|\[[^\]\n]{0,300}\]){1,300}): expected string, got &value\.valueUnstructured\{Value:([^}]*)\}"
 )
 _UNNAMED = re.compile(r"cannot convert (int64|float64|bool) to string")
+_REFUSALS = (_GO_FIELD, _SCHEMA, _TYPED, _UNNAMED)
 _MASKED = re.compile(r"\*+ \((a number|a boolean)\)")
 
 _NUMBER, _BOOLEAN = "a number", "a boolean"
 _TYPES = {"number": _NUMBER, "integer": _NUMBER, "int64": _NUMBER, "float64": _NUMBER, "bool": _BOOLEAN, "boolean": _BOOLEAN}
 _MOST_STATUSES = 20
 # What of a definition is looked at, and how many fields a message names.
-_MOST_VALUES, _LONGEST_TEXT, _MOST_FIELDS = 10_000, 256 * 1024, 10
+_MOST_VALUES, _LONGEST_TEXT, _MOST_FIELDS = 10_000, 64 * 1024, 10
 
 
 def sentence(status: Mapping[str, Any]) -> str:
@@ -71,7 +72,7 @@ def remedy(message: str, definitions: Iterable[Any] = ()) -> str:
 
     `definitions` is what was sent, as objects, their YAML, or the operations of a JSON patch.
     """
-    if "string" not in message:
+    if "string" not in message or not any(pattern.search(message) for pattern in _REFUSALS):
         return ""
     objects = [obj for definition in definitions for obj in _objects(definition)]
     fields = list(dict.fromkeys(_refused(message, [value for obj in objects for value in _values(obj)])))

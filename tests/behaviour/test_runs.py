@@ -256,7 +256,7 @@ SEND = """
         ),
         pytest.param(
             "- name: Silent\n  silent:\n",
-            "unknown playbook failure in task 'Silent' ({folder}/roles/thing/tasks/main.yml:1)",
+            " in task 'Silent' ({folder}/roles/thing/tasks/main.yml:1)",
             id="silent",
         ),
         pytest.param(

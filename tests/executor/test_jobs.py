@@ -70,6 +70,7 @@ def test_failures_of_other_hosts_count() -> None:
         ({"msg": "boo", "stderr": "boo"}, "boo"),
         ({"msg": {"a": 1}}, "{'a': 1}"),
         ({}, "unknown playbook failure in task 'T' (main.yml:3)"),
+        ({"msg": "Module failed: Unknown error."}, "Module failed: Unknown error in task 'T' (main.yml:3)"),
         ({"censored": "…"}, "the result of task 'T' is hidden by no_log"),
     ],
 )

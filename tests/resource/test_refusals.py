@@ -125,3 +125,13 @@ def test_definitions_of_any_kind_are_borne() -> None:
     loop["self"] = loop
     for definition in ("{{{", "a: &a [*a]", "[" * 5000, "x: !!python/object/apply:os.system [id]", loop, 5, [[MAP]], {}):
         assert remedy(message, [definition])
+
+
+@pytest.mark.parametrize(
+    "part", ["x", " .[", "b'{", "{'kind': 'Status'", '{"kind":"Status"', '"', "(404)\nReason: ", ": Invalid value: "]
+)
+def test_texts_that_go_on_and_on_are_borne(part: str) -> None:
+    """That this ends shows that no part of a text is looked at again and again."""
+    text = "Status string " + part * (400_000 // len(part))
+    assert readable(text) == text
+    assert remedy(text, [MAP]) == ""
