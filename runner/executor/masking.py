@@ -61,8 +61,8 @@ _WORD = re.compile(r"\x1b\[[0-9;]*m|\\+(?:u[0-9a-fA-F]{4}|[nrt])?|[\w./-]+")
 _WORDLIKE = re.compile(r"\w(?:[\w./-]*\w)?")
 
 # How many texts are looked for one after the other; how long the parts are that more of them are filed under, and how much
-# of a text is looked at for one.
-_FEW, _PART, _FILED = 200, 4, 64
+# of a text's beginning and end is looked at for one.
+_FEW, _PART, _FILED = 20, 4, 12
 _MOST_NAMES, _MOST_OBJECTS = 10_000, 20
 
 # Where an object in JSON begins, or one in JSON in JSON.
@@ -241,7 +241,7 @@ class _Texts:
     def add(self, text: str) -> None:
         if text not in self._all:
             self._all.add(text)
-            part = min(_parts(text[:_FILED]), key=lambda part: len(self._by_part.get(part, ())))
+            part = min(_parts(text[:_FILED]) | _parts(text[-_FILED:]), key=lambda part: len(self._by_part.get(part, ())))
             self._by_part.setdefault(part, []).append(text)
 
     def found(self, text: str) -> Iterator[str]:

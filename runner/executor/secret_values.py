@@ -41,6 +41,8 @@ _SEGMENT = re.compile(r"[^\W_]+")
 _RUN = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
 _TOKEN_LIKE = re.compile(r"[A-Za-z0-9+/_.-]+={0,2}")
 _LONGEST_NAME, _LONGEST_WORD, _RANDOM = 253, 24, 16
+# An answer of the API server quotes an object as a string in its own JSON.
+_DEEPEST = 3
 
 # `password = "x"`, `'password': 'x'`, `password=x;`. What may match in more than one way is bounded.
 _SETTING = re.compile(
@@ -142,9 +144,16 @@ def decoded(text: str) -> str | None:
 
 
 def spellings(secret: str) -> set[str]:
-    """As it stands in texts: as it is, in JSON, in JSON in JSON, in Python."""
-    in_json = [json.dumps(secret, ensure_ascii=is_ascii)[1:-1] for is_ascii in (True, False)]
-    return {secret, *in_json, json.dumps(in_json[0])[1:-1], repr(secret)[1:-1]}
+    """As it stands in texts: as it is, in Python, and in JSON, which the API server quotes in JSON."""
+    found = {secret, repr(secret)[1:-1]}
+    plain = json.dumps(secret, ensure_ascii=False)[1:-1]
+    # Go escapes three characters more.
+    go = plain.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")
+    for spelling in (json.dumps(secret)[1:-1], plain, go):
+        for _ in range(_DEEPEST):
+            found.add(spelling)
+            spelling = json.dumps(spelling)[1:-1]
+    return found
 
 
 def pairs(key: str, value: str) -> Iterator[tuple[str, str]]:

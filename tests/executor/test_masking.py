@@ -303,6 +303,25 @@ def test_parts_and_spellings(key: str, value: str, words: str) -> None:
         assert words not in shown
 
 
+def test_an_object_that_the_server_quotes_in_its_answer_is_masked_and_learned() -> None:
+    """As kube-apiserver refuses a patch: with the whole object, whose other values nobody has seen yet."""
+    patched = {
+        "apiVersion": "v1",
+        "data": {"old_password": "b3Blbi1zZXNhbWUtOQ==", "a": 5},
+        "kind": "Secret",
+        "stringData": {"b": 'x"&y<z'},
+    }
+    go = json.dumps(patched).replace("&", r"\u0026").replace("<", r"\u003c")
+    status = {"kind": "Status", "message": f" is invalid: patch: Invalid value: {json.dumps(go)}: json: no", "code": 422}
+    event = {
+        "event_data": {"res": {"msg": f"Failed to patch object: {json.dumps(status)}"}},
+        "stdout": "password open-sesame-9",
+    }
+    masked = Masker().mask_json(json.dumps(event))
+    assert "is invalid: patch" in masked
+    assert not any(word in masked for word in ("b3Blbi1z", "open-sesame", "y\\u003cz", "003cz"))
+
+
 def test_hostile_secrets_are_masked_all_the_same() -> None:
     """Many, large and alike; that it ends at all shows that nothing of it is compared with everything."""
     large = "aB3" * 300_000
