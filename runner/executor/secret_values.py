@@ -161,4 +161,6 @@ def pairs(key: str, value: str) -> Iterator[tuple[str, str]]:
     if value:
         yield f"{json.dumps(key)}: {json.dumps(value)}", f'{json.dumps(key)}: "{MASK}"'
         yield f"{key!r}: {value!r}", f"{key!r}: '{MASK}'"
-        yield f"{key}: {value}", f"{key}: {MASK}"
+        # In YAML without quotes a line's end is the value's, also where the text is quoted.
+        for before, after in (("", "\n"), ("", "\\n"), ('"', '"'), ("'", "'")):
+            yield f"{key}: {before}{value}{after}", f"{key}: {before}{MASK}{after}"

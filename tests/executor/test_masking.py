@@ -232,6 +232,12 @@ def test_a_definition_in_text_is_one_too() -> None:
         assert "bob" not in masked
 
 
+def test_a_pair_in_yaml_ends_with_its_line() -> None:
+    masker = having_seen(secret(x="a", type="managed"))
+    text = "kind: Secret\nx: a\nx: apple\ntype: managed-too\ntype: 'managed'\n"
+    assert masker.mask(text) == f"kind: Secret\nx: {MASK}\nx: apple\ntype: managed-too\ntype: '{MASK}'\n"
+
+
 def test_a_patch_of_a_secret_and_the_difference_that_it_makes() -> None:
     patch = [
         {"op": "replace", "path": "/data/password", "value": "b3Blbi1zZXNhbWU="},
