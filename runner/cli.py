@@ -25,6 +25,7 @@ import runner
 from runner import flags, logs, settings, watches
 from runner.devcluster.commands import devcluster
 from runner.executor import orders
+from runner.resource.refusals import readable
 from runner.scaffolding.commands import create, init
 from runner.scaffolding.manifests import manifests
 from runner.schema import WATCHES
@@ -70,7 +71,7 @@ def run(values: Mapping[str, Any], given: set[str]) -> None:
     """Run the operator of this folder against the current cluster."""
     with _mistakes():
         chosen = flags.read(values, given, os.environ)
-        logs.configure(chosen.logging)
+        logs.configure(chosen.logging, readable=readable)
         for notice in chosen.notices:
             logger.warning(notice)
         _hand_down(chosen)
@@ -96,7 +97,7 @@ def plan(files: tuple[str, ...], namespace: str, watches_file: Path, output: str
 
     with _mistakes():
         chosen = Settings(watches_file=watches_file, verbosity=0)
-        logs.configure(logs.Options(level="warning", format="console"))
+        logs.configure(logs.Options(level="warning", format="console"), readable=readable)
         _hand_down(chosen)
         loaded = watches.load(chosen, os.environ)
         written = planning.read(files, loaded, watches_file=watches_file)

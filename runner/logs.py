@@ -17,6 +17,9 @@ from typing import Any, TextIO
 FORMATS = ("auto", "console", "json")
 LEVELS = ("debug", "info", "warning", "error")
 
+# Of a message or a traceback.
+Readable = Callable[[str], str]
+
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 # Of the console line, in front of the other fields.
 _SUBJECT = ("kind", "namespace", "cr")
@@ -58,14 +61,16 @@ class Options:
     time_encoding: str = "rfc3339"
 
 
-def configure(options: Options, *, stream: TextIO | None = None) -> None:
-    """Send the logs of this process to `stream` (standard error)."""
+def configure(options: Options, *, stream: TextIO | None = None, readable: Readable = str) -> None:
+    """Send the logs of this process to `stream` (standard error); `readable` puts what libraries log into better words."""
     stream = stream or sys.stderr
     console = stream.isatty() if options.format == "auto" else options.format == "console"
     handler = logging.StreamHandler(stream)
     handler.addFilter(_drop_traces_below(logging.getLevelNamesMapping()[options.traces.upper()]))
     handler.setFormatter(
-        ConsoleFormatter(color=stream.isatty()) if console else JsonFormatter(time_encoding=options.time_encoding)
+        ConsoleFormatter(color=stream.isatty(), readable=readable)
+        if console
+        else JsonFormatter(time_encoding=options.time_encoding, readable=readable)
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -98,8 +103,9 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
 class JsonFormatter(logging.Formatter):
     """One JSON object a line, with the keys that zap gives the Go operator's: level, ts, logger, msg."""
 
-    def __init__(self, *, time_encoding: str = "rfc3339") -> None:
+    def __init__(self, *, time_encoding: str = "rfc3339", readable: Readable = str) -> None:
         super().__init__()
+        self._readable = readable
         self._time = _TIMES[time_encoding]
 
     def format(self, record: logging.LogRecord) -> str:
@@ -107,19 +113,20 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "ts": self._time(record.created),
             "logger": record.name,
-            "msg": record.getMessage(),
+            "msg": self._readable(record.getMessage()),
             **{"name" if name == "cr" else name: value for name, value in fields_of(record).items()},
         }
         if record.exc_info:
-            line["stacktrace"] = self.formatException(record.exc_info)
+            line["stacktrace"] = self._readable(self.formatException(record.exc_info))
         return json.dumps(line, default=str, ensure_ascii=False)
 
 
 class ConsoleFormatter(logging.Formatter):
     """`12:00:01 INFO    Memcached default/sample: Run succeeded  ok=4 changed=1`."""
 
-    def __init__(self, *, color: bool) -> None:
+    def __init__(self, *, color: bool, readable: Readable = str) -> None:
         super().__init__()
+        self._readable = readable
         self._color = color
 
     def format(self, record: logging.LogRecord) -> str:
@@ -129,11 +136,11 @@ class ConsoleFormatter(logging.Formatter):
         blocks = [str(fields.pop(name, "") or "") for name in _BLOCKS]
         rest = "".join(f"  {key}={value}" for key, value in fields.items() if value != "")
         time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
-        line = f"{time} {record.levelname:<7} {subject}{record.getMessage()}{rest}"
+        line = f"{time} {record.levelname:<7} {subject}{self._readable(record.getMessage())}{rest}"
         for block in filter(None, blocks):
             line += "".join(f"\n    {part}" for part in block.splitlines()) if "\n" in block else f"  {block}"
         if self._color and record.levelname in _COLORS:
             line = f"\x1b[{_COLORS[record.levelname]}m{line}\x1b[0m"
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            line += "\n" + self._readable(self.formatException(record.exc_info))
         return line

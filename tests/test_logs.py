@@ -5,6 +5,7 @@ import logging
 import pytest
 
 from runner.logs import ConsoleFormatter, JsonFormatter, Options, configure
+from runner.resource.refusals import readable
 
 
 def record(message: str = "Task failed", **fields: object) -> logging.LogRecord:
@@ -58,3 +59,16 @@ def test_where_no_terminal_is_lines_are_json() -> None:
     finally:
         root.handlers[:], root.level = before[0], before[1]
     assert [json.loads(line)["msg"] for line in stream.getvalue().splitlines()] == ["Hello", "Not enough permissions"]
+
+
+@pytest.mark.parametrize(
+    "formatter",
+    [JsonFormatter(readable=readable), ConsoleFormatter(color=False, readable=readable)],
+    ids=["json", "console"],
+)
+def test_an_answer_that_kopf_quotes_is_a_sentence(formatter: logging.Formatter) -> None:
+    status = {"kind": "Status", "status": "Failure", "message": "no rights", "reason": "Forbidden", "code": 403}
+    error = ValueError("no rights", status)
+    line = formatter.format(record(f"It has failed: {error}", exc_info=(ValueError, error, None)))
+    assert line.count("Forbidden: no rights") == 2
+    assert "Failure" not in line

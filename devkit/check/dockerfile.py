@@ -25,12 +25,7 @@ _CORES: tuple[tuple[tuple[int, int, int], tuple[int, int]], ...] = (
 )
 # The oldest ansible-core that rolerunner takes.
 _OLDEST = (2, 16)
-# What operator-framework's image has, and rolerunner's has not.
-_ABSENT = {
-    "/etc/ansible/ansible.cfg": "write an ansible.cfg of your own and COPY it to ${HOME}",
-    "/etc/ansible/hosts": "localhost needs no inventory; COPY one of your own and set ANSIBLE_INVENTORY for more",
-    "/usr/share/ansible/openshift": "put modules into library/ beside the role or playbook",
-}
+# What operator-framework's image installs packages with, and rolerunner's has not.
 _PACKAGERS = frozenset({"dnf", "microdnf", "yum", "rpm", "subscription-manager"})
 
 
@@ -87,11 +82,6 @@ def compare(dockerfile: Dockerfile, core: tuple[int, ...]) -> Iterator[Finding]:
     for instruction in dockerfile.instructions:
         if instruction.name not in ("RUN", "COPY", "ADD", "ENV"):
             continue
-        for path, remedy in _ABSENT.items():
-            if re.search(rf"{re.escape(path)}(?![\w.-])", instruction.value) and not _makes(instruction, path):
-                yield Finding(
-                    Level.WARNING, dockerfile.file, instruction.line, f"{path} is not in rolerunner's image; {remedy}"
-                )
         used = sorted(_PACKAGERS & {words[0].rpartition("/")[2] for words in _commands(instruction)})
         if used:
             yield Finding(
@@ -227,10 +217,3 @@ def _run_arguments(value: str) -> list[str]:
     if "run" in words:
         return words[words.index("run") + 1 :]
     return words if words and all(word.startswith("--") for word in words) else []
-
-
-def _makes(instruction: Instruction, path: str) -> bool:
-    """Whether an instruction writes this file rather than needing it."""
-    if instruction.name in ("COPY", "ADD"):
-        return instruction.value.split()[-1].startswith(path)
-    return bool(re.search(rf">>?\s*{re.escape(path)}|mkdir[^&;]*{re.escape(path.rpartition('/')[0])}", instruction.value))

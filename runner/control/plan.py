@@ -102,7 +102,7 @@ class Plan:
             yield f"task {_where(event)} failed: {event.message}{reason}"
 
     def _masked(self, text: str) -> str:
-        masker = Masker()
+        masker = Masker(names=self.cr.values())
         masker.mask([[change.before, change.after] for change in self.changes])
         masked: str = masker.mask(text)
         return masked

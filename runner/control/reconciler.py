@@ -25,12 +25,13 @@ from runner import metrics
 from runner.control import Request, Result, Retry
 from runner.control.broken_conditionals import BrokenConditionals
 from runner.control.echoes import Echoes
+from runner.control.failures import explained
 from runner.control.handlers import wants
 from runner.control.narrator import Narrator
 from runner.control.plan import Plan
 from runner.executor.arguments import Arguments
 from runner.executor.artifacts import RunFolders
-from runner.executor.jobs import Execute, ExecutorError, Job, JobEvent, Outcome, fold
+from runner.executor.jobs import Execute, ExecutorError, Job, JobEvent, Loops, Outcome, fold
 from runner.kube import events
 from runner.kube.client import ApiClient, Conflict, Invalid, KubeError, NotFound
 from runner.kube.discovery import Discovery, Resource
@@ -307,6 +308,7 @@ class Reconciler:
                 check=turn.plan is not None,
                 # Clients put the server's URL into their errors, and the token with it.
                 secrets=(token,),
+                names=(watch.gvk.group, watch.gvk.version, watch.gvk.kind, request.key.namespace, request.key.name),
             )
             logger.info(
                 "Planning" if turn.plan else "Running", extra={**request.fields, "job": ident, "content": str(content.path)}
@@ -335,12 +337,14 @@ class Reconciler:
     async def _followed(self, job: Job, turn: Turn, narrator: Narrator) -> Outcome:
         """Run the job to its end, or to the end of its time. Raises ExecutorError."""
         seen: list[JobEvent] = turn.plan.events if turn.plan else []
+        loops = Loops()
         try:
             async with (
                 asyncio.timeout(turn.watch.timeout) as deadline,
                 contextlib.aclosing(self._with.execute(job)) as running,
             ):
-                async for event in running:
+                async for told in running:
+                    event = explained(loops.joined(told))
                     if not seen:
                         turn.phases.over("start")
                     if event.event == "playbook_on_stats":

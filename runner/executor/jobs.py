@@ -7,20 +7,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from runner.executor.masking import REQUEUE_ACTIONS
 
 # The host that roles run on, and whose counters are the run's.
 LOCALHOST = "localhost"
 
 _BROKEN_CONDITIONAL = "Conditionals must have a boolean result."
-_REQUEUE_ACTIONS = ("operator_sdk.util.requeue_after", "requeue_after")
 _FOR_CHECK_MODE = re.compile(r'"msg": "([^"]*check mode[^"]*)"', re.IGNORECASE)
 
 # In check mode these have the cluster make a dry run.
 _PREDICTED = frozenset(f"kubernetes.core.{name}" for name in ("k8s", "k8s_json_patch", "k8s_service"))
-_UNKNOWN_FAILURE = "unknown playbook failure"
+_UNKNOWN_FAILURE, _NOTHING_SAID = "unknown playbook failure", "Unknown error."
+
+# How much of a loop's failures is told. All of it is in the artifacts.
+_MOST_ITEMS, _LONGEST_LABEL, _LONGEST_ITEM = 5, 100, 1000
+
+# "Task failed" and the like say nothing that the event itself does not.
+_PRINTED_ERROR = re.compile(r"\[ERROR\]: (?:(?:Task|Module|Action) failed: )*([^\r\n]*)")
 
 # ansible-playbook writes to a terminal, as far as it can tell.
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -52,6 +59,8 @@ class Job:
     check: bool = False
     # Texts that must not be seen in any event.
     secrets: tuple[str, ...] = ()
+    # Names that stay readable, also where a Secret holds the same text: those of the CR.
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +72,10 @@ class JobEvent:
     created: str
     stdout: str
     data: Mapping[str, Any]
+    # Of a loop that failed: its items that did.
+    items: tuple[JobEvent, ...] = ()
+    # What `message` is, once somebody has put it into other words.
+    words: str = ""
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> JobEvent:
@@ -123,17 +136,64 @@ class JobEvent:
 
     @property
     def message(self) -> str:
-        """A failed task's own words."""
+        """A failed task's own words, its cause where that is told elsewhere, and the same of a loop's items."""
+        if self.words:
+            return self.words
         result = self.result
         if "censored" in result:
             return f"the result of task {self.task!r} is hidden by no_log"
-        message = result.get("msg")
-        if not message:
-            return _UNKNOWN_FAILURE
-        text = message if isinstance(message, str) else str(message)
+        message = result.get("msg") or _unknown(self)
+        if str(message).endswith(_NOTHING_SAID):
+            # ansible-core from 2.19 on, of a result without a message.
+            message = f"{str(message).rstrip('.')}{_where(self)}"
+        lines = [message if isinstance(message, str) else str(message), *(item.line for item in self.items[:_MOST_ITEMS])]
+        if not self.items:
+            return self._with_cause(lines[0])
+        more = len(self.items) - _MOST_ITEMS
+        return "\n".join([*lines, *([f"and {more} more"] if more > 0 else [])])
+
+    @property
+    def line(self) -> str:
+        """A loop's item, by its label, and its message."""
+        result = self.result
+        if "censored" in result:
+            return "item: hidden by no_log"
+        label = result.get("_ansible_item_label", result.get(result.get("ansible_loop_var", "item")))
+        return f"item={_cut(str(label), _LONGEST_LABEL)}: {_cut(self.message, _LONGEST_ITEM)}"
+
+    def _with_cause(self, text: str) -> str:
         # A command's or a module's own output says more than "non-zero return code" and "MODULE FAILURE".
-        said = str(result.get("stderr") or result.get("module_stderr") or "").strip()
-        return f"{text}: {said}" if said and said not in text else text
+        said = str(self.result.get("stderr") or self.result.get("module_stderr") or "").strip()
+        if said:
+            return text if said in text else f"{text}: {said}"
+        # ansible-core from 2.19 on prints the whole chain of errors, and gives of it what the module has said.
+        cause = _PRINTED_ERROR.match(self.printed.lstrip())
+        told = cause[1].strip() if cause else ""
+        if told in text:
+            trace = str(self.result.get("exception") or "").strip().splitlines()
+            told = trace[-1].strip() if len(trace) > 1 else ""
+        if not told or told in text or (told.partition(": ")[2] or told) in text:
+            return text
+        return told if told.startswith(text.rstrip(".")) else f"{text.rstrip('.')}: {told}"
+
+
+class Loops:
+    """Puts the items of loops that failed with the failures of the loops. Ansible tells them one by one, before."""
+
+    def __init__(self) -> None:
+        self._items: dict[tuple[str, str], list[JobEvent]] = {}
+
+    def joined(self, event: JobEvent) -> JobEvent:
+        """The event; with its items, if it is a loop's failure."""
+        key = str(event.data.get("task_uuid")), str(event.data.get("host"))
+        if event.event == "runner_item_on_failed":
+            self._items.setdefault(key, []).append(event)
+        elif event.event in ("runner_on_failed", "runner_on_ok", "runner_on_unreachable"):
+            # The same task may be played again, with other items.
+            items = tuple(self._items.pop(key, ()))
+            if event.is_failure:
+                return replace(event, items=items)
+        return event
 
 
 Execute = Callable[[Job], AsyncGenerator[JobEvent, None]]
@@ -162,13 +222,14 @@ def fold(events: Iterable[JobEvent]) -> Outcome:
     """The outcome of a run. ExecutorError if it did not get as far as its statistics."""
     failures: list[JobEvent] = []
     requeue_after = None
-    stats = None
+    stats = last = None
     said: list[str] = []
     for event in events:
+        last = event if event.task else last
         said += filter(None, [event.printed])
         if event.is_failure:
             failures.append(event)
-        if event.event == "runner_on_ok" and event.data.get("task_action") in _REQUEUE_ACTIONS:
+        if event.event == "runner_on_ok" and event.data.get("task_action") in REQUEUE_ACTIONS:
             requeue_after = event.result.get("period", requeue_after)
         if event.event == "playbook_on_stats":
             stats = event
@@ -185,7 +246,7 @@ def fold(events: Iterable[JobEvent]) -> Outcome:
     failed = failures[max(0, len(failures) - unforgiven) :] if unforgiven else []
     messages = [event.message for event in failed]
     if unforgiven and not failed:
-        messages = [_UNKNOWN_FAILURE]
+        messages = [_unknown(last)]
     return Outcome(
         ok=count("ok"),
         changed=count("changed"),
@@ -196,3 +257,18 @@ def fold(events: Iterable[JobEvent]) -> Outcome:
         reports=tuple(f"Task {event.task!r} failed: {event.message}" for event in failed),
         requeue_after=requeue_after,
     )
+
+
+def _unknown(event: JobEvent | None) -> str:
+    """The Go operator's words for a failure that says nothing, and where it was."""
+    return _UNKNOWN_FAILURE + _where(event)
+
+
+def _where(event: JobEvent | None) -> str:
+    if event is None or not event.task:
+        return ""
+    return f" in task {event.task!r}" + (f" ({event.location})" if event.location else "")
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

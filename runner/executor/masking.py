@@ -1,33 +1,89 @@
-"""Keeps the data of Secrets out of events, and so out of logs, statuses and artifacts.
+"""Keeps the values of Secrets out of events, and so out of logs, statuses, Events and artifacts.
 
 Ansible hides what a task marks `no_log`. Roles forget to: a task that creates or reads a Secret has its data in its
-arguments and in its result, in structured form and again in the text that Ansible prints. Whatever was once seen as a
-Secret's data is masked wherever it comes up in the rest of the run.
+arguments and in its result, in structured form and again in the text that Ansible prints.
+
+A run's own process masks each event, as the last thing that happens to it there: no secret reaches the runner's process,
+and the artifacts, which that process writes, are masked by the same code. So that what the runner decides by is what
+happened, masking goes by the event's structure:
+
+- Ansible's own words, identifiers, paths of files and numbers (`_OWN`) are never masked, nor is a `requeue_after`'s period.
+- Inside a Secret (`data`, `stringData`, patches and differences of them) every value is masked, whatever it is.
+- In any other text a Secret's value is masked if it can be a secret. Its key says so (`password`, `tls.key`), or it looks
+  like one (`secrets_of`); `host: awx-demo-postgres-15`, `type: managed` and `username: operator` are names.
+- A value that looks like a name or a word, and is a secret by its key, is masked as a whole word only: `changeme` in
+  `user:changeme@host`, not in `/roles/changeme-operator/tasks`. Other values are masked wherever they stand.
+- A name that is known (of the CR, its namespace, the role, an object in the event) is not masked, and names of tasks,
+  objects and files are only masked where they hold a value that looks like no name.
+- Of a file in a Secret (a certificate, a settings.py) the whole text is masked, and of its parts the values whose keys say
+  that they are secret and what looks random; not each of its lines, most of which stand in many files.
+
+Values of fewer than 6 characters are masked in Secrets only: in a text they are part of too many other words.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-MASK = "********"
+import yaml
 
-# A shorter text would be masked in innocent places, as part of other words.
-_SHORTEST = 6
+from runner.executor.secret_values import MASK, SHORTEST, decoded, encoded, is_plain, is_value, pairs, secrets_of, spellings
+
+# What stands for a Secret's value that is no text, which the API server refuses: it is to be seen that this is why.
+MASKED_NUMBER, MASKED_BOOLEAN = f"{MASK} (a number)", f"{MASK} (a boolean)"
+
+_SECRET_FIELDS = ("data", "stringData")
+
+# Keys of an event and of its data whose values are Ansible's or ansible-runner's own.
+_OWN = frozenset({
+    *("event", "uuid", "parent_uuid", "runner_ident", "created", "start", "end"),
+    *("playbook", "playbook_uuid", "play_uuid", "task_uuid", "task_path", "task_action", "resolved_action"),
+    *("role", "resolved_role", "host", "remote_addr", "event_loop"),
+})  # fmt: skip
+# Keys, in events and in what they hold, whose values are names.
+_NAMES = frozenset({
+    *("play", "task", "handler", "pattern", "play_pattern", "included_file"),
+    *("kind", "apiVersion", "api_version", "name", "namespace", "generateName", "path", "src", "dest"),
+})  # fmt: skip
+REQUEUE_ACTIONS = ("operator_sdk.util.requeue_after", "requeue_after")
+
+# Words that messages are made of, and decisions: none of them is given away by being readable.
+_WORDS = frozenset({
+    *("ansible", "playbook", "localhost", "kubernetes", "changed", "failed", "failure", "skipped", "skipping", "ignored"),
+    *("rescued", "unreachable", "censored", "check mode", "default", "password", "secret", "undefined"),
+})  # fmt: skip
+
+# What a text is made of, for values that are masked as whole words: colours and escapes, which are none, and words.
+_WORD = re.compile(r"\x1b\[[0-9;]*m|\\+(?:u[0-9a-fA-F]{4}|[nrt])?|[\w./-]+")
+_WORDLIKE = re.compile(r"\w(?:[\w./-]*\w)?")
+
+# How many texts are looked for one after the other; how long the parts are that more of them are filed under, and how much
+# of a text's beginning and end is looked at for one.
+_FEW, _PART, _FILED = 20, 4, 12
+_MOST_NAMES, _MOST_OBJECTS = 10_000, 20
+
+# Where an object in JSON begins, or one in JSON in JSON.
+_OBJECT = re.compile(r'"\{\\"|\{\s{0,80}"')
 
 
 class Masker:
-    """Remembers what it has seen for the length of one run, beside the `secrets` that it is told of at the start."""
+    """Remembers what it has seen for the length of one run. `secrets` are masked everywhere; `names` stay readable."""
 
-    def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._secrets: set[str] = set()
-        # The same as they stand in JSON.
-        self._in_json: set[str] = set()
-        for secret in secrets:
-            self._add(secret)
+    def __init__(self, secrets: Iterable[str] = (), names: Iterable[str] = ()) -> None:
+        self._given = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
+        self._given_in_json = [json.dumps(secret)[1:-1] for secret in self._given]
+        # What the event is called that is being masked: its task, its play, their places.
+        self._titles: tuple[str, ...] = ()
+        self._names = {*_WORDS, *filter(None, names)}
+        self._seen: set[tuple[str, str, bool]] = set()
+        # What is masked wherever it stands, what as a whole word, and both as they stand in JSON.
+        self._anywhere, self._words, self._in_json = _Texts(), set[str](), _Texts()
+        # `key: value` of all that Secrets hold, for texts that show one: the value, and the pair without it.
+        self._pairs: dict[str, tuple[str, str]] = {}
+        self._pair_texts = _Texts()
 
     def mask(self, value: Any) -> Any:
         """A copy of the JSON value without any Secret's data."""
@@ -35,58 +91,252 @@ class Masker:
         return self._cover(value)
 
     def mask_json(self, text: str) -> str:
-        """The same for a JSON value as text; most have nothing to be masked, which is seen without parsing them."""
-        if '"Secret"' not in text and not any(secret in text for secret in self._in_json):
+        """An event as JSON, masked. Most have nothing to be masked, which is seen without parsing them."""
+        if "Secret" not in text and not self._holds_any(text):
             return text
-        return json.dumps(self.mask(json.loads(text)))
+        event = json.loads(text)
+        # What is printed shows what is in the data.
+        self._learn({name: value for name, value in event.items() if name != "stdout"})
+        masked = self._cover_event(event)
+        return text if masked == event else json.dumps(masked)
+
+    def _holds_any(self, text: str) -> bool:
+        return any(secret in text for secret in self._given_in_json) or any(True for _ in self._in_json.found(text))
 
     def _learn(self, value: Any) -> None:
-        if isinstance(value, dict):
-            if value.get("kind") == "Secret":
-                for name in ("data", "stringData"):
-                    entries = value.get(name)
-                    if isinstance(entries, dict):
-                        for entry in filter(lambda item: isinstance(item, str), entries.values()):
-                            self._remember(entry, encoded=name == "data")
-            for item in value.values():
-                self._learn(item)
-        elif isinstance(value, list):
-            for item in value:
-                self._learn(item)
+        """Remember what Secrets in this value hold, and what objects in it are called."""
+        # All are kept, so that none has another's address. YAML's aliases make one object stand in many places.
+        seen: dict[int, Any] = {}
+        left = [value]
+        while left:
+            found = left.pop()
+            if isinstance(found, str):
+                left += _objects_in(found)
+            elif isinstance(found, (dict, list)) and id(found) not in seen:
+                seen[id(found)] = found
+                left += found.values() if isinstance(found, dict) else found
+                if isinstance(found, dict):
+                    self._learn_names(found)
+                    for key, entry, is_encoded in _entries(found):
+                        self._remember(key, entry, is_encoded=is_encoded)
 
-    def _remember(self, secret: str, *, encoded: bool) -> None:
-        texts = [secret]
-        try:
-            if encoded:
-                texts.append(base64.b64decode(secret, validate=True).decode())
-            else:
-                texts.append(base64.b64encode(secret.encode()).decode())
-        except (binascii.Error, UnicodeDecodeError):
-            pass
-        for text in texts:
-            # Printed results are JSON, in which line ends and quotes are escaped, and a loop's items are Python's.
-            for spelling in (text, text.strip(), json.dumps(text)[1:-1], repr(text)[1:-1]):
-                if len(spelling) >= _SHORTEST:
-                    self._add(spelling)
+    def _learn_names(self, obj: Mapping[str, Any]) -> None:
+        # A module is told an object's name beside its kind.
+        metadata = obj.get("metadata", obj if "kind" in obj else None)
+        if not isinstance(metadata, dict):
+            return
+        labels = metadata.get("labels")
+        names = [metadata.get(part) for part in ("name", "namespace", "generateName")]
+        for name in [*names, *(labels.values() if isinstance(labels, dict) else ())]:
+            if isinstance(name, str) and name and len(self._names) < _MOST_NAMES:
+                self._names.add(name)
+
+    def _remember(self, key: str, value: str, *, is_encoded: bool) -> None:
+        if (key, value, is_encoded) in self._seen:
+            return
+        self._seen.add((key, value, is_encoded))
+        text = decoded(value) if is_encoded else value
+        # What cannot be decoded is of bytes.
+        secrets = [value] if text is None else list(secrets_of(key, text))
+        for secret in secrets:
+            for spelling in (secret, encoded(secret), decoded(secret)):
+                self._add(spelling or "")
+        if text is not None and (text.strip() not in secrets or len(text.strip()) < SHORTEST):
+            for shown in {value, text, encoded(text)}:
+                for pair, masked in pairs(key, shown):
+                    self._pairs[pair] = shown, masked
+                    self._pair_texts.add(pair)
 
     def _add(self, secret: str) -> None:
-        self._secrets.add(secret)
-        self._in_json.add(json.dumps(secret)[1:-1])
+        secret = secret.strip()
+        if len(secret) < SHORTEST or secret in _WORDS:
+            return
+        if is_plain(secret) and _WORDLIKE.fullmatch(secret):
+            self._words.add(secret)
+            self._in_json.add(json.dumps(secret)[1:-1])
+            return
+        for spelling in spellings(secret):
+            self._anywhere.add(spelling)
+            self._in_json.add(json.dumps(spelling)[1:-1])
 
-    def _cover(self, value: Any) -> Any:
+    def _cover_event(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        data = event.get("event_data")
+        if not isinstance(data, dict):
+            return self._cover_parts(event)
+        titles = [value for name, value in data.items() if name in _NAMES or name in _OWN]
+        self._titles = tuple(title for title in titles if isinstance(title, str))
+        covered = self._cover_parts(data)
+        result = data.get("res")
+        if data.get("task_action") in REQUEUE_ACTIONS and isinstance(result, dict) and "period" in result:
+            covered["res"]["period"] = result["period"]
+        return {**self._cover_parts({**event, "event_data": None}), "event_data": covered}
+
+    def _cover_parts(self, parts: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value if name in _OWN else self._cover(value, name in _NAMES) for name, value in parts.items()}
+
+    def _cover(self, value: Any, is_name: bool = False) -> Any:
         if isinstance(value, str):
-            # The longest first: one secret may be part of another.
-            for secret in sorted(self._secrets, key=len, reverse=True):
-                if secret in value:
-                    value = value.replace(secret, MASK)
-            return value
-        if isinstance(value, dict):
-            covered = {name: self._cover(item) for name, item in value.items()}
-            if value.get("kind") == "Secret":
-                for name in ("data", "stringData"):
-                    if isinstance(value.get(name), dict):
-                        covered[name] = dict.fromkeys(value[name], MASK)
-            return covered
+            return self._cover_text(value, is_name)
         if isinstance(value, list):
-            return [self._cover(item) for item in value]
-        return value
+            return [self._cover(item, is_name) for item in value]
+        if not isinstance(value, dict):
+            return value
+        covered = {name: self._cover(item, is_name or name in _NAMES) for name, item in value.items()}
+        if isinstance(metadata := value.get("metadata"), dict):
+            covered["metadata"] = {name: self._cover(item, name != "annotations") for name, item in metadata.items()}
+        return {**covered, **_covered_fields(value, covered)}
+
+    def _cover_text(self, text: str, is_name: bool) -> str:
+        for secret in self._given:
+            text = text.replace(secret, MASK)
+        if "Secret" in text and not is_name:
+            for pair in self._pair_texts.found(text):
+                value, masked = self._pairs[pair]
+                if value not in self._names:
+                    text = text.replace(pair, masked)
+        # The longest first: one secret may be part of another.
+        for secret in sorted(self._anywhere.found(text), key=len, reverse=True):
+            text = self._without(text, secret)
+        return text if is_name or not self._words else _WORD.sub(self._without_word, text)
+
+    def _without(self, text: str, secret: str) -> str:
+        """The text without the secret, but for names that it is, or is a part of."""
+        names = sorted((name for name in self._names if secret in name and name in text), key=len, reverse=True)
+        if not names:
+            return text.replace(secret, MASK)
+        parts = re.split(f"({'|'.join(map(re.escape, names))})", text)
+        # Every second is one of the names.
+        return "".join(part if number % 2 else part.replace(secret, MASK) for number, part in enumerate(parts))
+
+    def _without_word(self, found: re.Match[str]) -> str:
+        word = found[0]
+        # `-pPASSWORD` is an option and its value.
+        for part in (word.strip("./-"), word[2:] if word.startswith("-") else ""):
+            if part in self._words and part not in self._names and not self._is_in_title(found, part):
+                return word.replace(part, MASK)
+        return word
+
+    def _is_in_title(self, found: re.Match[str], part: str) -> bool:
+        """Whether the word is found where a text names the event's task, or where that stands."""
+        at = found.start() + found[0].index(part)
+        for title in self._titles:
+            offset = title.find(part)
+            while offset >= 0:
+                if at >= offset and found.string.startswith(title, at - offset):
+                    return True
+                offset = title.find(part, offset + 1)
+        return False
+
+
+class _Texts:
+    """Texts to be looked for in others. Each is filed under the part of it that the fewest of the others are filed under:
+
+    of many texts only those are compared whose part is there, however much alike they begin.
+    """
+
+    def __init__(self) -> None:
+        self._all: set[str] = set()
+        self._by_part: dict[str, list[str]] = {}
+
+    def add(self, text: str) -> None:
+        if text not in self._all:
+            self._all.add(text)
+            part = min(_parts(text[:_FILED]) | _parts(text[-_FILED:]), key=lambda part: len(self._by_part.get(part, ())))
+            self._by_part.setdefault(part, []).append(text)
+
+    def found(self, text: str) -> Iterator[str]:
+        if len(self._all) <= _FEW:
+            return (one for one in self._all if one in text)
+        parts = self._by_part.keys() & _parts(text)
+        return (one for part in parts for one in self._by_part[part] if one in text)
+
+
+def _parts(text: str) -> set[str]:
+    return {text[at : at + _PART] for at in range(max(len(text) - _PART, 0) + 1)}
+
+
+def _is_secret(obj: Any) -> bool:
+    return isinstance(obj, dict) and obj.get("kind") == "Secret"
+
+
+def _secret_fields(obj: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    for field in _SECRET_FIELDS:
+        if isinstance(obj, dict) and isinstance(obj.get(field), dict):
+            yield field, obj[field]
+
+
+def _sides(obj: Mapping[str, Any]) -> dict[str, Any]:
+    """How a Secret was `before` and `after`, where a module tells the difference beside its result."""
+    difference = obj.get("diff")
+    told = isinstance(difference, dict) and _is_secret(obj.get("result"))
+    return {side: part for side, part in difference.items() if isinstance(part, dict)} if told else {}  # type: ignore[union-attr]
+
+
+def _patched(operation: Any) -> str:
+    """The key of the entry that an operation of a Secret's JSON patch writes; empty if it writes none."""
+    path = operation.get("path") if isinstance(operation, dict) else None
+    parts = path.split("/") if isinstance(path, str) else []
+    return parts[-1] if len(parts) == 3 and parts[1] in _SECRET_FIELDS else ""
+
+
+def _entries(obj: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
+    """(key, value, whether it is encoded) of what is a Secret's in this object."""
+    for part in ([obj] if _is_secret(obj) else []) + list(_sides(obj).values()):
+        for field, entries in _secret_fields(part):
+            yield from ((str(key), str(value), field == "data") for key, value in entries.items() if is_value(value))
+    patch = obj.get("patch")
+    for operation in patch if _is_secret(obj) and isinstance(patch, list) else ():
+        if (key := _patched(operation)) and is_value(operation.get("value")):
+            yield key, str(operation["value"]), operation["path"].startswith("/data/")
+
+
+def _covered_fields(obj: Mapping[str, Any], covered: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of an object's fields in which a Secret's entries stand, with all of them masked."""
+    fields: dict[str, Any] = {}
+    if _is_secret(obj):
+        fields = _masked_fields(obj)
+        if isinstance(patch := obj.get("patch"), list):
+            fields["patch"] = [
+                {**rest, "value": _masked(operation.get("value"))} if _patched(operation) else rest
+                for operation, rest in zip(patch, covered["patch"], strict=True)
+            ]
+    if sides := _sides(obj):
+        shown = covered["diff"]
+        fields["diff"] = {**shown, **{side: {**shown[side], **_masked_fields(part)} for side, part in sides.items()}}
+    return fields
+
+
+def _masked_fields(obj: Any) -> dict[str, Any]:
+    return {field: {key: _masked(value) for key, value in entries.items()} for field, entries in _secret_fields(obj)}
+
+
+def _masked(value: Any) -> str:
+    if isinstance(value, bool):
+        return MASKED_BOOLEAN
+    return MASKED_NUMBER if isinstance(value, (int, float)) else MASK
+
+
+def _objects_in(text: str) -> list[Any]:
+    """What a text with a Secret in it holds: a definition as a template makes it, kubectl's output, a server's answer."""
+    if "Secret" not in text or "ata" not in text:
+        return []
+    try:
+        # All of it is text for this loader: no tags, no merging.
+        documents = yaml.load_all(text, Loader=yaml.CBaseLoader) if "kind: Secret" in text else ()
+        return [*documents, *_json_in(text)]
+    except (ValueError, RecursionError, yaml.YAMLError):
+        return list(_json_in(text))
+
+
+def _json_in(text: str) -> Iterator[Any]:
+    """The JSON objects in a text, also those that are quoted there as JSON."""
+    decoder, at = json.JSONDecoder(), 0
+    for _ in range(_MOST_OBJECTS):
+        found = _OBJECT.search(text, at)
+        if found is None:
+            return
+        try:
+            value, at = decoder.raw_decode(text, found.start())
+            yield value
+        except (ValueError, RecursionError):
+            at = found.end()

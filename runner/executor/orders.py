@@ -41,6 +41,7 @@ def order(job: Job) -> dict[str, Any]:
         "environment": {**job.environment, **environment()},
         "verbosity": job.verbosity,
         "secrets": job.secrets,
+        "names": job.names,
         "artifacts": job.max_artifacts is not None,
     }
 

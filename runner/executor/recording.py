@@ -19,7 +19,8 @@ class Recorder:
     def __init__(self, order: dict[str, Any], tell: Callable[[str], None]) -> None:
         self._order = order
         self._tell = tell
-        self._masker = Masker(order["secrets"])
+        content = Path(order["role"] or order["playbook"])
+        self._masker = Masker(order["secrets"], [*order["names"], *content.parts, *Path(order["folder"]).parts])
         self._folder = Path(order["folder"])
         self.artifacts = self._folder / "artifacts" / order["ident"]
         self._printed: list[str] = []

@@ -82,6 +82,7 @@ class KubeError(Exception):
         ├── Conflict       409
         ├── Expired        410: a resourceVersion too old to go on from
         ├── Invalid        422: the object is not as its schema says
+        ├── NotReady       429 of a kind whose CRD is new, for a moment: try again
         └── Refused        401, 403: the runner's own rights do not cover it
     """
 
@@ -111,6 +112,10 @@ class Expired(ApiError):
 
 
 class Invalid(ApiError):
+    pass
+
+
+class NotReady(ApiError):
     pass
 
 
@@ -316,5 +321,12 @@ async def _message(response: aiohttp.ClientResponse) -> str:
     return message or text[:1000] or response.reason or f"HTTP {response.status}"
 
 
+def is_not_ready(status: int, message: str) -> bool:
+    """Whether the server is only about to serve a kind: "storage is (re)initializing", after each new CRD."""
+    return status == 429 and "(re)initializing" in message
+
+
 def _error(status: int, message: str) -> ApiError:
+    if is_not_ready(status, message):
+        return NotReady(status, message)
     return _BY_STATUS.get(status, ApiError)(status, message)

@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from runner.kube.client import ApiClient, Expired, KubeError, NotFound, Refused
+from runner.kube.client import ApiClient, Expired, KubeError, NotFound, NotReady, Refused
 from runner.kube.discovery import Resource
 from runner.resource.metadata import Object, ObjectKey
 
@@ -81,6 +81,8 @@ class Informer:
                 await self._replace({})
                 self.version = ""
                 problem, level = "kind not served", logging.INFO
+            except NotReady as error:
+                problem, level = str(error), logging.DEBUG
             except KubeError as error:
                 # Missing rights stay missing until somebody acts; the rest passes.
                 problem, level = str(error), logging.WARNING if isinstance(error, Refused) else logging.INFO

@@ -18,8 +18,9 @@ import aiohttp
 import kopf
 from kopf._cogs.structs.references import Insights, NamespaceName, match_namespace
 
-from runner.kube.client import ApiClient, KubeError, in_cluster_namespace
+from runner.kube.client import ApiClient, KubeError, in_cluster_namespace, is_not_ready
 from runner.kube.discovery import Discovery, group_version_path
+from runner.resource import refusals
 from runner.resource.metadata import GroupVersionKind, Object, is_deleting
 from runner.watches import Watch
 
@@ -102,7 +103,7 @@ async def _watch_once(
             return f"{overlooked.result()} has come"
         task = done.pop()
         error = None if task.cancelled() else task.exception()
-        return f"{task.get_name()}: {error or 'ended'}"
+        return f"{task.get_name()}: {_reason(error) if error else 'ended'}"
     finally:
         for task in (overlooked, *tasks):
             task.cancel()
@@ -150,6 +151,12 @@ async def _add_namespaces(client: ApiClient, insights: Insights, patterns: Seque
                 logger.debug("Namespaces had been missed", extra={"namespaces": ", ".join(sorted(missed))})
                 insights.namespaces.update(missed)
                 insights.revised.notify_all()
+
+
+def _reason(error: BaseException) -> str:
+    # kopf's errors have the server's answer as an object beside its message.
+    answers = [argument for argument in error.args if isinstance(argument, dict)]
+    return refusals.sentence(answers[0]) if answers else str(error) or type(error).__name__
 
 
 async def _is_served(client: ApiClient, gvk: GroupVersionKind) -> bool:
@@ -208,37 +215,41 @@ class Patience:
         self._paths = tuple({group_version_path(watch.gvk.api_version) + "/" for watch in watches})
         # Among the paths of the core group, but read for kopf's own sake.
         self._namespaces = "" if NAMESPACE in {watch.gvk for watch in watches} else "/api/v1/namespaces"
-        self._waiting_for = ""
+        # The level at which it was said that there is something to wait for.
+        self._said = logging.NOTSET
 
     async def __call__(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         delay = _FIRST_DELAY
         while True:
             try:
                 response = await handler(request)
-                problem = await self._problem(request, response)
+                problem, level = await self._problem(request, response)
                 if not problem:
-                    self._say("")
+                    self._go_on()
                     return response
             except (aiohttp.ClientConnectionError, TimeoutError) as error:
-                problem = f"no answer from the API server: {error or type(error).__name__}"
-            self._say(problem)
+                problem, level = f"no answer from the API server: {error or type(error).__name__}", logging.WARNING
+            self._wait_for(problem, level)
             await asyncio.sleep(delay)
             delay = min(delay * 2, _LAST_DELAY)
 
-    async def _problem(self, request: aiohttp.ClientRequest, response: aiohttp.ClientResponse) -> str:
+    async def _problem(self, request: aiohttp.ClientRequest, response: aiohttp.ClientResponse) -> tuple[str, int]:
+        """What there is to wait for, and the level of the log at which that is said; empty if there is nothing."""
         path = request.url.path
         ours = path.startswith(self._paths) and path != self._namespaces
         if response.status in (429, 500, 502, 503, 504) or (response.status in (401, 403) and ours):
-            text = await response.text(errors="replace")
-            return f"HTTP {response.status}: {text[:500]}"
-        return ""
+            text = refusals.readable(await response.text(errors="replace"))
+            level = logging.DEBUG if is_not_ready(response.status, text) else logging.WARNING
+            return f"HTTP {response.status}: {text[:500]}", level
+        return "", logging.NOTSET
 
-    def _say(self, problem: str) -> None:
-        """Once when the trouble begins, and once when it is over."""
-        if bool(problem) == bool(self._waiting_for):
-            return
-        self._waiting_for = problem
-        if problem:
-            logger.warning("Watching has to wait", extra={"reason": problem})
-        else:
-            logger.info("Watching goes on")
+    def _wait_for(self, problem: str, level: int) -> None:
+        """Say it once when the trouble begins, and when it is of a worse kind."""
+        if level > self._said:
+            self._said = level
+            logger.log(level, "Watching has to wait", extra={"reason": problem})
+
+    def _go_on(self) -> None:
+        if self._said:
+            logger.log(min(self._said, logging.INFO), "Watching goes on")
+            self._said = logging.NOTSET

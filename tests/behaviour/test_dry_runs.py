@@ -193,7 +193,7 @@ async def test_secrets_are_masked_wherever_they_turn_up(world: Cluster, project:
     code, out, err = await plan(project, "-f", "-", told=cr)
     assert (code, err) == (2, "")
     assert "+  password: '********'" in out
-    assert "http://********:********@host" in out
+    assert "http://somebody:********@host" in out
     assert_hidden(out)
 
     secret = {

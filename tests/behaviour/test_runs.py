@@ -223,6 +223,80 @@ async def test_what_counts_as_a_failure(project: Project, world: Cluster, one: O
             assert words in said
 
 
+SEND = """
+- name: Send
+  kubernetes.core.k8s:
+    definition:
+      apiVersion: v1
+      kind: ConfigMap
+      metadata: {name: sent, namespace: "{{ ansible_operator_meta.namespace }}"}
+      data:
+        text: a
+        size: DATA
+"""
+
+
+@pytest.mark.parametrize(
+    ("tasks", "said"),
+    [
+        pytest.param(
+            """
+- name: Several
+  ansible.builtin.command: "sh -c 'echo bad {{ item.name }} >&2; exit {{ item.code }}'"
+  loop: [{name: a, code: 1}, {name: b, code: 0}, {name: c, code: 2}]
+  loop_control: {label: "{{ item.name }}"}
+""",
+            "{first}\nitem=a: non-zero return code: bad a\nitem=c: non-zero return code: bad c",
+            id="loop",
+        ),
+        pytest.param(
+            "- name: Start\n  ansible.builtin.command: /nowhere/program\n",
+            "[Errno 2] No such file or directory: b'/nowhere/program'",
+            id="cause",
+        ),
+        pytest.param(
+            "- name: Silent\n  silent:\n",
+            " in task 'Silent' ({folder}/roles/thing/tasks/main.yml:1)",
+            id="silent",
+        ),
+        pytest.param(
+            SEND.replace("DATA", "5"),
+            "json: cannot unmarshal number into Go struct field ConfigMap.data of type string\n"
+            "ConfigMap data.size (a number) must be text: quote a literal, and end a template with `| string`",
+            id="number",
+        ),
+        pytest.param(
+            SEND.replace("DATA", "true") + "    apply: true\n", "ConfigMap data.size (a boolean) must be text", id="boolean"
+        ),
+        pytest.param(
+            SEND.replace("DATA", "5") + "    apply: true\n    server_side_apply: {field_manager: role}\n",
+            "ConfigMap data.size (a number) must be text",
+            id="server-side apply",
+        ),
+        pytest.param(
+            SEND.replace("DATA", "b") + SEND.replace("DATA", "5"), "ConfigMap data.size (a number) must be text", id="patch"
+        ),
+    ],
+)
+async def test_a_failure_says_what_is_wrong_in_condition_event_and_log(
+    project: Project, world: Cluster, one: ObjectKey, tasks: str, said: str
+) -> None:
+    project.role(tasks)
+    library = project.folder / "roles/thing/library/silent.py"
+    library.parent.mkdir()
+    library.write_text("#!/usr/bin/python\nimport json\nprint(json.dumps({'failed': True}))\n# WANT_JSON\n")
+    project.watch()
+    operator = await project.start()
+    await world.create(thing(), one.namespace)
+    obj = await until(lambda: failed(world, one), "the status tells the failure")
+    told = await until(lambda: events(world, one.namespace, "one"), "an Event tells the failure")
+    first = lines(operator, "Task failed", name="one")[0]["error"]
+    said = said.format(first=first.partition("\n")[0], folder=project.folder.resolve())
+    for text in (condition(obj, "Failure")["message"], told[0]["note"], first):
+        assert said in text
+        assert '"Status"' not in text
+
+
 async def test_the_role_may_ask_to_be_run_again(project: Project, world: Cluster, one: ObjectKey) -> None:
     project.role("- operator_sdk.util.requeue_after:\n    time: 1s\n")
     project.watch()

@@ -5,8 +5,10 @@ import json
 from urllib.parse import urlsplit
 
 import aiohttp
+import pytest
 
 from bench.driver import Cluster, condition, until
+from runner.executor.secret_values import MASK
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.behaviour.test_runs import EVENT, counted, failed, succeeded
 from tests.conftest import LOOPBACK, Project, lines, listening, thing
@@ -97,6 +99,61 @@ async def test_secrets_are_seen_nowhere(project: Project, world: Cluster, one: O
     seen |= {"log": operator.output, "status": json.dumps(obj), "events": json.dumps(events)}
     for word in ("open-sesame", "b3Blbi1zZXNhbWUt"):
         assert [place for place, text in seen.items() if word in text] == []
+
+
+@pytest.mark.parametrize("executor", ["warm", "subprocess"])
+async def test_a_secrets_values_change_no_decision_and_names_stay_readable(
+    project: Project, world: Cluster, one: ObjectKey, executor: str
+) -> None:
+    project.role(
+        """
+- kubernetes.core.k8s:
+    definition:
+      apiVersion: v1
+      kind: Secret
+      metadata:
+        name: "{{ ansible_operator_meta.name }}"
+        namespace: "{{ ansible_operator_meta.namespace }}"
+      stringData:
+        username: operator
+        app: playbook
+        host: one-postgres-15
+        type: managed
+        word: PARENT
+        password: localhost
+        token: changeme
+        random: Tq7wXm2LpZ9vKc4R
+- name: Wait for Database to initialize if managed DB
+  ansible.builtin.debug:
+    msg: "pod one-postgres-15-0 of the operator: operator:changeme@one-postgres-15, Tq7wXm2LpZ9vKc4R"
+- operator_sdk.util.requeue_after: {time: 1s}
+""".replace("PARENT", project.folder.name)
+    )
+    project.watch()
+    operator = await project.start(f"--executor={executor}")
+    await world.create(thing(), one.namespace)
+    # By what requeue_after says, and after a run with statistics.
+    await counted(operator, "one", 2)
+    operator.stop()
+    said = lines(operator, "Debug", name="one")[0]
+    assert said["task"] == "Wait for Database to initialize if managed DB"
+    shown = f"pod one-postgres-15-0 of the operator: operator:{MASK}@one-postgres-15, {MASK}"
+    assert shown in said["output"]
+    artifacts = {path: path.read_text(errors="replace") for path in project.runs.rglob("artifacts/*/*") if path.is_file()}
+    artifacts |= {path: path.read_text() for path in project.runs.rglob("job_events/*.json")}
+    printed = next(text for path, text in artifacts.items() if path.name == "stdout")
+    assert "Wait for Database to initialize if managed DB" in printed
+    assert shown in printed
+    assert not any(
+        word in text for word in ("Tq7wXm2LpZ9vKc4R", "changeme", "VHE3d1htMkxwWjl2S2M0Ug") for text in artifacts.values()
+    )
+    # Where the role stands is told as it is, though a Secret has a part of it.
+    tasks = str(project.folder / "roles/thing/tasks/main.yml")
+    assert any(
+        json.loads(text)["event_data"].get("task_path", "").startswith(tasks)
+        for path, text in artifacts.items()
+        if path.suffix == ".json"
+    )
 
 
 async def test_only_a_run_may_use_the_proxy_and_only_while_it_lasts(

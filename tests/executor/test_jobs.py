@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from runner.executor.jobs import ExecutorError, JobEvent, Outcome, fold
+from runner.executor.jobs import ExecutorError, JobEvent, Loops, Outcome, fold
 
 
 def event(name: str, stdout: str = "", **data: Any) -> JobEvent:
@@ -50,6 +50,15 @@ def test_a_failure_without_a_word_is_one_all_the_same() -> None:
     assert fold([stats(failures=1)]).messages == ("unknown playbook failure",)
 
 
+def test_a_failure_without_a_word_says_where_it_was() -> None:
+    started = event("playbook_on_task_start", task="Try", task_path="roles/x/tasks/main.yml:3")
+    said = "unknown playbook failure in task 'Try' (roles/x/tasks/main.yml:3)"
+    assert fold([started, failure("", task="Try", task_path="roles/x/tasks/main.yml:3"), stats(failures=1)]).messages == (
+        said,
+    )
+    assert fold([started, stats(failures=1)]).messages == (said,)
+
+
 def test_failures_of_other_hosts_count() -> None:
     assert not fold([failure("x"), event("playbook_on_stats", failures={"other": 1})]).succeeded
 
@@ -60,12 +69,13 @@ def test_failures_of_other_hosts_count() -> None:
         ({"msg": "non-zero return code", "stderr": "no such file"}, "non-zero return code: no such file"),
         ({"msg": "boo", "stderr": "boo"}, "boo"),
         ({"msg": {"a": 1}}, "{'a': 1}"),
-        ({}, "unknown playbook failure"),
+        ({}, "unknown playbook failure in task 'T' (main.yml:3)"),
+        ({"msg": "Module failed: Unknown error."}, "Module failed: Unknown error in task 'T' (main.yml:3)"),
         ({"censored": "…"}, "the result of task 'T' is hidden by no_log"),
     ],
 )
 def test_the_words_of_a_failed_task(result: dict[str, Any], message: str) -> None:
-    assert event("runner_on_failed", res=result, task="T").message == message
+    assert event("runner_on_failed", res=result, task="T", task_path="main.yml:3").message == message
 
 
 @pytest.mark.parametrize("action", ["operator_sdk.util.requeue_after", "requeue_after"])
@@ -100,3 +110,75 @@ def skipped(result: str, name: str = "runner_on_skipped") -> JobEvent:
 def test_what_check_mode_does_not_predict(told: JobEvent, reason: str) -> None:
     assert told.unpredicted.startswith(reason)
     assert bool(told.unpredicted) is bool(reason)
+
+
+@pytest.mark.parametrize(
+    ("printed", "result", "message"),
+    [
+        (
+            "[ERROR]: Task failed: Module failed: Error executing command: [Errno 2] No such file: b'/x'\r\nOrigin",
+            {"msg": "Error executing command.", "stderr": "", "exception": "(traceback unavailable)"},
+            "Error executing command: [Errno 2] No such file: b'/x'",
+        ),
+        (
+            "fatal: [localhost]: FAILED! => {}",
+            {"msg": "MODULE FAILURE", "exception": 'Traceback (most recent call last):\n  File "x"\nValueError: boom\n'},
+            "MODULE FAILURE: ValueError: boom",
+        ),
+        (
+            "[ERROR]: Task failed: Module failed: boom\r\n",
+            {"msg": "Task failed: Module failed: boom"},
+            "Task failed: Module failed: boom",
+        ),
+        ("[ERROR]: Task failed: Action failed: a\r\nb\r\n", {"msg": "a\nb"}, "a\nb"),
+        ("", {"msg": "boom", "exception": "Traceback\n  x\nValueError: boom"}, "boom"),
+        (
+            "[ERROR]: Task failed: Module failed: hidden: words\r\n",
+            {"censored": "…"},
+            "the result of task 'T' is hidden by no_log",
+        ),
+    ],
+    ids=["2.19", "2.18", "the same", "first line", "told", "no_log"],
+)
+def test_a_failure_names_its_cause(printed: str, result: dict[str, Any], message: str) -> None:
+    assert event("runner_on_failed", stdout=printed, res=result, task="T").message == message
+
+
+def item(result: dict[str, Any], **data: Any) -> JobEvent:
+    return event(
+        "runner_item_on_failed", res={"ansible_loop_var": "item", **result}, **{"task_uuid": "1", "host": "x", **data}
+    )
+
+
+def loop(**data: Any) -> JobEvent:
+    result = {"msg": "One or more items failed", "results": []}
+    return event("runner_on_failed", res=result, **{"task_uuid": "1", "host": "x", **data})
+
+
+def test_a_loop_says_which_items_failed_and_why() -> None:
+    loops = Loops()
+    items = [
+        item({"item": {"a": 1}, "_ansible_item_label": {"a": 1}, "msg": "non-zero return code", "stderr": "bad"}),
+        item({"item": {"a": 2}, "_ansible_item_label": "two", "msg": "no"}),
+        item({"censored": "the output has been hidden"}),
+        item({"ansible_loop_var": "outer", "outer": "x" * 200, "msg": "y" * 5000}),
+        item({"item": 5, "msg": "five"}, host="other"),
+        *(item({"item": number, "msg": "more"}) for number in range(4)),
+    ]
+    for told in items:
+        assert loops.joined(told) is told
+    message = loops.joined(loop()).message
+    assert [line if len(line) < 100 else len(line) for line in message.splitlines()] == [
+        "One or more items failed",
+        "item={'a': 1}: non-zero return code: bad",
+        "item=two: no",
+        "item: hidden by no_log",
+        len("item=: ") + 100 + 1000,
+        "item=0: more",
+        "and 3 more",
+    ]
+    # Played again, it has failed with other items.
+    assert loops.joined(loop()).message == "One or more items failed"
+    assert fold([loops.joined(loop(host="other")), stats(failures=1)]).messages == (
+        "One or more items failed\nitem=5: five",
+    )

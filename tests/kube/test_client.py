@@ -14,7 +14,7 @@ from kubernetes.aio import client as official
 
 from runner import metrics
 from runner.devcluster import pki
-from runner.kube.client import ApiClient, ApiError, Conflict, Expired, Invalid, NotFound, Refused, Unreachable
+from runner.kube.client import ApiClient, ApiError, Conflict, Expired, Invalid, NotFound, NotReady, Refused, Unreachable
 from runner.settings import ConfigurationError
 from tests.conftest import tcp_sockets
 
@@ -54,6 +54,19 @@ async def test_an_error_has_its_type_and_the_servers_words(status: int, kind: ty
             await client.get("/api")
     assert type(caught.value) is kind
     assert caught.value.status == status
+
+
+@pytest.mark.parametrize(("message", "kind"), [("storage is (re)initializing", NotReady), ("too many requests", ApiError)])
+async def test_a_new_kind_that_is_not_ready_is_told_from_a_server_that_is_too_busy(
+    message: str, kind: type[ApiError]
+) -> None:
+    async def handler(request: web.Request) -> web.Response:
+        return web.json_response({"kind": "Status", "message": message}, status=429)
+
+    async with served(handler) as client:
+        with pytest.raises(ApiError) as caught:
+            await client.get("/api")
+    assert type(caught.value) is kind
 
 
 async def test_an_error_that_is_no_json_is_told_as_it_is() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from runner.kube.client import ApiClient, Expired, Unreachable
+from bench.driver import until
+from runner.kube.client import ApiClient, ApiError, Expired, NotReady, Unreachable
 from runner.kube.discovery import Resource
 from runner.kube.informer import Informer, Informers
 from runner.resource.metadata import GroupVersionKind, Object, ObjectKey
@@ -135,6 +136,31 @@ async def test_after_a_gap_only_differences_are_told(told: Told) -> None:
     await informer.step()
     assert sorted(told) == [("changed", "2→12"), ("gone", "3→-"), ("new", "-→13")]
     assert server.asked[-1].get("continue") is None
+
+
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [
+        (NotReady(429, "storage is (re)initializing"), "DEBUG"),
+        (ApiError(429, "too many requests"), "INFO"),
+    ],
+    ids=["not ready", "too busy"],
+)
+async def test_a_new_kind_that_is_not_ready_is_nothing_to_tell_of(
+    told: Told, error: Exception, level: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "runner.kube.informer")
+    running = asyncio.create_task(Informer(Server([page(5)], [error]), CONFIG_MAP, "here", told).run())
+
+    async def said() -> bool:
+        return bool(caplog.records)
+
+    try:
+        await until(said, "it is said")
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert (caplog.records[0].levelname, caplog.records[0].reason) == (level, str(error))  # type: ignore[attr-defined]
 
 
 async def test_a_store_is_fresh_while_its_watch_goes_on_without_a_gap(told: Told) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from bench.driver import NAMESPACE, Cluster, until
 from runner.devcluster import Cluster as Devcluster
 from runner.kube.client import ApiClient
-from runner.kube.primaries import watch_primaries
+from runner.kube.primaries import Patience, _reason, watch_primaries
 from runner.resource.metadata import GroupVersionKind, Object, ObjectKey
 from runner.watches import Content, Watch
 from tests.conftest import THING, crd, thing
@@ -63,6 +64,70 @@ class ComesInBetween(ApiClient):
 
 def watch_of(gvk: GroupVersionKind) -> Watch:
     return Watch(gvk=gvk, content=Content(role=Path("role")), reconcile_period=1, max_concurrent_reconciles=1, verbosity=0)
+
+
+NOT_READY = json.dumps(
+    {"kind": "Status", "message": "storage is (re)initializing", "reason": "TooManyRequests", "code": 429}
+)
+
+
+class Answer:
+    """What the middleware looks at of an answer."""
+
+    def __init__(self, status: int, text: str = "") -> None:
+        self.status = status
+        self._text = text
+
+    async def text(self, **_: object) -> str:
+        return self._text
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        (
+            [Answer(429, NOT_READY)],
+            [("DEBUG", "HTTP 429: TooManyRequests: storage is (re)initializing"), ("DEBUG", "")],
+        ),
+        ([Answer(503, "away"), Answer(429, NOT_READY)], [("WARNING", "HTTP 503: away"), ("INFO", "")]),
+        (
+            [Answer(429, NOT_READY), Answer(429, "Too many requests")],
+            [
+                ("DEBUG", "HTTP 429: TooManyRequests: storage is (re)initializing"),
+                ("WARNING", "HTTP 429: Too many requests"),
+                ("INFO", ""),
+            ],
+        ),
+        ([Answer(404)], []),
+    ],
+    ids=["not ready", "away", "too busy", "nothing to wait for"],
+)
+async def test_what_is_waited_for_is_said_once_in_a_sentence(
+    answers: list[Answer], said: list[tuple[str, str]], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.kube.primaries._FIRST_DELAY", 0.0)
+    caplog.set_level("DEBUG", "runner.kube.primaries")
+    left = [*answers, Answer(200)]
+
+    async def answer(request: aiohttp.ClientRequest) -> aiohttp.ClientResponse:
+        return left.pop(0)  # type: ignore[return-value]
+
+    request = aiohttp.ClientRequest.__new__(aiohttp.ClientRequest)
+    request.url = URL("https://server/apis/test.example.com/v1/things")
+    response = await Patience([watch_of(THING)])(request, answer)
+    assert response.status == (answers[-1].status if answers[-1].status == 404 else 200)
+    assert [(line.levelname, getattr(line, "reason", "")) for line in caplog.records] == said
+
+
+def test_why_kopf_has_ended_is_a_sentence() -> None:
+    assert _reason(kopf_error({"kind": "Status", "message": "no", "reason": "Forbidden"})) == "Forbidden: no"
+    assert _reason(ConnectionError("gone")) == "gone"
+    assert _reason(TimeoutError()) == "TimeoutError"
+
+
+def kopf_error(status: dict[str, str]) -> Exception:
+    """As kopf makes its own: the message, and the whole answer."""
+    return Exception(status["message"], status)
 
 
 async def test_a_kind_that_is_served_later_than_its_crd_says_is_watched(devcluster: Devcluster, namespace: str) -> None:

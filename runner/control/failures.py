@@ -1,0 +1,31 @@
+"""A failed task's message in words that help: here what Ansible says meets what the API server has said to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from runner.executor.jobs import JobEvent
+from runner.resource import refusals
+
+_FAILURES = ("runner_on_failed", "runner_item_on_failed", "runner_on_unreachable")
+# Arguments of kubernetes.core's modules in which objects, or patches of them, are sent.
+_SENT = ("definition", "resource_definition", "patch")
+
+
+def explained(event: JobEvent) -> JobEvent:
+    """The event; if it is a failure, with the API server's answers as sentences, and with a remedy where there is one."""
+    if event.event not in _FAILURES or event.data.get("ignore_errors") is True:
+        return event
+    event = replace(event, items=tuple(map(explained, event.items)))
+    message = refusals.readable(event.message)
+    # Each of a loop's items has its own.
+    remedy = "" if event.items else refusals.remedy(message, _sent(event))
+    return replace(event, words="\n".join(filter(None, (message, remedy))))
+
+
+def _sent(event: JobEvent) -> list[object]:
+    invocation = event.result.get("invocation")
+    arguments = invocation.get("module_args") if isinstance(invocation, Mapping) else None
+    given = [arguments.get(name) for name in _SENT] if isinstance(arguments, Mapping) else []
+    return next(([sent] for sent in given if sent), [])

@@ -1,0 +1,182 @@
+"""What the API server says when it refuses something, for people: Status objects as sentences, and what to do about types.
+
+From ansible-core 2.19 on a template that yields a number stays one, which the API server refuses where it wants text. Its
+own message names the field only sometimes, the task's definition the rest.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import yaml
+
+# A value that the server repeats may be the whole object.
+_LONGEST_VALUE = 200
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# How the Kubernetes client for Python shows an answer: its bytes, and what it says before it.
+_BYTES = re.compile(r"""(?<!\w)(?:b'\{(?:[^'\\]|\\.)*'|b"\{(?:[^"\\]|\\.)*")""", re.DOTALL)
+_BEFORE_BODY = re.compile(r"\(\d{3}\)\s{0,2}Reason: [^\n]*\n(?:HTTP response headers: [^\n]*\n)?HTTP response body: $")
+_STATUS = re.compile(r"""\{\s{0,8}(?:"kind"\s{0,8}:\s{0,8}"Status"|'kind': 'Status')""")
+_IN_PYTHON = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[{}]""", re.DOTALL)
+
+# The server's words for a value of another type than text. A field's place, and what it got.
+_GO_FIELD = re.compile(r"cannot unmarshal (number|bool)[\w.+-]* into Go struct field \w+\.(\S+) of type string")
+_SCHEMA = re.compile(r'(?<!\S)(\S{1,300}): Invalid value: "(integer|number|boolean)": \S+ in body must be of type string')
+_TYPED = re.compile(
+    r"\s\.((?:[^\s\[]|\[[^\]\n]{0,300}\]){1,300}): expected string, got &value\.valueUnstructured\{Value:([^}]*)\}"
+)
+_UNNAMED = re.compile(r"cannot convert (int64|float64|bool) to string")
+_REFUSALS = (_GO_FIELD, _SCHEMA, _TYPED, _UNNAMED)
+_MASKED = re.compile(r"\*+ \((a number|a boolean)\)")
+
+_NUMBER, _BOOLEAN = "a number", "a boolean"
+_TYPES = {"number": _NUMBER, "integer": _NUMBER, "int64": _NUMBER, "float64": _NUMBER, "bool": _BOOLEAN, "boolean": _BOOLEAN}
+_MOST_STATUSES = 20
+# What of a definition is looked at, and how many fields a message names.
+_MOST_VALUES, _LONGEST_TEXT, _MOST_FIELDS = 10_000, 64 * 1024, 10
+
+
+def sentence(status: Mapping[str, Any]) -> str:
+    """A Status object as `Reason: message`, on one line where the server's message is."""
+    message = _QUOTED.sub(
+        lambda found: found[0] if len(found[0]) <= _LONGEST_VALUE else '"…"', str(status.get("message") or "")
+    )
+    reason = str(status.get("reason") or "")
+    return ": ".join(filter(None, (reason, message.strip()))) or f"HTTP {status.get('code', '')}".strip()
+
+
+def readable(text: str) -> str:
+    """The text with each Status object in it, as JSON or as Python shows it, as a sentence."""
+    if "Status" not in text:
+        return text
+    text = _BYTES.sub(_decoded, text)
+    shown: list[str] = []
+    at = 0
+    for _ in range(_MOST_STATUSES):
+        found = _STATUS.search(text, at)
+        if found is None:
+            break
+        status, end = _object(text, found.start())
+        shown.append(text[at : found.start()] if status is None else _BEFORE_BODY.sub("", text[at : found.start()]))
+        shown.append(text[found.start() : end] if status is None else sentence(status))
+        at = end
+    return "".join([*shown, text[at:]]).strip() if shown else text
+
+
+def remedy(message: str, definitions: Iterable[Any] = ()) -> str:
+    """What to do about a refusal for a number or a boolean where text has to be; empty for any other.
+
+    `definitions` is what was sent, as objects, their YAML, or the operations of a JSON patch.
+    """
+    if "string" not in message or not any(pattern.search(message) for pattern in _REFUSALS):
+        return ""
+    objects = [obj for definition in definitions for obj in _objects(definition)]
+    fields = list(dict.fromkeys(_refused(message, [value for obj in objects for value in _values(obj)])))
+    if not fields:
+        return ""
+    named = [f"{path} ({type_})".strip() for path, type_ in fields[:_MOST_FIELDS]]
+    more = f" and {len(fields) - _MOST_FIELDS} more" if len(fields) > _MOST_FIELDS else ""
+    kind = f"{objects[0]['kind']} " if len(objects) == 1 and objects[0].get("kind") else ""
+    return (
+        f"{kind}{', '.join(named)}{more} must be text: quote a literal, and end a template with `| string` "
+        "(`{{ … | string }}`), as ansible-core from 2.19 on leaves numbers and booleans what they are"
+    )
+
+
+def _refused(message: str, values: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """(field, what it got), as the message says it or else as the values that were sent do."""
+    for found in _GO_FIELD.finditer(message):
+        type_, field = _TYPES[found[1]], found[2]
+        sent = [(path, known) for path, known in values if known == type_ and _is_at(path, field)]
+        yield from sent or [(field, type_)]
+    for found in _SCHEMA.finditer(message):
+        yield found[1].lstrip("["), _TYPES[found[2]]
+    for found in _TYPED.finditer(message):
+        yield found[1], _BOOLEAN if found[2] in ("true", "false") else _NUMBER
+    for found in _UNNAMED.finditer(message):
+        # Which of them it is, nobody says.
+        type_ = _TYPES[found[1]]
+        yield from [(path, known) for path, known in values if known == type_] or [("a field", type_)]
+
+
+def _is_at(path: str, field: str) -> bool:
+    """Whether Go calls a value's path so: without its place in lists, and of a map without the key."""
+    path = "." + re.sub(r"\[\d+\]", "", path)
+    return path.endswith("." + field) or path.rpartition(".")[0].endswith("." + field)
+
+
+def _objects(definition: Any) -> Iterator[Any]:
+    if isinstance(definition, str):
+        # Merge keys may make much of little.
+        if len(definition) <= _LONGEST_TEXT and "<<" not in definition:
+            try:
+                for item in yaml.load_all(definition, Loader=yaml.CSafeLoader):
+                    yield from _objects(item) if not isinstance(item, str) else ()
+            except (yaml.YAMLError, RecursionError, ValueError):
+                return
+    elif isinstance(definition, list):
+        for item in definition:
+            yield from _objects(item)
+    elif isinstance(definition, Mapping):
+        yield definition
+
+
+def _values(obj: Any) -> Iterator[tuple[str, str]]:
+    """(path, what it is) of each number and boolean in an object, or of one that a JSON patch writes."""
+    if isinstance(obj, Mapping) and isinstance(obj.get("path"), str) and "value" in obj:
+        left = [(obj["path"].strip("/").replace("/", "."), obj["value"])]
+    else:
+        left = [("", obj)]
+    seen: set[int] = set()
+    for _ in range(_MOST_VALUES):
+        if not left:
+            return
+        path, value = left.pop()
+        if isinstance(value, (Mapping, list)):
+            if id(value) not in seen:
+                seen.add(id(value))
+                inner = value.items() if isinstance(value, Mapping) else enumerate(value)
+                pattern = f"{path}.{{}}" if path else "{}"
+                pattern = pattern if isinstance(value, Mapping) else f"{path}[{{}}]"
+                left += [(pattern.format(key), item) for key, item in reversed(list(inner))]
+        elif isinstance(value, bool):
+            yield path, _BOOLEAN
+        elif isinstance(value, (int, float)):
+            yield path, _NUMBER
+        elif isinstance(value, str) and (masked := _MASKED.fullmatch(value)):
+            yield path, masked[1]
+
+
+def _object(text: str, start: int) -> tuple[Mapping[str, Any] | None, int]:
+    """The Status object that begins here, if it can be read, and where what begins here ends."""
+    try:
+        if text.startswith("{'", start):
+            end = _end_in_python(text, start)
+            status = ast.literal_eval(text[start:end])
+        else:
+            status, end = json.JSONDecoder().raw_decode(text, start)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None, start + 1
+    return (status, end) if isinstance(status, Mapping) else (None, start + 1)
+
+
+def _end_in_python(text: str, start: int) -> int:
+    depth = 0
+    for found in _IN_PYTHON.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(found[0], 0)
+        if depth == 0:
+            return found.end()
+    return start + 1
+
+
+def _decoded(found: re.Match[str]) -> str:
+    if "Status" in found[0]:
+        try:
+            return str(ast.literal_eval(found[0]).decode())
+        except (ValueError, SyntaxError, MemoryError):
+            pass
+    return found[0]
