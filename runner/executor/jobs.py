@@ -17,6 +17,8 @@ from runner.executor.masking import REQUEUE_ACTIONS
 LOCALHOST = "localhost"
 
 _BROKEN_CONDITIONAL = "Conditionals must have a boolean result."
+# Where a mistake in a file is, as ansible-core says it until 2.18; later as a path, line and column.
+_PLACE = re.compile(r"'([^'\n]{1,4096})': line (\d{1,9}), column (\d{1,9})")
 _FOR_CHECK_MODE = re.compile(r'"msg": "([^"]*check mode[^"]*)"', re.IGNORECASE)
 
 # In check mode these have the cluster make a dry run.
@@ -235,7 +237,8 @@ def fold(events: Iterable[JobEvent]) -> Outcome:
             stats = event
     if stats is None:
         # The Go operator's words, and what Ansible printed last, which is why.
-        raise ExecutorError("\n".join(("did not receive playbook_on_stats event", *said[-10:])))
+        printed = _PLACE.sub(r"\1:\2:\3", "\n".join(said[-10:]))
+        raise ExecutorError("\n".join(filter(None, ("did not receive playbook_on_stats event", printed))))
 
     def count(name: str) -> int:
         return int((stats.data.get(name) or {}).get(LOCALHOST, 0))
