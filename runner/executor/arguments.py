@@ -8,6 +8,7 @@ run, in which Ansible checks a role's specs once more.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from runner.settings import ConfigurationError
 KeyOf = Callable[[str, Iterable[str]], str]
 
 _TYPES = frozenset("str path int float bool bytes bits dict raw json jsonarg list".split())
+_CLASS = re.compile(r"<class '(\w+)'>")
 # Something the role gives itself.
 _SOMETHING = object()
 
@@ -149,7 +151,9 @@ class _Check:
         shallow = {key: option[key] for key in ("type", "elements", "choices") if option.get(key) is not None}
         messages = ArgumentSpecValidator({name: shallow}).validate({name: value}).error_messages
         for message in messages:
-            yield f"{at}: {'not as its argument spec says (no_log)' if option.get('no_log') else message}"
+            # Until ansible-core 2.18 a type is told as Python shows it.
+            told = _CLASS.sub(r"\1", message)
+            yield f"{at}: {'not as its argument spec says (no_log)' if option.get('no_log') else told}"
         if messages or not option.get("options"):
             return
         if isinstance(value, dict):

@@ -29,14 +29,12 @@ import ansible_runner
 import yaml
 from ansible import constants
 from ansible.cli.playbook import PlaybookCLI
-from ansible.parsing.vault import VaultSecretsContext
 from ansible.plugins.loader import callback_loader, init_plugin_loader, module_loader
 from ansible.utils import color
-from ansible.utils.context_objects import GlobalCLIArgs
 from ansible.utils.vars import load_extra_vars, load_options_vars
 from ansible_runner.utils import OutputEventFilter
 
-from runner.executor import cleaning, connecting, facts, inline, parsing, seams, templates
+from runner.executor import cleaning, connecting, core, facts, inline, parsing, seams, templates
 from runner.executor.jobs import Job
 from runner.executor.lessons import Lessons
 from runner.executor.orders import order, write_inputs
@@ -139,9 +137,7 @@ class Warm:
                 sys.stdout, sys.stderr = outputs
             if code != 0 or "failed=0" not in printed:
                 raise RuntimeError(f"the warm-up run failed: {printed}")
-        # There may be one of each in a process, and that was the warm-up's.
-        GlobalCLIArgs._Singleton__instance = None
-        VaultSecretsContext._current = None
+        core.forget_run()
         for kind in self.lessons.kinds.values():
             if kind is not self._pages:
                 # It is known here, and not for every fork to tell.

@@ -23,6 +23,7 @@ from ansible.module_utils.facts.namespace import PrefixFactNamespace
 from ansible.module_utils.facts.utils import get_mount_size
 from ansible.modules import setup
 
+from runner.executor import core
 from runner.executor.seams import expect
 
 # Told instead of facts by a run that has asked for some.
@@ -97,11 +98,8 @@ class Facts:
 
 def _module() -> Any:
     """The module that gathers facts, as collectors want to have it, with its own defaults."""
-    basic._ANSIBLE_ARGS, basic._ANSIBLE_PROFILE = b'{"ANSIBLE_MODULE_ARGS": {}}', "legacy"
-    try:
+    with core.module_arguments({}, "legacy"):
         return basic.AnsibleModule(argument_spec=_ARGUMENTS)
-    finally:
-        basic._ANSIBLE_ARGS = basic._ANSIBLE_PROFILE = None
 
 
 _ARGUMENTS = {
@@ -126,7 +124,8 @@ def check() -> None:
         expect(getattr(LinuxHardware, name), "self")
     expect(linux.get_best_parsable_locale, "module")
     expect(get_mount_size, "mountpoint")
-    _ = setup.main, basic._ANSIBLE_ARGS, basic._ANSIBLE_PROFILE, timeout.DEFAULT_GATHER_TIMEOUT
+    core.check_modules()
+    _ = setup.main, timeout.DEFAULT_GATHER_TIMEOUT
 
 
 def put() -> Facts:

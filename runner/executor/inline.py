@@ -11,7 +11,6 @@ import contextlib
 import importlib
 import inspect
 import io
-import json
 import os
 import re
 import shutil
@@ -23,14 +22,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from ansible.executor.process import worker
-from ansible.module_utils import basic
-from ansible.module_utils._internal import _stack
-from ansible.module_utils._internal._ansiballz import _loader
 from ansible.module_utils.common import warnings as module_warnings
 from ansible.plugins import action, strategy
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+from runner.executor import core
 from runner.executor.seams import Seam, expect
 
 display = Display()
@@ -47,7 +44,8 @@ def seams(collections: frozenset[str]) -> list[Seam]:
         ("tasks", _check_tasks, _put_tasks),
         ("temporary folders", _check_folders, _put_folders),
         ("modules", _check_modules, lambda: _put_modules(collections)),
-        ("callers", _check_callers, _put_callers),
+        # Before, nobody looks for them.
+        *([("callers", _check_callers, _put_callers)] if core.TAGS else []),
     ]
 
 
@@ -67,8 +65,8 @@ class InlineWorker(worker.WorkerProcess):  # type: ignore[misc]
         self._task = self._task.copy(exclude_parent=True)
         self._task._parent = parent
         try:
-            with _caught_output(), _task_context(self):
-                self._run()
+            with _caught_output():
+                core.run_task(self, self._run)
         finally:
             host.vars, host.groups = variables, groups
             worker.current_worker = current
@@ -80,18 +78,13 @@ class InlineWorker(worker.WorkerProcess):  # type: ignore[misc]
         pass
 
 
-def _task_context(process: InlineWorker) -> Any:
-    from ansible._internal import _task
-
-    create = getattr(_task.TaskContext, "create", None)
-    if create is None:
-        return _task.TaskContext(process._task)
-    return create(task=process._task, task_vars=process._task_vars, host_name=process._host.name)
-
-
 @contextlib.contextmanager
 def _caught_output() -> Iterator[None]:
     """What a task prints by itself is told as a warning, as of a forked worker; what it displays goes its usual way."""
+    if not core.TAGS:
+        # It is printed.
+        yield
+        return
     real = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Aside(real[0]), _Aside(real[1])
     try:
@@ -103,14 +96,18 @@ def _caught_output() -> Iterator[None]:
 class _Aside(io.StringIO):
     """Takes the place of an output for the thread that made it; `real` is the one that displays go to."""
 
-    def __init__(self, real: Any) -> None:
+    def __init__(self, replaced: Any) -> None:
         super().__init__()
-        self.real = real
+        self.real = getattr(replaced, "real", replaced)
         self._thread = threading.get_ident()
 
     def write(self, text: str) -> int:
         # The strategy's other thread tells the callbacks of a loop's items meanwhile.
         return super().write(text) if threading.get_ident() == self._thread else int(self.real.write(text))
+
+    def flush(self) -> None:
+        if threading.get_ident() != self._thread:
+            self.real.flush()
 
 
 def _display_through(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -133,7 +130,8 @@ def _verbose_as_of_a_worker(original: Callable[..., Any]) -> Callable[..., Any]:
     unmarked = getattr(original, "__wrapped__", original)
 
     def verbose(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return (unmarked if isinstance(sys.stdout, _Aside) else original)(self, *args, **kwargs)
+        in_task = worker.current_worker is not None and threading.current_thread() is threading.main_thread()
+        return (unmarked if in_task else original)(self, *args, **kwargs)
 
     return verbose
 
@@ -142,15 +140,10 @@ def _check_tasks() -> None:
     expect(
         worker.WorkerProcess.__init__,
         *("self", "final_q", "task_vars", "host", "task", "play_context", "loader"),
-        *("variable_manager", "shared_loader_obj", "worker_id", "cliargs"),
+        *("variable_manager", "shared_loader_obj", "worker_id", *(["cliargs"] if core.TAGS else [])),
     )
     expect(worker.WorkerProcess._run, "self")
-    from ansible._internal import _task
-
-    if getattr(_task.TaskContext, "create", None) is None:
-        expect(_task.TaskContext, "task")
-    else:
-        expect(_task.TaskContext.create, "task", "task_vars", "host_name")
+    core.check_task_context()
     if strategy.WorkerProcess is not worker.WorkerProcess:
         raise LookupError("the strategies start other workers")
     from ansible.playbook.task import Task
@@ -195,6 +188,7 @@ def _put_tasks() -> None:
 
 
 def _check_callers() -> None:
+    _stack = importlib.import_module("ansible.module_utils._internal._stack")
     expect(_stack.iter_stack)
     expect(_stack.caller_frame)
     expect(inspect.getframeinfo, "frame", "context")
@@ -214,6 +208,7 @@ def _put_callers() -> None:
                 yield inspect.FrameInfo(frame, found.filename, found.lineno, found.function, None, None)
             frame = frame.f_back
 
+    _stack: Any = importlib.import_module("ansible.module_utils._internal._stack")
     _stack.iter_stack = iter_stack
 
 
@@ -277,10 +272,7 @@ def _check_modules() -> None:
     expect(ActionBase._low_level_execute_command, "self", "cmd")
     expect(ActionBase._is_pipelining_enabled, "self", "module_style")
     expect(action.modify_module, "module_name", "module_path", "module_args", "templar", "environment")
-    for name in ("_ANSIBLE_ARGS", "_ANSIBLE_PROFILE"):
-        getattr(basic, name)
-    expect(basic._json.get_module_encoder, "name", "direction")
-    expect(_loader._handle_exception, "exception", "profile")
+    core.check_modules()
     for name in ("_global_warnings", "_global_deprecations"):
         getattr(module_warnings, name)
 
@@ -315,7 +307,9 @@ def _put_modules(collections: frozenset[str]) -> None:
             # Once in the life of the fork server, in its first run.
             form = modify(*args, **kwargs)
         call = called[-1]
-        call.arguments, call.profile = kwargs["module_args"], form.serialization_profile
+        # Until 2.18 these are given by their place.
+        call.arguments = kwargs["module_args"] if "module_args" in kwargs else args[2]
+        call.profile = core.profile(form)
         call.environment = kwargs.get("environment") or {}
         return form
 
@@ -351,20 +345,20 @@ class _Call:
         self.environment: dict[str, str] = {}
 
     def __call__(self, *_: Any, **__: Any) -> dict[str, Any]:
-        encoder = basic._json.get_module_encoder(self.profile, basic._json.Direction.CONTROLLER_TO_MODULE)
-        basic._ANSIBLE_ARGS = json.dumps({"ANSIBLE_MODULE_ARGS": self.arguments}, cls=encoder).encode()
-        basic._ANSIBLE_PROFILE = self.profile
         module_warnings._global_warnings.clear()
         module_warnings._global_deprecations.clear()
-        out, errors = io.StringIO(), io.StringIO()
+        out, errors = _Aside(sys.stdout), _Aside(sys.stderr)
         code = 0
-        with _kept_apart(self.environment), contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        with (
+            _kept_apart(self.environment),
+            core.module_arguments(self.arguments, self.profile),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(errors),
+        ):
             try:
                 self._main()
             except SystemExit as end:
                 code = end.code if isinstance(end.code, int) else int(bool(end.code))
-            finally:
-                basic._ANSIBLE_ARGS = basic._ANSIBLE_PROFILE = None
         text, said = out.getvalue(), errors.getvalue()
         return {
             "rc": code,
@@ -380,7 +374,7 @@ class _Call:
             importlib.import_module(self._path).main()
             raise RuntimeError("New-style module did not handle its own exit.")
         except Exception as error:
-            _loader._handle_exception(error, self.profile)
+            core.tell_crash(error, self.profile)
 
 
 @contextlib.contextmanager

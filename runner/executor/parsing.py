@@ -23,6 +23,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import PluginLoader, get_plugin_class
 from ansible.utils.display import Display
 
+from runner.executor import core
 from runner.executor.lessons import bounded
 from runner.executor.seams import expect
 
@@ -52,16 +53,18 @@ class Parsed:
         before = [set(messages) for messages in said]
         try:
             state = _state(path)
-            content = self._load(DataLoader(), path, "none", True, json_only, trusted_as_template=trusted)
+            how = {"trusted_as_template": trusted} if core.TAGS else {}
+            content = self._load(DataLoader(), path, "none", True, json_only, **how)
         except Exception:
             # Whatever is wrong with it is for a run to say.
             return
         finally:
             # So is what there is to say of its content, each time: what was said once is not said again.
-            silent = before == said
+            silent = before == [set(messages) for messages in said]
             for messages, earlier in zip(said, before, strict=True):
-                messages.intersection_update(earlier)
-        if silent and state[0] < time.time_ns() - _SETTLED:
+                for message in set(messages) - earlier:
+                    _unsay(messages, message)
+        if silent and state[0] < time.time_ns() - _SETTLED and not core.holds_passwords(content):
             self._known[key] = state, content
             bounded(self._known, _MOST)
 
@@ -86,15 +89,28 @@ def _state(path: str) -> tuple[int, ...]:
     return found.st_mtime_ns, found.st_size, found.st_ino, found.st_ctime_ns
 
 
-def _said() -> list[set[str]]:
+def _said() -> list[set[str] | dict[str, int]]:
     """What has been said by now and is not said twice: warnings, deprecations, errors."""
     display = Display()
     return [display._warns, display._deprecations, display._errors]
 
 
+def _unsay(messages: set[str] | dict[str, int], message: str) -> None:
+    if isinstance(messages, dict):
+        del messages[message]
+    else:
+        messages.remove(message)
+
+
 def check() -> None:
-    expect(DataLoader.load_from_file, "self", "file_name", "cache", "unsafe", "json_only", "trusted_as_template")
-    _ = DataLoader()._FILE_CACHE, [messages.intersection_update for messages in _said()]
+    expect(
+        DataLoader.load_from_file,
+        *("self", "file_name", "cache", "unsafe", "json_only", *(["trusted_as_template"] if core.TAGS else [])),
+    )
+    _ = DataLoader()._FILE_CACHE
+    for messages in _said():
+        if not isinstance(messages, (set, dict)):
+            raise TypeError(f"what has been said is kept in a {type(messages).__name__}")
 
 
 def put() -> Parsed:

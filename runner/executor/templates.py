@@ -13,17 +13,34 @@ from contextlib import contextmanager
 from types import CodeType
 from typing import Any
 
-from ansible._internal._templating import _jinja_bits
 from ansible.plugins.loader import Jinja2Loader, filter_loader, test_loader
 from jinja2 import nodes
 from jinja2.environment import Environment, TemplateExpression
+from jinja2.exceptions import TemplateSyntaxError
+from jinja2.filters import FILTERS
+from jinja2.tests import TESTS
 from jinja2.utils import _PassArg
 
+from runner.executor import core
 from runner.executor.lessons import bounded
 from runner.executor.seams import expect
 
+if core.TAGS:
+    from ansible._internal._templating import _jinja_bits
+
+    AnsibleEnvironment: Any = _jinja_bits.AnsibleEnvironment
+else:
+    from ansible.template import AnsibleEnvironment
+
 # Compiled templates, of some KB each.
 _MOST = 2000
+
+# What of an environment's settings a template may be compiled otherwise for: ansible-core lets a template change them.
+_SETTINGS = (
+    *("block_start_string", "block_end_string", "variable_start_string", "variable_end_string"),
+    *("comment_start_string", "comment_end_string", "line_statement_prefix", "line_comment_prefix"),
+    *("trim_blocks", "lstrip_blocks", "newline_sequence", "keep_trailing_newline"),
+)
 
 # (what it is, its text, whether backslashes are escaped, settings)
 Key = tuple[str, str, bool | None, tuple[Any, ...]]
@@ -84,7 +101,11 @@ class Compiled:
 
 
 def _use(environment: Any, is_filter: bool, name: str) -> Use:
-    function = (environment.filters if is_filter else environment.tests).get(name)
+    try:
+        function = (environment.filters if is_filter else environment.tests).get(name)
+    except TemplateSyntaxError:
+        # Until ansible-core 2.18, of a name that is not known.
+        function = None
     how = _PassArg.from_obj(function) if function is not None else None
     return is_filter, name, "missing" if function is None else how.name if how else None
 
@@ -92,7 +113,7 @@ def _use(environment: Any, is_filter: bool, name: str) -> Use:
 def check_names() -> None:
     expect(Jinja2Loader.get_with_context, "self", "name")
     expect(Jinja2Loader._ensure_non_collection_wrappers, "self")
-    _ = filter_loader._cached_non_collection_wrappers, _jinja_bits._BUILTIN_FILTERS, _jinja_bits._BUILTIN_TESTS
+    _ = filter_loader._cached_non_collection_wrappers
 
 
 def put_names() -> None:
@@ -100,7 +121,7 @@ def put_names() -> None:
     get_with_context = Jinja2Loader.get_with_context
     in_vain = {
         (loader.type, name): found
-        for loader, names in ((filter_loader, _jinja_bits._BUILTIN_FILTERS), (test_loader, _jinja_bits._BUILTIN_TESTS))
+        for loader, names in ((filter_loader, FILTERS), (test_loader, TESTS))
         for name in names
         # Others, such as "==", are not looked for.
         if name.isidentifier() and (found := loader.get_with_context(name)).object is None
@@ -122,26 +143,30 @@ def check() -> None:
     """LookupError or AttributeError where this ansible-core or Jinja compiles templates in another way."""
     expect(Environment.compile, "self", "source", "name", "filename", "raw", "defer_init")
     expect(Environment._generate, "self", "source", "name", "filename", "defer_init")
-    expect(_jinja_bits.AnsibleEnvironment.compile_expression, "self", "source")
+    expect(AnsibleEnvironment.compile_expression, "self", "source")
     expect(nodes._FilterTestCommon.as_const, "self", "eval_ctx")
-    if _jinja_bits.AnsibleEnvironment.compile is not Environment.compile or not _jinja_bits._TEMPLATE_OVERRIDE_FIELD_NAMES:
+    if AnsibleEnvironment.compile is not Environment.compile:
         raise LookupError("ansible-core compiles templates in a way of its own")
-    _ = _jinja_bits._TemplateCompileContext.current, _jinja_bits.AnsibleEnvironment.template_class.from_code
+    _ = AnsibleEnvironment.template_class.from_code
+    if core.TAGS and (unknown := set(_jinja_bits._TEMPLATE_OVERRIDE_FIELD_NAMES) - set(_SETTINGS)):
+        raise LookupError(f"templates may have other settings: {', '.join(sorted(unknown))}")
+    if core.TAGS:
+        _ = _jinja_bits._TemplateCompileContext.current
 
 
 def put() -> Compiled:
     kept = Compiled()
     compile_template, generate = Environment.compile, Environment._generate
-    compile_expression = _jinja_bits.AnsibleEnvironment.compile_expression
+    compile_expression = AnsibleEnvironment.compile_expression
     as_const = nodes._FilterTestCommon.as_const
 
     def key(environment: Any, what: str, source: str) -> Key:
-        context = _jinja_bits._TemplateCompileContext.current(optional=True)
-        settings = tuple(getattr(environment, name) for name in _jinja_bits._TEMPLATE_OVERRIDE_FIELD_NAMES)
+        context = _jinja_bits._TemplateCompileContext.current(optional=True) if core.TAGS else None
+        settings = tuple(getattr(environment, name) for name in _SETTINGS)
         return what, str.__str__(source), context and context.escape_backslashes, settings
 
     def compiled(self: Any, source: Any, *args: Any, **kwargs: Any) -> Any:
-        if type(self) is not _jinja_bits.AnsibleEnvironment or args or kwargs:
+        if type(self) is not AnsibleEnvironment or args or kwargs:
             return compile_template(self, source, *args, **kwargs)
         if not isinstance(source, str):
             # An expression's.
@@ -176,7 +201,7 @@ def put() -> Compiled:
     for owner, name, method in (
         (Environment, "compile", compiled),
         (Environment, "_generate", generated),
-        (_jinja_bits.AnsibleEnvironment, "compile_expression", expression),
+        (AnsibleEnvironment, "compile_expression", expression),
         (nodes._FilterTestCommon, "as_const", constant),
     ):
         setattr(owner, name, method)

@@ -9,9 +9,10 @@ pytest.importorskip("ansible.plugins.loader")
 
 import yaml
 from ansible.executor import playbook_executor
+from ansible.plugins import loader
 from ansible.plugins.loader import PluginLoader
 
-from runner.executor import parsing
+from runner.executor import core, parsing
 
 
 @pytest.fixture(autouse=True)
@@ -48,13 +49,15 @@ def test_a_plugins_documentation_is_read_once(
     documentation: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     read: list[Any] = []
-    load = yaml.load
+    # Until ansible-core 2.18 without PyYAML's own function.
+    owner, function = (yaml, "load") if core.TAGS else (loader, "AnsibleLoader")
+    load = getattr(owner, function)
 
-    def counted(text: Any, Loader: Any) -> Any:
+    def counted(text: Any, *args: Any, **kwargs: Any) -> Any:
         read.append(text)
-        return load(text, Loader=Loader)
+        return load(text, *args, **kwargs)
 
-    monkeypatch.setattr(yaml, "load", counted)
+    monkeypatch.setattr(owner, function, counted)
     name = request.node.callspec.id
     module = plugin(name, documentation)
     for _ in range(3):

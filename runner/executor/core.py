@@ -1,0 +1,141 @@
+"""The ansible-core that is installed: what of its inside has another name or form in another of the supported versions.
+
+Two families: until 2.18 a string that must not be templated is marked (`AnsibleUnsafe`); from 2.19 on a string that may be
+is tagged. The patches ask here for what differs and are the same for both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ansible.executor.process import worker
+from ansible.module_utils import basic
+from ansible.utils.context_objects import GlobalCLIArgs
+
+# Whether strings are tagged: ansible-core from 2.19 on.
+TAGS = importlib.util.find_spec("ansible._internal") is not None
+
+if TAGS:
+    from ansible.module_utils._internal._ansiballz import _loader as ansiballz
+    from ansible.parsing.vault import VaultSecretsContext
+else:
+    from ansible.module_utils.common.json import AnsibleJSONEncoder
+    from ansible.parsing.ajson import AnsibleJSONDecoder
+    from ansible.parsing.yaml.objects import AnsibleVaultEncryptedUnicode
+
+
+def forget_run() -> None:
+    """Reset what a process may have once, so that the next run can make its own: command line and vault secrets."""
+    GlobalCLIArgs._Singleton__instance = None
+    if TAGS:
+        VaultSecretsContext._current = None
+    else:
+        AnsibleJSONDecoder._vaults.clear()
+
+
+def holds_passwords(content: Any) -> bool:
+    """Whether parsed YAML has encrypted values that hold the passwords of the run that parsed it, as until 2.18."""
+    if TAGS:
+        return False
+    if isinstance(content, dict):
+        return any(map(holds_passwords, content.values()))
+    if isinstance(content, list):
+        return any(map(holds_passwords, content))
+    return isinstance(content, AnsibleVaultEncryptedUnicode)
+
+
+def check_modules() -> None:
+    """LookupError or AttributeError where modules get their arguments in another way."""
+    _ = basic._ANSIBLE_ARGS
+    if TAGS:
+        _ = basic._ANSIBLE_PROFILE, basic._json.get_module_encoder, ansiballz._handle_exception
+    else:
+        _ = basic._load_params, AnsibleJSONEncoder
+
+
+@contextlib.contextmanager
+def module_arguments(arguments: dict[str, Any], profile: str) -> Iterator[None]:
+    """A module that is called meanwhile has these arguments. `profile` is of the form that ansible-core gave it."""
+    if TAGS:
+        encoder = basic._json.get_module_encoder(profile, basic._json.Direction.CONTROLLER_TO_MODULE)
+        text = json.dumps({"ANSIBLE_MODULE_ARGS": arguments}, cls=encoder)
+        basic._ANSIBLE_PROFILE = profile
+    else:
+        text = json.dumps({"ANSIBLE_MODULE_ARGS": arguments}, cls=AnsibleJSONEncoder, vault_to_text=True)
+    basic._ANSIBLE_ARGS = text.encode()
+    try:
+        yield
+    finally:
+        basic._ANSIBLE_ARGS = None
+        if TAGS:
+            basic._ANSIBLE_PROFILE = None
+
+
+def profile(form: Any) -> str:
+    """Of what `modify_module` made of a module: how its arguments and its result are written as JSON."""
+    return form.serialization_profile if TAGS else ""
+
+
+def tell_crash(error: Exception, profile: str) -> None:
+    """End a module that raised: print what ansible-core's wrapper prints for it, and exit."""
+    if TAGS:
+        ansiballz._handle_exception(error, profile)
+    traceback.print_exception(error)
+    raise SystemExit(1)
+
+
+def run_task(process: Any, run: Callable[[], None]) -> None:
+    """Run a worker's task in this process. `process` is a `WorkerProcess` that was not started."""
+    if TAGS:
+        with _task_context(process):
+            run()
+        return
+    process._save_stdin()
+    real = worker.display
+    worker.display = _NoQueue(real)
+    try:
+        run()
+    finally:
+        worker.display = real
+        process._new_stdin.close()
+
+
+class _NoQueue:
+    """The display of a worker that is no process of its own: what it displays need not be sent to another."""
+
+    def __init__(self, display: Any) -> None:
+        self._display = display
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._display, name)
+
+    def set_queue(self, queue: Any) -> None:
+        pass
+
+
+def check_task_context() -> None:
+    """LookupError or AttributeError where a worker's task is run in another context."""
+    from runner.executor.seams import expect
+
+    if not TAGS:
+        expect(worker.WorkerProcess._save_stdin, "self")
+        expect(type(worker.display).set_queue, "self", "queue")
+        return
+    context = importlib.import_module("ansible._internal._task").TaskContext
+    if getattr(context, "create", None) is None:
+        expect(context, "task")
+    else:
+        expect(context.create, "task", "task_vars", "host_name")
+
+
+def _task_context(process: Any) -> Any:
+    context = importlib.import_module("ansible._internal._task").TaskContext
+    if getattr(context, "create", None) is None:
+        return context(process._task)
+    return context.create(task=process._task, task_vars=process._task_vars, host_name=process._host.name)
