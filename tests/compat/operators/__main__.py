@@ -36,7 +36,7 @@ from runner.devcluster import Cluster as Devcluster
 from runner.devcluster import DevclusterError
 from tests.compat.operators import comparison, trial
 from tests.compat.operators.description import Description, DescriptionError, find, load
-from tests.compat.operators.image import read
+from tests.compat.operators.image import CONFIGURATION, read
 from tests.compat.operators.trial import Course, Engine
 
 # Ports of ansible-operator that no flag changes in full.
@@ -51,7 +51,6 @@ def own(executor: str) -> Engine:
         name="rolerunner",
         executor=executor,
         command=RUN,
-        environment={},
         python=sys.executable,
         flags=(
             *("--proxy-port=0", f"--executor={executor}", "--runs-dir={scratch}/runs", "--log-format=json"),
@@ -74,13 +73,13 @@ def peer(command: str, variables: Sequence[str]) -> Engine:
         executor="",
         # Its flags are those of `run`.
         command=(program, *(words[1:] or ["run"])),
-        environment={
-            # The devcluster's programs are its only share in this project.
-            "PYTHONPATH": "",
-            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "runner" / "collections"),
-            **environment,
-        },
         python=python,
+        defaults={
+            "PYTHONPATH": "",
+            "ANSIBLE_CONFIG": CONFIGURATION,
+            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "runner" / "collections"),
+        },
+        environment=environment,
         ports=(_PROXY, _ROLE_METRICS),
     )
 

@@ -327,7 +327,7 @@ def _manager(folder: Path, description: Description) -> _Manager:
 def _value(entry: Mapping[str, Any]) -> str:
     """A variable's value; `{namespace}` and `{name}` stand for the pod's, which the trial knows."""
     if "valueFrom" not in entry:
-        return str(entry.get("value", ""))
+        return str(entry.get("value") or "")
     place = ((entry["valueFrom"] or {}).get("fieldRef") or {}).get("fieldPath", "")
     return POD_NAME if place == "metadata.name" else POD_NAMESPACE
 

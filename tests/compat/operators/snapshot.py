@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,13 @@ async def objects(client: ApiClient) -> list[dict[str, Any]]:
 
     found = await asyncio.gather(*(listed(kind) for kind in await served(client)))
     return [obj for some in found for obj in some]
+
+
+def has_orphans(found: Sequence[Mapping[str, Any]], namespace: str) -> bool:
+    """Whether an object in the namespace is owned by one that is gone, and so goes as well."""
+    uids = {obj["metadata"].get("uid") for obj in found}
+    owned = (obj["metadata"] for obj in found if obj["metadata"].get("namespace") == namespace)
+    return any(owner["uid"] not in uids for metadata in owned for owner in metadata.get("ownerReferences") or ())
 
 
 @dataclass(frozen=True, slots=True)

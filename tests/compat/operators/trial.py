@@ -52,8 +52,10 @@ class Engine:
     name: str
     executor: str
     command: tuple[str, ...]
-    environment: Mapping[str, str]
     python: str
+    # As its image has them, if the operator does not say otherwise; and what counts in any case.
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
     # Flags that only this engine has, `{scratch}` being a folder of the trial's own.
     flags: tuple[str, ...] = ()
     # Where it insists on listening.
@@ -166,10 +168,8 @@ class _Trial:
             POD_NAMESPACE: self._namespace,
             POD_NAME: MANAGER,
         }
-        environment = {
-            name: _replaced(value, texts)
-            for name, value in {**self._with.image.environment, **self._engine.environment}.items()
-        }
+        given = {**self._engine.defaults, **self._with.image.environment, **self._engine.environment}
+        environment = {name: _replaced(value, texts) for name, value in given.items()}
         programs = scratch / "programs"
         programs.mkdir()
         for name, text in self._with.description.programs.items():
@@ -281,15 +281,17 @@ class _Trial:
         self._with.say(f"  {name}: {seconds:.1f} s" + (f", {fresh} runs until all was at rest" if fresh is not None else ""))
 
     async def _rested(self, cr: Callable[[], Any] | None) -> snapshot.View:
-        """The cluster, when two looks in a row have seen the same and no run is on."""
+        """The cluster, when two looks in a row have seen the same, no run is on, and nothing waits to be collected."""
         seen: list[Any] = [None]
         deadline = time.monotonic() + _RESTLESS
 
         async def rested() -> snapshot.View | None:
-            view = snapshot.view(await snapshot.objects(self._world.client), self._namespace)
+            found = await snapshot.objects(self._world.client)
+            view = snapshot.view(found, self._namespace)
             told = cr() if cr else None
             now = (view.whole, told and told["metadata"]["resourceVersion"], await self._count() if cr else None)
-            same, seen[0] = now == seen[0] and condition(told, "Running").get("reason") != "Running", now
+            is_on = condition(told, "Running").get("reason") == "Running" or snapshot.has_orphans(found, self._namespace)
+            same, seen[0] = now == seen[0] and not is_on, now
             if not same and time.monotonic() > deadline:
                 self._with.say(f"  still changing after {_RESTLESS:.0f} s; compared as it was then")
                 return view
