@@ -1,19 +1,28 @@
 # Two images: the engine, which operators build theirs on (--target runner), and the example operator on top of it.
 # docs/image.md says what is in them and how to build them elsewhere.
 
-# Anything with apt, and Python from 3.11 on with venv; by digest, if a build has to be repeatable.
-ARG BASE_IMAGE=python:3.13.14-slim-bookworm
+# One of requirements-ansible-core.txt; docs/from-ansible-operator.md says which one an operator takes.
+ARG ANSIBLE_CORE=2.21
+# Anything with apt, and a Python with venv that this ansible-core supports; 3.12 is one for all of them, and the Go
+# operator's. By digest, if a build has to be repeatable.
+ARG BASE_IMAGE=python:3.12-slim-bookworm
 
 
 FROM ${BASE_IMAGE} AS build
 # Python's packages come from here, or from where pip's own settings say.
 ARG PIP_INDEX_URL=""
-RUN apt-get update && apt-get install --yes --no-install-recommends tini
 RUN python3 -m venv /opt/rolerunner
-ENV PATH=/opt/rolerunner/bin:${PATH} PIP_DISABLE_PIP_VERSION_CHECK=1
-COPY requirements.txt /src/
-# No compiler: a package without a wheel is a mistake in requirements.txt.
+ENV PATH=/opt/rolerunner/bin:${PATH} PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
+COPY requirements.txt requirements-ansible-core.txt /src/
+ARG ANSIBLE_CORE
+RUN grep "^ansible-core==${ANSIBLE_CORE}\." /src/requirements-ansible-core.txt > /src/ansible-core.txt \
+ || { echo "ANSIBLE_CORE=${ANSIBLE_CORE}: requirements-ansible-core.txt has no such line" >&2; exit 1; }
+# pip passes over an ansible-core that is not for its Python. No compiler: each package has to have a wheel.
+RUN pip install --no-deps --no-compile --only-binary=:all: -r /src/ansible-core.txt \
+ && { command -v ansible \
+      || { echo "ansible-core ${ANSIBLE_CORE} is not for $(python --version): choose another BASE_IMAGE" >&2; exit 1; }; }
 RUN pip install --no-deps --no-compile --only-binary=:all: -r /src/requirements.txt
+RUN apt-get update && apt-get install --yes --no-install-recommends tini
 
 
 FROM build AS collections
@@ -25,7 +34,7 @@ COPY requirements.yml /src/
 RUN case ${COLLECTIONS} in \
       galaxy) ansible-galaxy collection install --collections-path /collections ${GALAXY_SERVER:+--server ${GALAXY_SERVER}} \
           -r /src/requirements.yml ;; \
-      pypi) pip download --no-deps --dest /tmp 'ansible==12.3.0' \
+      pypi) pip download --no-deps --ignore-requires-python --dest /tmp 'ansible==14.5.0' \
           && python -c "import glob, zipfile; wheel = zipfile.ZipFile(glob.glob('/tmp/ansible-*.whl')[0]); \
               wheel.extractall('/collections', [name for name in wheel.namelist() if '/kubernetes/core/' in name])" ;; \
       *) echo "COLLECTIONS is galaxy or pypi, not ${COLLECTIONS}" >&2; exit 1 ;; \
@@ -36,15 +45,16 @@ RUN cd /collections/ansible_collections/kubernetes/core && rm -rf .github change
 FROM build AS package
 COPY README.md pyproject.toml /src/
 COPY runner /src/runner
-RUN pip install --no-deps --no-compile --no-build-isolation /src && pip check && pip uninstall --yes setuptools pip
+RUN pip install --no-deps --no-compile --no-build-isolation /src && pip check && pip uninstall --yes setuptools
 # What nothing here uses: ansible-core's own tests, and what is generated of the client that the runner talks through.
 RUN cd /opt/rolerunner/lib/python3*/site-packages \
  && rm -rf ansible_test ../../../bin/ansible-test \
  && find kubernetes/aio/client/api kubernetes/aio/client/models -name '*.py' ! -name __init__.py -delete
 # The root file system may be read-only, and its users may not write here. Not compiled: what is sent elsewhere as source
-# (modules), what Ansible's loader compiles by itself (collections), and thousands of classes of which a role may need one.
+# (modules), what Ansible's loader compiles by itself (collections), thousands of classes of which a role may need one, and
+# pip, which only builds.
 RUN python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash \
-        -x 'ansible/modules/(?!setup)|ansible_collections|ansible/galaxy/data|client/(api|models)/(?!__init__)' \
+        -x 'ansible/modules/(?!setup)|ansible_collections|ansible/galaxy/data|client/(api|models)/(?!__init__)|/pip/' \
         /opt/rolerunner/lib
 
 
@@ -54,24 +64,38 @@ COPY --from=build /usr/bin/tini /tini
 COPY --from=package /opt/rolerunner /opt/rolerunner
 COPY --from=collections /collections/ansible_collections/ /usr/share/ansible/collections/ansible_collections/
 # Nothing is written to HOME by a run, which needs /tmp alone. Any user of group 0 may be given (OpenShift gives random
-# ones), who is in no list of users and still wants a name.
+# ones), who is in no list of users and still wants a name. USER_NAME and USER_UID are the Go image's, for `USER ${USER_UID}`.
 ENV HOME=/opt/ansible \
     USER=ansible \
+    USER_NAME=ansible \
+    USER_UID=1001 \
     PATH=/opt/rolerunner/bin:${PATH} \
     PIP_PYTHON=/opt/rolerunner/bin/python \
+    PIP_NO_CACHE_DIR=1 \
     ANSIBLE_LOCAL_TEMP=/tmp \
     ANSIBLE_REMOTE_TEMP=/tmp \
     ANSIBLE_ASYNC_DIR=/tmp/.ansible_async
 # operator_sdk.util is part of the runner, and what asks ansible-galaxy for it is to find it.
-RUN echo "ansible:x:1001:0:ansible:${HOME}:/sbin/nologin" >> /etc/passwd \
+RUN echo "${USER_NAME}:x:${USER_UID}:0:${USER_NAME}:${HOME}:/sbin/nologin" >> /etc/passwd \
  && mkdir -p ${HOME}/.ansible/tmp \
- && chown -R 1001:0 ${HOME} \
+ && chown -R ${USER_UID}:0 ${HOME} \
  && chmod -R g=u ${HOME} \
- && ln -s /opt/rolerunner/bin/rolerunner /opt/rolerunner/bin/ansible-operator /usr/local/bin/ \
  && ln -s /opt/rolerunner/lib/python3*/site-packages/runner/collections/ansible_collections/operator_sdk \
         /usr/share/ansible/collections/ansible_collections/
+# Ansible's settings and the programs, where the Go operator's image has them.
+RUN mkdir -p /etc/ansible \
+ && printf '%s\n' '[defaults]' "roles_path = ${HOME}/roles" 'library = /usr/share/ansible/openshift' > /etc/ansible/ansible.cfg \
+ && echo 'localhost ansible_connection=local' > /etc/ansible/hosts \
+ && ln -sf /opt/rolerunner/bin/ansible* /opt/rolerunner/bin/pip* /opt/rolerunner/bin/rolerunner /usr/local/bin/
+# /usr/local/bin/python3, which roles name, is the base's Python. It finds the runner's packages behind its own.
+RUN python=$(readlink -f /opt/rolerunner/bin/python3) \
+ && { test -e /usr/local/bin/python3 || ln -s ${python} /usr/local/bin/python3; } \
+ && cd /opt/rolerunner/lib/python3*/site-packages \
+ && pwd > $(${python} -c 'import site; print(site.getsitepackages()[0])')/rolerunner.pth
+ARG ANSIBLE_CORE
+LABEL io.rolerunner.ansible-core=${ANSIBLE_CORE}
 WORKDIR ${HOME}
-USER 1001
+USER ${USER_UID}
 ENTRYPOINT ["/tini", "--", "/usr/local/bin/ansible-operator", "run", "--watches-file=./watches.yaml"]
 
 

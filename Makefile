@@ -1,26 +1,35 @@
 # Everything sets itself up: a virtual environment in .venv, the control plane's programs in the user's cache.
 
-# The first Python that is new enough; `make demo PYTHON=python3.13` chooses another.
-PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
-NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
-PYTHON ?= $(firstword $(foreach python,$(PYTHONS),$(shell $(python) $(NEW_ENOUGH) 2>/dev/null && command -v $(python))))
-# With another ansible-core than the newest that this Python can have: `make test CORE=2.18`.
+# With another ansible-core than the newest that this Python, or the image's, can have: `make test CORE=2.18`.
 CORE ?=
+# The first Python that is new enough; `make demo PYTHON=python3.13` chooses another.
+PYTHONS := python3 python3.14 python3.13 python3.12 python3.11 $(wildcard $(HOME)/.pyenv/versions/3.*/bin/python3)
+OLDEST := $(if $(filter 2.20 2.21,$(CORE)),12,11)
+NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, $(OLDEST)))'
+PYTHON ?= $(firstword $(foreach python,$(PYTHONS),$(shell $(python) $(NEW_ENOUGH) 2>/dev/null && command -v $(python))))
 VENV ?= .venv$(CORE)
 BIN := $(VENV)/bin
+
+# The engine's image, whose tags say which rolerunner and which ansible-core: rolerunner:0.1.0-ansible2.18. Without the latter
+# it is the newest.
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' runner/__init__.py)
+IMAGE_CORE := $(or $(CORE),$(shell sed -n 's/^ARG ANSIBLE_CORE=//p' Dockerfile))
+ENGINE ?= rolerunner
+BUILD = $(CONTAINER_TOOL) build --build-arg ANSIBLE_CORE=$(IMAGE_CORE) --label io.rolerunner.version=$(VERSION)
 
 # The operator's image, as it is built, pushed and deployed; and for whose custom resources: every namespace's, or with
 # OVERLAY=single-namespace those of its own.
 IMG ?= controller:latest
 OVERLAY ?= default
 CONTAINER_TOOL ?= docker
+UV ?= uv
 KUBECTL ?= kubectl
 # CRDs may be too large for the annotation that a plain apply leaves.
 APPLY = $(KUBECTL) apply --server-side --force-conflicts
 MANIFESTS = $(KUBECTL) kustomize config/$(OVERLAY) | sed 's|image: controller:latest$$|image: $(IMG)|'
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench molecule clean docker-build docker-push install uninstall deploy undeploy
+.PHONY: help venv demo test test-cores python lint bench molecule clean requirements image docker-build docker-push install uninstall deploy undeploy
 
 help: ## List what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,7 +37,7 @@ help: ## List what there is to make
 venv: $(VENV)/.ready ## Set up the virtual environment
 
 $(VENV)/.ready: pyproject.toml
-	@test -n "$(PYTHON)" || { echo "No Python from 3.11 on was found; install one, or name it: make PYTHON=…" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "No Python from 3.$(OLDEST) on was found; install one, or name it: make PYTHON=…" >&2; exit 1; }
 	@echo "Setting up $(VENV) with $(PYTHON): a few minutes the first time"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' $(CORE:%='ansible-core==%.*')
@@ -39,6 +48,18 @@ demo: venv ## The main job on a real control plane, told while it happens
 
 test: venv ## All tests; ARGS="-k queue" for some, CORE=2.18 with another ansible-core
 	$(BIN)/python -m pytest $(ARGS)
+
+# With the others, what depends on it. ansible-core from 2.20 on needs a newer Python, which not every machine has.
+test-cores: ## The tests of runs, with each other ansible-core that a Python is there for
+	$(MAKE) test CORE=2.16 ARGS="tests/executor/test_core.py tests/executor/test_data.py"
+	$(MAKE) test CORE=2.17 ARGS="tests/executor"
+	$(MAKE) test CORE=2.18 ARGS="tests/executor tests/behaviour"
+	@if [ -n "$$($(MAKE) --no-print-directory python CORE=2.21)" ]; then \
+		$(MAKE) test CORE=2.21 ARGS="tests/executor tests/behaviour"; \
+	else echo "No Python from 3.12 on was found: nothing is tested with ansible-core 2.21"; fi
+
+python:
+	@echo $(PYTHON)
 
 lint: venv ## Style, types and import directions
 	$(BIN)/ruff check .
@@ -52,8 +73,24 @@ bench: venv ## The figures; ARGS="--crs 100"
 molecule: venv ## The example operator's own checks
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/molecule test
 
-docker-build: ## Build the example operator's image IMG; ARGS="--target runner" for the engine's alone
-	$(CONTAINER_TOOL) build --tag $(IMG) $(ARGS) .
+# The oldest ansible-core has the narrowest needs; each other has to do with what fits that one, or uv says why it cannot.
+COMPILE = $(UV) pip compile --quiet --universal --no-annotate --no-header
+requirements: ## Pin anew what the image has of PyPI; needs uv
+	set -e; { sed '/^[^#]/d' requirements.txt; \
+	    printf '%s\n' pip setuptools 'ansible-core==2.16.*' | $(COMPILE) --python-version 3.11 pyproject.toml - \
+	        | grep -v '^ansible-core=='; } > requirements.new; mv requirements.new requirements.txt; \
+	for core in $$(sed -n 's/^ansible-core==\([0-9]*\.[0-9]*\)\..*/\1/p' requirements-ansible-core.txt); do \
+	    pin=$$(echo "ansible-core==$$core.*" | $(COMPILE) --python-version 3.12 --constraint requirements.txt pyproject.toml - \
+	        | grep '^ansible-core=='); \
+	    sed "s/^ansible-core==$$core\.[^ ]*/$$pin/" requirements-ansible-core.txt > requirements.new; \
+	    mv requirements.new requirements-ansible-core.txt; \
+	done
+
+image: ## Build the engine's image, on which operators build theirs; CORE=2.18 for that ansible-core
+	$(BUILD) --target runner $(if $(CORE),,--tag $(ENGINE):$(VERSION)) --tag $(ENGINE):$(VERSION)-ansible$(IMAGE_CORE) $(ARGS) .
+
+docker-build: ## Build the example operator's image IMG
+	$(BUILD) --tag $(IMG) $(ARGS) .
 
 docker-push: ## Push the image IMG
 	$(CONTAINER_TOOL) push $(IMG)

@@ -1,6 +1,7 @@
 """The `rolerunner` command, which the image also has as `ansible-operator`.
 
-Turns a user's mistakes into one clear line, and calls what does the work. The flags of `run` are in `runner.flags`.
+Turns a user's mistakes into one clear line, and calls what does the work. The flags of `run` are in `runner.flags`. Further
+commands come from the entry points of the group `rolerunner.commands`.
 """
 
 from __future__ import annotations
@@ -8,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import configparser
 import contextlib
+import importlib.util
 import json
 import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ import click
 import runner
 from runner import flags, logs, settings, watches
 from runner.devcluster.commands import devcluster
+from runner.executor import orders
 from runner.scaffolding.commands import create, init
 from runner.scaffolding.manifests import manifests
 from runner.schema import WATCHES
@@ -39,16 +43,18 @@ def main() -> None:
 
 for command in (init, create, manifests, devcluster):
     main.add_command(command)
+for entry_point in metadata.entry_points(group="rolerunner.commands"):
+    # The package is the same distribution's, and an image may leave it out.
+    if importlib.util.find_spec(entry_point.module.partition(".")[0]):
+        main.add_command(entry_point.load(), entry_point.name)
 
 
 @main.command()
 def version() -> None:
     """Print the versions of the runner and of what it runs with."""
-    # Known without importing any of them, which takes a while.
-    from importlib.metadata import version as installed
-
     python = ".".join(map(str, sys.version_info[:3]))
-    parts = [f"{name} {installed(name)}" for name in ("ansible-core", "ansible-runner", "kubernetes", "kopf")]
+    # Known without importing any of them, which takes a while.
+    parts = [f"{name} {metadata.version(name)}" for name in ("ansible-core", "ansible-runner", "kubernetes", "kopf")]
     click.echo(f"rolerunner {runner.__version__}, Python {python}, {', '.join(parts)}")
 
 
@@ -104,11 +110,12 @@ def plan(files: tuple[str, ...], namespace: str, watches_file: Path, output: str
 
 @main.command()
 @click.option("--devcluster", "own", is_flag=True, help="Work on the development cluster, whatever KUBECONFIG says.")
+@click.option("--exec-dir", type=click.Path(path_type=Path), help="As for `devcluster up`; it goes with --devcluster.")
 @click.option("-y", "--yes", is_flag=True, help="Work on the current context's cluster without asking.")
 @click.option("-n", "--namespace", default="", help="Watch this one only, and put samples there that name none.")
 @flags.WATCHES_FILE
 @click.argument("run_flags", nargs=-1, type=click.UNPROCESSED)
-def dev(own: bool, yes: bool, namespace: str, watches_file: Path, run_flags: tuple[str, ...]) -> None:
+def dev(own: bool, exec_dir: Path | None, yes: bool, namespace: str, watches_file: Path, run_flags: tuple[str, ...]) -> None:
     """Run the operator while you edit it: apply CRDs and samples, and run again what an edit concerns.
 
     Behind -- further flags of `rolerunner run` may follow.
@@ -116,9 +123,11 @@ def dev(own: bool, yes: bool, namespace: str, watches_file: Path, run_flags: tup
     from runner import dev as developing
 
     with _mistakes():
+        if exec_dir and not own:
+            raise click.UsageError("--exec-dir is for a development cluster: give --devcluster as well")
         chosen = Settings(watches_file=watches_file)
         _hand_down(chosen)
-        developing.dev(chosen, devcluster=own, yes=yes, namespace=namespace, flags=run_flags)
+        developing.dev(chosen, devcluster=own, exec_dir=exec_dir, yes=yes, namespace=namespace, flags=run_flags)
 
 
 @contextlib.contextmanager
@@ -148,9 +157,18 @@ def _hand_down(chosen: Settings) -> None:
         if value:
             os.environ[name] = os.pathsep.join(str(path) for path in settings.search_paths(value))
 
+    # Most operators' roles were written before ansible-core 2.19, from which on a condition has to be a boolean.
+    if orders.has_tags() and not _is_set("allow_broken_conditionals"):
+        os.environ.setdefault("ANSIBLE_ALLOW_BROKEN_CONDITIONALS", "true")
+
 
 def _default_roles_path() -> str:
     """Playbooks find the roles in ./roles, as the roles of watches.yaml are, unless an ansible.cfg has other plans."""
+    return "" if _is_set("roles_path") else _ROLES_PATH
+
+
+def _is_set(option: str) -> bool:
+    """Whether the ansible.cfg that Ansible will read has this option among its defaults."""
     # Ansible takes the first that is there.
     places = (os.environ.get("ANSIBLE_CONFIG", ""), "./ansible.cfg", "~/.ansible.cfg", "/etc/ansible/ansible.cfg")
     for path in filter(Path.is_file, (Path(place).expanduser() for place in places)):
@@ -158,8 +176,8 @@ def _default_roles_path() -> str:
         # What is wrong with the file is for Ansible to say.
         with contextlib.suppress(configparser.Error, UnicodeDecodeError, OSError):
             found.read(path)
-        return "" if found.has_option("defaults", "roles_path") else _ROLES_PATH
-    return _ROLES_PATH
+        return found.has_option("defaults", option)
+    return False
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -61,7 +61,9 @@ class Place:
 
 
 @contextlib.contextmanager
-def chosen_cluster(environ: Mapping[str, str], *, devcluster: bool, yes: bool) -> Iterator[Place]:
+def chosen_cluster(
+    environ: Mapping[str, str], *, devcluster: bool, yes: bool, exec_dir: Path | None = None
+) -> Iterator[Place]:
     """The kubeconfig's, after asking; without one the development cluster, which ends with this unless it was up before."""
     folder = cluster.state_dir("default")
     running = cluster.find_running(folder)
@@ -78,9 +80,10 @@ def chosen_cluster(environ: Mapping[str, str], *, devcluster: bool, yes: bool) -
             click.confirm(question, abort=True)
         yield Place(environ, f"context {context}", True)
     elif running:
+        cluster.link_exec_dir(folder, exec_dir)
         yield Place({**environ, "KUBECONFIG": str(running.kubeconfig)}, "the development cluster", True)
     else:
-        with Cluster.start(folder, report=lambda text: click.echo(text, err=True)) as ours:
+        with Cluster.start(folder, exec_dir=exec_dir, report=lambda text: click.echo(text, err=True)) as ours:
             yield Place({**environ, "KUBECONFIG": str(ours.kubeconfig)}, "a development cluster", False)
 
 
@@ -347,14 +350,22 @@ def crd_folder() -> Path:
     return next((folder for folder in CRD_FOLDERS if folder.is_dir()), CRD_FOLDERS[-1])
 
 
-def dev(settings: Settings, *, devcluster: bool, yes: bool, namespace: str, flags: Sequence[str]) -> None:
+def dev(
+    settings: Settings,
+    *,
+    devcluster: bool,
+    exec_dir: Path | None = None,
+    yes: bool,
+    namespace: str,
+    flags: Sequence[str],
+) -> None:
     """The whole of it. ConfigurationError or KubeError if it cannot begin."""
     watched = watches.load(settings, os.environ)
     environ = {**os.environ, **({"WATCH_NAMESPACE": namespace} if namespace else {})}
     package = str(Path(__file__).parent.parent)
     environ["PYTHONPATH"] = os.pathsep.join(filter(None, (package, environ.get("PYTHONPATH"))))
     try:
-        with chosen_cluster(environ, devcluster=devcluster, yes=yes) as place:
+        with chosen_cluster(environ, devcluster=devcluster, yes=yes, exec_dir=exec_dir) as place:
             view = View(sys.stdout, title=f"rolerunner dev on {place.name}")
             asyncio.run(
                 Dev(

@@ -121,6 +121,12 @@ def _heed_ctrl_c() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session")
+def devcluster_exec_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where tests put programs that stand in for those of containers; a name is one test's."""
+    return tmp_path_factory.mktemp("exec")
+
+
 @pytest.fixture
 def own_cluster() -> Iterator[Devcluster]:
     """A cluster whose API server may be taken away without harm to other tests."""

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,20 @@ OWN_FLAGS = {
 
 def test_the_flags_and_commands_are_those_that_users_have() -> None:
     assert {name for parameter in run.params for name in parameter.opts} == PEERS_FLAGS | OWN_FLAGS
-    assert set(main.commands) == {"run", "dev", "plan", "schema", "version", "init", "create", "manifests", "devcluster"}
+    commands = {"run", "dev", "plan", "schema", "version", "init", "create", "manifests", "devcluster", "check"}
+    assert set(main.commands) == commands
+
+
+def test_without_the_kit_its_commands_are_absent(tmp_path: Path) -> None:
+    """As in an image that leaves devkit out: the entry point is there, and its package is not."""
+    code = (
+        "import importlib.util as util; find = util.find_spec\n"
+        "util.find_spec = lambda name, *rest: None if name == 'devkit' else find(name, *rest)\n"
+        "from runner.cli import main; print(*main.commands)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert "run" in found.split()
+    assert "check" not in found.split()
 
 
 def test_the_version_tells_what_it_runs_with() -> None:
@@ -32,6 +47,12 @@ def test_the_version_tells_what_it_runs_with() -> None:
     assert result.exit_code == 0
     assert result.output.startswith(f"rolerunner {runner.__version__}, Python 3.")
     assert "ansible-core 2." in result.output
+
+
+def test_stand_ins_are_for_a_development_cluster(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["dev", "--exec-dir", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "Error: --exec-dir is for a development cluster: give --devcluster as well" in result.output
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from typing import Any
 
 from runner import metrics
 from runner.control import Request, Result, Retry
+from runner.control.broken_conditionals import BrokenConditionals
 from runner.control.echoes import Echoes
 from runner.control.handlers import wants
 from runner.control.narrator import Narrator
@@ -108,6 +109,7 @@ class Reconciler:
     def __init__(self, surroundings: Surroundings) -> None:
         self._with = surroundings
         self._arguments = Arguments()
+        self._broken_conditionals = BrokenConditionals()
         # What has been said about a CR and need not be said at every run.
         self._said: dict[Request, set[str]] = {}
         # Whose last run took long enough to be announced.
@@ -290,6 +292,7 @@ class Reconciler:
                 folder=folder,
                 role=content.role,
                 playbook=content.playbook,
+                data=built.data,
                 extra_vars=built.extra_vars,
                 environment={
                     "KUBECONFIG": _written(private / "kubeconfig", for_go),
@@ -345,6 +348,7 @@ class Reconciler:
                     narrator.tell(event)
                     seen.append(event)
             turn.phases.over("end")
+            self._broken_conditionals.tell(job.role or job.playbook or job.folder, turn.request, seen)
             return fold(seen)
         except TimeoutError:
             if not deadline.expired():

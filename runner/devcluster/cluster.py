@@ -25,7 +25,7 @@ from runner.devcluster import binaries
 from runner.devcluster.binaries import Report
 from runner.devcluster.errors import DevclusterError
 
-__all__ = ["Cluster", "DevclusterError", "RunningCluster", "down", "find_running", "state_dir", "up"]
+__all__ = ["Cluster", "DevclusterError", "RunningCluster", "down", "find_running", "link_exec_dir", "state_dir", "up"]
 
 # Seconds. The supervisor gives up sooner, and says why.
 _START_TIMEOUT = 600
@@ -54,8 +54,7 @@ class Cluster:
         else:
             _clear_stale(folder)
             folder.mkdir(mode=0o700, parents=True)
-        _link_exec_dir(folder, exec_dir)
-        process = _supervise(folder, found, detached=False)
+        process = _supervise(folder, found, exec_dir, detached=False)
         cluster = cls(folder, process, found["kubectl"])
         try:
             cluster._expect("ready")
@@ -139,14 +138,13 @@ def up(folder: Path, report: Report, *, exec_dir: Path | None = None) -> Running
     _check_exec_dir(exec_dir)
     running = find_running(folder)
     if running is not None:
-        _link_exec_dir(folder, exec_dir)
+        link_exec_dir(folder, exec_dir)
         return running
     found = binaries.find(report)
     _clear_stale(folder)
     folder.mkdir(mode=0o700, parents=True)
-    _link_exec_dir(folder, exec_dir)
     report("starting etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kwok …")
-    with _supervise(folder, found, detached=True) as process:
+    with _supervise(folder, found, exec_dir, detached=True) as process:
         try:
             Cluster(folder, process, found["kubectl"])._expect("ready")
         except BaseException:
@@ -207,20 +205,22 @@ def _clear_stale(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _check_exec_dir(exec_dir: Path | None) -> None:
-    if exec_dir is not None and not exec_dir.is_dir():
-        raise DevclusterError(f"{exec_dir}, which is to hold the stand-ins for containers' programs, is not a folder")
-
-
-def _link_exec_dir(folder: Path, exec_dir: Path | None) -> None:
-    """Let the cluster in `folder` have the stand-ins of `exec_dir`; its kubelet looks there at each command."""
+def link_exec_dir(folder: Path, exec_dir: Path | None) -> None:
+    """Let the cluster in `folder` have the stand-ins of `exec_dir`, running or not. Raises DevclusterError."""
+    _check_exec_dir(exec_dir)
     if exec_dir is not None:
         (folder / "exec").unlink(missing_ok=True)
         (folder / "exec").symlink_to(exec_dir.absolute())
 
 
-def _supervise(folder: Path, found: dict[str, Path], *, detached: bool) -> subprocess.Popen[str]:
+def _check_exec_dir(exec_dir: Path | None) -> None:
+    if exec_dir is not None and not exec_dir.is_dir():
+        raise DevclusterError(f"{exec_dir} is not a folder, and so holds no programs that stand in for those of containers")
+
+
+def _supervise(folder: Path, found: dict[str, Path], exec_dir: Path | None, *, detached: bool) -> subprocess.Popen[str]:
     (folder / "binaries.json").write_text(json.dumps({name: str(path) for name, path in found.items()}))
+    link_exec_dir(folder, exec_dir)
     package = str(Path(__file__).parent.parent.parent)
     with open(folder / "supervisor.log", "w") as log:
         return subprocess.Popen(

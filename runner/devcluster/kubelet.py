@@ -34,7 +34,8 @@ from runner.devcluster.supervisor import ended_with_parent
 
 _PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 _STDIN, _STDOUT, _STDERR, _STATUS, _CLOSE = 0, 1, 2, 3, 255
-_CHUNK = 32 * 1024
+# Bytes. A command is in its request's first line, of which the API server takes as much.
+_CHUNK, _REQUEST_LINE = 32 * 1024, 1024 * 1024
 # Exit codes, as shells and container runtimes have them.
 _CANNOT_RUN, _NOT_FOUND, _KILLED = 126, 127, 128
 
@@ -92,8 +93,9 @@ class StandIns:
     def environ(self, program: Path, container: Container, home: Path) -> dict[str, str]:
         """What a stand-in sees.
 
-        A script finds the programs of this machine behind those of the folder. Anything else, such as a link to a shell,
-        finds those of the folder alone, so that a role's `sh -c` reaches stand-ins and nothing else.
+        The command of a request, if it is a script, finds the programs of this machine behind those of the folder. Anything
+        else, such as a link to a shell, finds those of the folder alone, and so does what it starts: a role's `sh -c`
+        reaches stand-ins and nothing else.
         """
         path = [str(program.parent)]
         with open(program, "rb") as file:
@@ -171,6 +173,10 @@ class Kubelet:
 
     async def _run(self, socket: web.WebSocketResponse, request: web.Request) -> int:
         """Run a command with the socket's channels; its exit code. Raises CommandError."""
+        if request.query.get("tty") == "1":
+            raise CommandError(
+                _CANNOT_RUN, "exec: containers of a development cluster have no terminals: leave out --tty (-t)"
+            )
         command = request.query.getall("command", [""])
         process = await self._start(command, Container.of(request), stdin=request.query.get("input") == "1")
         assert process.stdout is not None
@@ -201,7 +207,7 @@ class Kubelet:
                 start_new_session=True,
                 preexec_fn=ended_with_parent(signal.SIGKILL),
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise CommandError(_CANNOT_RUN, f'exec: "{command[0]}": {program} cannot be started: {error}') from error
 
 
@@ -267,7 +273,7 @@ async def serve(cluster: Path, port: int) -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=pki / "ca.crt")
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_cert_chain(pki / "server.crt", pki / "server.key")
-    server = web.AppRunner(Kubelet(cluster).app(), access_log=None)
+    server = web.AppRunner(Kubelet(cluster).app(), access_log=None, max_line_size=_REQUEST_LINE)
     await server.setup()
     await web.TCPSite(server, "127.0.0.1", port, ssl_context=context).start()
     kubeconfig = json.loads((cluster / "components.kubeconfig").read_text())

@@ -9,6 +9,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,11 +22,17 @@ _PATIENCE = 120
 
 
 @pytest.fixture(scope="session")
-def devcluster() -> Iterator[Cluster]:
+def devcluster_exec_dir() -> Path | None:
+    """To be overridden: the folder of programs that stand in for those of containers."""
+    return None
+
+
+@pytest.fixture(scope="session")
+def devcluster(devcluster_exec_dir: Path | None) -> Iterator[Cluster]:
     """A cluster for all tests of the session; gone afterwards, however the session ends."""
     from runner.devcluster import Cluster
 
-    with Cluster.start() as cluster:
+    with Cluster.start(exec_dir=devcluster_exec_dir) as cluster:
         yield cluster
 
 

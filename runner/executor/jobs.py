@@ -14,6 +14,7 @@ from typing import Any
 # The host that roles run on, and whose counters are the run's.
 LOCALHOST = "localhost"
 
+_BROKEN_CONDITIONAL = "Conditionals must have a boolean result."
 _REQUEUE_ACTIONS = ("operator_sdk.util.requeue_after", "requeue_after")
 _FOR_CHECK_MODE = re.compile(r'"msg": "([^"]*check mode[^"]*)"', re.IGNORECASE)
 
@@ -38,7 +39,8 @@ class Job:
     folder: Path
     role: Path | None = None
     playbook: Path | None = None
-    # Strings marked {"__ansible_unsafe": …} are data, others may be templates.
+    # Variables. In `data` no string and no key is ever a template; in `extra_vars` each may be one.
+    data: Mapping[str, Any] = field(default_factory=dict)
     extra_vars: Mapping[str, Any] = field(default_factory=dict)
     # On top of the runner's own environment.
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -90,6 +92,14 @@ class JobEvent:
     def result(self) -> Mapping[str, Any]:
         result = self.data.get("res")
         return result if isinstance(result, Mapping) else {}
+
+    @property
+    def has_broken_conditional(self) -> bool:
+        """A condition of this task gave no boolean, and ansible-core (from 2.19 on) let it pass with a deprecation."""
+        notes = self.result.get("deprecations")
+        texts = [note.get("msg") for note in notes if isinstance(note, Mapping)] if isinstance(notes, list) else []
+        # The event of a skipped task leaves its result out.
+        return any(_BROKEN_CONDITIONAL in text for text in (self.stdout, *texts) if isinstance(text, str))
 
     @property
     def is_failure(self) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import sys
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,13 @@ from runner.executor.jobs import Job
 PACKAGE = Path(__file__).parent.parent.parent
 # operator_sdk.util, for roles to find without any set-up.
 COLLECTIONS = Path(__file__).parent.parent / "collections"
+_CALLBACKS = Path(__file__).parent / "callback_plugins"
 
 # This host, with this Python.
 INVENTORY = f"localhost ansible_connection=local ansible_python_interpreter={json.dumps(sys.executable)}\n"
 
 _LOOPBACK = "127.0.0.1"
+_UNSAFE = "__ansible_unsafe"
 
 # An event holds a task's whole result: its line may be long. Beyond this a run counts as broken.
 LONGEST_LINE = 256 * 1024 * 1024
@@ -41,6 +45,31 @@ def order(job: Job) -> dict[str, Any]:
     }
 
 
+@functools.cache
+def has_tags() -> bool:
+    """Whether the ansible-core that runs use is 2.19 or newer, in which strings carry tags; known without importing it."""
+    major, minor = metadata.version("ansible-core").split(".")[:2]
+    return (int(major), int(minor)) >= (2, 19)
+
+
+def _marked(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Variables none of whose strings Ansible may template, in the form that its JSON loader reads."""
+    if has_tags():
+        return {name: _marked_strings(value) for name, value in data.items()}
+    # It marks all there is in it, keys among it, which would otherwise be templates when a role makes values of them.
+    return {name: {_UNSAFE: value} for name, value in data.items()}
+
+
+def _marked_strings(value: Any) -> Any:
+    if isinstance(value, str):
+        return {_UNSAFE: value}
+    if isinstance(value, Mapping):
+        return {name: _marked_strings(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_marked_strings(item) for item in value]
+    return value
+
+
 def environment() -> dict[str, str]:
     """What all runs have in their environment beside the runner's own.
 
@@ -49,7 +78,11 @@ def environment() -> dict[str, str]:
     activated venv.
     """
     path = os.pathsep.join(filter(None, (str(Path(sys.executable).parent), os.environ.get("PATH", ""))))
-    return {"PYTHONPATH": python_path(COLLECTIONS), "PATH": path, **_without_proxy(os.environ)}
+    variables = {"PYTHONPATH": python_path(COLLECTIONS), "PATH": path, **_without_proxy(os.environ)}
+    if not has_tags():
+        # ansible-runner puts its own folder behind it, so that the user's ansible.cfg has no say in this anyway.
+        variables["ANSIBLE_CALLBACK_PLUGINS"] = _first(_CALLBACKS, "ANSIBLE_CALLBACK_PLUGINS")
+    return variables
 
 
 def _without_proxy(environ: Mapping[str, str]) -> dict[str, str]:
@@ -65,14 +98,19 @@ def _without_proxy(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def python_path(first: Path) -> str:
-    return os.pathsep.join(filter(None, (str(first), os.environ.get("PYTHONPATH", ""))))
+    return _first(first, "PYTHONPATH")
+
+
+def _first(folder: Path, name: str) -> str:
+    """The folder, and behind it those that this variable of the runner's environment has."""
+    return os.pathsep.join(filter(None, (str(folder), os.environ.get(name, ""))))
 
 
 def write_inputs(job: Job) -> None:
     """The input folder of one run; what an earlier one left in the same places is replaced."""
     for name in ("env", "project", "artifacts"):
         (job.folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_private(job.folder / "env" / "extravars", json.dumps(job.extra_vars))
+    write_private(job.folder / "env" / "extravars", json.dumps({**_marked(job.data), **job.extra_vars}))
     write_private(job.folder / "env" / "cmdline", f"{job.arguments} --check --diff" if job.check else job.arguments)
     inventory = job.folder / "inventory"
     if os.environ.get("ANSIBLE_INVENTORY"):

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from types import CodeType
 from typing import Any
 
+import ansible.template
 from ansible.plugins.loader import Jinja2Loader, filter_loader, test_loader
 from jinja2 import nodes
 from jinja2.environment import Environment, TemplateExpression
@@ -28,9 +29,8 @@ from runner.executor.seams import expect
 if core.TAGS:
     from ansible._internal._templating import _jinja_bits
 
-    AnsibleEnvironment: Any = _jinja_bits.AnsibleEnvironment
-else:
-    from ansible.template import AnsibleEnvironment
+# Until 2.18 in another module.
+AnsibleEnvironment: Any = _jinja_bits.AnsibleEnvironment if core.TAGS else ansible.template.AnsibleEnvironment
 
 # Compiled templates, of some KB each.
 _MOST = 2000

@@ -51,6 +51,8 @@ _EVENTS = frozenset({("", "events"), ("events.k8s.io", "events")})
 _CONNECTS = frozenset({"attach", "exec", "portforward", "proxy"})
 # The API server's own limit for an object is about 3 MiB.
 _BODY_LIMIT = 16 * 1024 * 1024
+# The API server's own for a request's headers. A command for a pod is in the first line.
+_LINE_LIMIT = 1024 * 1024
 # No limit on the whole: watches and logs are followed for as long as the run likes.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10)
 
@@ -70,7 +72,12 @@ class ProxyServer:
         application.router.add_route("*", "/{path:.*}", self._handle)
         # A watch that nobody listens to any more is ended, and not when the server next has something to say.
         self._runner = web.AppRunner(
-            application, access_log=None, auto_decompress=False, handler_cancellation=True, shutdown_timeout=1
+            application,
+            access_log=None,
+            auto_decompress=False,
+            handler_cancellation=True,
+            max_line_size=_LINE_LIMIT,
+            shutdown_timeout=1,
         )
 
     async def __aenter__(self) -> ProxyServer:

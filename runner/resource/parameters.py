@@ -1,4 +1,4 @@
-"""What a role gets to see of its CR: the extra vars of a run.
+"""What a role gets to see of its CR: the variables of a run.
 
 A CR is written by people who may create CRs, not by people who may write roles. So its strings are data and never become
 templates, and its fields never become variables by which Ansible itself is steered.
@@ -28,7 +28,8 @@ _RESERVED_PREFIXES = ("ansible_", "_ansible_", "__ansible_")
 
 # Ansible's own marks in JSON ({"__ansible_vault": …}): a CR's mapping with such a key would not stay a mapping.
 _MARK_PREFIX = "__ansible_"
-_UNSAFE = "__ansible_unsafe"
+# A field with such a name can be no variable's, and a list of all variables' names would have a template in it.
+_TEMPLATE = "{"
 
 _NUMBERS = re.compile(r"([a-zA-Z])(\d+)([a-zA-Z](\d+))")
 _WORDS = ("HTTP", "URL", "IP")
@@ -36,8 +37,12 @@ _WORDS = ("HTTP", "URL", "IP")
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """The extra vars of a run, and the paths of the CR's fields that were left out of them."""
+    """The variables of a run, and the paths of the CR's fields that were left out of them.
 
+    What is in `data` is never a template, what is in `extra_vars` may be one. No name is in both.
+    """
+
+    data: Mapping[str, Any]
     extra_vars: Mapping[str, Any]
     dropped: tuple[str, ...]
 
@@ -97,7 +102,7 @@ def build(
     snake_case: bool,
     mark_unsafe: bool,
 ) -> Parameters:
-    """The extra vars for a run of `obj`: later ones win.
+    """The variables for a run of `obj`: later ones win.
 
     Spec fields, `ansible_operator_meta`, `_<group>_<kind>` (the whole object), `_<group>_<kind>_spec`, the watch's vars.
     Only the watch's vars may hold templates, unless the watch says `markUnsafe: false`.
@@ -105,11 +110,10 @@ def build(
     spec = obj.get("spec")
     spec = spec if isinstance(spec, Mapping) else {}
     dropped: list[str] = []
-    data = _as_data if mark_unsafe else _identity
     fields: dict[str, Any] = {}
     for name, value in spec.items():
         variable = to_snake(name) if snake_case else name
-        if is_reserved(variable):
+        if is_reserved(variable) or _TEMPLATE in variable:
             dropped.append(f"spec.{name}")
         else:
             fields[variable] = _snake_keys(value) if snake_case else value
@@ -117,14 +121,17 @@ def build(
     whole = _without_marks(obj, "", dropped)
     whole.setdefault("spec", {})
     at = ObjectKey.of(obj)
-    extra_vars = {
-        **data(_without_marks(fields, "spec", [])),
-        "ansible_operator_meta": data({"name": at.name, "namespace": at.namespace}),
-        key: data(whole),
-        f"{key}_spec": data(_without_marks(spec, "spec", [])),
-        **watch_vars,
+    data = {
+        **_without_marks(fields, "spec", []),
+        "ansible_operator_meta": {"name": at.name, "namespace": at.namespace},
+        key: whole,
+        f"{key}_spec": _without_marks(spec, "spec", []),
     }
-    return Parameters(extra_vars=extra_vars, dropped=tuple(dict.fromkeys(dropped)))
+    data = {name: value for name, value in data.items() if name not in watch_vars}
+    left_out = tuple(dict.fromkeys(dropped))
+    if mark_unsafe:
+        return Parameters(data=data, extra_vars=watch_vars, dropped=left_out)
+    return Parameters(data={}, extra_vars={**data, **watch_vars}, dropped=left_out)
 
 
 def variable_name(gvk: GroupVersionKind) -> str:
@@ -147,21 +154,6 @@ def _snake_keys(value: Any) -> Any:
         return {to_snake(name): _snake_keys(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_snake_keys(item) for item in value]
-    return value
-
-
-def _as_data(value: Any) -> Any:
-    """Every string marked as one that Ansible must not template, in the form its JSON loader reads."""
-    if isinstance(value, str):
-        return {_UNSAFE: value}
-    if isinstance(value, Mapping):
-        return {name: _as_data(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_as_data(item) for item in value]
-    return value
-
-
-def _identity(value: Any) -> Any:
     return value
 
 

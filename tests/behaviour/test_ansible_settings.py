@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.driver import Cluster, condition
+from bench.driver import Cluster, condition, until
+from runner.control.broken_conditionals import TOLD
+from runner.executor.orders import has_tags
 from runner.resource.metadata import ObjectKey
 from tests.behaviour.test_runs import counted, succeeded
-from tests.conftest import Project, thing
+from tests.conftest import THING, Project, lines, thing
 
 FILTER = """
 class FilterModule:
@@ -151,3 +153,43 @@ async def test_a_check_changes_nothing(project: Project, world: Cluster, one: Ob
     await world.create(thing(), one.namespace)
     assert condition(await succeeded(world, one), "Running")["ansibleResult"]["changed"] == 1
     assert not (project.folder / "seen").exists()
+
+
+BROKEN = """
+- name: Number
+  ansible.builtin.debug: {msg: yes}
+  when: spec_list | length
+- name: Skipped
+  ansible.builtin.debug: {msg: no}
+  when: spec_text | default('')
+"""
+
+
+@pytest.mark.skipif(not has_tags(), reason="until ansible-core 2.18 every condition is allowed")
+async def test_conditions_that_give_no_boolean_are_allowed_and_told_once(
+    project: Project, world: Cluster, namespace: str
+) -> None:
+    project.role(BROKEN)
+    project.watch()
+    operator = await project.start()
+    for name in ("one", "two"):
+        await world.create(thing(name, specList=[1], specText=""), namespace)
+        await succeeded(world, ObjectKey(namespace, name))
+    main = project.folder / "roles/thing/tasks/main.yml"
+    (told,) = lines(operator, TOLD)
+    assert told["at"] == [f"{main}:2", f"{main}:5"]
+
+
+@pytest.mark.skipif(not has_tags(), reason="until ansible-core 2.18 every condition is allowed")
+async def test_an_operator_may_refuse_them(project: Project, world: Cluster, one: ObjectKey) -> None:
+    files(project, ansible_cfg="[defaults]\nallow_broken_conditionals = false\n")
+    project.role(BROKEN)
+    project.watch()
+    await project.start()
+    await world.create(thing(specList=[1]), one.namespace)
+
+    async def failed() -> str | None:
+        found = condition(await world.get(THING, one), "Failure")
+        return found["message"] if found.get("status") == "True" else None
+
+    assert "boolean" in await until(failed, "the run has failed")

@@ -201,8 +201,9 @@ async def test_without_a_terminal_it_wants_a_yes(world: Cluster, project: Projec
 
 def test_on_a_terminal_there_is_a_table_and_the_cluster_ends_with_it(project: Project, tmp_path: Path) -> None:
     fill(project)
-    state = tmp_path / "state"
-    dev = terminal(project, "--devcluster", *FLAGS, XDG_STATE_HOME=str(state))
+    state, stand_ins = tmp_path / "state", tmp_path / "stand-ins"
+    stand_ins.mkdir()
+    dev = terminal(project, "--devcluster", "--exec-dir", str(stand_ins), *FLAGS, XDG_STATE_HOME=str(state))
     dev.expect("watching Thing, Loner, Played in namespace all, on a development cluster")
     dev.expect(r"rolerunner dev on a development cluster: 3 ok\. Ctrl-C ends it\.")
     dev.expect(r"✓.*Thing default/thing +ok \d, changed 1, failed 0 +\d+\.\d s  \d\d:\d\d:\d\d")
@@ -210,6 +211,7 @@ def test_on_a_terminal_there_is_a_table_and_the_cluster_ends_with_it(project: Pr
     dev.expect("task 'Broken' failed, roles/loner/tasks/main.yml:1")
     dev.expect("this one")
     dev.expect(r"✗.*Loner default/loner +in task 'Broken'")
+    assert (state / "rolerunner" / "devcluster" / "default" / "exec").resolve() == stand_ins
     dev.sendintr()
     dev.expect("Ended, and the cluster with it.")
     dev.expect(pexpect.EOF)

@@ -151,6 +151,68 @@ print(connection.recv(100).decode())
     assert said == {"websocket": "in and out", "spdy": "in and out", "log": "logged", "forwarded": "there and back"}
 
 
+async def test_a_role_runs_commands_in_pods_and_reads_their_logs(
+    project: Project, world: Cluster, devcluster_exec_dir: Path, one: ObjectKey
+) -> None:
+    """By the modules, in a pod of the devcluster, with a program that stands in for the container's."""
+    stand_in = devcluster_exec_dir / "pg_isready"
+    stand_in.write_text('#!/bin/sh\necho "$POD_NAME takes connections for $2"\necho slow >&2\nexit 4\n')
+    stand_in.chmod(0o755)
+    (devcluster_exec_dir / "logs").mkdir(exist_ok=True)
+    (devcluster_exec_dir / "logs" / "postgres.log").write_text("starting\nready for connections\n")
+    project.role("""
+- name: A database
+  kubernetes.core.k8s:
+    wait: true
+    definition:
+      apiVersion: v1
+      kind: Pod
+      metadata: {name: db, namespace: "{{ ansible_operator_meta.namespace }}"}
+      spec: {containers: [{name: postgres, image: postgres}]}
+- name: Ask it
+  kubernetes.core.k8s_exec:
+    namespace: "{{ ansible_operator_meta.namespace }}"
+    pod: db
+    command: pg_isready --user "some one"
+  register: asked
+  failed_when: false
+- name: Ask for what is not there
+  kubernetes.core.k8s_exec:
+    namespace: "{{ ansible_operator_meta.namespace }}"
+    pod: db
+    command: /usr/bin/id
+  register: missing
+  failed_when: false
+- name: Ask at length
+  kubernetes.core.k8s_exec:
+    namespace: "{{ ansible_operator_meta.namespace }}"
+    pod: db
+    command: "pg_isready --user {{ 'x' * 30000 }}"
+  register: long
+  failed_when: false
+- name: Its log
+  kubernetes.core.k8s_log:
+    namespace: "{{ ansible_operator_meta.namespace }}"
+    name: db
+  register: log
+- ansible.builtin.copy:
+    dest: "{{ out }}"
+    content: "{{ {'asked': [asked.rc, asked.stdout, asked.stderr], 'missing': missing.rc, 'why': missing.stderr,
+                  'long': long.stdout | default('') | length, 'log': log.log_lines} | to_json }}"
+""")
+    out = project.folder / "out.json"
+    project.watch(vars={"out": str(out)})
+    await project.start()
+    await world.create(thing(), one.namespace)
+    await succeeded(world, one)
+    said = json.loads(out.read_text())
+    assert said["asked"] == [4, "db takes connections for some one\n", "slow\n"]
+    assert said["missing"] == 127
+    assert said["long"] > 30000
+    assert "has no program 'id' that stands in for it" in said["why"]
+    assert said["log"] == ["starting", "ready for connections", ""]
+
+
 async def test_kubectl(project: Project, world: Cluster, one: ObjectKey) -> None:
     project.role("""
 - ansible.builtin.shell: |

@@ -9,7 +9,8 @@ Go project does:
 
 - The manager's pod runs on paper, as all pods of the devcluster. rolerunner runs on this machine in its place, with the
   arguments, environment and working directory of that Deployment and image, and as its ServiceAccount.
-- What needs a real kubelet is left out (`NEEDS_KUBELET`), each with its reason.
+- Commands in pods are run by programs that stand in for the containers' (`Scenario.stand_ins`), and what a container has
+  logged stands in a file.
 - `kustomize build` is `kubectl kustomize`. prepare.yml only chooses the image, which nobody pulls.
 - Paths of the image are paths of a temporary copy.
 
@@ -23,11 +24,9 @@ import contextlib
 import json
 import os
 import shutil
-import ssl
 import subprocess
 import sys
 import tempfile
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,11 +47,19 @@ NAMESPACE = "osdk-test"
 # What the image has: its folder, its Python, and a file by which a role remembers, which must not outlive the run.
 HOME, PYTHON, MARKER = "/opt/ansible", "/usr/local/bin/python3", "/tmp/metricsbumped"
 
-# By file and task; `*` stands for a file's every task.
-NEEDS_KUBELET = {
-    ("memcached", "Curl the metrics from the manager"): "exec into a container; the same request is made from outside",
-    ("subresourcestest", "*"): "its playbook runs a command in a container and reads a container's log",
-}
+# What the container `sleep` of the "advanced" project is asked to log.
+LOGGED = "Running...\n"
+
+# `curl -k` in the manager's pod, whose manager is elsewhere.
+CURL = """#!{python}
+import ssl, sys, urllib.request
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+name, _, value = sys.argv[sys.argv.index("-H") + 1].partition(": ")
+request = urllib.request.Request({url!r}, headers={{name: value}})
+with urllib.request.urlopen(request, context=context) as response:
+    sys.stdout.write(response.read().decode())
+"""
 
 # The manager's own flags come first; of two, the last counts. These are what this machine has otherwise than a pod.
 ELSEWHERE = (
@@ -94,8 +101,11 @@ class Scenario:
     scratch: Path
     cluster: Devcluster
     report: Report
-    metrics_url: str = ""
     _token: str = field(default="", repr=False)
+
+    @property
+    def exec_dir(self) -> Path:
+        return self.scratch / "exec"
 
     @property
     def molecule(self) -> Path:
@@ -146,33 +156,27 @@ class Scenario:
     def check(self, tasks: Path) -> None:
         """One of the files that verify.yml includes, in a play that is otherwise verify.yml's."""
         name = tasks.stem.removesuffix("_test")
-        if reason := NEEDS_KUBELET.get((name, "*")):
-            self.report.skip(f"{name}: all of it", reason)
-            return
-        self._leave_out(name, tasks)
         (play,) = yaml.safe_load((self.molecule / "verify.yml").read_text())
         playbook = self.molecule / f"verify_{name}.yml"
         playbook.write_text(yaml.safe_dump([{**play, "tasks": [{"ansible.builtin.import_tasks": f"tasks/{tasks.name}"}]}]))
         self.play(playbook, name)
 
-    def _leave_out(self, name: str, tasks: Path) -> None:
-        """Replace tasks that need a kubelet; the file is written only if it has some."""
-        steps = yaml.safe_load(tasks.read_text())
-        for number, step in enumerate(steps):
-            if reason := NEEDS_KUBELET.get((name, step.get("name"))):
-                self.report.skip(f"{name}: {step['name']}", reason)
-                fetch = [sys.executable, "-m", __spec__.name, "--metrics", self.metrics_url, str(self._token_file())]
-                instead = {"argv": fetch, "chdir": str(Path.cwd())}
-                title = f"{step['name']} (from outside)"
-                steps[number] = {"name": title, "ansible.builtin.command": instead, "register": step["register"]}
-                tasks.write_text(yaml.safe_dump(steps, sort_keys=False))
+    def stand_ins(self, metrics_url: str) -> None:
+        """What containers answer: `echo` and `bash` as on this machine, `cat` the token, `curl` the operator's metrics."""
+        for name in ("bash", "echo"):
+            program = shutil.which(name)
+            assert program, f"there is no {name} on this machine"
+            (self.exec_dir / name).symlink_to(program)
+        token = _write(self.scratch / "token", self._token)
+        _program(self.exec_dir / "cat", f"#!/bin/sh\nexec /bin/cat {token}\n")
+        _program(self.exec_dir / "curl", CURL.format(python=sys.executable, url=metrics_url))
+        (self.exec_dir / "logs").mkdir()
+        (self.exec_dir / "logs" / "sleep.log").write_text(LOGGED)
 
     def _kustomize(self) -> Path:
         """kustomize, as far as kubectl is one."""
-        program = self.scratch / "kustomize"
-        program.write_text(f'#!/bin/sh\n[ "$1" = build ] && shift && exec {self.cluster.kubectl} kustomize "$@"\n')
-        program.chmod(0o700)
-        return program
+        text = f'#!/bin/sh\n[ "$1" = build ] && shift && exec {self.cluster.kubectl} kustomize "$@"\n'
+        return _program(self.scratch / "kustomize", text)
 
     def manager(self) -> dict[str, Any]:
         """The manager's pod, as converge.yml made its Deployment."""
@@ -188,9 +192,6 @@ class Scenario:
         config["users"][0]["user"] = {"token": self._token}
         return _write(self.scratch / "kubeconfig", json.dumps(config))
 
-    def _token_file(self) -> Path:
-        return _write(self.scratch / "token", self._token)
-
     def _kubectl(self, *arguments: str) -> str:
         command = [str(self.cluster.kubectl), "--kubeconfig", str(self.cluster.kubeconfig), *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -204,7 +205,8 @@ def run(project: Path, report: Report) -> None:
         shutil.copytree(project, copy)
         relocate(copy, {HOME: str(copy), PYTHON: sys.executable, MARKER: str(scratch / "marker")})
         as_in_the_image(copy)
-        with Devcluster.start() as cluster:
+        (scratch / "exec").mkdir()
+        with Devcluster.start(exec_dir=scratch / "exec") as cluster:
             scenario = Scenario(copy, scratch, cluster, report)
             if scenario.play(scenario.molecule / "converge.yml", "converge"):
                 with operating(scenario) as operator:
@@ -246,7 +248,7 @@ def operating(scenario: Scenario) -> Iterator[Operator]:
 
         asyncio.run(until(watching, "the operator watches"))
         (serving,) = lines(operator, "Serving metrics")
-        scenario.metrics_url = f"https://{serving['address']}/metrics"
+        scenario.stand_ins(f"https://{serving['address']}/metrics")
         yield operator
 
 
@@ -273,14 +275,10 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def fetch_metrics(url: str, token: Path) -> str:
-    """As `curl -k` in the manager's pod would."""
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token.read_text()}"})
-    with urllib.request.urlopen(request, context=context) as response:
-        text: str = response.read().decode()
-    return text
+def _program(path: Path, text: str) -> Path:
+    path.write_text(text)
+    path.chmod(0o700)
+    return path
 
 
 def projects(folder: Path, scratch: Path) -> Iterator[Path]:
@@ -296,14 +294,8 @@ def projects(folder: Path, scratch: Path) -> Iterator[Path]:
 
 
 @click.command(help=__doc__)
-@click.argument("folder", required=False, type=click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=True))
-@click.option("--metrics", nargs=2, hidden=True)
-def main(folder: Path | None, metrics: tuple[str, str] | None) -> None:
-    if metrics:
-        click.echo(fetch_metrics(metrics[0], Path(metrics[1])))
-        return
-    if folder is None:
-        raise click.UsageError("which folder?")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=True))
+def main(folder: Path) -> None:
     tidy_on_sigterm()
     report = Report()
     with tempfile.TemporaryDirectory() as scratch:

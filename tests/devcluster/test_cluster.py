@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +36,11 @@ def until(condition: Callable[[], bool], what: str) -> None:
 def kubectl(of: Cluster | cluster.RunningCluster, *arguments: str, kubeconfig: Path | None = None) -> str:
     command = [str(of.kubectl), "--kubeconfig", str(kubeconfig or of.kubeconfig), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
+
+
+def apply(of: Cluster, namespace: str, folder: Path, *objects: dict[str, Any]) -> None:
+    (folder / "objects.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
+    kubectl(of, "-n", namespace, "apply", "-f", str(folder / "objects.json"))
 
 
 def below(root: int) -> list[int]:
@@ -103,6 +109,23 @@ def test_deployments_become_available_and_owned_objects_go(devcluster: Cluster, 
     assert kubectl(devcluster, "-n", namespace, "get", "pods", "-o", "name").count("pod/") == 3
     kubectl(devcluster, "-n", namespace, "delete", "deployment", "web")
     until(lambda: not kubectl(devcluster, "-n", namespace, "get", "pods", "-o", "name"), "the pods are gone")
+
+
+def test_init_containers_are_passed_and_jobs_complete(devcluster: Cluster, namespace: str, tmp_path: Path) -> None:
+    inits = [{"name": "before", "image": "x"}, {"name": "sidecar", "image": "x", "restartPolicy": "Always"}]
+    spec = {"initContainers": inits, "containers": [{"name": "main", "image": "x"}]}
+    job = {"completions": 3, "template": {"spec": {**spec, "restartPolicy": "OnFailure"}}}
+    apply(
+        devcluster,
+        namespace,
+        tmp_path,
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": spec},
+        {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "job"}, "spec": job},
+    )
+    wait = ("-n", namespace, "wait", f"--timeout={PATIENCE}s")
+    kubectl(devcluster, *wait, "pod/pod", "--for=condition=Ready")
+    kubectl(devcluster, *wait, "job/job", "--for=condition=Complete")
+    assert kubectl(devcluster, "-n", namespace, "get", "job/job", "-o", "jsonpath={.status.succeeded}") == "3"
 
 
 def test_a_token_of_a_service_account_has_its_rights_and_no_others(

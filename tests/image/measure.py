@@ -16,7 +16,7 @@ from bench.driver import Cluster, tidy_on_sigterm, until
 from runner.devcluster import Cluster as Devcluster
 from tests.conftest import lines
 from tests.image.containers import ROOT, Container, Storage
-from tests.image.test_image import ARGUMENTS, flattened
+from tests.image.test_image import ARGUMENTS, NEWEST, flattened
 
 PACKAGES = "/opt/rolerunner/lib/python3*/site-packages"
 # By the first that a file's path begins with.
@@ -27,6 +27,7 @@ PARTS = (
     ("aiohttp", f"{PACKAGES}/aiohttp/"),
     ("pydantic", f"{PACKAGES}/pydantic"),
     ("kopf", f"{PACKAGES}/kopf/"),
+    ("pip", f"{PACKAGES}/pip"),
     ("the runner itself", f"{PACKAGES}/runner/"),
     ("all other Python packages", "/opt/rolerunner/"),
     ("kubernetes.core", "/usr/share/ansible/"),
@@ -41,7 +42,7 @@ def main() -> None:
     tidy_on_sigterm()
     with Storage() as storage:
         base = storage.base()
-        image = storage.build("measured", BASE_IMAGE=base, COLLECTIONS="pypi")
+        image = storage.build("measured", BASE_IMAGE=base, COLLECTIONS="pypi", ANSIBLE_CORE=NEWEST)
         before, after = sizes(storage, base), sizes(storage, image)
         rows: dict[str, list[int]] = {"the base image": [sum(before.values()), 0]}
         for path, size in after.items():

@@ -1,6 +1,7 @@
 """The image, built from the Dockerfile: what is in it, and that its operator works, whoever runs it."""
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import runner
 from bench.driver import MEMCACHED, Cluster, condition, until
 from runner.devcluster import Cluster as Devcluster
 from runner.resource.metadata import GroupVersionKind, ObjectKey
@@ -20,8 +22,11 @@ pytestmark = [
     pytest.mark.timeout(1800),
 ]
 
+PINS = (ROOT / "requirements-ansible-core.txt").read_text()
 SETTINGS = GroupVersionKind(MEMCACHED.group, MEMCACHED.version, "MemcachedSettings")
 SAMPLES = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "config" / "samples").glob("cache_*.yaml"))]
+# Of Debian's Python 3.11.
+NEWEST = "2.19"
 # Containers share this machine's network.
 ARGUMENTS = (
     *("--proxy-port=0", "--health-probe-bind-address=127.0.0.1:0", "--metrics-bind-address=0"),
@@ -41,9 +46,27 @@ def storage() -> Iterator[Storage]:
 
 
 @pytest.fixture(scope="module")
-def image(storage: Storage) -> str:
+def base(storage: Storage) -> str:
+    return storage.base()
+
+
+@pytest.fixture(scope="module")
+def image(storage: Storage, base: str) -> str:
     """The example operator's, for which kubernetes.core comes from PyPI."""
-    return storage.build("memcached-operator", BASE_IMAGE=storage.base(), COLLECTIONS="pypi")
+    return storage.build("memcached-operator", BASE_IMAGE=base, COLLECTIONS="pypi", ANSIBLE_CORE=NEWEST)
+
+
+@pytest.fixture(scope="module", params=[NEWEST, "2.18"])
+def core(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def engine(storage: Storage, base: str, core: str, request: pytest.FixtureRequest) -> str:
+    """An image with this ansible-core; the newest has the example operator as well."""
+    if core == NEWEST:
+        return str(request.getfixturevalue("image"))
+    return storage.build("engine", target="runner", BASE_IMAGE=base, COLLECTIONS="pypi", ANSIBLE_CORE=core)
 
 
 @pytest.fixture
@@ -59,6 +82,16 @@ def flattened(devcluster: Devcluster, folder: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    ("arguments", "tags"),
+    [((), ["", "-ansible2.21"]), (("CORE=2.18",), ["-ansible2.18"])],
+    ids=["the-newest", "another"],
+)
+def test_its_tags_say_which_ansible_core(arguments: tuple[str, ...], tags: list[str]) -> None:
+    done = subprocess.run(["make", "--dry-run", "image", *arguments], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert re.findall(r"--tag (\S+)", done.stdout) == [f"rolerunner:{runner.__version__}{tag}" for tag in tags]
+
+
 def test_what_is_in_it(storage: Storage, image: str) -> None:
     config = storage.config(image)
     assert config["User"] == "1001"
@@ -72,14 +105,94 @@ echo asked: $(ansible-galaxy collection install operator_sdk.util:0.5.0 'kuberne
 python -c 'import setuptools' 2>/dev/null && echo setuptools
 true
 """
-    said = storage.run("run", "--isolation=chroot", storage.run("from", image), "--", "sh", "-c", look)
-    *lines_said, asked = said.splitlines()
+    *lines_said, asked = said(storage, image, look).splitlines()
     assert "Nothing to do." in asked
+    tools = ("ansible-galaxy", "ansible-playbook", "rolerunner", "pip")
     assert lines_said == [
         "collections: kubernetes/core operator_sdk/util",
-        "tools: /opt/rolerunner/bin/ansible-galaxy /opt/rolerunner/bin/ansible-playbook /opt/rolerunner/bin/rolerunner",
+        "tools: " + " ".join(f"/opt/rolerunner/bin/{tool}" for tool in tools),
         "writable: /opt/ansible /run/lock /tmp /var/tmp",
     ]
+
+
+def test_its_ansible_core(storage: Storage, engine: str, core: str) -> None:
+    assert storage.config(engine)["Labels"]["io.rolerunner.ansible-core"] == core
+    (pin,) = re.findall(rf"^ansible-core==({core}\.\S+)", PINS, re.MULTILINE)
+    assert f"ansible [core {pin}]" in said(storage, engine, "ansible --version")
+
+
+def test_what_the_go_operators_image_has_beside_it(storage: Storage, engine: str) -> None:
+    packages = "/opt/rolerunner/lib/python3.11/site-packages"
+    look = """
+for python in /usr/local/bin/python3 /usr/bin/python3 python3; do
+    $python -c 'import kubernetes, requests, yaml; print(*(module.__path__[0] for module in (kubernetes, requests, yaml)))'
+    $python -m pip --version
+done
+ls /usr/local/bin
+echo $USER_NAME $USER_UID
+ansible-config dump --only-changed
+ansible-inventory --list
+"""
+    told = said(storage, engine, look)
+    assert told.count(" ".join(f"{packages}/{name}" for name in ("kubernetes", "requests", "yaml"))) == 3
+    assert told.count(f" from {packages}/pip ") == 3
+    assert {"ansible-galaxy", "ansible-operator", "ansible-playbook", "ansible-runner", "pip3"} <= set(told.split())
+    assert "ansible 1001\n" in told
+    assert "DEFAULT_ROLES_PATH(/etc/ansible/ansible.cfg) = ['/opt/ansible/roles']" in told
+    assert "DEFAULT_MODULE_PATH(/etc/ansible/ansible.cfg) = ['/usr/share/ansible/openshift']" in told
+    assert '"ansible_connection": "local"' in told
+
+
+@pytest.mark.parametrize("user", ["1001", "123456:0"], ids=["its-own-user", "any-user-of-group-0"])
+def test_a_collection_of_the_operators_own_is_taken(storage: Storage, engine: str, user: str) -> None:
+    """In HOME, where ansible-galaxy puts it; the image has another version of it."""
+    bring = """
+set -e
+cd /tmp
+ansible-galaxy collection init kubernetes.core >/dev/null
+cd kubernetes/core
+sed -i 's/^version:.*/version: 3.2.0/' galaxy.yml
+mkdir plugins/modules
+cat > plugins/modules/k8s_info.py <<END
+import sys, kubernetes
+from ansible.module_utils.basic import AnsibleModule
+AnsibleModule({}).exit_json(msg="own, by " + sys.executable)
+END
+ansible-galaxy collection build >/dev/null
+ansible-galaxy collection install --offline kubernetes-core-3.2.0.tar.gz >/dev/null
+ansible-galaxy collection list kubernetes.core
+ansible localhost -m kubernetes.core.k8s_info -e ansible_python_interpreter=/usr/local/bin/python3
+"""
+    told = said(storage, engine, bring, user=user)
+    where = [told.index(text) for text in ("/opt/ansible/.ansible/collections", "3.2.0", "/usr/share/ansible/collections")]
+    assert where == sorted(where)
+    assert "own, by /usr/local/bin/python3" in told
+
+
+def test_pip_installs_for_the_python_of_roles(storage: Storage, image: str) -> None:
+    install = """
+set -e
+cd /tmp
+python3 - <<END
+from zipfile import ZipFile
+with ZipFile("own-1-py3-none-any.whl", "w") as wheel:
+    wheel.writestr("own.py", "")
+    wheel.writestr("own-1.dist-info/METADATA", "Metadata-Version: 2.1\\nName: own\\nVersion: 1")
+    wheel.writestr("own-1.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any")
+    wheel.writestr("own-1.dist-info/RECORD", "")
+END
+for pip in pip3 'python3 -m pip' '/usr/local/bin/python3 -m pip'; do
+    $pip install --quiet own-1-py3-none-any.whl
+    for python in python3 /usr/local/bin/python3; do $python -c 'import own; print(own.__file__)'; done
+    $pip uninstall --quiet --yes own
+done
+"""
+    assert said(storage, image, install, user="0").count("/opt/rolerunner/lib/python3.11/site-packages/own.py") == 6
+
+
+def test_a_base_image_whose_python_is_not_for_an_ansible_core(storage: Storage, base: str) -> None:
+    with pytest.raises(RuntimeError, match=r"ansible-core 2\.21 is not for Python 3\.11\.\d+: choose another BASE_IMAGE"):
+        storage.build("refused", target="runner", BASE_IMAGE=base, ANSIBLE_CORE="2.21")
 
 
 @pytest.mark.parametrize(
@@ -110,6 +223,12 @@ async def test_its_operator_works(
     assert lines(container, "Stopped")
     for sign in ("Traceback", "Read-only file system", "Permission denied", '"level": "error"', '"level": "warning"'):
         assert sign not in container.output
+
+
+def said(storage: Storage, image: str, script: str, *, user: str = "1001") -> str:
+    """What a shell in a new container says."""
+    container = storage.run("from", image)
+    return storage.run("run", "--isolation=chroot", f"--user={user}", container, "--", "sh", "-c", script)
 
 
 async def watching(container: Container) -> None:

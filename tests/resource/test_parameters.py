@@ -56,16 +56,25 @@ def test_an_object_without_a_spec_has_an_empty_one(obj: dict[str, object]) -> No
     assert built(obj).extra_vars["_cache_example_com_memcached_spec"] == {}
 
 
-def test_strings_are_marked_as_data_and_the_watchs_own_are_not() -> None:
-    obj = cr(text="{{ lookup('pipe', 'id') }}", list=["a"], number=1)
-    variables = built(obj, mark_unsafe=True, watch_vars={"template": "{{ size }}"}).extra_vars
-    assert variables["text"] == {"__ansible_unsafe": "{{ lookup('pipe', 'id') }}"}
-    assert variables["list"] == [{"__ansible_unsafe": "a"}]
-    assert variables["number"] == 1
-    assert variables["template"] == "{{ size }}"
-    whole = variables["_cache_example_com_memcached"]
-    assert whole["spec"]["text"] == {"__ansible_unsafe": "{{ lookup('pipe', 'id') }}"}
-    assert variables["ansible_operator_meta"]["name"] == {"__ansible_unsafe": "sample"}
+def test_what_the_cr_says_is_data_and_the_watchs_variables_are_not() -> None:
+    obj = cr(text="{{ lookup('pipe', 'id') }}", list=["a"], number=1, mine="of the CR")
+    parameters = built(obj, mark_unsafe=True, watch_vars={"mine": "{{ size }}"})
+    assert parameters.extra_vars == {"mine": "{{ size }}"}
+    assert parameters.data == {
+        "text": "{{ lookup('pipe', 'id') }}",
+        "list": ["a"],
+        "number": 1,
+        "ansible_operator_meta": {"name": "sample", "namespace": "default"},
+        "_cache_example_com_memcached": obj,
+        "_cache_example_com_memcached_spec": obj["spec"],
+    }
+
+
+def test_a_field_named_like_a_template_is_no_variable() -> None:
+    parameters = built(cr(**{"{{ x }}": 1}), mark_unsafe=True)
+    assert parameters.dropped == ("spec.{{ x }}",)
+    assert parameters.data["_cache_example_com_memcached_spec"] == {"{{ x }}": 1}
+    assert not [name for name in parameters.data if "{" in name]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,54 @@
+"""Until ansible-core 2.18: a string made of a CR's keys, or of variables by way of `hostvars`, stays data.
+
+Ansible marks what must not be templated (`AnsibleUnsafe`), and what is made of it when a template names a variable that has
+such a value in it. It does not look at keys, nor into `hostvars`: what a filter makes of these is an ordinary string, which
+is run as a template when it is used. This is a callback plugin because those are loaded before any task, by the standard
+way as well; it does nothing with events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from typing import Any
+
+from ansible.plugins.callback import CallbackBase
+from ansible.template import AnsibleContext
+from ansible.vars.hostvars import HostVars, HostVarsVars
+
+DOCUMENTATION = """
+name: rolerunner_data
+type: aggregate
+short_description: Keeps a custom resource's strings from being run as templates.
+description: Loaded by rolerunner; nothing to configure.
+"""
+
+
+class CallbackModule(CallbackBase):  # type: ignore[misc]
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "aggregate"
+    CALLBACK_NAME = "rolerunner_data"
+    CALLBACK_NEEDS_ENABLED = False
+
+
+def is_unsafe(context: Any, value: Any) -> bool:
+    """Whether anything in the value is marked; takes the place of `AnsibleContext._is_unsafe`."""
+    todo, seen = [value], set()
+    while todo:
+        each = todo.pop()
+        if getattr(each, "__UNSAFE__", False) is True or isinstance(each, (HostVars, HostVarsVars)):
+            return True
+        if isinstance(each, (str, bytes)) or id(each) in seen:
+            continue
+        if isinstance(each, Mapping):
+            seen.add(id(each))
+            todo += each.keys()
+            todo += each.values()
+        elif isinstance(each, (list, tuple, Set)):
+            seen.add(id(each))
+            todo += each
+    return False
+
+
+if not callable(getattr(AnsibleContext, "_is_unsafe", None)):
+    raise AttributeError("ansible.template.AnsibleContext is not as known: a CR's strings could be run as templates")
+AnsibleContext._is_unsafe = is_unsafe
