@@ -125,6 +125,25 @@ class TestComparison:
         assert "manager" not in text
         assert "administrator" not in text
 
+    def test_neither_are_they_in_the_copy_that_kubectl_apply_keeps(self) -> None:
+        def made(namespace: str, value: str) -> list[dict[str, Any]]:
+            applied = secret("s", namespace, key=value)
+            copy = {"kubectl.kubernetes.io/last-applied-configuration": json.dumps(applied)}
+            return [{**applied, "metadata": {**applied["metadata"], "annotations": copy}}]
+
+        assert compared(made("a-namespace", "hT5wqLr8ZyNc2VbD"), made("b-namespace", "P0oKd3mXs9QaJe7u")) == []
+        differences = compared(made("a-namespace", "manager"), made("b-namespace", "administrator"))
+        text = comparison.report(differences, "ours", "theirs")
+        assert len(differences) == 2
+        assert "manager" not in text
+        assert base64.b64encode(b"manager").decode() not in text
+
+    def test_a_statefulsets_pods_have_names_of_their_own(self) -> None:
+        def made(namespace: str, *numbers: int) -> list[dict[str, Any]]:
+            return [obj("Pod", f"db-{number}", namespace, metadata={"generateName": "db-"}) for number in numbers]
+
+        assert [d.identity.name for d in compared(made("a-namespace", 0, 1), made("b-namespace", 0))] == ["db-1"]
+
     def test_hashes_of_what_is_generated_are_no_difference(self) -> None:
         def made(namespace: str, digest: str) -> list[dict[str, Any]]:
             return [one(namespace, metadata={"annotations": {"checksum": f"sha256:{digest}"}})]

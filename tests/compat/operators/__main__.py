@@ -53,7 +53,7 @@ def own(executor: str) -> Engine:
         command=RUN,
         python=sys.executable,
         flags=(
-            *("--proxy-port=0", f"--executor={executor}", "--runs-dir={scratch}/runs", "--log-format=json"),
+            *("--proxy-port=0", f"--executor={executor}", f"--runs-dir={trial.RUNS}", "--log-format=json"),
             # A role that brings metrics finds no other place; but they are not what the trial is about.
             *(() if trial.is_free(_ROLE_METRICS) else ("--role-metrics-bind-address=0",)),
         ),
@@ -162,9 +162,9 @@ def operator(
     name = " ".join(filter(None, (folder.name, commit(folder))))
     sample = image.sample
     click.echo(f"{name}: {sample['kind']} {sample['metadata']['name']}, changed by {image.change or 'nothing'}")
-    setting = {"image": image, "description": description, "scratch": scratch, "timeout": timeout, "keep": keep}
+    setting = {"image": image, "description": description, "scratch": scratch, "timeout": timeout, "keep_runs": keep}
     if kubeconfig := os.environ.get("KUBECONFIG"):
-        courses = asyncio.run(try_out(engines, Path(kubeconfig), **setting))
+        courses = asyncio.run(try_out(engines, Path(kubeconfig), keep_namespaces=keep, **setting))
     else:
         with Devcluster.start(exec_dir=stand_ins(description, scratch / "exec")) as cluster:
             courses = asyncio.run(try_out(engines, cluster.kubeconfig, **setting))

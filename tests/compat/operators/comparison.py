@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import difflib
 import json
 import re
@@ -34,6 +35,13 @@ _TIME = re.compile(
 _HASH = re.compile(r"\b(?:[0-9a-f]{128}|[0-9a-f]{96}|[0-9a-f]{64}|[0-9a-f]{56}|[0-9a-f]{40}|[0-9a-f]{32})\b")
 _TOKEN_VOLUME = re.compile(r"\bkube-api-access-[a-z0-9]{5}\b")
 _PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----")
+
+# What kubectl and `apply: true` keep of an object: a copy, a Secret's data included.
+_COPY = "kubectl.kubernetes.io/last-applied-configuration"
+# Fields with the values of Secrets.
+_VALUES = re.compile(
+    r"^(metadata\.annotations\.kubectl\.kubernetes\.io/last-applied-configuration(\.|$))?(data|stringData|$)"
+)
 
 _METADATA = ("creationTimestamp", "generation", "managedFields", "resourceVersion", "selfLink", "uid")
 _HASH_LABELS = ("controller-revision-hash", "pod-template-hash")
@@ -113,7 +121,7 @@ def compare(left: Snapshot, right: Snapshot) -> list[Difference]:
             differences.append(Difference(identity, "", "not there", "there"))
         else:
             for field, one, other in _fields(left[identity], right[identity], ()):
-                if identity.kind == "Secret" and field.startswith(("data.", "stringData.")):
+                if identity.kind == "Secret" and _VALUES.search(field):
                     one, other = _shape(one), _shape(other)
                     if one == other:
                         continue
@@ -168,8 +176,10 @@ def _made_up_words(objects: Sequence[Object]) -> dict[str, str]:
             # A StatefulSet's is its name and the hash.
             if hashed := str(labels.get(label) or "").rpartition("-")[2]:
                 words[hashed] = "<hash>"
-        if (prefix := metadata.get("generateName")) and str(metadata.get("name", "")).startswith(prefix):
-            words[metadata["name"]] = f"{prefix}<random>"
+        prefix, name = str(metadata.get("generateName") or ""), str(metadata.get("name") or "")
+        # A StatefulSet's pods have numbers.
+        if prefix and name.startswith(prefix) and not name.removeprefix(prefix).isdigit():
+            words[name] = f"{prefix}<random>"
         if obj.get("kind") == "Service":
             spec = obj.get("spec") or {}
             words |= {address: "<ip>" for address in spec.get("clusterIPs") or () if address != "None"}
@@ -188,6 +198,10 @@ def _essence(obj: Object) -> dict[str, Any]:
     metadata = essence.get("metadata") or {}
     for name in _METADATA:
         metadata.pop(name, None)
+    annotations = metadata.get("annotations") or {}
+    if _COPY in annotations:
+        with contextlib.suppress(ValueError, TypeError, AttributeError):
+            annotations[_COPY] = _essence(json.loads(annotations[_COPY]))
     kind, spec, status = essence.get("kind"), essence.get("spec") or {}, essence.get("status") or {}
     for labels in (
         metadata.get("labels"),

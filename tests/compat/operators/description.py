@@ -14,6 +14,7 @@ Every key may be absent; an operator in the Operator SDK's form needs no descrip
     objects: []                     # created beforehand
     exec: {psql: "#!/bin/sh ...", bash: /bin/bash}   # programs that containers are taken to have: a script or a program
     programs: {tool: "#!/bin/sh ..."}         # programs that the image has and this machine may lack
+    services: {/status/: {ok: true}}          # what HTTP services answer, by the end of the path
     expected:                       # what differs between any two installations
     - {object: "Secret/*", field: "data.salt", why: made from the time}
 """
@@ -55,13 +56,14 @@ class Description:
     objects: tuple[Mapping[str, Any], ...] = ()
     exec: Mapping[str, str] = field(default_factory=dict)
     programs: Mapping[str, str] = field(default_factory=dict)
+    services: Mapping[str, Any] = field(default_factory=dict)
     expected: tuple[Expected, ...] = ()
 
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("watches", "deployment", "sample"), (str,)),
     **dict.fromkeys(("crds", "flags", "objects", "expected"), (list,)),
-    **dict.fromkeys(("spec", "environment", "replace", "exec", "programs"), (dict,)),
+    **dict.fromkeys(("spec", "environment", "replace", "exec", "programs", "services"), (dict,)),
     "change": (dict, type(None)),
 }
 

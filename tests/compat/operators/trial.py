@@ -25,6 +25,7 @@ from tests.compat.operators import snapshot
 from tests.compat.operators.comparison import Snapshot, changed_since
 from tests.compat.operators.description import Description
 from tests.compat.operators.image import POD_NAME, POD_NAMESPACE, Image
+from tests.compat.operators.services import answering
 
 # The most that is waited for the cluster to come to rest; there are engines whose runs cause runs. Then it is looked at
 # when a run has just ended.
@@ -37,6 +38,10 @@ _RUNS = re.compile(r"^ansible_operator_reconciles_count(?:\{[^}]*\})? (\S+)$", r
 
 NAMESPACE = GroupVersionKind("", "v1", "Namespace")
 ACCOUNT = GroupVersionKind("", "v1", "ServiceAccount")
+
+# Where ansible-operator has its run folders, as GROUP/VERSION/KIND/NAMESPACE/NAME. Some roles read the CR's kind out
+# of the inventory's path.
+RUNS = Path("/tmp/ansible-operator/runner")
 
 # The name of the manager's pod, which runs on paper.
 MANAGER = "manager"
@@ -57,7 +62,7 @@ class Engine:
     # As its image has them, if the operator does not say otherwise; and what counts in any case.
     defaults: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
-    # Flags that only this engine has, `{scratch}` being a folder of the trial's own.
+    # Flags that only this engine has.
     flags: tuple[str, ...] = ()
     # Where it insists on listening.
     ports: tuple[int, ...] = ()
@@ -102,22 +107,27 @@ class Setting:
     timeout: float
     # Seconds between two looks at the cluster, which have to see the same.
     rest: float = 4.0
-    keep: bool = False
+    # The run folders, and the namespaces.
+    keep_runs: bool = False
+    keep_namespaces: bool = False
     say: Callable[[str], None]
 
 
 async def run(engine: Engine, setting: Setting) -> Course:
-    """Take the CR through its life with this engine; the namespace is removed afterwards."""
+    """Take the CR through its life with this engine; its namespace and run folders are removed afterwards."""
     course = Course(engine)
     trial = _Trial(engine, setting, course)
     try:
         await trial.prepare()
-        async with trial.operating():
+        async with answering(setting.description.services) as environment, trial.operating(environment):
             await trial.live()
     except (TrialError, AssertionError, KubeError) as error:
         course.error = str(error)
     finally:
-        if not setting.keep:
+        if not setting.keep_runs:
+            for folder in RUNS.glob(f"*/*/*/{engine.namespace}"):
+                shutil.rmtree(folder, ignore_errors=True)
+        if not setting.keep_namespaces:
             await trial.clear()
     return course
 
@@ -159,8 +169,8 @@ class _Trial:
         self._key = ObjectKey(self._namespace if namespaced else "", self._with.image.sample["metadata"]["name"])
 
     @contextlib.asynccontextmanager
-    async def operating(self) -> AsyncIterator[None]:
-        """The engine runs, and is ready; nothing of it is left afterwards."""
+    async def operating(self, services: Mapping[str, str]) -> AsyncIterator[None]:
+        """The engine runs, and is ready; nothing of it is left afterwards. `services`: the environment to reach them."""
         health = free_port()
         scratch = self._home.parent
         temporary = scratch / "tmp"
@@ -177,6 +187,7 @@ class _Trial:
             (programs / name).write_text(text)
             (programs / name).chmod(0o700)
         path = environment.get("PATH", os.environ["PATH"])
+        environment |= services
         environment |= {
             "KUBECONFIG": str(self._with.kubeconfig),
             "WATCH_NAMESPACE": self._namespace,
@@ -190,7 +201,7 @@ class _Trial:
             *(_replaced(flag, texts) for flag in self._with.image.flags),
             f"--health-probe-bind-address=127.0.0.1:{health}",
             f"--metrics-bind-address=127.0.0.1:{self._metrics}",
-            *(flag.format(scratch=scratch) for flag in self._engine.flags),
+            *self._engine.flags,
         ]
         await self._unused(self._engine.ports)
         operator = Operator([*self._engine.command, *flags], folder=self._home, log=self._log, environ=environment)
@@ -275,13 +286,15 @@ class _Trial:
 
     async def _phase(self, name: str, begun: float, before: snapshot.View, cr: Callable[[], Any]) -> None:
         seconds = time.monotonic() - begun
+        self._with.say(f"  {name}: {seconds:.1f} s")
         now = await self._rested(cr)
         runs = await self._count()
         fresh = None if runs is None else runs - (self._runs or 0)
         self._runs = runs
         left = {**now.inside, **changed_since(before.outside, now.outside)}
         self._course.phases[name] = Phase(seconds, fresh, left)
-        self._with.say(f"  {name}: {seconds:.1f} s" + (f", {fresh} runs until all was at rest" if fresh is not None else ""))
+        if fresh is not None:
+            self._with.say(f"    {fresh} {'run' if fresh == 1 else 'runs'} until all was at rest")
 
     async def _rested(self, cr: Callable[[], Any] | None) -> snapshot.View:
         """The cluster, when two looks in a row have seen the same, no run is on, and nothing waits to be collected."""
