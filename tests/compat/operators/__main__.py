@@ -37,6 +37,7 @@ from runner.devcluster import DevclusterError
 from tests.compat.operators import comparison, trial
 from tests.compat.operators.description import Description, DescriptionError, find, load
 from tests.compat.operators.image import CONFIGURATION, read
+from tests.compat.operators.services import answering
 from tests.compat.operators.trial import Course, Engine
 
 # Ports of ansible-operator that no flag changes in full.
@@ -84,13 +85,16 @@ def peer(command: str, variables: Sequence[str]) -> Engine:
     )
 
 
-async def try_out(engines: Sequence[Engine], kubeconfig: Path, **setting: Any) -> list[Course]:
-    """Each engine in turn, on one cluster; `setting` is that of `trial.Setting`."""
+async def try_out(engines: Sequence[Engine], kubeconfig: Path, description: Description, **setting: Any) -> list[Course]:
+    """Each engine in turn, on one cluster; `setting` is the rest of `trial.Setting`."""
     courses = []
-    async with Cluster.connected(kubeconfig) as world:
+    async with Cluster.connected(kubeconfig) as world, answering(description.services) as services:
+        common = trial.Setting(
+            world=world, kubeconfig=kubeconfig, description=description, services=services, say=click.echo, **setting
+        )
         for engine in engines:
             click.echo(f"{engine.title}:")
-            course = await trial.run(engine, trial.Setting(world=world, kubeconfig=kubeconfig, say=click.echo, **setting))
+            course = await trial.run(engine, common)
             if course.error:
                 click.echo(f"  FAILED: {course.error}")
             courses.append(course)

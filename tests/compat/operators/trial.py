@@ -25,7 +25,6 @@ from tests.compat.operators import snapshot
 from tests.compat.operators.comparison import Snapshot, changed_since
 from tests.compat.operators.description import Description
 from tests.compat.operators.image import POD_NAME, POD_NAMESPACE, Image
-from tests.compat.operators.services import answering
 
 # The most that is waited for the cluster to come to rest; there are engines whose runs cause runs. Then it is looked at
 # when a run has just ended.
@@ -103,6 +102,8 @@ class Setting:
     kubeconfig: Path
     image: Image
     description: Description
+    # The environment by which HTTP services are reached: the same for all engines, as roles may hand it on.
+    services: Mapping[str, str] = field(default_factory=dict)
     scratch: Path
     timeout: float
     # Seconds between two looks at the cluster, which have to see the same.
@@ -119,7 +120,7 @@ async def run(engine: Engine, setting: Setting) -> Course:
     trial = _Trial(engine, setting, course)
     try:
         await trial.prepare()
-        async with answering(setting.description.services) as environment, trial.operating(environment):
+        async with trial.operating():
             await trial.live()
     except (TrialError, AssertionError, KubeError) as error:
         course.error = str(error)
@@ -169,8 +170,8 @@ class _Trial:
         self._key = ObjectKey(self._namespace if namespaced else "", self._with.image.sample["metadata"]["name"])
 
     @contextlib.asynccontextmanager
-    async def operating(self, services: Mapping[str, str]) -> AsyncIterator[None]:
-        """The engine runs, and is ready; nothing of it is left afterwards. `services`: the environment to reach them."""
+    async def operating(self) -> AsyncIterator[None]:
+        """The engine runs, and is ready; nothing of it is left afterwards."""
         health = free_port()
         scratch = self._home.parent
         temporary = scratch / "tmp"
@@ -187,7 +188,7 @@ class _Trial:
             (programs / name).write_text(text)
             (programs / name).chmod(0o700)
         path = environment.get("PATH", os.environ["PATH"])
-        environment |= services
+        environment |= self._with.services
         environment |= {
             "KUBECONFIG": str(self._with.kubeconfig),
             "WATCH_NAMESPACE": self._namespace,
