@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -33,7 +34,17 @@ def put() -> Connections | None:
         return None
     connections = Connections(client._create_configuration, client.kubernetes.client.Configuration.set_default)
     client._create_configuration = connections.create
+    shorten_imports()
     return connections
+
+
+def shorten_imports() -> None:
+    """Let k8s_exec import the one API that it needs.
+
+    It names the client's deprecated package `kubernetes.client.apis`, which imports every API and every model: 3.6 s of the
+    processor and 80 MB more than the one API's 0.9 s, measured with client 37.
+    """
+    sys.modules.setdefault("kubernetes.client.apis", importlib.import_module("kubernetes.client.api"))
 
 
 def _client() -> Any:

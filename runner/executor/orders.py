@@ -24,6 +24,7 @@ _CALLBACKS = Path(__file__).parent / "callback_plugins"
 INVENTORY = f"localhost ansible_connection=local ansible_python_interpreter={json.dumps(sys.executable)}\n"
 
 _LOOPBACK = "127.0.0.1"
+_HTTP_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _UNSAFE = "__ansible_unsafe"
 
 # An event holds a task's whole result: its line may be long. Beyond this a run counts as broken.
@@ -87,7 +88,12 @@ def environment() -> dict[str, str]:
 
 
 def _without_proxy(environ: Mapping[str, str]) -> dict[str, str]:
-    """A cluster's HTTP proxy (HTTP_PROXY, https_proxy …) is not for the runner's own, to which a run sends its token."""
+    """A cluster's HTTP proxy (HTTP_PROXY, https_proxy …) is not for the runner's own, to which a run sends its token.
+
+    Without such a proxy nothing is added: roles take NO_PROXY for a sign of one, and hand it on to what they make.
+    """
+    if not any(environ.get(name) or environ.get(name.upper()) for name in _HTTP_PROXIES):
+        return {}
     # An empty one counts, too: none but the runner.
     upper, lower = environ.get("NO_PROXY"), environ.get("no_proxy")
     hosts = {"NO_PROXY": (lower or "") if upper is None else upper, "no_proxy": (upper or "") if lower is None else lower}

@@ -112,3 +112,14 @@ def test_modules_of_which_one_could_reach_anothers_cluster_are_not_called_in_the
         [sys.executable, "-c", WITHOUT], env={**os.environ, **environment()}, check=True, capture_output=True, text=True
     )
     assert told.stdout.strip() == "[] {'connections': 'another kubernetes.core'}"
+
+
+def test_one_api_is_imported_without_all_others() -> None:
+    """The client's deprecated package has them all; kubernetes.core's k8s_exec asks it for one."""
+    program = (
+        "import sys; from runner.executor.connecting import shorten_imports; shorten_imports(); "
+        "from kubernetes.client.apis import core_v1_api; from kubernetes.client.api import CoreV1Api; "
+        "assert core_v1_api.CoreV1Api is CoreV1Api; print('kubernetes.client.api.apps_v1_api' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
