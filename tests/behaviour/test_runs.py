@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from bench.driver import Cluster, Operator, condition, until
+from runner.executor.orders import has_tags
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.conftest import THING, Project, alive, crd, lines, thing
 
@@ -95,7 +96,8 @@ async def test_the_role_sees_the_cr(project: Project, world: Cluster, one: Objec
         "meta": {"name": "one", "namespace": one.namespace},
         "kind": "Thing",
         "spec": {"maxConns": 4},
-        "mine": 5,
+        # A number by itself is text until ansible-core 2.18.
+        "mine": 5 if has_tags() else "5",
     }
     assert not Path(kubeconfig).exists()
 

@@ -380,7 +380,7 @@ async def test_a_small_operator_with_both_executors(folder: Path, tmp_path: Path
     """Made, changed and deleted by each; they leave the same, but for the password that is made at random."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    engines = [own("warm"), own("subprocess")]
+    engines = [own(executor, tmp_path / "runs") for executor in ("warm", "subprocess")]
     courses = await try_out(
         engines,
         devcluster.kubeconfig,

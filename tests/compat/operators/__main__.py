@@ -48,14 +48,15 @@ _PHASES = ("first", "changed", "deleted")
 _EXECUTORS = {"warm": ("warm",), "subprocess": ("subprocess",), "both": ("warm", "subprocess")}
 
 
-def own(executor: str) -> Engine:
+def own(executor: str, runs: Path = trial.RUNS) -> Engine:
     return Engine(
         name="rolerunner",
         executor=executor,
         command=RUN,
         python=sys.executable,
+        runs=runs,
         flags=(
-            *("--proxy-port=0", f"--executor={executor}", f"--runs-dir={trial.RUNS}", "--log-format=json"),
+            *("--proxy-port=0", f"--executor={executor}", f"--runs-dir={runs}", "--log-format=json"),
             # A role that brings metrics finds no other place; but they are not what the trial is about.
             *(() if trial.is_free(_ROLE_METRICS) else ("--role-metrics-bind-address=0",)),
         ),

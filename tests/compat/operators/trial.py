@@ -64,6 +64,8 @@ class Engine:
     environment: Mapping[str, str] = field(default_factory=dict)
     # Flags that only this engine has.
     flags: tuple[str, ...] = ()
+    # Where its run folders are.
+    runs: Path = RUNS
     # Where it insists on listening.
     ports: tuple[int, ...] = ()
     # Others on this machine may try the same, with their run folders in the same place.
@@ -129,7 +131,7 @@ async def run(engine: Engine, setting: Setting) -> Course:
         course.error = str(error)
     finally:
         if not setting.keep_runs:
-            for folder in RUNS.glob(f"*/*/*/{engine.namespace}"):
+            for folder in engine.runs.glob(f"*/*/*/{engine.namespace}"):
                 shutil.rmtree(folder, ignore_errors=True)
         if not setting.keep_namespaces:
             await trial.clear()
