@@ -140,7 +140,9 @@ class TestComparison:
 
     def test_a_statefulsets_pods_have_names_of_their_own(self) -> None:
         def made(namespace: str, *numbers: int) -> list[dict[str, Any]]:
-            return [obj("Pod", f"db-{number}", namespace, metadata={"generateName": "db-"}) for number in numbers]
+            owner = {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "uid": "1"}
+            metadata = {"generateName": "db-", "ownerReferences": [owner]}
+            return [obj("Pod", f"db-{number}", namespace, metadata=metadata) for number in numbers]
 
         assert [d.identity.name for d in compared(made("a-namespace", 0, 1), made("b-namespace", 0))] == ["db-1"]
 

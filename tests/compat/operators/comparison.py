@@ -177,8 +177,9 @@ def _made_up_words(objects: Sequence[Object]) -> dict[str, str]:
             if hashed := str(labels.get(label) or "").rpartition("-")[2]:
                 words[hashed] = "<hash>"
         prefix, name = str(metadata.get("generateName") or ""), str(metadata.get("name") or "")
-        # A StatefulSet's pods have numbers.
-        if prefix and name.startswith(prefix) and not name.removeprefix(prefix).isdigit():
+        # A StatefulSet's pods have numbers; a random suffix may be of digits alone.
+        numbered = any(owner.get("kind") == "StatefulSet" for owner in metadata.get("ownerReferences") or ())
+        if prefix and name.startswith(prefix) and not numbered:
             words[name] = f"{prefix}<random>"
         if obj.get("kind") == "Service":
             spec = obj.get("spec") or {}

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -67,6 +68,8 @@ class Engine:
     runs: Path = RUNS
     # Where it insists on listening.
     ports: tuple[int, ...] = ()
+    # Others on this machine may try the same, with their run folders in the same place.
+    unique: str = field(default_factory=lambda: secrets.token_hex(3))
 
     @property
     def title(self) -> str:
@@ -74,7 +77,7 @@ class Engine:
 
     @property
     def namespace(self) -> str:
-        return f"compat-{self.name}-{self.executor}".rstrip("-").lower()
+        return "-".join(filter(None, ("compat", self.name, self.executor, self.unique)))
 
 
 @dataclass(slots=True)
