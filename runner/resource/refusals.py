@@ -16,12 +16,15 @@ import yaml
 
 # A value that the server repeats may be the whole object.
 _LONGEST_VALUE = 200
-_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# A string that does not end is a match too, up to the text's end: so nothing is looked at from each of its quotes again.
+_QUOTED = re.compile(r'"(?:[^"\\]+|\\.?)*("?)', re.DOTALL)
 # How the Kubernetes client for Python shows an answer: its bytes, and what it says before it.
 _BYTES = re.compile(r"""(?<!\w)(?:b'\{(?:[^'\\]|\\.)*'|b"\{(?:[^"\\]|\\.)*")""", re.DOTALL)
-_BEFORE_BODY = re.compile(r"\(\d{3}\)\s{0,2}Reason: [^\n]*\n(?:HTTP response headers: [^\n]*\n)?HTTP response body: $")
+_BEFORE_BODY = re.compile(
+    r"\(\d{3}\)\s{0,2}Reason: [^\n]{0,200}\n(?:HTTP response headers: [^\n]*\n)?HTTP response body: $"
+)
 _STATUS = re.compile(r"""\{\s{0,8}(?:"kind"\s{0,8}:\s{0,8}"Status"|'kind': 'Status')""")
-_IN_PYTHON = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[{}]""", re.DOTALL)
+_IN_PYTHON = re.compile(r"""'(?:[^'\\]+|\\.?)*'?|"(?:[^"\\]+|\\.?)*"?|[{}]""", re.DOTALL)
 
 # The server's words for a value of another type than text. A field's place, and what it got.
 _GO_FIELD = re.compile(r"cannot unmarshal (number|bool)[\w.+-]* into Go struct field \w+\.(\S+) of type string")
@@ -36,23 +39,24 @@ _MASKED = re.compile(r"\*+ \((a number|a boolean)\)")
 _NUMBER, _BOOLEAN = "a number", "a boolean"
 _TYPES = {"number": _NUMBER, "integer": _NUMBER, "int64": _NUMBER, "float64": _NUMBER, "bool": _BOOLEAN, "boolean": _BOOLEAN}
 _MOST_STATUSES = 20
-# What of a definition is looked at, and how many fields a message names.
-_MOST_VALUES, _LONGEST_TEXT, _MOST_FIELDS = 10_000, 64 * 1024, 10
+# What of a message and of a definition is looked at, and how many fields a message names.
+_LONGEST_TEXT, _MOST_VALUES, _MOST_FIELDS = 64 * 1024, 10_000, 10
 
 
 def sentence(status: Mapping[str, Any]) -> str:
     """A Status object as `Reason: message`, on one line where the server's message is."""
     message = _QUOTED.sub(
-        lambda found: found[0] if len(found[0]) <= _LONGEST_VALUE else '"…"', str(status.get("message") or "")
+        lambda found: '"…"' if found[1] and len(found[0]) > _LONGEST_VALUE else found[0], str(status.get("message") or "")
     )
     reason = str(status.get("reason") or "")
     return ": ".join(filter(None, (reason, message.strip()))) or f"HTTP {status.get('code', '')}".strip()
 
 
 def readable(text: str) -> str:
-    """The text with each Status object in it, as JSON or as Python shows it, as a sentence."""
+    """The text with each Status object near its beginning, as JSON or as Python shows it, as a sentence."""
     if "Status" not in text:
         return text
+    text, rest = text[:_LONGEST_TEXT], text[_LONGEST_TEXT:]
     text = _BYTES.sub(_decoded, text)
     shown: list[str] = []
     at = 0
@@ -64,7 +68,7 @@ def readable(text: str) -> str:
         shown.append(text[at : found.start()] if status is None else _BEFORE_BODY.sub("", text[at : found.start()]))
         shown.append(text[found.start() : end] if status is None else sentence(status))
         at = end
-    return "".join([*shown, text[at:]]).strip() if shown else text
+    return "".join([*shown, text[at:], rest]).strip() if shown else text + rest
 
 
 def remedy(message: str, definitions: Iterable[Any] = ()) -> str:
@@ -72,6 +76,7 @@ def remedy(message: str, definitions: Iterable[Any] = ()) -> str:
 
     `definitions` is what was sent, as objects, their YAML, or the operations of a JSON patch.
     """
+    message = message[:_LONGEST_TEXT]
     if "string" not in message or not any(pattern.search(message) for pattern in _REFUSALS):
         return ""
     objects = [obj for definition in definitions for obj in _objects(definition)]
