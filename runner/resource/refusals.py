@@ -164,7 +164,7 @@ def _object(text: str, start: int) -> tuple[Mapping[str, Any] | None, int]:
             status = ast.literal_eval(text[start:end])
         else:
             status, end = json.JSONDecoder().raw_decode(text, start)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+    except Exception:  # Of foreign text parsers raise more than they document: here TypeError for a key that is a list.
         return None, start + 1
     return (status, end) if isinstance(status, Mapping) else (None, start + 1)
 
@@ -182,6 +182,6 @@ def _decoded(found: re.Match[str]) -> str:
     if "Status" in found[0]:
         try:
             return str(ast.literal_eval(found[0]).decode())
-        except (ValueError, SyntaxError, MemoryError):
+        except Exception:  # As above.
             pass
     return found[0]
