@@ -9,7 +9,7 @@ from dataclasses import replace
 from runner.executor.jobs import JobEvent
 from runner.resource import refusals
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _FAILURES = ("runner_on_failed", "runner_item_on_failed", "runner_on_unreachable")
 # Arguments of kubernetes.core's modules in which objects, or patches of them, are sent.
@@ -25,7 +25,7 @@ def explained(event: JobEvent) -> JobEvent:
         return replace(event, words=_words(event))
     except Exception as error:
         # Words that help less are better than a run that ends here: all of this is text that somebody else wrote.
-        _log.debug("Failure not put into better words", extra={"error": repr(error)})
+        logger.debug("Failure not put into better words", extra={"error": repr(error)})
         return event
 
 
