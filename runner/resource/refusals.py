@@ -78,7 +78,7 @@ def remedy(message: str, definitions: Iterable[Any] = ()) -> str:
     if "string" not in message or not any(pattern.search(message) for pattern in _REFUSALS):
         return ""
     objects = _objects(definitions)
-    fields = list(dict.fromkeys(_refused(message, [value for obj in objects for value in _values(obj)])))
+    fields = list(dict.fromkeys(_refused(message, list(_values(objects)))))
     if not fields:
         return ""
     named = [f"{path} ({type_})".strip() for path, type_ in fields[:_MOST_FIELDS]]
@@ -165,12 +165,9 @@ class _Loader(yaml.CSafeLoader):
         pass
 
 
-def _values(obj: Any) -> Iterator[tuple[str, str]]:
-    """(path, what it is) of each number and boolean in an object, or of one that a JSON patch writes."""
-    if isinstance(obj, Mapping) and isinstance(obj.get("path"), str) and "value" in obj:
-        left = [(obj["path"].strip("/").replace("/", "."), obj["value"])]
-    else:
-        left = [("", obj)]
+def _values(objects: list[Mapping[Any, Any]]) -> Iterator[tuple[str, str]]:
+    """(path, what it is) of each number and boolean in objects, or of those that a JSON patch writes."""
+    left: list[tuple[str, Any]] = [_written(obj) for obj in reversed(objects)]
     seen: set[int] = set()
     for _ in range(_MOST_VALUES):
         if not left:
@@ -193,6 +190,13 @@ def _values(obj: Any) -> Iterator[tuple[str, str]]:
             yield path, _NUMBER
         elif isinstance(value, str) and (masked := _MASKED.fullmatch(value)):
             yield path, masked[1]
+
+
+def _written(obj: Mapping[Any, Any]) -> tuple[str, Any]:
+    """An operation's path and value; any other object as it is."""
+    if isinstance(obj.get("path"), str) and "value" in obj:
+        return obj["path"].strip("/").replace("/", "."), obj["value"]
+    return "", obj
 
 
 def _object(text: str, start: int) -> tuple[Mapping[str, Any] | None, int]:

@@ -72,9 +72,9 @@ def test_what_cannot_be_explained_is_the_event_that_it_was(caplog: pytest.LogCap
 STATUS = '{"kind": "Status", "message": "x"}'
 QUOTES = '"' + '\\"' * 15_000
 BOMB = "- &a0 [{a: 1}]\n" + "".join(f"- &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 20))
-MERGES = "a0: &a0 {a: 1}\n" + "".join(
-    f"a{n}: &a{n} {{!!merge x: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 20)
-)
+BASE = f"- &a {{{', '.join(f'k{n}: 1' for n in range(3_000))}}}\n"
+MERGES = BASE + "- {!!merge x: *a}\n" * 1_500
+SHARED = BASE + "- {x: *a}\n" * 3_000
 FIELDS = "".join(f"cannot unmarshal number into Go struct field x.y{n % 50} of type string " for n in range(200_000))
 NUMBERS = {"kind": "ConfigMap", "data": {f"k{n}": n for n in range(9_000)}}
 UNNAMED = "cannot convert int64 to string "
@@ -88,12 +88,13 @@ for _ in range(20):
     ("message", "definition"),
     [
         (json.dumps({"kind": "Status", "message": QUOTES}), None),
-        (json.dumps({"kind": "Status", "message": QUOTES * 20}), None),
+        (json.dumps({"kind": "Status", "message": QUOTES + QUOTES[1:] * 20}), None),
         (("{'kind': 'Status', " + QUOTES) * 20, None),
         ("(404)Reason: " * 4_900 + STATUS, None),
         ("(404)Reason: " * 1_000_000 + STATUS, None),
         (UNNAMED, BOMB),
         (UNNAMED, MERGES),
+        (UNNAMED, SHARED),
         (UNNAMED, {"kind": KIND, "a": 1}),
         (UNNAMED, DEEP),
         (UNNAMED, [f"{n}: [{'1,' * 30_000}]" for n in range(3_000)]),
@@ -110,6 +111,7 @@ for _ in range(20):
             "more reasons",
             "aliases",
             "merge keys",
+            "shared values",
             "a kind",
         ),
         *("a long key", "many texts", "many fields", "unnamed", "more unnamed"),
