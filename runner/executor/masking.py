@@ -141,6 +141,10 @@ class Masker:
         for secret in secrets:
             for spelling in (secret, encoded(secret), decoded(secret)):
                 self._add(spelling or "")
+        if text is not None and text.strip() in secrets:
+            # With the white space around it, another base64.
+            self._add(value)
+            self._add(encoded(text))
         if text is not None and (text.strip() not in secrets or len(text.strip()) < SHORTEST):
             for shown in {value, text, encoded(text)}:
                 for pair, masked in pairs(key, shown):

@@ -215,6 +215,14 @@ def test_a_tasks_name_stays_where_it_stands_and_where_it_is_printed() -> None:
     assert masked_event(masker, event_data={"task": "Log in with Tq7wXm2LpZ9vKc4R"})["event_data"]["task"].endswith(MASK)
 
 
+@pytest.mark.parametrize("text", ["changeme\n", " changeme", "hunter 2\n", f"{'-' * 9}\nabc def\n{'-' * 9}\n"])
+def test_the_base64_of_a_value_with_white_space_around_it_is_masked(text: str) -> None:
+    """As `echo changeme | base64` makes it."""
+    encoded = base64.b64encode(text.encode()).decode()
+    for object_ in ({"kind": "Secret", "data": {"password": encoded}}, secret(password=text)):
+        assert having_seen(object_).mask([f"is {encoded}", f"is {text.strip()}"]) == [f"is {MASK}"] * 2
+
+
 # ---- Where Secrets are found.
 
 
