@@ -33,8 +33,9 @@ _ABOUT = frozenset({
     *("name", "names", "user", "username", "id", "url", "uri", "endpoint", "host", "hostname", "port"),
     *("path", "file", "dir", "type", "mode", "method", "class", "ref", "namespace", "enabled", "size"),
     *("length", "algorithm", "policy", "ttl"),
-    *("py", "yml", "yaml", "json", "conf", "cfg", "ini", "toml", "xml", "properties", "env", "sh", "txt"),
 })  # fmt: skip
+# `password.txt` holds a password.
+_FILE_ENDING = re.compile(r"\.(?:py|ya?ml|json|conf|cfg|ini|toml|xml|properties|env|sh|txt)$")
 
 _NAMELIKE = re.compile(r"[A-Za-z0-9_.:/-]+")
 _SEGMENT = re.compile(r"[^\W_]+")
@@ -76,8 +77,8 @@ def secrets_of(key: str, text: str) -> Iterator[str]:
 
 
 def is_secret_key(key: str) -> bool:
-    """Whether a key says that its value is a secret: `db_password`, `tls.key`; not `secretName` nor `token-url`."""
-    words = [word.lower() for word in _KEY_PART.findall(key[:_LONGEST_NAME])]
+    """Whether a key says that its value is a secret: `db_password`, `tls.key`, `token.txt`; not `secretName`."""
+    words = [word.lower() for word in _KEY_PART.findall(_FILE_ENDING.sub("", key[:_LONGEST_NAME]))]
     if not words or words[-1] in _ABOUT:
         return False
     return words[-1] in _SECRET_WORDS or any(stem in "".join(words) for stem in _SECRET_STEMS)
