@@ -25,7 +25,9 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
 from typing import Any
 
 import yaml
@@ -63,7 +65,7 @@ _WORDLIKE = re.compile(r"\w(?:[\w./-]*\w)?")
 # How many texts are looked for one after the other; how long the parts are that more of them are filed under, and how much
 # of a text's beginning and end is looked at for one.
 _FEW, _PART, _FILED = 20, 4, 12
-_MOST_NAMES, _MOST_OBJECTS = 10_000, 20
+_MOST_NAMES, _MOST_OBJECTS, _LONGEST_TITLE = 10_000, 20, 1024
 
 # Where an object in JSON begins, or one in JSON in JSON.
 _OBJECT = re.compile(r'"\{\\"|\{\s{0,80}"')
@@ -76,7 +78,7 @@ class Masker:
         self._given = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
         self._given_in_json = [json.dumps(secret)[1:-1] for secret in self._given]
         # What the event is called that is being masked: its task, its play, their places.
-        self._titles: tuple[str, ...] = ()
+        self._titles: set[str] = set()
         self._names = {*_WORDS, *filter(None, names)}
         self._seen: set[tuple[str, str, bool]] = set()
         # What is masked wherever it stands, what as a whole word, and both as they stand in JSON.
@@ -168,7 +170,7 @@ class Masker:
         if not isinstance(data, dict):
             return self._cover_parts(event)
         titles = [value for name, value in data.items() if name in _NAMES or name in _OWN]
-        self._titles = tuple(title for title in titles if isinstance(title, str))
+        self._titles = {title[:_LONGEST_TITLE] for title in titles if isinstance(title, str) and len(title) >= SHORTEST}
         covered = self._cover_parts(data)
         result = data.get("res")
         if data.get("task_action") in REQUEUE_ACTIONS and isinstance(result, dict) and "period" in result:
@@ -201,7 +203,7 @@ class Masker:
         # The longest first: one secret may be part of another.
         for secret in sorted(self._anywhere.found(text), key=len, reverse=True):
             text = self._without(text, secret)
-        return text if is_name or not self._words else _WORD.sub(self._without_word, text)
+        return text if is_name or not self._words else self._without_words(text)
 
     def _without(self, text: str, secret: str) -> str:
         """The text without the secret, but for names that it is, or is a part of."""
@@ -212,24 +214,33 @@ class Masker:
         # Every second is one of the names.
         return "".join(part if number % 2 else part.replace(secret, MASK) for number, part in enumerate(parts))
 
-    def _without_word(self, found: re.Match[str]) -> str:
-        word = found[0]
-        # `-pPASSWORD` is an option and its value.
-        for part in (word.strip("./-"), word[2:] if word.startswith("-") else ""):
-            if part in self._words and part not in self._names and not self._is_in_title(found, part):
-                return word.replace(part, MASK)
-        return word
+    def _without_words(self, text: str) -> str:
+        titles = _Spans(text, self._titles)
 
-    def _is_in_title(self, found: re.Match[str], part: str) -> bool:
-        """Whether the word is found where a text names the event's task, or where that stands."""
-        at = found.start() + found[0].index(part)
-        for title in self._titles:
-            offset = title.find(part)
-            while offset >= 0:
-                if at >= offset and found.string.startswith(title, at - offset):
-                    return True
-                offset = title.find(part, offset + 1)
-        return False
+        def without(found: re.Match[str]) -> str:
+            word = found[0]
+            # `-pPASSWORD` is an option and its value.
+            for part in (word.strip("./-"), word[2:] if word.startswith("-") else ""):
+                if part in self._words and part not in self._names:
+                    at = found.start() + word.index(part)
+                    return word if titles.hold(at, at + len(part)) else word.replace(part, MASK)
+            return word
+
+        return _WORD.sub(without, text)
+
+
+class _Spans:
+    """Where a text names the event's task, or where that stands."""
+
+    def __init__(self, text: str, titles: Iterable[str]) -> None:
+        spans = sorted(found.span() for title in titles for found in re.finditer(re.escape(title), text))
+        self._starts = [start for start, _ in spans]
+        # How far what begins until there reaches.
+        self._ends = list(accumulate((end for _, end in spans), max))
+
+    def hold(self, start: int, end: int) -> bool:
+        before = bisect_right(self._starts, start)
+        return before > 0 and self._ends[before - 1] >= end
 
 
 class _Texts:

@@ -215,6 +215,19 @@ def test_a_tasks_name_stays_where_it_stands_and_where_it_is_printed() -> None:
     assert masked_event(masker, event_data={"task": "Log in with Tq7wXm2LpZ9vKc4R"})["event_data"]["task"].endswith(MASK)
 
 
+def test_a_long_title_that_is_full_of_a_secret_is_read_once() -> None:
+    """That it ends at all shows that no word is compared with each place of the title. Its beginning stays."""
+    masker = having_seen(secret(password="managed"))
+    title = "managed " * 125_000
+    event = masked_event(masker, event_data={"task": title, "res": {"msg": f"{title} managed"}})
+    assert event["event_data"]["task"] == title
+    shown = event["event_data"]["res"]["msg"]
+    assert shown.startswith("managed managed")
+    assert shown.endswith(f" {MASK}")
+    short = masked_event(masker, event_data={"task": "all managed", "res": {"msg": "all managed, managed all managed"}})
+    assert short["event_data"]["res"]["msg"] == f"all managed, {MASK} all managed"
+
+
 @pytest.mark.parametrize("text", ["changeme\n", " changeme", "hunter 2\n", f"{'-' * 9}\nabc def\n{'-' * 9}\n"])
 def test_the_base64_of_a_value_with_white_space_around_it_is_masked(text: str) -> None:
     """As `echo changeme | base64` makes it."""
