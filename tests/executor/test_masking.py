@@ -228,6 +228,39 @@ def test_a_long_title_that_is_full_of_a_secret_is_read_once() -> None:
     assert short["event_data"]["res"]["msg"] == f"all managed, {MASK} all managed"
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "9b2c1f4e-1d2a-4c3b-8e7f-0a1b2c3d4e5f",
+        "https://hooks.example.com/9b2c1f4e-1d2a-4c3b-8e7f-0a1b2c3d4e5f",
+        "deadbeefdeadbeefdeadbeef",
+        "correct horse battery staple",
+        "hunter2abc",
+        "passw0rd",
+        "48151623421234567",
+        48151623421234567,
+    ],
+)
+def test_what_looks_like_a_secret_is_masked_whatever_its_key(value: Any) -> None:
+    assert having_seen(secret(postgres=value)).mask(f"with {value}.") == f"with {MASK}."
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("v1alpha1", "utf8mb4_unicode_ci", "us-east-1a", "s3bucket", "postgres15", "pg15.example.com", "20261127"),
+        *("awx-demo-postgres-15", "TLSv1.2", "quay.io/org/image:1.2.3", "two words"),
+    ],
+)
+def test_what_looks_like_a_name_stays_whatever_its_key(value: str) -> None:
+    assert having_seen(secret(postgres=value)).mask(f"with {value}.") == f"with {value}."
+
+
+def test_of_several_words_none_is_masked_alone() -> None:
+    masker = having_seen(secret(about="The database of the demo, managed"))
+    assert masker.mask("The database is managed") == "The database is managed"
+
+
 @pytest.mark.parametrize("text", ["changeme\n", " changeme", "hunter 2\n", f"{'-' * 9}\nabc def\n{'-' * 9}\n"])
 def test_the_base64_of_a_value_with_white_space_around_it_is_masked(text: str) -> None:
     """As `echo changeme | base64` makes it."""
