@@ -12,7 +12,8 @@ happened, masking goes by the event's structure:
 - In any other text a Secret's value is masked if it can be a secret. Its key says so (`password`, `tls.key`), or it looks
   like one (`secrets_of`); `host: awx-demo-postgres-15`, `type: managed` and `username: operator` are names.
 - A value that looks like a name or a word, and is a secret by its key, is masked as a whole word only: `changeme` in
-  `user:changeme@host`, not in `/roles/changeme-operator/tasks`. Other values are masked wherever they stand.
+  `user:changeme@host` and `redis/changeme`, not in `changeme-operator` nor in a file's path. Other values are masked
+  wherever they stand.
 - A name that is known (of the CR, its namespace, the role, an object in the event) is not masked, and names of tasks,
   objects and files are only masked where they hold a value that looks like no name.
 - Of a file in a Secret (a certificate, a settings.py) the whole text is masked, and of its parts the values whose keys say
@@ -61,11 +62,15 @@ _WORDS = frozenset({
 # What a text is made of, for values that are masked as whole words: colours and escapes, which are none, and words.
 _WORD = re.compile(r"\x1b\[[0-9;]*m|\\+(?:u[0-9a-fA-F]{4}|[nrt])?|[\w./-]+")
 _WORDLIKE = re.compile(r"\w(?:[\w./-]*\w)?")
+_SEGMENT = re.compile(r"[^\W_]+")
+# Where a role's or Ansible's code stands; what may be in a name's stead under a name's key.
+_FILE = re.compile(r"/[^/].*\.(?:ya?ml|py|j2|json|conf|cfg|ini|sh|txt)\.?")
+_NO_NAME = re.compile(r"[\s:@=]")
 
 # How many texts are looked for one after the other; how long the parts are that more of them are filed under, and how much
 # of a text's beginning and end is looked at for one.
 _FEW, _PART, _FILED = 20, 4, 12
-_MOST_NAMES, _MOST_OBJECTS, _LONGEST_TITLE = 10_000, 20, 1024
+_MOST_NAMES, _MOST_OBJECTS, _MOST_SEGMENTS, _LONGEST_TITLE = 10_000, 20, 8, 1024
 
 # Where an object in JSON begins, or one in JSON in JSON.
 _OBJECT = re.compile(r'"\{\\"|\{\s{0,80}"')
@@ -83,6 +88,8 @@ class Masker:
         self._seen: set[tuple[str, str, bool]] = set()
         # What is masked wherever it stands, what as a whole word, and both as they stand in JSON.
         self._anywhere, self._words, self._in_json = _Texts(), set[str](), _Texts()
+        # Of how many segments the longest of the words are.
+        self._most_segments = 1
         # `key: value` of all that Secrets hold, for texts that show one: the value, and the pair without it.
         self._pairs: dict[str, tuple[str, str]] = {}
         self._pair_texts = _Texts()
@@ -159,6 +166,7 @@ class Masker:
             return
         if is_plain(secret) and _WORDLIKE.fullmatch(secret):
             self._words.add(secret)
+            self._most_segments = min(max(self._most_segments, len(_SEGMENT.findall(secret))), _MOST_SEGMENTS)
             self._in_json.add(json.dumps(secret)[1:-1])
             return
         for spelling in spellings(secret):
@@ -178,16 +186,23 @@ class Masker:
         return {**self._cover_parts({**event, "event_data": None}), "event_data": covered}
 
     def _cover_parts(self, parts: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: value if name in _OWN else self._cover(value, name in _NAMES) for name, value in parts.items()}
+        return {name: self._cover_part(name, value) for name, value in parts.items()}
+
+    def _cover_part(self, name: str, value: Any) -> Any:
+        if name in _OWN:
+            return value
+        # The event's own task and play are titles, of any words.
+        return self._cover_text(value, True) if name in _NAMES and isinstance(value, str) else self._cover(value)
 
     def _cover(self, value: Any, is_name: bool = False) -> Any:
+        """`is_name`: the value's key says that it is a name, or a list of them; what it looks like may belie that."""
         if isinstance(value, str):
-            return self._cover_text(value, is_name)
+            return self._cover_text(value, is_name and not _NO_NAME.search(value))
         if isinstance(value, list):
             return [self._cover(item, is_name) for item in value]
         if not isinstance(value, dict):
             return value
-        covered = {name: self._cover(item, is_name or name in _NAMES) for name, item in value.items()}
+        covered = {name: self._cover(item, name in _NAMES) for name, item in value.items()}
         if isinstance(metadata := value.get("metadata"), dict):
             covered["metadata"] = {name: self._cover(item, name != "annotations") for name, item in metadata.items()}
         return {**covered, **_covered_fields(value, covered)}
@@ -218,15 +233,35 @@ class Masker:
         titles = _Spans(text, self._titles)
 
         def without(found: re.Match[str]) -> str:
-            word = found[0]
-            # `-pPASSWORD` is an option and its value.
-            for part in (word.strip("./-"), word[2:] if word.startswith("-") else ""):
-                if part in self._words and part not in self._names:
-                    at = found.start() + word.index(part)
-                    return word if titles.hold(at, at + len(part)) else word.replace(part, MASK)
-            return word
+            word, done = found[0], 0
+            kept: list[str] = []
+            for start, end in self._secrets_in(word):
+                if titles.hold(found.start() + start, found.start() + end):
+                    continue
+                if start >= done:
+                    kept += word[done:start], MASK
+                done = max(done, end)
+            return "".join([*kept, word[done:]])
 
         return _WORD.sub(without, text)
+
+    def _secrets_in(self, word: str) -> list[tuple[int, int]]:
+        """Where secrets stand in a word: as all of it, as an option's value (`-pPASSWORD`), between its separators."""
+        whole = word.strip("./-")
+        if whole in self._names:
+            return []
+        start = word.index(whole)
+        end = start + len(whole)
+        wholes = {(start, end), (2 if word.startswith("-") else start, end)}
+        segments = [segment.span() for segment in _SEGMENT.finditer(word)]
+        parts = {
+            (first, last)
+            for number, (first, _) in enumerate(segments)
+            for _, last in segments[number : number + self._most_segments]
+        }
+        found = [span for span in wholes | parts if (part := word[slice(*span)]) in self._words and part not in self._names]
+        is_file = bool(found) and len(word) <= _LONGEST_TITLE and bool(_FILE.fullmatch(word))
+        return sorted(span for span in found if span in wholes or (not is_file and _stands_alone(word, *span)))
 
 
 class _Spans:
@@ -268,6 +303,13 @@ class _Texts:
 
 def _parts(text: str) -> set[str]:
     return {text[at : at + _PART] for at in range(max(len(text) - _PART, 0) + 1)}
+
+
+def _stands_alone(word: str, start: int, end: int) -> bool:
+    """Whether a part of a word is one for itself: in a path, a URL or a domain; in any name if it is not of letters only."""
+    separators = "/." if word[start:end].isalpha() else "/._-"
+    sides = word[start - 1 : start] if start else "", word[end : end + 1]
+    return all(side in separators for side in sides)
 
 
 def _is_secret(obj: Any) -> bool:

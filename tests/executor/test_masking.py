@@ -185,6 +185,31 @@ def test_a_value_that_is_a_word_is_masked_as_a_whole_word() -> None:
         assert masker.mask(text) == shown
 
 
+def test_a_value_that_is_a_word_is_masked_between_separators() -> None:
+    masker = having_seen(secret(password="changeme1", token="my-pass/word", key="managed"), names=("app-changeme1-0",))
+    for text, shown in {
+        "redis/changeme1 changeme1.db x_changeme1": f"redis/{MASK} {MASK}.db x_{MASK}",
+        "//host/changeme1/x.json a-changeme1-b changeme1": f"//host/{MASK}/x.json a-{MASK}-b {MASK}",
+        "x/my-pass/word/y my-pass": f"x/{MASK}/y my-pass",
+        "redis/managed managed.db": f"redis/{MASK} {MASK}.db",
+        "x/my-pass/word/changeme1/managed.y": f"x/{MASK}/{MASK}/{MASK}.y",
+        "un-managed managed_by": "un-managed managed_by",
+        "app-changeme1-0 /x/changeme1/main.yml:3 changeme11": "app-changeme1-0 /x/changeme1/main.yml:3 changeme11",
+    }.items():
+        assert masker.mask(text) == shown
+
+
+def test_of_values_that_overlap_in_a_word_nothing_stays() -> None:
+    masker = having_seen(secret(password="changeme", token="changeme/other", key="x/changeme", pw="other.one"))
+    assert masker.mask("is x/changeme/other.one/z") == f"is {MASK}/z"
+
+
+def test_only_what_looks_like_a_name_is_one_under_a_names_key() -> None:
+    masker = having_seen(secret(password="changeme1"))
+    value = {"src": "pw changeme1", "name": ["x:changeme1", "changeme1"], "path": {"x": "is changeme1"}}
+    assert masker.mask(value) == {"src": f"pw {MASK}", "name": [f"x:{MASK}", "changeme1"], "path": {"x": f"is {MASK}"}}
+
+
 def test_a_password_that_is_a_name_does_not_hide_the_name() -> None:
     pod = {"kind": "Pod", "metadata": {"name": "postgres", "namespace": "galaxy", "labels": {"app": "managed"}}}
     masker = having_seen(secret(password="operator", token="postgres", key="managed"), pod, names=("operator",))
@@ -390,6 +415,7 @@ def test_hostile_secrets_are_masked_all_the_same() -> None:
     )
     text = "aaaaaa7Zz! " + "a" * 100_000 + " " + large + " ok"
     assert masker.mask(text) == f"{MASK} {MASK} {MASK} ok"
+    assert having_seen(secret(password="changeme")).mask("/changeme" * 100_000) == f"/{MASK}" * 100_000
     lines = "\n".join(f"password{number}='" for number in range(50_000))
     assert having_seen(secret(**{"x.conf": lines, "token": "[" * 100_000, "j": "{" * 100_000})).mask("fine") == "fine"
 
