@@ -39,6 +39,9 @@ from runner.executor.secret_values import MASK, SHORTEST, decoded, encoded, is_p
 MASKED_NUMBER, MASKED_BOOLEAN = f"{MASK} (a number)", f"{MASK} (a boolean)"
 
 _SECRET_FIELDS = ("data", "stringData")
+# In whose stead a module takes an object's kind and name beside it.
+_DEFINITIONS = ("definition", "resource_definition")
+_SECRET_IN_YAML = re.compile(r"kind:\s{0,8}['\"]?Secret\b")
 
 # Keys of an event and of its data whose values are Ansible's or ansible-runner's own.
 _OWN = frozenset({
@@ -329,6 +332,12 @@ def _sides(obj: Mapping[str, Any]) -> dict[str, Any]:
     return {side: part for side, part in difference.items() if isinstance(part, dict)} if told else {}  # type: ignore[union-attr]
 
 
+def _definitions(obj: Mapping[str, Any]) -> dict[str, Any]:
+    """A Secret's definitions that do not say themselves what they define: their kind stands beside them."""
+    parts = {name: obj.get(name) for name in _DEFINITIONS if _is_secret(obj)}
+    return {name: part for name, part in parts.items() if isinstance(part, dict) and not part.get("kind")}
+
+
 def _patched(operation: Any) -> str:
     """The key of the entry that an operation of a Secret's JSON patch writes; empty if it writes none."""
     path = operation.get("path") if isinstance(operation, dict) else None
@@ -338,7 +347,7 @@ def _patched(operation: Any) -> str:
 
 def _entries(obj: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
     """(key, value, whether it is encoded) of what is a Secret's in this object."""
-    for part in ([obj] if _is_secret(obj) else []) + list(_sides(obj).values()):
+    for part in ([obj] if _is_secret(obj) else []) + [*_sides(obj).values(), *_definitions(obj).values()]:
         for field, entries in _secret_fields(part):
             yield from ((str(key), str(value), field == "data") for key, value in entries.items() if is_value(value))
     patch = obj.get("patch")
@@ -352,6 +361,7 @@ def _covered_fields(obj: Mapping[str, Any], covered: Mapping[str, Any]) -> dict[
     fields: dict[str, Any] = {}
     if _is_secret(obj):
         fields = _masked_fields(obj)
+        fields |= {name: {**covered[name], **_masked_fields(part)} for name, part in _definitions(obj).items()}
         if isinstance(patch := obj.get("patch"), list):
             fields["patch"] = [
                 {**rest, "value": _masked(operation.get("value"))} if _patched(operation) else rest
@@ -379,7 +389,7 @@ def _objects_in(text: str) -> list[Any]:
         return []
     try:
         # All of it is text for this loader: no tags, no merging.
-        documents = yaml.load_all(text, Loader=yaml.CBaseLoader) if "kind: Secret" in text else ()
+        documents = yaml.load_all(text, Loader=yaml.CBaseLoader) if _SECRET_IN_YAML.search(text) else ()
         return [*documents, *_json_in(text)]
     except (ValueError, RecursionError, yaml.YAMLError):
         return list(_json_in(text))

@@ -311,6 +311,24 @@ def test_a_definition_in_text_is_one_too() -> None:
         assert "bob" not in masked
 
 
+def test_a_definition_whose_kind_stands_beside_it_is_a_secrets() -> None:
+    definition = {"metadata": {"name": "x"}, "stringData": {"password": "open-sesame", "user": "bob"}}
+    masker = Masker()
+    masked = masker.mask({"kind": "Secret", "name": "x", "definition": definition, "resource_definition": definition})
+    shown = {"metadata": {"name": "x"}, "stringData": {"password": MASK, "user": MASK}}
+    assert masked == {"kind": "Secret", "name": "x", "definition": shown, "resource_definition": shown}
+    assert masker.mask("is open-sesame") == f"is {MASK}"
+    other = {"kind": "Secret", "definition": {"kind": "ConfigMap", "data": {"a": "b"}}}
+    assert masker.mask(other) == other
+
+
+@pytest.mark.parametrize("kind", ["kind: Secret", 'kind: "Secret"', "kind:   'Secret'"])
+def test_yaml_of_a_secret_is_one_however_it_is_quoted(kind: str) -> None:
+    masker = Masker()
+    masker.mask({"definition": f"{kind}\nstringData:\n  password: open-sesame\n"})
+    assert masker.mask("is open-sesame") == f"is {MASK}"
+
+
 def test_a_pair_in_yaml_ends_with_its_line() -> None:
     masker = having_seen(secret(x="a", type="managed"))
     text = "kind: Secret\nx: a\nx: apple\ntype: managed-too\ntype: 'managed'\n"
