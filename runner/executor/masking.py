@@ -7,7 +7,8 @@ A run's own process masks each event, as the last thing that happens to it there
 and the artifacts, which that process writes, are masked by the same code. So that what the runner decides by is what
 happened, masking goes by the event's structure:
 
-- Ansible's own words, identifiers, paths of files and numbers (`_OWN`) are never masked, nor is a `requeue_after`'s period.
+- Ansible's own words, identifiers, paths of files and numbers (`_OWN`) are masked only where they hold a given secret: that
+  is random, and nothing is decided by it. A `requeue_after`'s period is never masked.
 - Inside a Secret (`data`, `stringData`, patches and differences of them) every value is masked, whatever it is.
 - In any other text a Secret's value is masked if it can be a secret. Its key says so (`password`, `tls.key`), or it looks
   like one (`secrets_of`); `host: awx-demo-postgres-15`, `type: managed` and `username: operator` are names.
@@ -193,7 +194,7 @@ class Masker:
 
     def _cover_part(self, name: str, value: Any) -> Any:
         if name in _OWN:
-            return value
+            return self._without_given(value) if isinstance(value, str) else value
         # The event's own task and play are titles, of any words.
         return self._cover_text(value, True) if name in _NAMES and isinstance(value, str) else self._cover(value)
 
@@ -211,8 +212,7 @@ class Masker:
         return {**covered, **_covered_fields(value, covered)}
 
     def _cover_text(self, text: str, is_name: bool) -> str:
-        for secret in self._given:
-            text = text.replace(secret, MASK)
+        text = self._without_given(text)
         if "Secret" in text and not is_name:
             for pair in self._pair_texts.found(text):
                 value, masked = self._pairs[pair]
@@ -231,6 +231,11 @@ class Masker:
         parts = re.split(f"({'|'.join(map(re.escape, names))})", text)
         # Every second is one of the names.
         return "".join(part if number % 2 else part.replace(secret, MASK) for number, part in enumerate(parts))
+
+    def _without_given(self, text: str) -> str:
+        for secret in self._given:
+            text = text.replace(secret, MASK)
+        return text
 
     def _without_words(self, text: str) -> str:
         titles = _Spans(text, self._titles)

@@ -78,7 +78,12 @@ def test_given_secrets_are_masked_from_the_start() -> None:
 def test_given_secrets_are_masked_in_every_text() -> None:
     event = {
         "event": "runner_on_ok",
-        "event_data": {"task": "to token-123", "res": {"name": "token-123", "msg": ["token-123"]}},
+        "event_data": {
+            "task": "to token-123",
+            "role": "a token-123",
+            "host": "token-123",
+            "res": {"name": "token-123", "msg": ["token-123"]},
+        },
     }
     assert "token-123" not in Masker(["token-123"]).mask_json(json.dumps(event))
 
