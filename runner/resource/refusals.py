@@ -27,8 +27,10 @@ _IN_PYTHON = re.compile(r"""'(?:[^'\\]+|\\.?)*'?|"(?:[^"\\]+|\\.?)*"?|[{}]""", r
 # The server's words for a value of another type than text. A field's place, and what it got.
 _GO_FIELD = re.compile(r"cannot unmarshal (number|bool)[\w.+-]* into Go struct field \w+\.(\S+) of type string")
 _SCHEMA = re.compile(r'(?<!\S)(\S{1,300}): Invalid value: "(integer|number|boolean)": \S+ in body must be of type string')
+# Possessive, as each place in a path may also begin one.
 _TYPED = re.compile(
-    r"\s\.((?:[^\s\[]|\[[^\]\n]{0,300}\]){1,300}): expected string, got &value\.valueUnstructured\{Value:([^}]*)\}"
+    r"\s\.((?:(?:[^\s\[:]|:(?=\S))++|\[[^\]\n]{0,300}+\]){1,50}+)"
+    r": expected string, got &value\.valueUnstructured\{Value:([^}]{0,100})\}"
 )
 _UNNAMED = re.compile(r"cannot convert (int64|float64|bool) to string")
 _REFUSALS = (_GO_FIELD, _SCHEMA, _TYPED, _UNNAMED)

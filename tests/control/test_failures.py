@@ -92,6 +92,8 @@ for _ in range(20):
         (("{'kind': 'Status', " + QUOTES) * 20, None),
         ("(404)Reason: " * 4_900 + STATUS, None),
         ("(404)Reason: " * 1_000_000 + STATUS, None),
+        ("expected string, got " + "[ .]" * 16_000, None),
+        ("expected string, got " + "[ .]" * 1_000_000, None),
         (UNNAMED, BOMB),
         (UNNAMED, MERGES),
         (UNNAMED, SHARED),
@@ -103,17 +105,8 @@ for _ in range(20):
         (UNNAMED * 1_000_000, NUMBERS),
     ],
     ids=[
-        *(
-            "escaped quotes",
-            "more escaped quotes",
-            "of Python",
-            "reasons",
-            "more reasons",
-            "aliases",
-            "merge keys",
-            "shared values",
-            "a kind",
-        ),
+        *("escaped quotes", "more escaped quotes", "of Python", "reasons", "more reasons", "paths", "more paths"),
+        *("aliases", "merge keys", "shared values", "a kind"),
         *("a long key", "many texts", "many fields", "unnamed", "more unnamed"),
     ],
 )

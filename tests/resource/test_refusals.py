@@ -91,6 +91,7 @@ POD: dict[str, Any] = {"kind": "Pod", "spec": {"replicas": 3, "containers": [{"e
         ("cannot convert float64 to string", {"a": 1.5, "b": True}, "a (a number)"),
         ("cannot convert bool to string", None, "a field (a boolean)"),
         (CRD, {"kind": "Widget"}, "Widget spec.l[0].v (a boolean), spec.x (a number)"),
+        ("x .a:b.c: expected string, got &value.valueUnstructured{Value:2}", None, "a:b.c (a number)"),
         (APPLY, POD, 'Pod spec.containers[name="x y"].env[name="B"].value (a number), data.flag (a boolean)'),
     ],
 )  # fmt: skip
