@@ -29,7 +29,7 @@ import json
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any
 
 import yaml
@@ -75,6 +75,8 @@ _NO_NAME = re.compile(r"[\s:@=]")
 # of a text's beginning and end is looked at for one.
 _FEW, _PART, _FILED = 20, 4, 12
 _MOST_NAMES, _MOST_OBJECTS, _MOST_SEGMENTS, _LONGEST_TITLE = 10_000, 20, 8, 1024
+# Of one value: its whole text is the first of them, what its keys call secret comes before what only looks random.
+_MOST_PARTS = 1000
 
 # Where an object in JSON begins, or one in JSON in JSON.
 _OBJECT = re.compile(r'"\{\\"|\{\s{0,80}"')
@@ -150,7 +152,7 @@ class Masker:
         self._seen.add((key, value, is_encoded))
         text = decoded(value) if is_encoded else value
         # What cannot be decoded is of bytes.
-        secrets = [value] if text is None else list(secrets_of(key, text))
+        secrets = [value] if text is None else list(islice(secrets_of(key, text), _MOST_PARTS))
         for secret in secrets:
             for spelling in (secret, encoded(secret), decoded(secret)):
                 self._add(spelling or "")

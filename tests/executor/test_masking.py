@@ -443,6 +443,13 @@ def test_hostile_secrets_are_masked_all_the_same() -> None:
     assert having_seen(secret(**{"x.conf": lines, "token": "[" * 100_000, "j": "{" * 100_000})).mask("fine") == "fine"
 
 
+def test_of_a_value_with_more_random_words_than_files_have_a_bounded_number_is_looked_for() -> None:
+    words = [base64.b64encode(f"{number:012} a word".encode()).decode() for number in range(5000)]
+    text = " ".join([*words, "password=open-sesame"])
+    masker = having_seen(secret(x=text))
+    assert masker.mask(["open-sesame", words[0], words[-1], f"is {text}"]) == [MASK, MASK, words[-1], f"is {MASK}"]
+
+
 def test_aliases_of_yaml_are_looked_at_once() -> None:
     levels = "\n".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]" for n in range(1, 40))
     text = f"kind: Secret\nstringData: {{password: open-sesame}}\nl0: &l0 [x]\n{levels}\n"
