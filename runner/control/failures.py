@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
 from runner.executor.jobs import JobEvent
 from runner.resource import refusals
+
+logger = logging.getLogger(__name__)
 
 _FAILURES = ("runner_on_failed", "runner_item_on_failed", "runner_on_unreachable")
 # Arguments of kubernetes.core's modules in which objects, or patches of them, are sent.
@@ -18,10 +21,19 @@ def explained(event: JobEvent) -> JobEvent:
     if event.event not in _FAILURES or event.data.get("ignore_errors") is True:
         return event
     event = replace(event, items=tuple(map(explained, event.items)))
+    try:
+        return replace(event, words=_words(event))
+    except Exception as error:
+        # Words that help less are better than a run that ends here: all of this is text that somebody else wrote.
+        logger.debug("Failure not put into better words", extra={"error": repr(error)})
+        return event
+
+
+def _words(event: JobEvent) -> str:
     message = refusals.readable(event.message)
     # Each of a loop's items has its own.
     remedy = "" if event.items else refusals.remedy(message, _sent(event))
-    return replace(event, words="\n".join(filter(None, (message, remedy))))
+    return "\n".join(filter(None, (message, remedy)))
 
 
 def _sent(event: JobEvent) -> list[object]:

@@ -34,7 +34,7 @@ from ansible.utils import color
 from ansible.utils.vars import load_extra_vars, load_options_vars
 from ansible_runner.utils import OutputEventFilter
 
-from runner.executor import cleaning, connecting, core, facts, inline, parsing, seams, templates
+from runner.executor import ansible_core, cleaning, connecting, facts, inline, parsing, seams, templates
 from runner.executor.jobs import Job
 from runner.executor.lessons import Lessons
 from runner.executor.orders import order, write_inputs
@@ -137,7 +137,7 @@ class Warm:
                 sys.stdout, sys.stderr = outputs
             if code != 0 or "failed=0" not in printed:
                 raise RuntimeError(f"the warm-up run failed: {printed}")
-        core.forget_run()
+        ansible_core.forget_run()
         for kind in self.lessons.kinds.values():
             if kind is not self._pages:
                 # It is known here, and not for every fork to tell.

@@ -19,7 +19,7 @@ from ansible.plugins.loader import connection_loader
 from ansible.utils import vars as vars_
 from ansible.vars import clean, manager
 
-from runner.executor import core
+from runner.executor import ansible_core
 from runner.executor.seams import expect
 
 _SCALARS = frozenset({str, int, float, bool, type(None)})
@@ -34,7 +34,7 @@ class _NotPlain(Exception):
 def check() -> None:
     expect(clean.clean_facts, "facts")
     expect(basic.remove_values, "value", "no_log_strings")
-    if core.TAGS:
+    if ansible_core.TAGS:
         expect(vars_.transform_to_native_types, "value", "redact")
     expect(connection_loader.all)
     if manager.clean_facts is not clean.clean_facts:
@@ -49,7 +49,7 @@ def put() -> None:
     if getattr(task_executor, "clean_facts", None) is clean.clean_facts:
         task_executor.clean_facts = manager.clean_facts
     basic.remove_values = remove_values(basic.remove_values)
-    if core.TAGS:
+    if ansible_core.TAGS:
         vars_.transform_to_native_types = transform_to_native_types(vars_.transform_to_native_types)
 
 

@@ -24,7 +24,7 @@ from ansible.module_utils.facts.namespace import PrefixFactNamespace
 from ansible.module_utils.facts.utils import get_mount_size
 from ansible.modules import setup
 
-from runner.executor import core
+from runner.executor import ansible_core
 from runner.executor.seams import expect
 
 # Told instead of facts by a run that has asked for some.
@@ -36,7 +36,7 @@ _AGE, _OLDEST = 60.0, 3600.0
 _SLOW = frozenset("network lsb platform distribution caps chroot virtual pkg_mgr cmdline service_mgr systemd".split())
 # And of what is called hardware, which is much else beside.
 _SLOW_HARDWARE = ("get_mount_facts", "get_device_facts", "get_dmi_facts", "get_lvm_facts", "get_sysinfo_facts")
-# Of all these, what older ones of the supported ansible-cores have not.
+# Collectors and methods that ansible-core has only since 2.17 or 2.18.
 _NEWER = frozenset({"systemd", "get_sysinfo_facts"})
 
 
@@ -101,7 +101,7 @@ class Facts:
 
 def _module() -> Any:
     """The module that gathers facts, as collectors want to have it, with its own defaults."""
-    with core.module_arguments({}, "legacy"):
+    with ansible_core.module_arguments({}, "legacy"):
         return basic.AnsibleModule(argument_spec=_ARGUMENTS)
 
 
@@ -128,7 +128,7 @@ def check() -> None:
             expect(getattr(LinuxHardware, name), "self")
     expect(linux.get_best_parsable_locale, "module")
     expect(get_mount_size, "mountpoint")
-    core.check_modules()
+    ansible_core.check_modules()
     _ = setup.main, timeout.DEFAULT_GATHER_TIMEOUT
 
 

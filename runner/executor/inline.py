@@ -27,7 +27,7 @@ from ansible.plugins import action, strategy
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
-from runner.executor import core
+from runner.executor import ansible_core
 from runner.executor.seams import Seam, expect
 
 display = Display()
@@ -44,8 +44,8 @@ def seams(collections: frozenset[str]) -> list[Seam]:
         ("tasks", _check_tasks, _put_tasks),
         ("temporary folders", _check_folders, _put_folders),
         ("modules", _check_modules, lambda: _put_modules(collections)),
-        # Before, nobody looks for them.
-        *([("callers", _check_callers, _put_callers)] if core.TAGS else []),
+        # Until 2.18 ansible-core does not collect callers.
+        *([("callers", _check_callers, _put_callers)] if ansible_core.TAGS else []),
     ]
 
 
@@ -66,7 +66,7 @@ class InlineWorker(worker.WorkerProcess):  # type: ignore[misc]
         self._task._parent = parent
         try:
             with _caught_output():
-                core.run_task(self, self._run)
+                ansible_core.run_task(self, self._run)
         finally:
             host.vars, host.groups = variables, groups
             worker.current_worker = current
@@ -81,7 +81,7 @@ class InlineWorker(worker.WorkerProcess):  # type: ignore[misc]
 @contextlib.contextmanager
 def _caught_output() -> Iterator[None]:
     """What a task prints by itself is told as a warning, as of a forked worker; what it displays goes its usual way."""
-    if not core.TAGS:
+    if not ansible_core.TAGS:
         # It is printed.
         yield
         return
@@ -140,10 +140,10 @@ def _check_tasks() -> None:
     expect(
         worker.WorkerProcess.__init__,
         *("self", "final_q", "task_vars", "host", "task", "play_context", "loader"),
-        *("variable_manager", "shared_loader_obj", "worker_id", *(["cliargs"] if core.TAGS else [])),
+        *("variable_manager", "shared_loader_obj", "worker_id", *(["cliargs"] if ansible_core.TAGS else [])),
     )
     expect(worker.WorkerProcess._run, "self")
-    core.check_task_context()
+    ansible_core.check_task_context()
     if strategy.WorkerProcess is not worker.WorkerProcess:
         raise LookupError("the strategies start other workers")
     from ansible.playbook.task import Task
@@ -272,7 +272,7 @@ def _check_modules() -> None:
     expect(ActionBase._low_level_execute_command, "self", "cmd")
     expect(ActionBase._is_pipelining_enabled, "self", "module_style")
     expect(action.modify_module, "module_name", "module_path", "module_args", "templar", "environment")
-    core.check_modules()
+    ansible_core.check_modules()
     for name in ("_global_warnings", "_global_deprecations"):
         getattr(module_warnings, name)
 
@@ -309,7 +309,7 @@ def _put_modules(collections: frozenset[str]) -> None:
         call = called[-1]
         # Until 2.18 these are given by their place.
         call.arguments = kwargs["module_args"] if "module_args" in kwargs else args[2]
-        call.profile = core.profile(form)
+        call.profile = ansible_core.profile(form)
         call.environment = kwargs.get("environment") or {}
         return form
 
@@ -351,7 +351,7 @@ class _Call:
         code = 0
         with (
             _kept_apart(self.environment),
-            core.module_arguments(self.arguments, self.profile),
+            ansible_core.module_arguments(self.arguments, self.profile),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(errors),
         ):
@@ -374,7 +374,7 @@ class _Call:
             importlib.import_module(self._path).main()
             raise RuntimeError("New-style module did not handle its own exit.")
         except Exception as error:
-            core.tell_crash(error, self.profile)
+            ansible_core.report_crash(error, self.profile)
 
 
 @contextlib.contextmanager

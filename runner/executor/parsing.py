@@ -23,7 +23,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import PluginLoader, get_plugin_class
 from ansible.utils.display import Display
 
-from runner.executor import core
+from runner.executor import ansible_core
 from runner.executor.lessons import bounded
 from runner.executor.seams import expect
 
@@ -53,7 +53,7 @@ class Parsed:
         before = [set(messages) for messages in said]
         try:
             state = _state(path)
-            how = {"trusted_as_template": trusted} if core.TAGS else {}
+            how = {"trusted_as_template": trusted} if ansible_core.TAGS else {}
             content = self._load(DataLoader(), path, "none", True, json_only, **how)
         except Exception:
             # Whatever is wrong with it is for a run to say.
@@ -64,7 +64,7 @@ class Parsed:
             for messages, earlier in zip(said, before, strict=True):
                 for message in set(messages) - earlier:
                     _unsay(messages, message)
-        if silent and state[0] < time.time_ns() - _SETTLED and not core.holds_passwords(content):
+        if silent and state[0] < time.time_ns() - _SETTLED and not ansible_core.has_vault_values(content):
             self._known[key] = state, content
             bounded(self._known, _MOST)
 
@@ -105,7 +105,7 @@ def _unsay(messages: set[str] | dict[str, int], message: str) -> None:
 def check() -> None:
     expect(
         DataLoader.load_from_file,
-        *("self", "file_name", "cache", "unsafe", "json_only", *(["trusted_as_template"] if core.TAGS else [])),
+        *("self", "file_name", "cache", "unsafe", "json_only", *(["trusted_as_template"] if ansible_core.TAGS else [])),
     )
     _ = DataLoader()._FILE_CACHE
     for messages in _said():

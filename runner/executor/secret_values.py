@@ -33,14 +33,20 @@ _ABOUT = frozenset({
     *("name", "names", "user", "username", "id", "url", "uri", "endpoint", "host", "hostname", "port"),
     *("path", "file", "dir", "type", "mode", "method", "class", "ref", "namespace", "enabled", "size"),
     *("length", "algorithm", "policy", "ttl"),
-    *("py", "yml", "yaml", "json", "conf", "cfg", "ini", "toml", "xml", "properties", "env", "sh", "txt"),
 })  # fmt: skip
+# `password.txt` holds a password.
+_FILE_ENDING = re.compile(r"\.(?:py|ya?ml|json|conf|cfg|ini|toml|xml|properties|env|sh|txt)$")
 
 _NAMELIKE = re.compile(r"[A-Za-z0-9_.:/-]+")
 _SEGMENT = re.compile(r"[^\W_]+")
 _RUN = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
 _TOKEN_LIKE = re.compile(r"[A-Za-z0-9+/_.-]+={0,2}")
-_LONGEST_NAME, _LONGEST_WORD, _RANDOM = 253, 24, 16
+# Made by machines, but changing as seldom as names do: a UUID, a long number, bytes in hexadecimal.
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_LONG_NUMBER, _HEXADECIMAL = re.compile(r"[0-9]{12,}"), re.compile(r"[0-9a-fA-F]{16,}")
+# Digits among a word's letters, as in `hunter2abc`; not in `v1alpha1`, `s3bucket`, `us-east-1a`, `pg15.example.com`.
+_MIXED = re.compile(r"(?=[A-Za-z0-9]{8,64}\Z)[A-Za-z0-9]*[A-Za-z]{3}[0-9]+[A-Za-z]")
+_LONGEST_NAME, _LONGEST_WORD, _RANDOM, _PASSPHRASE = 253, 24, 16, 12
 # An answer of the API server quotes an object as a string in its own JSON.
 _DEEPEST = 3
 
@@ -55,7 +61,7 @@ def secrets_of(key: str, text: str) -> Iterator[str]:
     """What of a Secret's entry has to be kept out of any text: the whole, parts of it, or nothing."""
     text = text.strip()
     is_one_word = len(text.split(None, 1)) < 2
-    if is_secret_key(key) or "\n" in text or (is_one_word and not is_plain(text)):
+    if is_secret_key(key) or (_is_secret_word(text) if is_one_word else _is_secret_text(text)):
         yield text
     for user_password in _IN_URL.finditer(text):
         yield user_password[1]
@@ -76,18 +82,27 @@ def secrets_of(key: str, text: str) -> Iterator[str]:
 
 
 def is_secret_key(key: str) -> bool:
-    """Whether a key says that its value is a secret: `db_password`, `tls.key`; not `secretName` nor `token-url`."""
-    words = [word.lower() for word in _KEY_PART.findall(key[:_LONGEST_NAME])]
+    """Whether a key says that its value is a secret: `db_password`, `tls.key`, `token.txt`; not `secretName`."""
+    words = [word.lower() for word in _KEY_PART.findall(_FILE_ENDING.sub("", key[:_LONGEST_NAME]))]
     if not words or words[-1] in _ABOUT:
         return False
     return words[-1] in _SECRET_WORDS or any(stem in "".join(words) for stem in _SECRET_STEMS)
+
+
+def _is_secret_word(text: str) -> bool:
+    return not is_plain(text) or bool(_MIXED.match(text))
+
+
+def _is_secret_text(text: str) -> bool:
+    """Several words may be a passphrase: they are kept out as one text, none of them alone."""
+    return "\n" in text or len(text) >= _PASSPHRASE
 
 
 def is_plain(text: str) -> bool:
     """Whether a text looks like a name, a word, a number, a path or a URL, and not like a secret."""
     if len(text) > _LONGEST_NAME or not _NAMELIKE.fullmatch(text):
         return False
-    return _has_plain_segments(text)
+    return _has_plain_segments(text) and not _LONG_NUMBER.fullmatch(text)
 
 
 def is_random(text: str) -> bool:
@@ -97,9 +112,11 @@ def is_random(text: str) -> bool:
 
 def _has_plain_segments(text: str) -> bool:
     """Whether the parts of a text change between small and capital letters and digits as seldom as names do."""
+    if _UUID.search(text):
+        return False
     for segment in _SEGMENT.findall(text):
         runs = _RUN.findall(segment)
-        if max(map(len, runs), default=0) > _LONGEST_WORD:
+        if max(map(len, runs), default=0) > _LONGEST_WORD or _HEXADECIMAL.fullmatch(segment):
             return False
         if len(runs) > 3 and len(segment) < 4 * len(runs) and not (len(runs) == 4 and segment.islower()):
             return False

@@ -22,15 +22,15 @@ from jinja2.filters import FILTERS
 from jinja2.tests import TESTS
 from jinja2.utils import _PassArg
 
-from runner.executor import core
+from runner.executor import ansible_core
 from runner.executor.lessons import bounded
 from runner.executor.seams import expect
 
-if core.TAGS:
+if ansible_core.TAGS:
     from ansible._internal._templating import _jinja_bits
 
 # Until 2.18 in another module.
-AnsibleEnvironment: Any = _jinja_bits.AnsibleEnvironment if core.TAGS else ansible.template.AnsibleEnvironment
+AnsibleEnvironment: Any = _jinja_bits.AnsibleEnvironment if ansible_core.TAGS else ansible.template.AnsibleEnvironment
 
 # Compiled templates, of some KB each.
 _MOST = 2000
@@ -148,9 +148,9 @@ def check() -> None:
     if AnsibleEnvironment.compile is not Environment.compile:
         raise LookupError("ansible-core compiles templates in a way of its own")
     _ = AnsibleEnvironment.template_class.from_code
-    if core.TAGS and (unknown := set(_jinja_bits._TEMPLATE_OVERRIDE_FIELD_NAMES) - set(_SETTINGS)):
+    if ansible_core.TAGS and (unknown := set(_jinja_bits._TEMPLATE_OVERRIDE_FIELD_NAMES) - set(_SETTINGS)):
         raise LookupError(f"templates may have other settings: {', '.join(sorted(unknown))}")
-    if core.TAGS:
+    if ansible_core.TAGS:
         _ = _jinja_bits._TemplateCompileContext.current
 
 
@@ -161,7 +161,7 @@ def put() -> Compiled:
     as_const = nodes._FilterTestCommon.as_const
 
     def key(environment: Any, what: str, source: str) -> Key:
-        context = _jinja_bits._TemplateCompileContext.current(optional=True) if core.TAGS else None
+        context = _jinja_bits._TemplateCompileContext.current(optional=True) if ansible_core.TAGS else None
         settings = tuple(getattr(environment, name) for name in _SETTINGS)
         return what, str.__str__(source), context and context.escape_backslashes, settings
 

@@ -16,18 +16,21 @@ import yaml
 
 # A value that the server repeats may be the whole object.
 _LONGEST_VALUE = 200
-_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# A string that does not end is a match too, up to the text's end: so nothing is looked at from each of its quotes again.
+_QUOTED = re.compile(r'"(?:[^"\\]+|\\.?)*("?)', re.DOTALL)
 # How the Kubernetes client for Python shows an answer: its bytes, and what it says before it.
 _BYTES = re.compile(r"""(?<!\w)(?:b'\{(?:[^'\\]|\\.)*'|b"\{(?:[^"\\]|\\.)*")""", re.DOTALL)
-_BEFORE_BODY = re.compile(r"\(\d{3}\)\s{0,2}Reason: [^\n]*\n(?:HTTP response headers: [^\n]*\n)?HTTP response body: $")
+_BEFORE_BODY = re.compile(r"\(\d{3}\)\s{0,2}Reason: [^\n]{0,200}\n(?:HTTP response headers: [^\n]*\n)?HTTP response body: $")
 _STATUS = re.compile(r"""\{\s{0,8}(?:"kind"\s{0,8}:\s{0,8}"Status"|'kind': 'Status')""")
-_IN_PYTHON = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[{}]""", re.DOTALL)
+_IN_PYTHON = re.compile(r"""'(?:[^'\\]+|\\.?)*'?|"(?:[^"\\]+|\\.?)*"?|[{}]""", re.DOTALL)
 
 # The server's words for a value of another type than text. A field's place, and what it got.
 _GO_FIELD = re.compile(r"cannot unmarshal (number|bool)[\w.+-]* into Go struct field \w+\.(\S+) of type string")
 _SCHEMA = re.compile(r'(?<!\S)(\S{1,300}): Invalid value: "(integer|number|boolean)": \S+ in body must be of type string')
+# Possessive, as each place in a path may also begin one.
 _TYPED = re.compile(
-    r"\s\.((?:[^\s\[]|\[[^\]\n]{0,300}\]){1,300}): expected string, got &value\.valueUnstructured\{Value:([^}]*)\}"
+    r"\s\.((?:(?:[^\s\[:]|:(?=\S))++|\[[^\]\n]{0,300}+\]){1,50}+)"
+    r": expected string, got &value\.valueUnstructured\{Value:([^}]{0,100})\}"
 )
 _UNNAMED = re.compile(r"cannot convert (int64|float64|bool) to string")
 _REFUSALS = (_GO_FIELD, _SCHEMA, _TYPED, _UNNAMED)
@@ -36,23 +39,24 @@ _MASKED = re.compile(r"\*+ \((a number|a boolean)\)")
 _NUMBER, _BOOLEAN = "a number", "a boolean"
 _TYPES = {"number": _NUMBER, "integer": _NUMBER, "int64": _NUMBER, "float64": _NUMBER, "bool": _BOOLEAN, "boolean": _BOOLEAN}
 _MOST_STATUSES = 20
-# What of a definition is looked at, and how many fields a message names.
-_MOST_VALUES, _LONGEST_TEXT, _MOST_FIELDS = 10_000, 64 * 1024, 10
+# What of a message and of a definition is looked at, and how many fields a message names.
+_LONGEST_TEXT, _LONGEST_PATH, _MOST_VALUES, _MOST_FIELDS = 64 * 1024, 1000, 10_000, 10
 
 
 def sentence(status: Mapping[str, Any]) -> str:
     """A Status object as `Reason: message`, on one line where the server's message is."""
     message = _QUOTED.sub(
-        lambda found: found[0] if len(found[0]) <= _LONGEST_VALUE else '"…"', str(status.get("message") or "")
+        lambda found: '"…"' if found[1] and len(found[0]) > _LONGEST_VALUE else found[0], str(status.get("message") or "")
     )
     reason = str(status.get("reason") or "")
     return ": ".join(filter(None, (reason, message.strip()))) or f"HTTP {status.get('code', '')}".strip()
 
 
 def readable(text: str) -> str:
-    """The text with each Status object in it, as JSON or as Python shows it, as a sentence."""
+    """The text with each Status object near its beginning, as JSON or as Python shows it, as a sentence."""
     if "Status" not in text:
         return text
+    text, rest = text[:_LONGEST_TEXT], text[_LONGEST_TEXT:]
     text = _BYTES.sub(_decoded, text)
     shown: list[str] = []
     at = 0
@@ -64,7 +68,7 @@ def readable(text: str) -> str:
         shown.append(text[at : found.start()] if status is None else _BEFORE_BODY.sub("", text[at : found.start()]))
         shown.append(text[found.start() : end] if status is None else sentence(status))
         at = end
-    return "".join([*shown, text[at:]]).strip() if shown else text
+    return "".join([*shown, text[at:], rest]).strip() if shown else text + rest
 
 
 def remedy(message: str, definitions: Iterable[Any] = ()) -> str:
@@ -72,83 +76,129 @@ def remedy(message: str, definitions: Iterable[Any] = ()) -> str:
 
     `definitions` is what was sent, as objects, their YAML, or the operations of a JSON patch.
     """
+    message = message[:_LONGEST_TEXT]
     if "string" not in message or not any(pattern.search(message) for pattern in _REFUSALS):
         return ""
-    objects = [obj for definition in definitions for obj in _objects(definition)]
-    fields = list(dict.fromkeys(_refused(message, [value for obj in objects for value in _values(obj)])))
+    objects = _objects(definitions)
+    fields = list(dict.fromkeys(_refused(message, list(_values(objects)))))
     if not fields:
         return ""
     named = [f"{path} ({type_})".strip() for path, type_ in fields[:_MOST_FIELDS]]
     more = f" and {len(fields) - _MOST_FIELDS} more" if len(fields) > _MOST_FIELDS else ""
-    kind = f"{objects[0]['kind']} " if len(objects) == 1 and objects[0].get("kind") else ""
+    kind = objects[0].get("kind") if len(objects) == 1 else None
+    of = f"{kind} " if kind and isinstance(kind, str) else ""
     return (
-        f"{kind}{', '.join(named)}{more} must be text: quote a literal, and end a template with `| string` "
+        f"{of}{', '.join(named)}{more} must be text: quote a literal, and end a template with `| string` "
         "(`{{ … | string }}`), as ansible-core from 2.19 on leaves numbers and booleans what they are"
     )
 
 
 def _refused(message: str, values: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     """(field, what it got), as the message says it or else as the values that were sent do."""
-    for found in _GO_FIELD.finditer(message):
-        type_, field = _TYPES[found[1]], found[2]
-        sent = [(path, known) for path, known in values if known == type_ and _is_at(path, field)]
+    fields = _distinct(_GO_FIELD, message)
+    places = [_place(path) for path, _ in values] if fields else []
+    for word, field in fields:
+        type_ = _TYPES[word]
+        sent = [
+            (path, known)
+            for (path, known), place in zip(values, places, strict=True)
+            if known == type_ and _is_at(place, field)
+        ]
         yield from sent or [(field, type_)]
     for found in _SCHEMA.finditer(message):
         yield found[1].lstrip("["), _TYPES[found[2]]
     for found in _TYPED.finditer(message):
         yield found[1], _BOOLEAN if found[2] in ("true", "false") else _NUMBER
-    for found in _UNNAMED.finditer(message):
+    for (word,) in _distinct(_UNNAMED, message):
         # Which of them it is, nobody says.
-        type_ = _TYPES[found[1]]
+        type_ = _TYPES[word]
         yield from [(path, known) for path, known in values if known == type_] or [("a field", type_)]
 
 
-def _is_at(path: str, field: str) -> bool:
-    """Whether Go calls a value's path so: without its place in lists, and of a map without the key."""
-    path = "." + re.sub(r"\[\d+\]", "", path)
-    return path.endswith("." + field) or path.rpartition(".")[0].endswith("." + field)
+def _distinct(pattern: re.Pattern[str], message: str) -> list[tuple[str, ...]]:
+    """What is found, each once; for each of them all values are looked at."""
+    return list(dict.fromkeys(found.groups() for found in pattern.finditer(message)))[:_MOST_FIELDS]
 
 
-def _objects(definition: Any) -> Iterator[Any]:
-    if isinstance(definition, str):
-        # Merge keys may make much of little.
-        if len(definition) <= _LONGEST_TEXT and "<<" not in definition:
-            try:
-                for item in yaml.load_all(definition, Loader=yaml.CSafeLoader):
-                    yield from _objects(item) if not isinstance(item, str) else ()
-            except (yaml.YAMLError, RecursionError, ValueError):
-                return
-    elif isinstance(definition, list):
-        for item in definition:
-            yield from _objects(item)
-    elif isinstance(definition, Mapping):
-        yield definition
+def _place(path: str) -> str:
+    """A value's path as Go says it: without its place in lists."""
+    return "." + re.sub(r"\[\d+\]", "", path)
 
 
-def _values(obj: Any) -> Iterator[tuple[str, str]]:
-    """(path, what it is) of each number and boolean in an object, or of one that a JSON patch writes."""
-    if isinstance(obj, Mapping) and isinstance(obj.get("path"), str) and "value" in obj:
-        left = [(obj["path"].strip("/").replace("/", "."), obj["value"])]
-    else:
-        left = [("", obj)]
+def _is_at(place: str, field: str) -> bool:
+    """Whether Go calls a value's place so: of a map without the key."""
+    return place.endswith("." + field) or place.rpartition(".")[0].endswith("." + field)
+
+
+def _objects(definitions: Iterable[Any]) -> list[Mapping[Any, Any]]:
+    """The objects in what was sent, each once: YAML's aliases make much of little."""
+    objects: list[Mapping[Any, Any]] = []
+    left, room = list(definitions)[::-1], _LONGEST_TEXT
+    # Also keeps them, so that no two have the same id.
+    seen: dict[int, Any] = {}
+    while left:
+        item = left.pop()
+        if id(item) in seen:
+            continue
+        seen[id(item)] = item
+        if isinstance(item, str) and len(item) <= room:
+            room -= len(item)
+            left += reversed(list(_documents(item)))
+        elif isinstance(item, list):
+            left += reversed(item)
+        elif isinstance(item, Mapping):
+            objects.append(item)
+    return objects
+
+
+def _documents(text: str) -> Iterator[Any]:
+    try:
+        for document in yaml.load_all(text, Loader=_Loader):
+            if not isinstance(document, str):
+                yield document
+    except Exception:  # PyYAML raises what it stumbles over: KeyError of `!!bool x`, IndexError of `!!int ''`.
+        return
+
+
+class _Loader(yaml.CSafeLoader):
+    """Leaves merge keys to fail, as these too make much of little."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        pass
+
+
+def _values(objects: list[Mapping[Any, Any]]) -> Iterator[tuple[str, str]]:
+    """(path, what it is) of each number and boolean in objects, or of those that a JSON patch writes."""
+    left: list[tuple[str, Any]] = [_written(obj) for obj in reversed(objects)]
     seen: set[int] = set()
     for _ in range(_MOST_VALUES):
         if not left:
             return
         path, value = left.pop()
         if isinstance(value, (Mapping, list)):
-            if id(value) not in seen:
+            # Every value within has its path, so a long one would be there many times.
+            if id(value) not in seen and len(path) <= _LONGEST_PATH:
                 seen.add(id(value))
-                inner = value.items() if isinstance(value, Mapping) else enumerate(value)
-                pattern = f"{path}.{{}}" if path else "{}"
-                pattern = pattern if isinstance(value, Mapping) else f"{path}[{{}}]"
-                left += [(pattern.format(key), item) for key, item in reversed(list(inner))]
+                before = f"{path}." if path else ""
+                inner = (
+                    [(f"{before}{key}", item) for key, item in value.items()]
+                    if isinstance(value, Mapping)
+                    else [(f"{path}[{number}]", item) for number, item in enumerate(value)]
+                )
+                left += reversed(inner)
         elif isinstance(value, bool):
             yield path, _BOOLEAN
         elif isinstance(value, (int, float)):
             yield path, _NUMBER
         elif isinstance(value, str) and (masked := _MASKED.fullmatch(value)):
             yield path, masked[1]
+
+
+def _written(obj: Mapping[Any, Any]) -> tuple[str, Any]:
+    """An operation's path and value; any other object as it is."""
+    if isinstance(obj.get("path"), str) and "value" in obj:
+        return obj["path"].strip("/").replace("/", "."), obj["value"]
+    return "", obj
 
 
 def _object(text: str, start: int) -> tuple[Mapping[str, Any] | None, int]:
@@ -159,7 +209,7 @@ def _object(text: str, start: int) -> tuple[Mapping[str, Any] | None, int]:
             status = ast.literal_eval(text[start:end])
         else:
             status, end = json.JSONDecoder().raw_decode(text, start)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+    except Exception:  # Of foreign text parsers raise more than they document: here TypeError for a key that is a list.
         return None, start + 1
     return (status, end) if isinstance(status, Mapping) else (None, start + 1)
 
@@ -177,6 +227,6 @@ def _decoded(found: re.Match[str]) -> str:
     if "Status" in found[0]:
         try:
             return str(ast.literal_eval(found[0]).decode())
-        except (ValueError, SyntaxError, MemoryError):
+        except Exception:  # As above.
             pass
     return found[0]

@@ -11,10 +11,10 @@ from ansible.module_utils import basic
 from ansible.utils import vars as vars_
 from ansible.vars import clean
 
-from runner.executor import core
+from runner.executor import ansible_core
 from runner.executor.cleaning import check, clean_facts, remove_values, transform_to_native_types
 
-if core.TAGS:
+if ansible_core.TAGS:
     from ansible.module_utils._internal._datatag import AnsibleTagHelper
     from ansible.module_utils._internal._datatag._tags import Deprecated
     from ansible.parsing.vault import EncryptedString
@@ -28,7 +28,7 @@ else:
 
     SECRET = None
 
-with_tags = pytest.mark.skipif(not core.TAGS, reason="until ansible-core 2.18 there are no tags")
+with_tags = pytest.mark.skipif(not ansible_core.TAGS, reason="until ansible-core 2.18 there are no tags")
 
 
 class Original:

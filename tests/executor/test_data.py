@@ -1,5 +1,8 @@
 """What a CR says is data: no string of it is ever run as a template or an expression, whatever a role does with it."""
 
+import os
+import subprocess as subprocesses
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +11,7 @@ import pytest
 
 from runner.executor import subprocess
 from runner.executor.jobs import Execute, Job, JobEvent, fold
+from runner.executor.orders import PACKAGE, has_tags
 from runner.executor.warm import WarmExecutor
 from runner.resource import parameters
 from runner.resource.metadata import GroupVersionKind
@@ -172,3 +176,26 @@ async def test_those_of_a_watch_that_says_so_are_run(
     monkeypatch.setenv("ANSIBLE_GATHERING", "explicit")
     await played(execute, job(tmp_path, attacks(tmp_path), mark_unsafe=False))
     assert (tmp_path / "touched").exists()
+
+
+@pytest.mark.skipif(has_tags(), reason="from ansible-core 2.19 on there is no such plugin")
+def test_where_ansible_core_is_not_as_known_nothing_is_run(tmp_path: Path) -> None:
+    """A plugin that merely raises is passed over by Ansible."""
+    plugins = tmp_path / "plugins"
+    plugins.mkdir()
+    source = PACKAGE / "runner" / "executor" / "callback_plugins" / "rolerunner_data.py"
+    (plugins / source.name).write_text(
+        source.read_text().replace("_ = AnsibleContext._is_unsafe", "_ = AnsibleContext._no_such")
+    )
+    (tmp_path / "play.yml").write_text("[{hosts: localhost, gather_facts: false, tasks: [{debug: {msg: it is run}}]}]")
+    found = subprocesses.run(
+        [str(Path(sys.executable).with_name("ansible-playbook")), "play.yml"],
+        cwd=tmp_path,
+        env={**os.environ, "ANSIBLE_CALLBACK_PLUGINS": str(plugins)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode != 0
+    assert "could be run as templates" in " ".join(found.stderr.split())
+    assert "it is run" not in found.stdout

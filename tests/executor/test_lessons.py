@@ -186,8 +186,8 @@ async def test_what_a_child_learns_its_fork_server_knows(tmp_path: Path) -> None
 import os, select
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
-from runner.executor import core
-if core.TAGS:
+from runner.executor import ansible_core
+if ansible_core.TAGS:
     from ansible.template import trust_as_template
 else:
     trust_as_template = str

@@ -78,7 +78,12 @@ def test_given_secrets_are_masked_from_the_start() -> None:
 def test_given_secrets_are_masked_in_every_text() -> None:
     event = {
         "event": "runner_on_ok",
-        "event_data": {"task": "to token-123", "res": {"name": "token-123", "msg": ["token-123"]}},
+        "event_data": {
+            "task": "to token-123",
+            "role": "a token-123",
+            "host": "token-123",
+            "res": {"name": "token-123", "msg": ["token-123"]},
+        },
     }
     assert "token-123" not in Masker(["token-123"]).mask_json(json.dumps(event))
 
@@ -185,6 +190,31 @@ def test_a_value_that_is_a_word_is_masked_as_a_whole_word() -> None:
         assert masker.mask(text) == shown
 
 
+def test_a_value_that_is_a_word_is_masked_between_separators() -> None:
+    masker = having_seen(secret(password="changeme1", token="my-pass/word", key="managed"), names=("app-changeme1-0",))
+    for text, shown in {
+        "redis/changeme1 changeme1.db x_changeme1": f"redis/{MASK} {MASK}.db x_{MASK}",
+        "//host/changeme1/x.json a-changeme1-b changeme1": f"//host/{MASK}/x.json a-{MASK}-b {MASK}",
+        "x/my-pass/word/y my-pass": f"x/{MASK}/y my-pass",
+        "redis/managed managed.db": f"redis/{MASK} {MASK}.db",
+        "x/my-pass/word/changeme1/managed.y": f"x/{MASK}/{MASK}/{MASK}.y",
+        "un-managed managed_by": "un-managed managed_by",
+        "app-changeme1-0 /x/changeme1/main.yml:3 changeme11": "app-changeme1-0 /x/changeme1/main.yml:3 changeme11",
+    }.items():
+        assert masker.mask(text) == shown
+
+
+def test_of_values_that_overlap_in_a_word_nothing_stays() -> None:
+    masker = having_seen(secret(password="changeme", token="changeme/other", key="x/changeme", pw="other.one"))
+    assert masker.mask("is x/changeme/other.one/z") == f"is {MASK}/z"
+
+
+def test_only_what_looks_like_a_name_is_one_under_a_names_key() -> None:
+    masker = having_seen(secret(password="changeme1"))
+    value = {"src": "pw changeme1", "name": ["x:changeme1", "changeme1"], "path": {"x": "is changeme1"}}
+    assert masker.mask(value) == {"src": f"pw {MASK}", "name": [f"x:{MASK}", "changeme1"], "path": {"x": f"is {MASK}"}}
+
+
 def test_a_password_that_is_a_name_does_not_hide_the_name() -> None:
     pod = {"kind": "Pod", "metadata": {"name": "postgres", "namespace": "galaxy", "labels": {"app": "managed"}}}
     masker = having_seen(secret(password="operator", token="postgres", key="managed"), pod, names=("operator",))
@@ -215,6 +245,60 @@ def test_a_tasks_name_stays_where_it_stands_and_where_it_is_printed() -> None:
     assert masked_event(masker, event_data={"task": "Log in with Tq7wXm2LpZ9vKc4R"})["event_data"]["task"].endswith(MASK)
 
 
+def test_a_long_title_that_is_full_of_a_secret_is_read_once() -> None:
+    """That it ends at all shows that no word is compared with each place of the title. Its beginning stays."""
+    masker = having_seen(secret(password="managed"))
+    title = "managed " * 125_000
+    event = masked_event(masker, event_data={"task": title, "res": {"msg": f"{title} managed"}})
+    assert event["event_data"]["task"] == title
+    shown = event["event_data"]["res"]["msg"]
+    assert shown.startswith("managed managed")
+    assert shown.endswith(f" {MASK}")
+    short = masked_event(masker, event_data={"task": "all managed", "res": {"msg": "all managed, managed all managed"}})
+    assert short["event_data"]["res"]["msg"] == f"all managed, {MASK} all managed"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "9b2c1f4e-1d2a-4c3b-8e7f-0a1b2c3d4e5f",
+        "https://hooks.example.com/9b2c1f4e-1d2a-4c3b-8e7f-0a1b2c3d4e5f",
+        "deadbeefdeadbeefdeadbeef",
+        "correct horse battery staple",
+        "hunter2abc",
+        "passw0rd",
+        "48151623421234567",
+        48151623421234567,
+    ],
+)
+def test_what_looks_like_a_secret_is_masked_whatever_its_key(value: Any) -> None:
+    assert having_seen(secret(postgres=value)).mask(f"with {value}.") == f"with {MASK}."
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("v1alpha1", "utf8mb4_unicode_ci", "us-east-1a", "s3bucket", "postgres15", "pg15.example.com", "20261127"),
+        *("awx-demo-postgres-15", "TLSv1.2", "quay.io/org/image:1.2.3", "two words"),
+    ],
+)
+def test_what_looks_like_a_name_stays_whatever_its_key(value: str) -> None:
+    assert having_seen(secret(postgres=value)).mask(f"with {value}.") == f"with {value}."
+
+
+def test_of_several_words_none_is_masked_alone() -> None:
+    masker = having_seen(secret(about="The database of the demo, managed"))
+    assert masker.mask("The database is managed") == "The database is managed"
+
+
+@pytest.mark.parametrize("text", ["changeme\n", " changeme", "hunter 2\n", f"{'-' * 9}\nabc def\n{'-' * 9}\n"])
+def test_the_base64_of_a_value_with_white_space_around_it_is_masked(text: str) -> None:
+    """As `echo changeme | base64` makes it."""
+    encoded = base64.b64encode(text.encode()).decode()
+    for object_ in ({"kind": "Secret", "data": {"password": encoded}}, secret(password=text)):
+        assert having_seen(object_).mask([f"is {encoded}", f"is {text.strip()}"]) == [f"is {MASK}"] * 2
+
+
 # ---- Where Secrets are found.
 
 
@@ -230,6 +314,24 @@ def test_a_definition_in_text_is_one_too() -> None:
         masked = Masker().mask_json(json.dumps(event))
         assert "sesame" not in masked
         assert "bob" not in masked
+
+
+def test_a_definition_whose_kind_stands_beside_it_is_a_secrets() -> None:
+    definition = {"metadata": {"name": "x"}, "stringData": {"password": "open-sesame", "user": "bob"}}
+    masker = Masker()
+    masked = masker.mask({"kind": "Secret", "name": "x", "definition": definition, "resource_definition": definition})
+    shown = {"metadata": {"name": "x"}, "stringData": {"password": MASK, "user": MASK}}
+    assert masked == {"kind": "Secret", "name": "x", "definition": shown, "resource_definition": shown}
+    assert masker.mask("is open-sesame") == f"is {MASK}"
+    other = {"kind": "Secret", "definition": {"kind": "ConfigMap", "data": {"a": "b"}}}
+    assert masker.mask(other) == other
+
+
+@pytest.mark.parametrize("kind", ["kind: Secret", 'kind: "Secret"', "kind:   'Secret'"])
+def test_yaml_of_a_secret_is_one_however_it_is_quoted(kind: str) -> None:
+    masker = Masker()
+    masker.mask({"definition": f"{kind}\nstringData:\n  password: open-sesame\n"})
+    assert masker.mask("is open-sesame") == f"is {MASK}"
 
 
 def test_a_pair_in_yaml_ends_with_its_line() -> None:
@@ -336,8 +438,16 @@ def test_hostile_secrets_are_masked_all_the_same() -> None:
     )
     text = "aaaaaa7Zz! " + "a" * 100_000 + " " + large + " ok"
     assert masker.mask(text) == f"{MASK} {MASK} {MASK} ok"
+    assert having_seen(secret(password="changeme")).mask("/changeme" * 100_000) == f"/{MASK}" * 100_000
     lines = "\n".join(f"password{number}='" for number in range(50_000))
     assert having_seen(secret(**{"x.conf": lines, "token": "[" * 100_000, "j": "{" * 100_000})).mask("fine") == "fine"
+
+
+def test_of_a_value_with_more_random_words_than_files_have_a_bounded_number_is_looked_for() -> None:
+    words = [base64.b64encode(f"{number:012} a word".encode()).decode() for number in range(5000)]
+    text = " ".join([*words, "password=open-sesame"])
+    masker = having_seen(secret(x=text))
+    assert masker.mask(["open-sesame", words[0], words[-1], f"is {text}"]) == [MASK, MASK, words[-1], f"is {MASK}"]
 
 
 def test_aliases_of_yaml_are_looked_at_once() -> None:

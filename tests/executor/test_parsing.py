@@ -12,7 +12,7 @@ from ansible.executor import playbook_executor
 from ansible.plugins import loader
 from ansible.plugins.loader import PluginLoader
 
-from runner.executor import core, parsing
+from runner.executor import ansible_core, parsing
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def test_a_plugins_documentation_is_read_once(
 ) -> None:
     read: list[Any] = []
     # Until ansible-core 2.18 without PyYAML's own function.
-    owner, function = (yaml, "load") if core.TAGS else (loader, "AnsibleLoader")
+    owner, function = (yaml, "load") if ansible_core.TAGS else (loader, "AnsibleLoader")
     load = getattr(owner, function)
 
     def counted(text: Any, *args: Any, **kwargs: Any) -> Any:

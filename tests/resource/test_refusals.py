@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from runner.resource.refusals import readable, remedy
+from runner.resource.refusals import readable, remedy, sentence
 
 STATUS = {
     **{"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"},
@@ -91,6 +91,7 @@ POD: dict[str, Any] = {"kind": "Pod", "spec": {"replicas": 3, "containers": [{"e
         ("cannot convert float64 to string", {"a": 1.5, "b": True}, "a (a number)"),
         ("cannot convert bool to string", None, "a field (a boolean)"),
         (CRD, {"kind": "Widget"}, "Widget spec.l[0].v (a boolean), spec.x (a number)"),
+        ("x .a:b.c: expected string, got &value.valueUnstructured{Value:2}", None, "a:b.c (a number)"),
         (APPLY, POD, 'Pod spec.containers[name="x y"].env[name="B"].value (a number), data.flag (a boolean)'),
     ],
 )  # fmt: skip
@@ -131,7 +132,37 @@ def test_definitions_of_any_kind_are_borne() -> None:
     "part", ["x", " .[", "b'{", "{'kind': 'Status'", '{"kind":"Status"', '"', "(404)\nReason: ", ": Invalid value: "]
 )
 def test_texts_that_go_on_and_on_are_borne(part: str) -> None:
-    """That this ends shows that no part of a text is looked at again and again."""
+    """However long, only their beginnings are looked at; more of this in tests/control/test_failures.py."""
     text = "Status string " + part * (400_000 // len(part))
     assert readable(text) == text
     assert remedy(text, [MAP]) == ""
+
+
+@pytest.mark.parametrize("end", ["", "\\", '\\"', "x"])
+def test_a_string_without_an_end_stays(end: str) -> None:
+    """That this ends shows that it is not looked at from each of its quotes again: otherwise an hour."""
+    message = '"' + '\\"' * 400_000 + end
+    assert sentence({"message": message}) == message
+    assert readable(f"{{'kind': 'Status', {message}") == f"{{'kind': 'Status', {message}"
+
+
+@pytest.mark.parametrize(
+    "text", ["{'kind': 'Status', []: 1}", "{'kind': 'Status', {}: 1}", "b'{\\x Status'"], ids=["list", "dict", "escape"]
+)
+def test_what_python_cannot_read_stays(text: str) -> None:
+    assert readable(f"Tier {text} is not supported") == f"Tier {text} is not supported"
+
+
+def test_a_status_far_into_a_text_stays() -> None:
+    far = "x" * 100_000 + TEXT
+    assert readable(TEXT + far) == f"{SENTENCE}\n{far}".strip()
+
+
+def test_yaml_that_says_a_thing_many_times_names_it_once() -> None:
+    aliases = "- &a {kind: A, b: 1}\n- &b [*a, *a]\n- [*b, *b]\n---\nkind: A\nc: 2\n"
+    assert remedy("cannot convert int64 to string", [aliases]).startswith(f"b (a number), c (a number) {ADVICE}")
+
+
+def test_braces_in_keys_are_shown() -> None:
+    definition = {"a{b}": {"{0.real}": [5]}}
+    assert remedy("cannot convert int64 to string", [definition]).startswith(f"a{{b}}.{{0.real}}[0] (a number) {ADVICE}")

@@ -12,8 +12,7 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from ansible.plugins.callback import CallbackBase
-from ansible.template import AnsibleContext
-from ansible.vars.hostvars import HostVars, HostVarsVars
+from ansible.utils.display import Display
 
 DOCUMENTATION = """
 name: rolerunner_data
@@ -49,6 +48,13 @@ def is_unsafe(context: Any, value: Any) -> bool:
     return False
 
 
-if not callable(getattr(AnsibleContext, "_is_unsafe", None)):
-    raise AttributeError("ansible.template.AnsibleContext is not as known: a CR's strings could be run as templates")
+try:
+    from ansible.template import AnsibleContext
+    from ansible.vars.hostvars import HostVars, HostVarsVars
+
+    _ = AnsibleContext._is_unsafe
+except (ImportError, AttributeError) as error:
+    # Ansible passes over a plugin that raises an exception, and the run would go on without this.
+    Display().error(f"This ansible-core is not as known, and a CR's strings could be run as templates: {error}")
+    raise SystemExit(1) from error
 AnsibleContext._is_unsafe = is_unsafe

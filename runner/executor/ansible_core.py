@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import json
 import traceback
 from collections.abc import Callable, Iterator
@@ -18,8 +17,10 @@ from ansible.executor.process import worker
 from ansible.module_utils import basic
 from ansible.utils.context_objects import GlobalCLIArgs
 
-# Whether strings are tagged: ansible-core from 2.19 on.
-TAGS = importlib.util.find_spec("ansible._internal") is not None
+from runner.executor.orders import has_tags
+
+# Whether strings carry tags: ansible-core from 2.19 on.
+TAGS = has_tags()
 
 if TAGS:
     from ansible.module_utils._internal._ansiballz import _loader as ansiballz
@@ -39,14 +40,14 @@ def forget_run() -> None:
         AnsibleJSONDecoder._vaults.clear()
 
 
-def holds_passwords(content: Any) -> bool:
-    """Whether parsed YAML has encrypted values that hold the passwords of the run that parsed it, as until 2.18."""
+def has_vault_values(content: Any) -> bool:
+    """Whether parsed YAML has encrypted values, which until 2.18 hold the passwords of the run that parsed it."""
     if TAGS:
         return False
     if isinstance(content, dict):
-        return any(map(holds_passwords, content.values()))
+        return any(map(has_vault_values, content.values()))
     if isinstance(content, list):
-        return any(map(holds_passwords, content))
+        return any(map(has_vault_values, content))
     return isinstance(content, AnsibleVaultEncryptedUnicode)
 
 
@@ -61,7 +62,7 @@ def check_modules() -> None:
 
 @contextlib.contextmanager
 def module_arguments(arguments: dict[str, Any], profile: str) -> Iterator[None]:
-    """A module that is called meanwhile has these arguments. `profile` is of the form that ansible-core gave it."""
+    """Give a module that is called meanwhile these arguments. `profile` is the module's serialization profile."""
     if TAGS:
         encoder = basic._json.get_module_encoder(profile, basic._json.Direction.CONTROLLER_TO_MODULE)
         text = json.dumps({"ANSIBLE_MODULE_ARGS": arguments}, cls=encoder)
@@ -78,11 +79,11 @@ def module_arguments(arguments: dict[str, Any], profile: str) -> Iterator[None]:
 
 
 def profile(form: Any) -> str:
-    """Of what `modify_module` made of a module: how its arguments and its result are written as JSON."""
+    """The serialization profile of a module, from what `modify_module` returned; empty until 2.18, which has none."""
     return form.serialization_profile if TAGS else ""
 
 
-def tell_crash(error: Exception, profile: str) -> None:
+def report_crash(error: Exception, profile: str) -> None:
     """End a module that raised: print what ansible-core's wrapper prints for it, and exit."""
     if TAGS:
         ansiballz._handle_exception(error, profile)
