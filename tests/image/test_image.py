@@ -63,10 +63,10 @@ def core(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def engine(storage: Storage, base: str, core: str, request: pytest.FixtureRequest) -> str:
-    """An image with this ansible-core; the newest has the example operator as well."""
+    """The example operator's image with this ansible-core."""
     if core == NEWEST:
         return str(request.getfixturevalue("image"))
-    return storage.build("engine", target="runner", BASE_IMAGE=base, COLLECTIONS="pypi", ANSIBLE_CORE=core)
+    return storage.build(f"memcached-operator-{core}", BASE_IMAGE=base, COLLECTIONS="pypi", ANSIBLE_CORE=core)
 
 
 @pytest.fixture
@@ -201,13 +201,13 @@ def test_a_base_image_whose_python_is_not_for_an_ansible_core(storage: Storage, 
     ids=["its-own-user", "any-user-of-group-0", "read-only-root"],
 )
 async def test_its_operator_works(
-    storage: Storage, image: str, kubeconfig: Path, devcluster: Devcluster, namespace: str, user: str, read_only: bool
+    storage: Storage, engine: str, kubeconfig: Path, devcluster: Devcluster, namespace: str, user: str, read_only: bool
 ) -> None:
     async with Cluster.connected(devcluster.kubeconfig) as world:
         for path in sorted((ROOT / "crds").glob("*.yaml")):
             await world.install(yaml.safe_load(path.read_text()))
         container = storage.start(
-            image, *ARGUMENTS, kubeconfig=kubeconfig, user=user, read_only=read_only, WATCH_NAMESPACE=namespace
+            engine, *ARGUMENTS, kubeconfig=kubeconfig, user=user, read_only=read_only, WATCH_NAMESPACE=namespace
         )
         await watching(container)
         for sample in SAMPLES:
