@@ -27,7 +27,7 @@ class BrokenConditionals:
     def tell(self, content: Path, request: Request, events: Iterable[JobEvent]) -> None:
         """After a run of `content`. `events` are all of the run's."""
         told = self._told.setdefault(content, set())
-        places = {event.location: None for event in events if event.has_broken_conditional and event.location not in told}
+        places = {place: None for event in events for place in event.broken_conditionals if place not in told}
         if not places:
             return
         told.update(places)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -380,7 +381,11 @@ async def test_a_small_operator_with_both_executors(folder: Path, tmp_path: Path
     """Made, changed and deleted by each; they leave the same, but for the password that is made at random."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    engines = [own(executor, tmp_path / "runs") for executor in ("warm", "subprocess")]
+    # Whatever else listens on this machine meanwhile.
+    engines = [
+        replace(engine, flags=(*engine.flags, "--role-metrics-bind-address=0"))
+        for engine in (own(executor, tmp_path / "runs") for executor in ("warm", "subprocess"))
+    ]
     courses = await try_out(
         engines,
         devcluster.kubeconfig,

@@ -23,6 +23,8 @@ from runner.devcluster.binaries import cache_dir
 from runner.devcluster.supervisor import ended_with_parent
 
 ROOT = Path(__file__).parent.parent.parent
+# The newest ansible-core for the Python of the base image that is made here.
+NEWEST = "2.19"
 # python3-venv is what a Python image has by itself.
 SUITE, PACKAGES = "bookworm", "python3,python3-venv"
 # Seconds; the network may be slow.

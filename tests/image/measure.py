@@ -15,8 +15,8 @@ import yaml
 from bench.driver import Cluster, tidy_on_sigterm, until
 from runner.devcluster import Cluster as Devcluster
 from tests.conftest import lines
-from tests.image.containers import ROOT, Container, Storage
-from tests.image.test_image import ARGUMENTS, NEWEST, flattened
+from tests.image.containers import NEWEST, ROOT, Container, Storage
+from tests.image.test_image import ARGUMENTS, flattened
 
 PACKAGES = "/opt/rolerunner/lib/python3*/site-packages"
 # By the first that a file's path begins with.

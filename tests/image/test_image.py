@@ -14,7 +14,7 @@ from bench.driver import MEMCACHED, Cluster, condition, until
 from runner.devcluster import Cluster as Devcluster
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.conftest import lines
-from tests.image.containers import ROOT, Container, Storage, missing
+from tests.image.containers import NEWEST, ROOT, Container, Storage, missing
 
 pytestmark = [
     pytest.mark.image,
@@ -25,8 +25,6 @@ pytestmark = [
 PINS = (ROOT / "requirements-ansible-core.txt").read_text()
 SETTINGS = GroupVersionKind(MEMCACHED.group, MEMCACHED.version, "MemcachedSettings")
 SAMPLES = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "config" / "samples").glob("cache_*.yaml"))]
-# Of Debian's Python 3.11.
-NEWEST = "2.19"
 # Containers share this machine's network.
 ARGUMENTS = (
     *("--proxy-port=0", "--health-probe-bind-address=127.0.0.1:0", "--metrics-bind-address=0"),

@@ -146,7 +146,8 @@ class Shell:
         """The engine's image, and a container tool that needs no daemon."""
         self._images = self._stack.enter_context(containers.Storage())
         name = f"rolerunner:{runner.__version__}"
-        self._images.build(name, target="runner", BASE_IMAGE=self._images.base(), COLLECTIONS="pypi")
+        how = {"BASE_IMAGE": self._images.base(), "COLLECTIONS": "pypi", "ANSIBLE_CORE": containers.NEWEST}
+        self._images.build(name, target="runner", **how)
         tool = self._folder / "container-tool"
         command = shlex.join([*containers.NAMESPACES, *self._images.builder()])
         tool.write_text(f'#!/bin/sh\n[ "$1" = build ] && shift && exec {command} "$@"\n')
