@@ -177,9 +177,9 @@ class TestComparison:
 
 
 DOCKERFILE = """
-FROM quay.io/other AS builder
+FROM registry.example.com/other AS builder
 COPY everything /opt/ansible
-FROM quay.io/operator-framework/ansible-operator:v1.42.3
+FROM registry.example.com/operator-framework/ansible-operator:v1.42.3
 # A comment
 ARG VERSION=1.2
 ENV VERSION=${VERSION} \\

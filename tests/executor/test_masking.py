@@ -279,7 +279,7 @@ def test_what_looks_like_a_secret_is_masked_whatever_its_key(value: Any) -> None
     "value",
     [
         *("v1alpha1", "utf8mb4_unicode_ci", "us-east-1a", "s3bucket", "postgres15", "pg15.example.com", "20261127"),
-        *("awx-demo-postgres-15", "TLSv1.2", "quay.io/org/image:1.2.3", "two words"),
+        *("awx-demo-postgres-15", "TLSv1.2", "registry.example.com/org/image:1.2.3", "two words"),
     ],
 )
 def test_what_looks_like_a_name_stays_whatever_its_key(value: str) -> None:
