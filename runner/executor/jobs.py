@@ -17,7 +17,7 @@ from runner.executor.masking import REQUEUE_ACTIONS
 LOCALHOST = "localhost"
 
 _BROKEN_CONDITIONAL = "Conditionals must have a boolean result."
-_ORIGIN = re.compile(r"^Origin: (/[^\r\n]{1,4096}:\d{1,9}):\d{1,9}\r?$", re.MULTILINE)
+_ORIGIN = re.compile(r"\bOrigin: (/\S{1,4096}?:\d{1,9}):\d{1,9}(?=\s|$)")
 # Where a mistake in a file is, as ansible-core says it until 2.18; later as a path, line and column.
 _PLACE = re.compile(r"'([^'\n]{1,4096})': line (\d{1,9}), column (\d{1,9})")
 _FOR_CHECK_MODE = re.compile(r'"msg": "([^"]*check mode[^"]*)"', re.IGNORECASE)
@@ -118,9 +118,11 @@ class JobEvent:
         notes = self.result.get("deprecations")
         texts = [note.get("msg") for note in notes if isinstance(note, Mapping)] if isinstance(notes, list) else []
         # The event of a skipped task leaves its result out.
-        if not any(_BROKEN_CONDITIONAL in text for text in (self.stdout, *texts) if isinstance(text, str)):
+        # What is displayed is broken into lines wherever the terminal ends.
+        printed = " ".join(self.printed.split())
+        if not any(_BROKEN_CONDITIONAL in text for text in (printed, *texts) if isinstance(text, str)):
             return ()
-        return (self.location,) if self.location else tuple(dict.fromkeys(_ORIGIN.findall(self.printed)))
+        return (self.location,) if self.location else tuple(dict.fromkeys(_ORIGIN.findall(printed)))
 
     @property
     def is_failure(self) -> bool:
