@@ -27,7 +27,13 @@ class BrokenConditionals:
     def tell(self, content: Path, request: Request, events: Iterable[JobEvent]) -> None:
         """After a run of `content`. `events` are all of the run's."""
         told = self._told.setdefault(content, set())
-        places = {place: None for event in events for place in event.broken_conditionals if place not in told}
+        places: dict[str, None] = {}
+        place = ""
+        for event in events:
+            # Without colours a deprecation is displayed in events of its own, which name no task; it is the current one's.
+            place = event.location or place
+            if event.has_broken_conditional and place not in told:
+                places[place] = None
         if not places:
             return
         told.update(places)

@@ -17,7 +17,6 @@ from runner.executor.masking import REQUEUE_ACTIONS
 LOCALHOST = "localhost"
 
 _BROKEN_CONDITIONAL = "Conditionals must have a boolean result."
-_ORIGIN = re.compile(r"\bOrigin: (/\S{1,4096}?:\d{1,9}):\d{1,9}(?=\s|$)")
 # Where a mistake in a file is, as ansible-core says it until 2.18; later as a path, line and column.
 _PLACE = re.compile(r"'([^'\n]{1,4096})': line (\d{1,9}), column (\d{1,9})")
 _FOR_CHECK_MODE = re.compile(r'"msg": "([^"]*check mode[^"]*)"', re.IGNORECASE)
@@ -110,19 +109,12 @@ class JobEvent:
         return result if isinstance(result, Mapping) else {}
 
     @property
-    def broken_conditionals(self) -> tuple[str, ...]:
-        """Where conditions gave no boolean and ansible-core (from 2.19 on) let them pass with a deprecation: `FILE:LINE`.
-
-        The task's place, or, of what is displayed by itself, the condition's.
-        """
+    def has_broken_conditional(self) -> bool:
+        """A condition gave no boolean, and ansible-core (from 2.19 on) let it pass with a deprecation."""
         notes = self.result.get("deprecations")
         texts = [note.get("msg") for note in notes if isinstance(note, Mapping)] if isinstance(notes, list) else []
         # The event of a skipped task leaves its result out.
-        # What is displayed is broken into lines wherever the terminal ends.
-        printed = " ".join(self.printed.split())
-        if not any(_BROKEN_CONDITIONAL in text for text in (printed, *texts) if isinstance(text, str)):
-            return ()
-        return (self.location,) if self.location else tuple(dict.fromkeys(_ORIGIN.findall(printed)))
+        return any(_BROKEN_CONDITIONAL in text for text in (self.stdout, *texts) if isinstance(text, str))
 
     @property
     def is_failure(self) -> bool:

@@ -24,18 +24,22 @@ def event(place: str, *, stdout: str = "", deprecations: Any = None, name: str =
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (event("a:1", deprecations=[{"msg": NOTE, "version": "2.23"}]), ("a:1",)),
-        (event("a:1", stdout=f"[DEPRECATION WARNING]: {NOTE}", name="runner_on_skipped"), ("a:1",)),
-        (event("", stdout=f"{NOTE} Soon.\r\nOrigin: /a/b.yml:3:9\r\n\r\n1 - x", name="verbose"), ("/a/b.yml:3",)),
-        (event("", stdout=NOTE, name="verbose"), ()),
-        (event("a:1", deprecations=[{"msg": "something else"}]), ()),
-        (event("a:1", deprecations="text"), ()),
-        (event("a:1", deprecations=["text", {"msg": 1}]), ()),
+        (event("a:1", deprecations=[{"msg": NOTE, "version": "2.23"}]), True),
+        (event("a:1", stdout=f"[DEPRECATION WARNING]: {NOTE}", name="runner_on_skipped"), True),
+        (event("a:1", deprecations=[{"msg": "something else"}]), False),
+        (event("a:1", deprecations="text"), False),
+        (event("a:1", deprecations=["text", {"msg": 1}]), False),
     ],
-    ids=["result", "skipped", "by-itself", "nowhere", "another", "text", "odd"],
+    ids=["result", "skipped", "another", "text", "odd"],
 )
-def test_where_they_are(given: JobEvent, expected: tuple[str, ...]) -> None:
-    assert given.broken_conditionals == expected
+def test_which_tasks_have_one(given: JobEvent, expected: bool) -> None:
+    assert given.has_broken_conditional is expected
+
+
+def test_one_that_is_displayed_by_itself_is_the_current_tasks(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        BrokenConditionals().tell(ROLE, REQUEST, [event("main.yml:5"), event("", stdout=NOTE, name="verbose")])
+    assert [record.at for record in caplog.records] == [["main.yml:5"]]  # type: ignore[attr-defined]
 
 
 def test_one_warning_a_role_and_another_for_new_places(caplog: pytest.LogCaptureFixture) -> None:
