@@ -42,8 +42,8 @@ _NO_LABELS: Mapping[str, str] = {}
 class Informer:
     """A store of the objects of one kind, in one namespace or (namespace empty) all, kept current by `run`.
 
-    `store` has the objects that `keeps` is true of, and `others` the labels of all others; `notify` is called for the former,
-    and when an object becomes one of the others or ceases to be. `version` is the resourceVersion up to which the store has
+    `store` has the objects that `keeps` is true of, `others` the labels of all others; `notify` is called for the
+    former, and when an object becomes one of the others or ceases to be. `version` is the resourceVersion up to which the store has
     come, `fresh` whether its watch goes on without a gap (a peer that is silently gone is noticed after the watch's own
     timeout), and `list_kind` what the server calls a list of these.
     """
@@ -160,10 +160,10 @@ class Informer:
                     listed.add(key)
                     # What came while the list was on its way is for the watch to tell.
                     known = self.store.get(key)
-                    if known is None or _version(known) != _version(item):
-                        if known is None or restored or _number(_version(known)) <= _number(_version(item)):
-                            # Items of a list carry no kind of their own.
-                            self._take_in(key, {**kind, **item})
+                    is_news = known is None or _version(known) != _version(item)
+                    if is_news and (known is None or restored or _number(_version(known)) <= _number(_version(item))):
+                        # Items of a list carry no kind of their own.
+                        self._take_in(key, {**kind, **item})
                 if number % _BREATH == 0:
                     # Who is told may have to think about each.
                     await asyncio.sleep(0)
