@@ -156,6 +156,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
                     watches=watches,
                     namespaces=settings.namespaces,
                     notify=handlers.primary,
+                    listed=handlers.listed,
                     started=started,
                 )
             )
