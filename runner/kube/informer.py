@@ -28,7 +28,7 @@ Notify = Callable[[Object | None, Object | None], None]
 # Whether an object is to be kept in full, and what happens to it told.
 Keeps = Callable[[Object], bool]
 
-_PAGE = 250
+_PAGE = 100
 # Objects after which others get their turn.
 _BREATH = 50
 # Seconds. The server ends each watch after a time within these, so that not all are renewed at once.

@@ -321,7 +321,7 @@ async def test_a_post_that_never_left_is_repeated(monkeypatch: pytest.MonkeyPatc
     assert len([seconds for seconds in tried if seconds]) == 4
 
 
-NESTED = b'{"a":' * 9_000 + b"{}" + b"}" * 9_000
+NESTED = b'{"a":' * 100_000 + b"{}" + b"}" * 100_000
 
 
 @pytest.mark.parametrize(
