@@ -32,7 +32,8 @@ async def post(client: ApiClient, owner: Owner, *, type: str, action: str, reaso
     body = {
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"name": f"{owner.key.name[:200]}.{uuid4().hex[:16]}", "namespace": namespace},
+        # Each part of a name ends with a letter or a digit.
+        "metadata": {"name": f"{owner.key.name[:200].rstrip('-.')}.{uuid4().hex[:16]}", "namespace": namespace},
         "firstTimestamp": now,
         "lastTimestamp": now,
         "count": 1,
