@@ -256,19 +256,29 @@ async def _heed(handlers: Handlers, stop: asyncio.Event) -> None:
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
     with contextlib.closing(transport):
         async for line in orders:
-            handlers.again(json.loads(line))
+            try:
+                handlers.again(json.loads(line))
+            except (ValueError, TypeError, RecursionError) as error:
+                logger.warning(
+                    "A line of standard input was passed over", extra={"error": f"{type(error).__name__}: {error}"}
+                )
     stop.set()
 
 
 async def _watch_related(gvk: GroupVersionKind, discovery: Discovery, informers: Informers) -> None:
     """Watch a kind that watches want beside their own, as soon as the cluster has it."""
     while True:
-        with contextlib.suppress(KubeError):
+        try:
             resource = await discovery.by_kind(gvk)
             if resource is not None:
                 informers.ensure(resource)
                 return
             logger.debug("Related kind not served yet", extra={"related": str(gvk)})
+        except KubeError as error:
+            logger.debug("Related kind not found yet", extra={"related": str(gvk), "error": str(error)})
+        except Exception:
+            # One kind's trouble is no other's, nor the operator's end.
+            logger.exception("A related kind could not be watched", extra={"related": str(gvk)})
         await asyncio.sleep(_LOOK_AGAIN)
 
 
@@ -278,4 +288,8 @@ async def _clear_up(reconciler: Reconciler, folders: RunFolders, watches: Sequen
         gvk = watch.gvk
         for parts in list(folders.left_over((gvk.group, gvk.version, gvk.kind))):
             namespace, name = ("", *parts)[-2:]
-            await reconciler.clear_up(Request(watch, ObjectKey(namespace, name)))
+            try:
+                await reconciler.clear_up(Request(watch, ObjectKey(namespace, name)))
+            except Exception:
+                # What is left over is in nobody's way.
+                logger.exception("A folder could not be cleared up", extra={"kind": gvk.kind, "cr": name})
