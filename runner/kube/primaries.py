@@ -380,6 +380,9 @@ class _Events:
             heard = True
             if self._patience.takes(self._path, event["object"]):
                 yield line + b"\n"
+            elif event["type"] == "DELETED":
+                # For this its name is enough.
+                yield json.dumps(event).encode() + b"\n"
         await self._patience.ended(self._path, in_vain=not heard and loop.time() - begun < _SHORT)
 
 

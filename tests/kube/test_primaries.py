@@ -359,16 +359,18 @@ async def test_an_object_that_is_too_deep_hides_no_other(caplog: pytest.LogCaptu
     stub, following = Stub(), Following()
     stub.lists["things"] = [stub.listing(stub.item("bad", NESTED), stub.item("good"))]
     deep = stub.event("ADDED", stub.item("worse", NESTED))
-    stub.events["things"] = [deep + stub.event("ADDED", stub.item("better")) + deep, None]
+    gone = stub.event("DELETED", stub.item("gone", NESTED))
+    stub.events["things"] = [deep + gone + stub.event("ADDED", stub.item("better")) + deep, None]
     async with following.of(stub):
         await following.until(lambda: {"None Thing good", "ADDED Thing better"} <= set(following.told), "the good are told")
         await following.until(lambda: stub.asked.count("watch things") > 1, "the watch is renewed")
     assert not [line for line in following.told if "bad" in line or "worse" in line]
+    assert "DELETED Thing gone" in following.told
     assert stub.scans == 1
     # It is there all the same.
     assert ("Thing", "", {"bad", "good"}) in following.listed
     warned = [record for record in caplog.records if record.getMessage().startswith("A CR is passed over")]
-    assert [record.cr for record in warned] == ["bad", "worse"]  # type: ignore[attr-defined]
+    assert [record.cr for record in warned] == ["bad", "worse", "gone"]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
