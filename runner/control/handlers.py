@@ -124,7 +124,7 @@ class Handlers:
         """A CR whose turn has come, as the watch has told it, if it was that which gave it the turn."""
         return self._waiting.pop(request, None)
 
-    def forget(self, request: Request) -> None:
+    def forget(self, request: Request, uid: str | None = None) -> None:
         """The CR is gone. Its deletion may never have been told."""
         self._seen.pop(request, None)
         self._waiting.pop(request, None)

@@ -6,7 +6,7 @@ Next on the way: `runner.proxy.rehearsal`.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,8 @@ from runner.executor.masking import Masker
 from runner.proxy.rehearsal import Rehearsal
 from runner.resource.changes import Action, Change
 
+# A plan is for people.
+_MOST_EVENTS = 10_000
 _SIGNS = {Action.CREATE: "+", Action.CHANGE: "~", Action.DELETE: "-"}
 
 
@@ -26,8 +28,14 @@ class Plan:
 
     cr: Mapping[str, str]
     rehearsal: Rehearsal
-    events: list[JobEvent] = field(default_factory=list)
+    # Those that say something about the plan: of tasks that failed or cannot be predicted.
+    events: deque[JobEvent] = field(default_factory=lambda: deque(maxlen=_MOST_EVENTS))
     outcome: Outcome = field(default_factory=Outcome)
+
+    def add(self, event: JobEvent) -> None:
+        """Keep the event of the dry run, if the plan has something to say of it."""
+        if event.is_failure or event.unpredicted:
+            self.events.append(event)
 
     @property
     def changes(self) -> list[Change]:

@@ -35,6 +35,29 @@ _NUMBERS = re.compile(r"([a-zA-Z])(\d+)([a-zA-Z](\d+))")
 _WORDS = ("HTTP", "URL", "IP")
 
 
+# How deep a CR may be nested. The recursions here and Ansible's own go further, Python's ends near 1,000.
+_DEPTH_LIMIT = 100
+
+
+class Unusable(ValueError):
+    """A CR that cannot be made into variables; `str()` says why, to whoever wrote it."""
+
+
+def check_size(obj: Object) -> None:
+    """Raises Unusable for an object that is nested too deeply."""
+    level: list[Any] = [obj]
+    for _ in range(_DEPTH_LIMIT):
+        level = [
+            item
+            for value in level
+            for item in (value.values() if isinstance(value, Mapping) else value)
+            if isinstance(item, Mapping | list)
+        ]
+        if not level:
+            return
+    raise Unusable(f"nested more than {_DEPTH_LIMIT} levels deep; make it flatter")
+
+
 @dataclass(frozen=True, slots=True)
 class Parameters:
     """The variables of a run, and the paths of the CR's fields that were left out of them.
