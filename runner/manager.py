@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import os
+import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import NoReturn
 
@@ -38,6 +40,7 @@ from runner.kube.discovery import Discovery
 from runner.kube.informer import Informers
 from runner.kube.lease import Elector, Lost
 from runner.kube.primaries import watch_primaries
+from runner.looplag import watch_loop
 from runner.proxy.server import ProxyServer
 from runner.proxy.sessions import Sessions
 from runner.resource.metadata import GroupVersionKind, ObjectKey
@@ -51,6 +54,8 @@ logger = logging.getLogger(__name__)
 # Seconds: between two looks for a kind; how long a leader that has lost may take to say so.
 _LOOK_AGAIN = 2.0
 _LAST_LINE = 0.5
+# Seconds: before a part that failed is begun again, doubled with each failure in a row; how long it has to go on to be well.
+_FIRST_REST, _LAST_REST = 1.0, 60.0
 
 
 async def run(settings: Settings, watches: Sequence[Watch]) -> None:
@@ -119,7 +124,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
         handlers = Handlers(watches, queue.add, echoes)
         async with asyncio.TaskGroup() as tasks:
             # First: the lease wants to be renewed while the rest is on its way.
-            leading = [tasks.create_task(part) for part in (_keep(elector), elector.announce())] if elector else []
+            leading = [tasks.create_task(part) for part in (_keep(elector), _once(elector.announce))] if elector else []
             execute = await executor(settings.executor, stack)
             # Namespaces that match a pattern come and go; what happens in others is of no CR here and passed over.
             somewhere = () if any(map(is_pattern, settings.namespaces)) else settings.namespaces
@@ -143,22 +148,24 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             )
             reconciler = Reconciler(surroundings)
             controller = Controller(queue, reconciler.reconcile)
-            clearing = tasks.create_task(_clear_up(reconciler, folders, watches))
-            related = [
-                tasks.create_task(_watch_related(gvk, discovery, informers))
-                for gvk in {related.gvk for watch in watches for related in watch.related}
+            beside = [
+                tasks.create_task(_kept_up("clearing up", lambda: _clear_up(reconciler, folders, watches))),
+                tasks.create_task(_kept_up("loop lag", watch_loop)),
             ]
+            for gvk in {related.gvk for watch in watches for related in watch.related}:
+                watching_related = functools.partial(_watch_related, gvk, discovery, informers)
+                beside.append(tasks.create_task(_kept_up(f"watching {gvk}", watching_related)))
             if settings.orders_from_stdin:
-                related.append(tasks.create_task(_heed(handlers, stop)))
-            primaries = tasks.create_task(
-                watch_primaries(
-                    client,
-                    watches=watches,
-                    namespaces=settings.namespaces,
-                    notify=handlers.primary,
-                    started=started,
-                )
+                beside.append(tasks.create_task(_kept_up("standard input", lambda: _heed(handlers, stop))))
+            watching_primaries = functools.partial(
+                watch_primaries,
+                client,
+                watches=watches,
+                namespaces=settings.namespaces,
+                notify=handlers.primary,
+                started=started,
             )
+            primaries = tasks.create_task(_kept_up("watching", watching_primaries))
             workers = tasks.create_task(controller.run())
             await watching.wait()
             logger.info(
@@ -175,7 +182,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             await asyncio.wait({workers}, timeout=settings.shutdown_grace)
             workers.cancel()
             await asyncio.wait({workers})
-            for task in (primaries, clearing, *related):
+            for task in (primaries, *beside):
                 task.cancel()
             informers.stop()
             # The lease is kept until there is nothing left that could need it.
@@ -248,14 +255,53 @@ def _end_at_once(elector: Elector, reason: str) -> NoReturn:
     os._exit(1)
 
 
+async def _kept_up(name: str, part: Callable[[], Awaitable[object]]) -> None:
+    """Have a part of the operator do its work to the end; where it fails unexpectedly, it is begun again after a rest.
+
+    One part's fault ends neither the others nor the runs. Raises ConfigurationError alone.
+    """
+    rest = _FIRST_REST
+    while True:
+        begun = time.monotonic()
+        try:
+            await part()
+            return
+        except ConfigurationError:
+            raise
+        except Exception:
+            if time.monotonic() - begun > _LAST_REST:
+                rest = _FIRST_REST
+            logger.exception("A part of the runner failed; it is begun again", extra={"part": name, "after": rest})
+        await asyncio.sleep(rest * random.uniform(0.8, 1.2))
+        rest = min(rest * 2, _LAST_REST)
+
+
+async def _once(part: Callable[[], Awaitable[object]]) -> None:
+    """A courtesy that ends nothing if it fails."""
+    try:
+        await part()
+    except Exception:
+        logger.exception("A courtesy of the runner failed")
+
+
 async def _heed(handlers: Handlers, stop: asyncio.Event) -> None:
     """Each line of standard input is a list of kinds to run again; when it ends, so does the runner."""
     orders = asyncio.StreamReader()
     protocol = asyncio.StreamReaderProtocol(orders)
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
     with contextlib.closing(transport):
-        async for line in orders:
-            handlers.again(json.loads(line))
+        while True:
+            try:
+                line = await orders.readline()
+                if not line:
+                    break
+                kinds = json.loads(line)
+                if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
+                    raise ValueError("no list of kinds")
+            except (ValueError, RecursionError) as error:
+                logger.warning("A line of standard input was passed over", extra={"error": str(error)})
+                continue
+            handlers.again(kinds)
     stop.set()
 
 

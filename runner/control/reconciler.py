@@ -202,7 +202,8 @@ class Reconciler:
         resource = await self._with.discovery.by_kind(gvk)
         if resource is None:
             # The kind was taken away, and its CRs with it; or the API server is about to serve it.
-            if monotonic() - self._unserved.setdefault(gvk, monotonic()) < _KIND_GONE_AFTER:
+            since = self._unserved.setdefault(gvk, monotonic())
+            if monotonic() - since < _KIND_GONE_AFTER:
                 raise Retry("the API server does not serve the kind")
             return await self._gone(request, None)
         self._unserved.pop(gvk, None)
