@@ -15,6 +15,7 @@ def text() -> str:
     metrics.reconciled("a/v1, Kind=K", succeeded=True)
     metrics.phase("tasks", 0.5)
     metrics.slow("modules")
+    metrics.loop_lag(0.02)
     metrics.follow(NAME, limit=3, depths={0: lambda: 4, -1: lambda: 0}, running=lambda: [1.5, 2.5])
     metrics.queued(NAME)
     metrics.delayed(NAME)
@@ -56,6 +57,7 @@ def test_the_series_are_those_of_the_dashboards_users_have(text: str) -> None:
         'leader_election_master_status{name="lease"} 0.0',
         'rolerunner_phase_seconds_sum{phase="tasks"} 0.5',
         'rolerunner_slow_parts{part="modules"} 1.0',
+        'rolerunner_event_loop_lag_seconds_bucket{le="0.05"} 1.0',
     ):
         assert f"\n{line}\n" in text, line
     assert 'ansible_operator_build_info{commit="",version="' in text
@@ -75,6 +77,7 @@ def test_every_series_and_its_labels(text: str) -> None:
         # The parser takes _total off the counters' names.
         "rolerunner_phase_seconds": ("histogram", {"phase"}),
         "rolerunner_slow_parts": ("gauge", {"part"}),
+        "rolerunner_event_loop_lag_seconds": ("histogram", frozenset()),
         "controller_runtime_reconcile": ("counter", {"controller", "result"}),
         "controller_runtime_reconcile_errors": ("counter", controller),
         "controller_runtime_reconcile_panics": ("counter", controller),
