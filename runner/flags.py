@@ -45,7 +45,7 @@ class ZapLevel(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         level = str(value).lower()
-        if level.isdigit() and int(level) > 0:
+        if level.isascii() and level.isdigit() and level.strip("0"):
             return "debug"
         if level not in _ZAP_LEVELS:
             self.fail(f"{value!r} is none of {', '.join(_ZAP_LEVELS)}, nor a number above zero", param, ctx)

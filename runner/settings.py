@@ -116,7 +116,7 @@ def parse_address(text: str, *, flag: str) -> Address | None:
     if text in ("", "0"):
         return None
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+    if not colon or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
         raise ConfigurationError(f"{flag} {text!r} is no address: write HOST:PORT, :PORT, or 0 to switch it off")
     return Address(host.removeprefix("[").removesuffix("]"), int(port))
 

@@ -170,7 +170,7 @@ class Reconciler:
         if decision is Gate.STOP:
             logger.debug("Going, without a finalizer of this watch", extra=request.fields)
             return Result()
-        if is_dry_run(obj):
+        if is_dry_run(watch, obj):
             return await self._rehearse(turn, obj, finalizing=decision is Gate.FINALIZE)
         if decision is not Gate.FINALIZE and (wrong := self._wrong(turn, obj)):
             return await self._refuse(turn, obj, wrong)
