@@ -108,7 +108,8 @@ _OPTIONS = (
     click.option(
         "--max-concurrent-runs",
         type=click.IntRange(min=1),
-        help="Runs at once over all kinds.  [default: as many as the kind with the highest limit]",
+        help="Runs at once over all kinds; from 2 on, no kind may have all of them.  [default: as many as the kind with the "
+        "highest limit; beside runs that all take over 30 s, one for each kind that has none]",
     ),
     click.option(
         "--ansible-verbosity",

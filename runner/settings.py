@@ -80,7 +80,7 @@ class Settings:
     # None: a run may take as long as it likes.
     run_timeout: float | None = None
     shutdown_grace: float = 30.0
-    # Runs at once: for each kind, and over all kinds (0: as many as the kind with the highest limit).
+    # Runs at once: for each kind, and over all kinds (0: as many as the kind with the highest limit, and more if they hang).
     max_concurrent_reconciles: int = 1
     max_concurrent_runs: int = 0
     executor: str = DEFAULT_EXECUTOR

@@ -34,7 +34,7 @@ class Controller:
     async def run(self) -> None:
         """Work until the queue is closed and the turns that are on have ended, or until cancelled."""
         async with asyncio.TaskGroup() as workers:
-            for number in range(self._queue.limit):
+            for number in range(self._queue.workers):
                 workers.create_task(self._work(), name=f"worker {number}")
 
     async def _work(self) -> None:
@@ -43,7 +43,11 @@ class Controller:
                 request = await self._queue.get()
             except Closed:
                 return
-            await self.turn(request)
+            try:
+                await self.turn(request)
+            except Exception:
+                # Counting and queueing, too, must not end the other workers, and the process with them.
+                logger.exception("A turn could not be ended properly", extra=request.fields)
 
     async def turn(self, request: Request) -> None:
         """One turn, whatever becomes of it, is over for the queue when this returns."""
