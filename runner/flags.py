@@ -45,7 +45,7 @@ class ZapLevel(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         level = str(value).lower()
-        if level.isdigit() and int(level) > 0:
+        if level.isascii() and level.isdigit() and level.strip("0"):
             return "debug"
         if level not in _ZAP_LEVELS:
             self.fail(f"{value!r} is none of {', '.join(_ZAP_LEVELS)}, nor a number above zero", param, ctx)
@@ -108,7 +108,8 @@ _OPTIONS = (
     click.option(
         "--max-concurrent-runs",
         type=click.IntRange(min=1),
-        help="Runs at once over all kinds.  [default: as many as the kind with the highest limit]",
+        help="Runs at once over all kinds; from 2 on, no kind may have all of them.  [default: as many as the kind with the "
+        "highest limit; beside runs that all take over 30 s, one for each kind that has none]",
     ),
     click.option(
         "--ansible-verbosity",

@@ -117,7 +117,10 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
                 return
             standing_by.clear()
 
-        queue = WorkQueue(settings.max_concurrent_runs or max(watch.max_concurrent_reconciles for watch in watches))
+        queue = WorkQueue(
+            settings.max_concurrent_runs or max(watch.max_concurrent_reconciles for watch in watches),
+            strict=settings.max_concurrent_runs > 0,
+        )
         for watch in watches:
             queue.follow(watch)
         echoes = Echoes(lambda request: queue.add(request, Priority.DEPENDENT))

@@ -80,7 +80,7 @@ class Settings:
     # None: a run may take as long as it likes.
     run_timeout: float | None = None
     shutdown_grace: float = 30.0
-    # Runs at once: for each kind, and over all kinds (0: as many as the kind with the highest limit).
+    # Runs at once: for each kind, and over all kinds (0: as many as the kind with the highest limit, and more if they hang).
     max_concurrent_reconciles: int = 1
     max_concurrent_runs: int = 0
     executor: str = DEFAULT_EXECUTOR
@@ -116,7 +116,7 @@ def parse_address(text: str, *, flag: str) -> Address | None:
     if text in ("", "0"):
         return None
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+    if not colon or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
         raise ConfigurationError(f"{flag} {text!r} is no address: write HOST:PORT, :PORT, or 0 to switch it off")
     return Address(host.removeprefix("[").removesuffix("]"), int(port))
 

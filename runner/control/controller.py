@@ -39,7 +39,7 @@ class Controller:
     async def run(self) -> None:
         """Work until the queue is closed and the turns that are on have ended, or until cancelled."""
         async with asyncio.TaskGroup() as workers:
-            for number in range(self._queue.limit):
+            for number in range(self._queue.workers):
                 workers.create_task(self._work(), name=f"worker {number}")
 
     async def _work(self) -> None:

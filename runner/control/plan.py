@@ -119,7 +119,7 @@ class Plan:
 def _is_missed(created: Change, message: str) -> bool:
     """Whether a task failed for want of what the plan only would have created: an object, or a kind."""
     definition = (created.after or {}).get("spec") or {}
-    kind = definition["names"].get("kind") if "names" in definition else None
+    kind = re.escape(str(definition["names"].get("kind") or "")) if "names" in definition else None
     name = re.escape(created.identity["name"])
     return bool(
         re.search(rf'\b{name}\\?" not found', message) or (kind and re.search(rf"exact match for \S*\.{kind} by", message))

@@ -230,7 +230,7 @@ class Reconciler:
             return Result()
         try:
             parameters.check_size(obj)
-            if is_dry_run(obj):
+            if is_dry_run(watch, obj):
                 return await self._rehearse(turn, obj, finalizing=decision is Gate.FINALIZE)
             if decision is not Gate.FINALIZE and (wrong := await self._wrong(turn, obj)):
                 return await self._refuse(turn, obj, wrong)

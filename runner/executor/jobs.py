@@ -20,7 +20,7 @@ LOCALHOST = "localhost"
 _BROKEN_CONDITIONAL = "Conditionals must have a boolean result."
 # Where a mistake in a file is, as ansible-core says it until 2.18; later as a path, line and column.
 _PLACE = re.compile(r"'([^'\n]{1,4096})': line (\d{1,9}), column (\d{1,9})")
-_FOR_CHECK_MODE = re.compile(r'"msg": "([^"]*check mode[^"]*)"', re.IGNORECASE)
+_MESSAGE = re.compile(r'"msg": "([^"]*+)"')
 
 # In check mode these have the cluster make a dry run.
 _PREDICTED = frozenset(f"kubernetes.core.{name}" for name in ("k8s", "k8s_json_patch", "k8s_service"))
@@ -141,8 +141,8 @@ class JobEvent:
             # The event of a skipped task leaves its result out, which from -v on is printed.
             if '"censored"' in self.printed:
                 return "it is skipped, and no_log hides whether check mode is why"
-            message = _FOR_CHECK_MODE.search(self.printed)
-            return message[1] if message else ""
+            messages = (found[1] for found in _MESSAGE.finditer(self.printed))
+            return next((message for message in messages if "check mode" in message.lower()), "")
         action = str(self.data.get("resolved_action") or self.data.get("task_action") or "")
         is_known = action in _PREDICTED or action.startswith("operator_sdk.util.")
         if self.event == "runner_on_ok" and self.result.get("changed") is True and not is_known:

@@ -86,10 +86,16 @@ def test_annotations_are_news_where_the_watch_asks_for_them() -> None:
 
 
 def test_a_dry_run_wanted_or_no_longer_is_news() -> None:
-    seen = Seen()
+    seen = Seen(allow_annotations=frozenset({"dry-run"}))
     seen.primary("ADDED", cr())
     assert seen.primary("MODIFIED", cr(annotations={"rolerunner.io/dry-run": "true"})) == CHANGE
     assert seen.primary("MODIFIED", cr()) == CHANGE
+
+
+def test_a_dry_run_that_is_not_allowed_is_no_news() -> None:
+    seen = Seen()
+    seen.primary("ADDED", cr())
+    assert seen.primary("MODIFIED", cr(annotations={"rolerunner.io/dry-run": "true"})) == []
 
 
 def test_an_object_without_a_generation_is_news_at_every_change() -> None:
