@@ -131,7 +131,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             execute = await executor(settings.executor, stack)
             # Namespaces that match a pattern come and go; what happens in others is of no CR here and passed over.
             somewhere = () if any(map(is_pattern, settings.namespaces)) else settings.namespaces
-            informers = Informers(client, namespaces=somewhere, notify=handlers.changed, tasks=tasks)
+            informers = Informers(client, namespaces=somewhere, notify=handlers.changed, keeps=handlers.keeps, tasks=tasks)
             surroundings = Surroundings(
                 client=client,
                 discovery=discovery,

@@ -65,7 +65,9 @@ _RELATED = {
         **_KIND,
         "selector": {**_SELECTOR, "description": "Only objects with these labels."},
         "byLabel": _filled("The label whose value is the CR's name."),
-        "byAnnotation": _filled("The annotation whose value is the CR's NAME or NAMESPACE/NAME, or a comma list of them."),
+        "byAnnotation": _filled(
+            "The annotation whose value is the CR's NAME, or a comma list of them; of an object without a namespace, NAMESPACE/NAME."
+        ),
         "byName": {"const": True, "description": "The CR has the object's own name."},
         "byExpression": _filled("A Jinja expression over `object` and `crs` that comes to CRs, or to their names."),
     },

@@ -65,6 +65,13 @@ def _list(informer: Informer, namespace: str, asked: Mapping[str, str]) -> bytes
             return None
     elif "namespace" in fields and not informer.resource.namespaced:
         return None
+    # Of what is nobody's here the store has no more than the labels.
+    if any(
+        all(getattr(key, name) == value for name, value in fields.items())
+        and all(requirement.matches(present) for requirement in labels.requirements)
+        for key, present in informer.others.items()
+    ):
+        return None
     found = [
         key
         for key, obj in informer.store.items()
