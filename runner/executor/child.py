@@ -37,7 +37,7 @@ from ansible_runner.utils import OutputEventFilter
 from runner.executor import ansible_core, cleaning, connecting, facts, inline, parsing, seams, templates
 from runner.executor.jobs import Job
 from runner.executor.lessons import Lessons
-from runner.executor.orders import order, write_inputs
+from runner.executor.orders import LOCAL_TEMP, order, write_inputs
 from runner.executor.pages import Pages
 from runner.executor.recording import Recorder
 
@@ -125,9 +125,12 @@ class Warm:
             for name, text in files.items():
                 (role / name).parent.mkdir(parents=True, exist_ok=True)
                 (role / name).write_text(text)
-            job = Job(ident=_WARM, folder=Path(folder) / "run", role=role)
+            scratch = Path(folder) / "tmp"
+            scratch.mkdir()
+            job = Job(ident=_WARM, folder=Path(folder) / "run", role=role, scratch=scratch)
             write_inputs(job)
             before, where, outputs = dict(os.environ), os.getcwd(), (sys.stdout, sys.stderr)
+            places = tempfile.tempdir, constants.DEFAULT_LOCAL_TMP
             try:
                 code, printed = _run({**order(job), "gather_facts": False}, lambda event: None)
             finally:
@@ -135,6 +138,7 @@ class Warm:
                 os.environ.update(before)
                 os.chdir(where)
                 sys.stdout, sys.stderr = outputs
+                tempfile.tempdir, constants.DEFAULT_LOCAL_TMP = places
             if code != 0 or "failed=0" not in printed:
                 raise RuntimeError(f"the warm-up run failed: {printed}")
         ansible_core.forget_run()
@@ -226,7 +230,9 @@ def _run(asked: dict[str, Any], tell: Any) -> tuple[int, str]:
     screen = OutputEventFilter(None, events, suppress_ansible_output=True)
     sys.stdout, sys.stderr = _Terminal(screen), _Terminal(screen)
     color.ANSIBLE_COLOR = _has_colours()
-    constants.DEFAULT_LOCAL_TMP = tempfile.mkdtemp(prefix="ansible-local-", dir=Path(constants.DEFAULT_LOCAL_TMP).parent)
+    tempfile.tempdir = os.environ.get("TMPDIR")
+    local = asked["environment"].get(LOCAL_TEMP) or Path(constants.DEFAULT_LOCAL_TMP).parent
+    constants.DEFAULT_LOCAL_TMP = tempfile.mkdtemp(prefix="ansible-local-", dir=local)
     sys.argv = [shutil.which(config.command[0]) or config.command[0], *config.command[1:]]
     try:
         PlaybookCLI.cli_executor(sys.argv)

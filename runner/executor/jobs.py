@@ -5,9 +5,11 @@ Next on the way: `runner.executor.warm`.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import re
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,8 +44,32 @@ _PRINTED_ERROR = re.compile(r"\[ERROR\]: (?:(?:Task|Module|Action) failed: )*([^
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
+_FREE_SPACE = "free some space there, or name another folder with --runs-dir"
+_REMEDIES = {
+    errno.ENOSPC: _FREE_SPACE,
+    errno.EDQUOT: _FREE_SPACE,
+    errno.EROFS: "name a folder that can be written with --runs-dir",
+    errno.EACCES: "name a folder that can be written with --runs-dir",
+    errno.EMFILE: "let the runner have more open files (ulimit -n), or make fewer runs at once",
+    errno.ENFILE: "let the node have more open files",
+    errno.EAGAIN: "let the runner have more processes, or make fewer runs at once",
+    errno.ENOMEM: "let the runner have more memory, or make fewer runs at once",
+}
+
+
 class ExecutorError(Exception):
     """A run could not be made, or ended without a result. Not a failed task: that is an Outcome."""
+
+
+@contextlib.contextmanager
+def told_as_executor_error(what: str) -> Iterator[None]:
+    """An OSError becomes an ExecutorError, which the CR's status tells, with what can be done about it."""
+    try:
+        yield
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        remedy = _REMEDIES.get(error.errno or 0, "")
+        raise ExecutorError(f"{what}: {error.strerror or error}{where}{remedy and f'; {remedy}'}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +79,8 @@ class Job:
     ident: str
     # Of this CR alone; inputs and artifacts of its runs. Owner-only; made if it is missing.
     folder: Path
+    # For temporary files of this run: an empty folder, gone after it. Without one they are where Ansible has them.
+    scratch: Path | None = None
     role: Path | None = None
     playbook: Path | None = None
     # Variables. In `data` no string and no key is ever a template; in `extra_vars` each may be one.

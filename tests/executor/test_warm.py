@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 from pathlib import Path
 
 import pytest
 
 from bench.driver import until
-from runner.executor import processes
+from runner.executor import guarded, processes
+from runner.executor import warm as warm_module
 from runner.executor.jobs import ExecutorError, Job, JobEvent, fold
 from runner.executor.warm import WarmExecutor
 from tests.conftest import alive
@@ -68,9 +70,13 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     return Stage(tmp_path)
 
 
-def server_pid(warm: WarmExecutor) -> int:
+def guard_pid(warm: WarmExecutor) -> int:
     assert warm._server is not None
-    return warm._server._process.pid
+    return warm._server._guarded.process.pid
+
+
+def server_pid(warm: WarmExecutor) -> int:
+    return processes._descendants(guard_pid(warm), deep=False)[0]
 
 
 async def test_a_role_edited_on_disk_counts_from_the_next_run_on(stage: Stage) -> None:
@@ -112,7 +118,7 @@ async def test_a_child_that_dies_fails_its_own_run_only(stage: Stage) -> None:
     async with WarmExecutor() as warm:
         # A lookup runs in the process that plays.
         stage.role("""- ansible.builtin.debug: {{msg: "{{{{ lookup('pipe', 'kill -9 $PPID') }}}}"}}\n""")
-        with pytest.raises(ExecutorError, match="its process has died"):
+        with pytest.raises(ExecutorError, match="its process was killed \\(signal 9\\), perhaps for want of memory"):
             await stage.played(warm)
         before = server_pid(warm)
         stage.role("- ansible.builtin.debug:\n")
@@ -166,10 +172,12 @@ async def test_a_warm_process_that_dies_is_replaced(stage: Stage) -> None:
     stage.role(DAWDLE)
     async with WarmExecutor() as warm:
         run = asyncio.create_task(stage.played(warm))
-        await stage.pids()
+        pids = await stage.pids()
         os.kill(server_pid(warm), signal.SIGKILL)
         with pytest.raises(ExecutorError, match="its process has died"):
             await run
+        # Before it is told: the next run is not beside it.
+        assert alive(pids) == []
         stage.role("- ansible.builtin.debug:\n")
         assert fold(await stage.played(warm)).succeeded
 
@@ -196,3 +204,86 @@ async def test_temporary_folders_go_with_the_run(stage: Stage, monkeypatch: pyte
         left = [path for path in (home / ".ansible" / "tmp").iterdir() if path.name.startswith("ansible-tmp")]
         assert left == []
         assert len(list((home / ".ansible" / "tmp").iterdir())) <= 1
+
+
+async def test_a_warm_process_that_does_not_answer_is_replaced(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm_module, "_ASKING", 0.2)
+    stage.role(DAWDLE)
+    async with WarmExecutor() as warm:
+        run = asyncio.create_task(stage.played(warm))
+        pids = await stage.pids()
+        before = server_pid(warm)
+        os.kill(before, signal.SIGSTOP)
+        with pytest.raises(ExecutorError, match="its process has died"):
+            await run
+        assert alive([*pids, before]) == []
+        stage.role("- ansible.builtin.debug:\n")
+        assert fold(await stage.played(warm)).succeeded
+        assert warm.healthy
+
+
+async def test_a_run_that_is_given_up_ends_though_nothing_answers(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm_module, "_ENDING", 1.0)
+    monkeypatch.setattr(guarded, "_GRACE", 1.0)
+    stage.role(DAWDLE)
+    async with WarmExecutor() as warm:
+        run = asyncio.create_task(stage.played(warm))
+        pids = await stage.pids()
+        before = [server_pid(warm), guard_pid(warm)]
+        for pid in before:
+            os.kill(pid, signal.SIGSTOP)
+        run.cancel()
+        await asyncio.wait({run})
+        assert alive([*pids, *before]) == []
+
+
+async def test_it_is_not_healthy_while_nothing_answers(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm_module, "_ASKING", 0.1)
+    async with WarmExecutor() as warm:
+        assert warm.healthy
+        os.kill(guard_pid(warm), signal.SIGSTOP)
+        os.kill(server_pid(warm), signal.SIGSTOP)
+
+        async def told() -> bool:
+            return not warm.healthy
+
+        await until(told, "it is not healthy")
+
+
+async def test_a_full_control_socket_is_waited_for(stage: Stage) -> None:
+    stage.role("- ansible.builtin.debug:\n")
+    async with WarmExecutor() as warm:
+        before, server = server_pid(warm), warm._server
+        assert server is not None
+        os.kill(before, signal.SIGSTOP)
+        while not server._is_waiting_for_room:
+            server._tell({"ping": 0})
+        run = asyncio.create_task(stage.played(warm))
+        await asyncio.sleep(0)
+        os.kill(before, signal.SIGCONT)
+        assert fold(await run).succeeded
+        assert server_pid(warm) == before
+
+
+async def test_a_fork_server_that_has_too_many_files_open_fails_a_run_only(stage: Stage) -> None:
+    stage.role("- ansible.builtin.debug:\n")
+    async with WarmExecutor() as warm:
+        before = server_pid(warm)
+        await spare(warm)
+        limits = resource.prlimit(before, resource.RLIMIT_NOFILE)
+        resource.prlimit(before, resource.RLIMIT_NOFILE, (3, limits[1]))
+        with pytest.raises(ExecutorError, match="its process could not be made: Too many open files"):
+            await stage.played(warm)
+        resource.prlimit(before, resource.RLIMIT_NOFILE, limits)
+        assert fold(await stage.played(warm)).succeeded
+        assert server_pid(warm) == before
+
+
+async def test_a_run_is_ended_before_others_when_memory_runs_out(stage: Stage) -> None:
+    stage.role(DAWDLE)
+    async with WarmExecutor() as warm:
+        run = asyncio.create_task(stage.played(warm))
+        pid, *_ = await stage.pids()
+        assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) > int(Path("/proc/self/oom_score_adj").read_text())
+        run.cancel()
+        await asyncio.wait({run})
