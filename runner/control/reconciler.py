@@ -493,9 +493,9 @@ class Reconciler:
             if wants(watch, resource.gvk, namespaced=resource.namespaced, owner=owner.key):
                 self._with.on_dependent(resource, obj)
 
-        def write(uid: str, version: str) -> None:
+        def write(uid: str, before: str | None, version: str) -> None:
             turn.written.add(uid)
-            on_write(uid, version)
+            on_write(uid, before, version)
 
         return Session(
             owner=owner,
