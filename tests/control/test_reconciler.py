@@ -374,6 +374,27 @@ async def test_a_change_is_run_though_the_last_run_is_not_written_yet(stage: Sta
     assert len(stage.runs) == 2
 
 
+async def test_a_change_is_run_though_the_first_reconcile_after_it_came_to_nothing(stage: Stage) -> None:
+    stage.server.next = {"put": [Unreachable("away")], "get": [None, Unreachable("still away")]}
+    assert await stage.reconcile() == "away"
+    stage.causes = ["a dependent changed"]
+    assert await stage.reconcile() == "still away"
+    assert await stage.reconcile() == Result(requeue_after=60)
+    assert len(stage.runs) == 2
+
+
+async def test_the_period_asks_for_a_run_though_the_last_is_not_written_yet(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.server.next["put"] = [Unreachable("away")] * 2
+    assert await stage.reconcile() == "away"
+    assert await stage.reconcile() == "away"
+    now = module.monotonic()
+    monkeypatch.setattr(module, "monotonic", lambda: now + 61)
+    assert await stage.reconcile() == Result(requeue_after=60)
+    assert len(stage.runs) == 2
+
+
 @pytest.mark.parametrize("method", ["get", "patch"])
 async def test_a_finalizer_s_role_is_not_run_again_for_want_of_its_removal(guarded: Stage, method: str) -> None:
     guarded.server.next[method] = [None, Unreachable("away")] if method == "get" else [Unreachable("away")]
