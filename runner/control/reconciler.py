@@ -198,6 +198,9 @@ class Reconciler:
     async def _turn(self, request: Request) -> Result:
         phases = Phases()
         cause = self._with.cause(request)
+        if cause:
+            # Whatever becomes of this reconcile: what is to be done is another run.
+            self._unwritten.pop(request, None)
         gvk = request.watch.gvk
         resource = await self._with.discovery.by_kind(gvk)
         if resource is None:
@@ -243,9 +246,9 @@ class Reconciler:
         request, watch = turn.request, turn.watch
         finalizing = decision is Gate.FINALIZE
         unwritten = self._unwritten.pop(request, None)
-        if unwritten is not None and not turn.cause and unwritten.stands_for(obj, watch, finalizing=finalizing):
+        if unwritten is not None and unwritten.stands_for(obj, watch, finalizing=finalizing):
             logger.info("The run has succeeded before; its status is written", extra=request.fields)
-            return await self._concluded(turn, unwritten.begun, obj, unwritten.outcome, finalizing=finalizing)
+            return await self._concluded(turn, unwritten, obj)
         if decision is Gate.ADD_FINALIZER:
             name = _finalizer_name(watch)
             changed = await self._set_finalizers(turn, obj, lambda names: [*names, name] if name not in names else names)
@@ -260,15 +263,13 @@ class Reconciler:
             else:
                 outcome, current = await self._run(turn, obj, finalizing=finalizing), obj
         metrics.reconciled(str(watch.gvk), succeeded=outcome.succeeded)
-        return await self._concluded(turn, obj, current, outcome, finalizing=finalizing)
+        return await self._concluded(turn, Unwritten(obj, outcome, finalizing), current)
 
-    async def _concluded(
-        self, turn: Turn, begun: dict[str, Any], current: dict[str, Any], outcome: Outcome, *, finalizing: bool
-    ) -> Result:
+    async def _concluded(self, turn: Turn, run: Unwritten, current: dict[str, Any]) -> Result:
         """`_conclude`; a run that succeeded is kept until its CR says so, and not done again for want of that."""
-        if outcome.succeeded:
-            self._unwritten[turn.request] = Unwritten(begun, outcome, finalizing)
-        result = await self._conclude(turn, begun, current, outcome, finalizing=finalizing)
+        if run.outcome.succeeded:
+            self._unwritten[turn.request] = run
+        result = await self._conclude(turn, run.begun, current, run.outcome, finalizing=run.finalizing)
         self._unwritten.pop(turn.request, None)
         return result
 
@@ -722,7 +723,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Unwritten:
-    """A run that succeeded, with the CR as it was begun on, while the CR does not say so."""
+    """A run that is over, with the CR as it was begun on, while the CR does not say what came of it."""
 
     begun: dict[str, Any]
     outcome: Outcome

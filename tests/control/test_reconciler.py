@@ -7,6 +7,7 @@ import contextlib
 import errno
 import json
 import logging
+import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -373,6 +374,27 @@ async def test_a_change_is_run_though_the_last_run_is_not_written_yet(stage: Sta
     assert len(stage.runs) == 2
 
 
+async def test_a_change_is_run_though_the_first_reconcile_after_it_came_to_nothing(stage: Stage) -> None:
+    stage.server.next = {"put": [Unreachable("away")], "get": [None, Unreachable("still away")]}
+    assert await stage.reconcile() == "away"
+    stage.causes = ["a dependent changed"]
+    assert await stage.reconcile() == "still away"
+    assert await stage.reconcile() == Result(requeue_after=60)
+    assert len(stage.runs) == 2
+
+
+async def test_the_period_asks_for_a_run_though_the_last_is_not_written_yet(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.server.next["put"] = [Unreachable("away")] * 2
+    assert await stage.reconcile() == "away"
+    assert await stage.reconcile() == "away"
+    now = module.monotonic()
+    monkeypatch.setattr(module, "monotonic", lambda: now + 61)
+    assert await stage.reconcile() == Result(requeue_after=60)
+    assert len(stage.runs) == 2
+
+
 @pytest.mark.parametrize("method", ["get", "patch"])
 async def test_a_finalizer_s_role_is_not_run_again_for_want_of_its_removal(guarded: Stage, method: str) -> None:
     guarded.server.next[method] = [None, Unreachable("away")] if method == "get" else [Unreachable("away")]
@@ -628,3 +650,33 @@ async def test_a_run_says_what_it_is_for(stage: Stage, caplog: pytest.LogCapture
         await stage.reconcile()
     running = [record.__dict__.get("cause") for record in caplog.records if record.getMessage() == "Running"]
     assert running == ["ConfigMap default/x changed", None]
+
+
+@pytest.mark.parametrize(("size", "in_thread"), [(10, False), (10**6, True)], ids=["short", "long"])
+async def test_a_long_failure_is_put_into_words_beside_the_loop(
+    stage: Stage, size: int, in_thread: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where: list[bool] = []
+
+    def explained(told: JobEvent) -> JobEvent:
+        if told.is_failure:
+            where.append(threading.current_thread() is not threading.main_thread())
+        return told
+
+    monkeypatch.setattr(module, "explained", explained)
+    stage.told = [failure("x" * size), stats(failures=1)]
+    assert await stage.reconcile() == "the run failed"
+    assert where == [in_thread]
+    assert len(stage.server.condition("Failure")["message"]) <= conditions.MESSAGE_LIMIT
+
+
+async def test_the_log_of_what_ansible_printed_has_the_last(
+    stage: Stage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PRINTED_KEPT", 3)
+    stage.told = [*(event("verbose", stdout=f"line {number}") for number in range(100)), stats(ok=1)]
+    stage.having(debug_logs=True)
+    with caplog.at_level(logging.INFO):
+        await stage.reconcile()
+    said = [record.__dict__["output"] for record in caplog.records if record.getMessage() == "Ansible's output"]
+    assert said == ["line 97\nline 98\nline 99"]
