@@ -86,6 +86,37 @@ async def test_each_turn_is_counted_by_its_result(outcome: Result | Exception, c
     assert changed == counted | {"time_seconds_count"}
 
 
+class Faulty(WorkQueue):
+    """Its first turn cannot be ended."""
+
+    faults = 1
+
+    def done(self, request: Request, **how: Any) -> float:
+        if self.faults:
+            self.faults -= 1
+            raise OverflowError("int too large to convert to float")
+        return super().done(request, **how)
+
+
+async def test_a_turn_that_cannot_be_ended_ends_neither_the_worker_nor_the_others() -> None:
+    queue = Faulty(1)
+    reconciled = asyncio.Queue[Request]()
+
+    async def reconcile(request: Request) -> Result:
+        reconciled.put_nowait(request)
+        return Result()
+
+    # One worker more than runs: the first turn counts for ever.
+    queue.limit = 2
+    running = asyncio.ensure_future(Controller(queue, reconcile).run())
+    for each in (A, B):
+        queue.add(each, Priority.CHANGE)
+        async with asyncio.timeout(30):
+            assert await reconciled.get() == each
+    queue.close()
+    await running
+
+
 async def test_it_ends_when_the_turns_that_are_on_have_ended() -> None:
     queue = WorkQueue(2)
     gate = asyncio.Event()
