@@ -340,7 +340,7 @@ class Reconciler:
             playbook=watch.content.playbook,
             given=spec if isinstance(spec, Mapping) else {},
             others=(*watch.vars, *parameters.own_variables(watch.gvk)),
-            key_of=functools.partial(parameters.field_of, snake_case=watch.snake_case_parameters),
+            keys_of=functools.partial(parameters.fields_by_variable, snake_case=watch.snake_case_parameters),
             templates=not watch.mark_unsafe,
             complete=not self._with.ansible_args,
         )

@@ -266,7 +266,7 @@ def test_what_the_crs_own_run_wrote_is_no_news_to_it() -> None:
         owned(metadata={"uid": "uid-x", "resourceVersion": version}, data={"a": version}) for version in "123"
     )
     with seen.echoes.of_run(Request(seen.watch, ObjectKey("default", "one"))) as wrote:
-        wrote("uid-x", "2")
+        wrote("uid-x", "1", "2")
         seen.handlers.changed(before, by_the_run)
     assert seen.added == []
     seen.handlers.changed(by_the_run, by_others)

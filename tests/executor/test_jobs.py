@@ -1,3 +1,4 @@
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -110,6 +111,13 @@ def skipped(result: str, name: str = "runner_on_skipped") -> JobEvent:
 def test_what_check_mode_does_not_predict(told: JobEvent, reason: str) -> None:
     assert told.unpredicted.startswith(reason)
     assert bool(told.unpredicted) is bool(reason)
+
+
+def test_a_long_output_is_looked_through_once() -> None:
+    told = event("runner_on_skipped", '"msg": "' + "check mode " * 50_000)
+    before = monotonic()
+    assert told.unpredicted == ""
+    assert monotonic() - before < 5
 
 
 @pytest.mark.parametrize(
