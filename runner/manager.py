@@ -78,6 +78,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             raise ConfigurationError(
                 f"--proxy-port {settings.proxy_port} cannot be listened on: {error.strerror}; choose another, or 0"
             ) from error
+        warm = WarmExecutor()
         watching, stop, standing_by = asyncio.Event(), asyncio.Event(), asyncio.Event()
         elector = Elector(client, settings.election, hold=_end_unless_called_again) if settings.election else None
 
@@ -91,7 +92,9 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             watching.set()
 
         if settings.health_address:
-            address = await stack.enter_async_context(serving_health(settings.health_address, is_ready=is_ready))
+            address = await stack.enter_async_context(
+                serving_health(settings.health_address, is_ready=is_ready, is_healthy=lambda: warm.healthy)
+            )
             logger.info("Serving health probes", extra={"address": str(address)})
         if settings.metrics_address:
             certificate = ServingCertificate() if settings.metrics_secure else None
@@ -120,7 +123,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
         async with asyncio.TaskGroup() as tasks:
             # First: the lease wants to be renewed while the rest is on its way.
             leading = [tasks.create_task(part) for part in (_keep(elector), elector.announce())] if elector else []
-            execute = await executor(settings.executor, stack)
+            execute = await executor(settings.executor, stack, warm)
             # Namespaces that match a pattern come and go; what happens in others is of no CR here and passed over.
             somewhere = () if any(map(is_pattern, settings.namespaces)) else settings.namespaces
             informers = Informers(client, namespaces=somewhere, notify=handlers.changed, tasks=tasks)
@@ -144,6 +147,8 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             reconciler = Reconciler(surroundings)
             controller = Controller(queue, reconciler.reconcile)
             clearing = tasks.create_task(_clear_up(reconciler, folders, watches))
+            # Artifacts that nobody bounds fill the node's disk, and the pod is evicted.
+            bounding = [tasks.create_task(folders.keep_below(size)) for size in (settings.max_artifacts_size,) if size]
             related = [
                 tasks.create_task(_watch_related(gvk, discovery, informers))
                 for gvk in {related.gvk for watch in watches for related in watch.related}
@@ -175,7 +180,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             await asyncio.wait({workers}, timeout=settings.shutdown_grace)
             workers.cancel()
             await asyncio.wait({workers})
-            for task in (primaries, clearing, *related):
+            for task in (primaries, clearing, *bounding, *related):
                 task.cancel()
             informers.stop()
             # The lease is kept until there is nothing left that could need it.
@@ -185,11 +190,11 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
         logger.info("Stopped")
 
 
-async def executor(name: str, stack: AsyncExitStack) -> Execute:
+async def executor(name: str, stack: AsyncExitStack, warm: WarmExecutor | None = None) -> Execute:
     """How Ansible is run. What cannot be warm goes the plain way, which needs nothing."""
     if name == "warm":
         try:
-            return (await stack.enter_async_context(WarmExecutor())).execute
+            return (await stack.enter_async_context(warm or WarmExecutor())).execute
         except ExecutorError as error:
             logger.warning("Runs go the slow way", extra={"error": str(error)})
     return subprocess.execute

@@ -36,7 +36,7 @@ from runner.kube import events
 from runner.kube.client import ApiClient, Conflict, Invalid, KubeError, NotFound
 from runner.kube.discovery import Discovery, Resource
 from runner.proxy.rehearsal import Rehearsal
-from runner.proxy.sessions import OnDependent, OnWrite, Session, Sessions, kubeconfigs
+from runner.proxy.sessions import OnDependent, OnWrite, Session, Sessions, basic_authorization, kubeconfigs
 from runner.resource import conditions, parameters
 from runner.resource.metadata import (
     GroupVersionKind,
@@ -285,12 +285,13 @@ class Reconciler:
         with (
             self._with.echoes.of_run(request) as on_write,
             self._with.sessions.opened(self._session(turn, on_write)) as token,
-            _run_folder(folder) as private,
+            _run_folder(self._with.folders.running) as private,
         ):
             for_go, for_python = kubeconfigs(token, port=self._with.proxy_port, namespace=request.key.namespace)
             job = Job(
                 ident=ident,
                 folder=folder,
+                scratch=private / "tmp",
                 role=content.role,
                 playbook=content.playbook,
                 data=built.data,
@@ -306,8 +307,8 @@ class Reconciler:
                 arguments=self._with.ansible_args,
                 max_artifacts=watch.max_runner_artifacts if self._with.run_artifacts else None,
                 check=turn.plan is not None,
-                # Clients put the server's URL into their errors, and the token with it.
-                secrets=(token,),
+                # Clients put the server's URL into their errors, and the token with it; some send it by the other name.
+                secrets=(token, basic_authorization(token)),
                 names=(watch.gvk.group, watch.gvk.version, watch.gvk.kind, request.key.namespace, request.key.name),
             )
             logger.info(
