@@ -201,6 +201,13 @@ _OPTIONS = (
         help="Where inputs and artifacts of the runs are kept, a folder for each CR.",
     ),
     _switch("--run-artifacts", default=True, help="Keep what runs leave: their events, output and result."),
+    click.option(
+        "--max-artifacts-size",
+        type=click.IntRange(min=0),
+        default=settings.DEFAULT_MAX_ARTIFACTS_SIZE // 1024**2,
+        show_default=True,
+        help="MiB that what all runs leave may take; the oldest is removed beyond that. 0: no bound.",
+    ),
     click.option("--log-level", type=click.Choice(logs.LEVELS), default="info", show_default=True),
     click.option(
         "--log-format",
@@ -281,6 +288,7 @@ def read(flags: Mapping[str, Any], given: set[str], environ: Mapping[str, str]) 
         role_metrics_address=_address(flags, "role_metrics_bind_address"),
         election=_election(flags, given, environ, notices),
         runs_dir=flags["runs_dir"].absolute(),
+        max_artifacts_size=flags["max_artifacts_size"] * 1024**2,
         orders_from_stdin=flags["orders_from_stdin"],
         logging=_logging(flags, given),
         notices=(*notices, *_ignored(given)),

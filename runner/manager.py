@@ -83,6 +83,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             raise ConfigurationError(
                 f"--proxy-port {settings.proxy_port} cannot be listened on: {error.strerror}; choose another, or 0"
             ) from error
+        warm = WarmExecutor()
         watching, stop, standing_by = asyncio.Event(), asyncio.Event(), asyncio.Event()
         elector = Elector(client, settings.election, hold=_end_unless_called_again) if settings.election else None
 
@@ -96,7 +97,9 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             watching.set()
 
         if settings.health_address:
-            address = await stack.enter_async_context(serving_health(settings.health_address, is_ready=is_ready))
+            address = await stack.enter_async_context(
+                serving_health(settings.health_address, is_ready=is_ready, is_healthy=lambda: warm.healthy)
+            )
             logger.info("Serving health probes", extra={"address": str(address)})
         if settings.metrics_address:
             certificate = ServingCertificate() if settings.metrics_secure else None
@@ -128,7 +131,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
         async with asyncio.TaskGroup() as tasks:
             # First: the lease wants to be renewed while the rest is on its way.
             leading = [tasks.create_task(part) for part in (_keep(elector), _once(elector.announce))] if elector else []
-            execute = await executor(settings.executor, stack)
+            execute = await executor(settings.executor, stack, warm)
             # Namespaces that match a pattern come and go; what happens in others is of no CR here and passed over.
             somewhere = () if any(map(is_pattern, settings.namespaces)) else settings.namespaces
             informers = Informers(client, namespaces=somewhere, notify=handlers.changed, keeps=handlers.keeps, tasks=tasks)
@@ -158,6 +161,9 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             for gvk in {related.gvk for watch in watches for related in watch.related}:
                 watching_related = functools.partial(_watch_related, gvk, discovery, informers)
                 beside.append(tasks.create_task(_kept_up(f"watching {gvk}", watching_related)))
+            # Artifacts that nobody bounds fill the node's disk, and the pod is evicted.
+            if size := settings.max_artifacts_size:
+                beside.append(tasks.create_task(_kept_up("bounding artifacts", lambda: folders.keep_below(size))))
             if settings.orders_from_stdin:
                 beside.append(tasks.create_task(_kept_up("standard input", lambda: _heed(handlers, stop))))
             watching_primaries = functools.partial(
@@ -195,11 +201,11 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
         logger.info("Stopped")
 
 
-async def executor(name: str, stack: AsyncExitStack) -> Execute:
+async def executor(name: str, stack: AsyncExitStack, warm: WarmExecutor | None = None) -> Execute:
     """How Ansible is run. What cannot be warm goes the plain way, which needs nothing."""
     if name == "warm":
         try:
-            return (await stack.enter_async_context(WarmExecutor())).execute
+            return (await stack.enter_async_context(warm or WarmExecutor())).execute
         except ExecutorError as error:
             logger.warning("Runs go the slow way", extra={"error": str(error)})
     return subprocess.execute

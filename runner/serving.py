@@ -26,11 +26,16 @@ _HANDSHAKE = 10.0
 
 
 @asynccontextmanager
-async def serving_health(address: Address, *, is_ready: Callable[[], bool]) -> AsyncIterator[Address]:
-    """Serve /healthz (the process answers) and /readyz (it also watches, or waits to lead). Yields the real address."""
+async def serving_health(
+    address: Address, *, is_ready: Callable[[], bool], is_healthy: Callable[[], bool] = lambda: True
+) -> AsyncIterator[Address]:
+    """Serve /healthz (the process answers, and can run Ansible) and /readyz (it also watches, or waits to lead).
+
+    Yields the real address.
+    """
 
     async def healthz(_: web.Request) -> web.Response:
-        return web.Response(text="ok")
+        return web.Response(text="ok") if is_healthy() else web.Response(status=503, text="Ansible cannot be run")
 
     async def readyz(_: web.Request) -> web.Response:
         return web.Response(text="ok") if is_ready() else web.Response(status=503, text="not watching yet")

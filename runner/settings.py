@@ -29,6 +29,7 @@ DEFAULT_RENEW_DEADLINE = "10s"
 DEFAULT_EXECUTOR = "warm"
 EXECUTORS = ("warm", "subprocess")
 # The Go operator's.
+DEFAULT_MAX_ARTIFACTS_SIZE = 1024**3
 DEFAULT_RUNS_DIR = Path(tempfile.gettempdir()) / "ansible-operator" / "runner"
 
 MAX_VERBOSITY = 7
@@ -104,6 +105,8 @@ class Settings:
     # Inputs and artifacts of the runs, one folder a CR.
     runs_dir: Path = DEFAULT_RUNS_DIR
     run_artifacts: bool = True
+    # Bytes that all artifacts together may take; the oldest go. 0: no bound.
+    max_artifacts_size: int = DEFAULT_MAX_ARTIFACTS_SIZE
     # Whoever started this runner says through its standard input which kinds to run again, one list a line.
     orders_from_stdin: bool = False
     logging: logs.Options = field(default_factory=logs.Options)

@@ -39,7 +39,7 @@ from runner.kube.client import ApiClient, Conflict, Invalid, KubeError, NotFound
 from runner.kube.discovery import Discovery, Resource
 from runner.kube.events import EventRecorder
 from runner.proxy.rehearsal import Rehearsal
-from runner.proxy.sessions import OnDependent, OnWrite, Session, Sessions, kubeconfigs
+from runner.proxy.sessions import OnDependent, OnWrite, Session, Sessions, basic_authorization, kubeconfigs
 from runner.resource import conditions, parameters
 from runner.resource.metadata import (
     GroupVersionKind,
@@ -411,11 +411,12 @@ class Reconciler:
         async with contextlib.AsyncExitStack() as stack:
             on_write = stack.enter_context(self._with.echoes.of_run(request))
             token = stack.enter_context(self._with.sessions.opened(self._session(turn, on_write)))
-            private = await stack.enter_async_context(_run_folder(folder))
+            private = await stack.enter_async_context(_run_folder(self._with.folders.running))
             for_go, for_python = kubeconfigs(token, port=self._with.proxy_port, namespace=request.key.namespace)
             job = Job(
                 ident=ident,
                 folder=folder,
+                scratch=private / "tmp",
                 role=content.role,
                 playbook=content.playbook,
                 data=built.data,
@@ -431,8 +432,8 @@ class Reconciler:
                 arguments=self._with.ansible_args,
                 max_artifacts=watch.max_runner_artifacts if self._with.run_artifacts else None,
                 check=turn.plan is not None,
-                # Clients put the server's URL into their errors, and the token with it.
-                secrets=(token,),
+                # Clients put the server's URL into their errors, and the token with it; some send it by the other name.
+                secrets=(token, basic_authorization(token)),
                 names=(watch.gvk.group, watch.gvk.version, watch.gvk.kind, request.key.namespace, request.key.name),
             )
             about = {"job": ident, "content": str(content.path), **({"cause": turn.cause} if turn.cause else {})}

@@ -125,14 +125,13 @@ class Warm:
             for name, text in files.items():
                 (role / name).parent.mkdir(parents=True, exist_ok=True)
                 (role / name).write_text(text)
-            scratch = Path(folder) / "tmp"
-            scratch.mkdir()
-            job = Job(ident=_WARM, folder=Path(folder) / "run", role=role, scratch=scratch)
+            job = Job(ident=_WARM, folder=Path(folder) / "run", role=role, scratch=Path(folder) / "tmp")
             write_inputs(job)
             before, where, outputs = dict(os.environ), os.getcwd(), (sys.stdout, sys.stderr)
             places = tempfile.tempdir, constants.DEFAULT_LOCAL_TMP
             try:
-                code, printed = _run({**order(job), "gather_facts": False}, lambda event: None)
+                asked = {**order(job), "gather_facts": False}
+                code, printed = _run(asked, Recorder(asked, lambda event: None))
             finally:
                 os.environ.clear()
                 os.environ.update(before)
@@ -185,12 +184,13 @@ class Warm:
         # A short life, in which what lives on is looked through again and again for little.
         gc.set_threshold(50_000, 20, 100)
         tell(json.dumps({"begun": begun}))
+        recorder = Recorder(asked, tell)
         try:
-            code, printed = _run(asked, tell)
+            code, printed = _run(asked, recorder)
             tell(json.dumps({"done": code, "printed": "" if code == 0 else printed[-4000:]}))
         except Exception:
             # Of the runner's own code: a playbook's failure is a result.
-            tell(json.dumps({"done": 1, "printed": traceback.format_exc()}))
+            tell(json.dumps({"done": 1, "printed": recorder.masked(traceback.format_exc()[-4000:])}))
         else:
             self.lessons.tell()
 
@@ -215,9 +215,8 @@ def _asking_nobody(kubeconfig: Path) -> list[dict[str, Any]]:
     return [{name: arguments, "ignore_errors": True} for name in found]
 
 
-def _run(asked: dict[str, Any], tell: Any) -> tuple[int, str]:
+def _run(asked: dict[str, Any], recorder: Recorder) -> tuple[int, str]:
     """The exit code of ansible-playbook, and what it printed."""
-    recorder = Recorder(asked, tell)
     config = ansible_runner.interface.init_runner(**recorder.arguments()).config
     (recorder.artifacts / "job_events").mkdir(mode=0o700, parents=True, exist_ok=True)
     command = {"command": config.command, "cwd": config.cwd, "env": config.env}
@@ -357,4 +356,4 @@ class _Events:
             rest = {name: value for name, value in event.items() if name not in ("uuid", "event")}
             text = f"{aside[:-1]}, {json.dumps(rest)[1:]}"
         text = self._recorder.record(text, event["stdout"])
-        self._recorder.keep(f"job_events/{event['counter']}-{event['uuid']}.json", text)
+        self._recorder.keep_event(event["counter"], event["uuid"], text)

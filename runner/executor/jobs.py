@@ -79,7 +79,7 @@ class Job:
     ident: str
     # Of this CR alone; inputs and artifacts of its runs. Owner-only; made if it is missing.
     folder: Path
-    # For temporary files of this run: an empty folder, gone after it. Without one they are where Ansible has them.
+    # For temporary files of this run: a folder that is gone after it; made if it is missing. None: where Ansible has them.
     scratch: Path | None = None
     role: Path | None = None
     playbook: Path | None = None

@@ -160,6 +160,8 @@ def write_inputs(job: Job) -> None:
 
 
 def _write_inputs(job: Job) -> None:
+    if job.scratch is not None:
+        job.scratch.mkdir(mode=0o700, exist_ok=True)
     for name in ("env", "project", "artifacts"):
         (job.folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
     write_private(job.folder / "env" / "extravars", json.dumps({**_marked(job.data), **job.extra_vars}))

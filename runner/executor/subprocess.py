@@ -54,6 +54,8 @@ async def execute(job: Job) -> AsyncGenerator[JobEvent, None]:
             )
         if code != 0:
             raise ExecutorError(f"ansible-runner could not run (exit code {code}): {await complaints}")
+    except (ValueError, RecursionError) as error:
+        raise ExecutorError(f"what the run has told cannot be read: {error}") from error
     except (BrokenPipeError, ConnectionResetError) as error:
         raise ExecutorError(f"ansible-runner could not be started: {await complaints}") from error
     finally:

@@ -52,7 +52,11 @@ class WarmExecutor:
         self._could_start = True
 
     async def __aenter__(self) -> Self:
-        await self._ready()
+        try:
+            await self._ready()
+        finally:
+            # What cannot be entered is not used.
+            self._could_start = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -96,6 +100,8 @@ class WarmExecutor:
                 await server.over(run)
             if last.get("done", 1) != 0:
                 raise ExecutorError(f"ansible-runner could not run: {last.get('printed') or run.reason}")
+        except (ValueError, RecursionError) as error:
+            raise ExecutorError(f"what the run has told cannot be read: {error}") from error
         finally:
             server.end(job.ident)
             (writer or ours).close()

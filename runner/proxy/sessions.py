@@ -172,3 +172,8 @@ def _kubeconfig(server: str, token: Token, namespace: str) -> str:
             "preferences": {},
         }
     )
+
+
+def basic_authorization(token: Token) -> str:
+    """The token as clients with the second of them send it."""
+    return base64.b64encode(f"{token}:unused".encode()).decode()

@@ -443,7 +443,7 @@ def test_what_is_kept_in_full(obj: dict[str, Any], kept: bool) -> None:
     ],
 )
 def test_the_cause_of_a_turn_is_known(before: dict[str, Any], after: dict[str, Any] | None, cause: str) -> None:
-    seen = Seen()
+    seen = Seen(allow_annotations=frozenset({"dry-run"}))
     request = Request(seen.watch, ObjectKey("default", "one"))
     seen.primary("ADDED", cr())
     assert [seen.handlers.cause(request) for _ in range(2)] == ["created", ""]

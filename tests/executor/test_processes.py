@@ -6,7 +6,6 @@ import time
 
 import pytest
 
-from bench.driver import until
 from runner.executor import processes
 from runner.executor.orders import PACKAGE
 from tests.conftest import alive
@@ -66,13 +65,9 @@ def test_a_parent_that_has_died_before_counts_as_well() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 
 
-async def test_a_tree_is_ended_without_a_wait() -> None:
+def test_a_tree_is_ended() -> None:
     with subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE, text=True) as shell:
         assert shell.stdout is not None
         below = int(shell.stdout.readline())
-        processes.end_tree(shell.pid, limit=0)
-
-    async def gone() -> bool:
-        return not alive([below])
-
-    await until(gone, "what was below it has ended")
+        assert processes.end_tree(shell.pid) == []
+    assert alive([below]) == []
