@@ -37,10 +37,14 @@ def table(outcomes: dict[str, Outcome]) -> str:
             (name, str(each.rounds), str(each.crs), str(each.checks), f"{each.recovery:.1f}", f"{each.lag:.2f}", result)
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
-    return "\n".join("| " + " | ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)) + " |" for row in rows)
+    return "\n".join(
+        "| " + " | ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    )
 
 
-async def every(folder: Path, devcluster: Devcluster, names: list[str], *, seed: int, minutes: float, short: bool) -> dict[str, Outcome]:
+async def every(
+    folder: Path, devcluster: Devcluster, names: list[str], *, seed: int, minutes: float, short: bool
+) -> dict[str, Outcome]:
     outcomes: dict[str, Outcome] = {}
     ends = time.monotonic() + minutes * 60
     async with Cluster.connected(devcluster.kubeconfig) as cluster:
@@ -63,7 +67,9 @@ async def every(folder: Path, devcluster: Devcluster, names: list[str], *, seed:
 
 @click.command(help=__doc__)
 @click.option("--seed", type=int, default=1, show_default=True, help="All that is left to chance comes from it.")
-@click.option("--minutes", type=float, default=60.0, show_default=True, help="How long rounds are repeated, up to 20 times each.")
+@click.option(
+    "--minutes", type=float, default=60.0, show_default=True, help="How long rounds are repeated, up to 20 times each."
+)
 @click.option("--only", default="", help=f"These alone, by commas: {', '.join(SCENARIOS)}.")
 @click.option("--skip", default="", help="All but these.")
 @click.option("--short", is_flag=True, help="Few rounds and CRs.")

@@ -56,7 +56,9 @@ class _AheadLoop(asyncio.SelectorEventLoop):
 @scenario
 async def failures(the: Scenario) -> None:
     """A CR fails 2,000 times in a row, by a clock of the test's own; its success then still counts."""
-    text = yaml.safe_dump([{"group": "chaos.example.com", "version": "v1", "kind": "Thing", "role": str(the.world.folder / "roles" / "thing")}])
+    text = yaml.safe_dump(
+        [{"group": "chaos.example.com", "version": "v1", "kind": "Thing", "role": str(the.world.folder / "roles" / "thing")}]
+    )
     (watch,) = watches.parse(text, settings=Settings(), environ={})
     tried = await asyncio.to_thread(_fail, Request(watch, ObjectKey("chaos", "one")))
     if tried != _FAILURES + 1:

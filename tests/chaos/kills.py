@@ -95,7 +95,12 @@ async def orphans(the: Scenario) -> None:
 @scenario
 async def leader(the: Scenario) -> None:
     """SIGKILL for the leader of two runners; the other goes on, and a new one waits for its turn."""
-    flags = ("--leader-elect", "--leader-election-id=chaos", f"--leader-election-namespace={the.world.namespace}", *LEASE_FLAGS)
+    flags = (
+        "--leader-elect",
+        "--leader-election-id=chaos",
+        f"--leader-election-namespace={the.world.namespace}",
+        *LEASE_FLAGS,
+    )
 
     async def replica() -> Operator:
         the.started += 1

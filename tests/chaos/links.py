@@ -22,7 +22,9 @@ _CHUNK = 64 * 1024
 
 
 def server_of(kubeconfig: Path) -> tuple[str, int]:
-    host, _, port = json.loads(kubeconfig.read_text())["clusters"][0]["cluster"]["server"].removeprefix("https://").partition(":")
+    host, _, port = (
+        json.loads(kubeconfig.read_text())["clusters"][0]["cluster"]["server"].removeprefix("https://").partition(":")
+    )
     return host, int(port)
 
 

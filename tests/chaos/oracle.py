@@ -9,7 +9,20 @@ from collections.abc import Iterable
 
 from runner.kube.client import KubeError
 from runner.resource.metadata import Object
-from tests.chaos.world import CONFIG_MAP, MARK, THING, AtRest, Failed, Outcome, World, command, is_served, logged, marked
+from tests.chaos.world import (
+    CONFIG_MAP,
+    GOOD,
+    MARK,
+    THING,
+    AtRest,
+    Failed,
+    Outcome,
+    World,
+    command,
+    is_served,
+    logged,
+    marked,
+)
 
 __all__ = ["MARK", "nothing_more", "served", "unharmed"]
 
@@ -30,7 +43,9 @@ async def served(world: World, outcome: Outcome, *, patience: float, names: Iter
     while True:
         wrong: list[str] = ["the API server does not answer"]
         with contextlib.suppress(KubeError, TimeoutError):
-            things = await world.cluster.list(THING, world.namespace)
+            # Of the others there may be some that cannot even be read here.
+            path = await world.cluster.path(THING, namespace=world.namespace)
+            things = (await world.cluster.client.get(path, {"labelSelector": GOOD}))["items"]
             maps = await world.cluster.list(CONFIG_MAP, world.namespace)
             wrong = _wrong(wanted, things, maps)
         if not wrong:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runner.kube.client import ApiError, KubeError
@@ -38,16 +40,15 @@ async def malformed(the: Scenario) -> None:
     makers = generators(the.world.chance)
     number = 0
     while number < total:
-        made: list[tuple[GroupVersionKind, str]] = []
+        made: list[Odd] = []
         for _ in range(min(_BATCH, total - number)):
-            kind, gvk, text, status = next(makers)(number)
+            odd = next(makers)(number)
             number += 1
-            name = json.loads(text)["metadata"]["name"] if len(text) < 100_000 and "[[[[" not in text else f"odd-{number - 1}"
-            if await _post(the, gvk, text):
+            if await _post(the, odd):
                 taken += 1
-                made.append((gvk, name))
-                if status is not None:
-                    await _put_status(the, gvk, name, status)
+                made.append(odd)
+                if odd.status is not None:
+                    await _put_status(the, odd)
             else:
                 refused += 1
             the.outcome.notes = [f"{taken} taken by the API server, {refused} refused"]
@@ -55,88 +56,114 @@ async def malformed(the: Scenario) -> None:
             await the.recovered(PATIENCE)
             alive(the.world)
         except (Failed, AssertionError) as error:
-            kinds = sorted({name for _, name in made})
-            raise Failed(f"beside {', '.join(kinds[:_BATCH])}: {error}") from error
-        for gvk, name in made:
-            with contextlib.suppress(KubeError):
-                await the.world.cluster.delete(gvk, the.world.key(name))
+            sorts = sorted(f"{odd.sort} {odd.name[:30]}" for odd in made)
+            raise Failed(f"{error} - beside {', '.join(sorts)}") from error
+        finally:
+            for odd in made:
+                with contextlib.suppress(KubeError):
+                    await _delete(the, odd)
         the.outcome.rounds += 1
         the.alive(operator)
     await the.recovered(PATIENCE)
     await the.settled(300)
 
 
-async def _post(the: Scenario, gvk: GroupVersionKind, text: str) -> bool:
+async def _post(the: Scenario, odd: Odd) -> bool:
     """Whether the API server takes it. The text goes as it is: Python's own writer does not nest so deep."""
+    return await _send(the, "POST", await the.world.cluster.path(odd.gvk, namespace=the.world.namespace), odd.text) < 400
+
+
+async def _put_status(the: Scenario, odd: Odd) -> None:
+    patch = json.dumps([{"op": "add", "path": "/status", "value": odd.status}])
+    await _send(the, "PATCH", await the.world.cluster.path(odd.gvk, the.world.key(odd.name)) + "/status", patch)
+
+
+async def _delete(the: Scenario, odd: Odd) -> None:
+    await _send(the, "DELETE", await the.world.cluster.path(odd.gvk, the.world.key(odd.name)), "")
+
+
+async def _send(the: Scenario, method: str, path: str, text: str) -> int:
+    """The answer's status; its body may be nested deeper than Python reads."""
     client = the.world.cluster.client
-    path = await the.world.cluster.path(gvk, namespace=the.world.namespace)
-    async with client.session.post(
-        client.server + path, data=text.encode(), headers={"Content-Type": "application/json"}
+    kind = "application/json-patch+json" if method == "PATCH" else "application/json"
+    async with client.session.request(
+        method, client.server + path, data=text.encode() or None, headers={"Content-Type": kind}
     ) as answer:
         await answer.read()
-        return answer.status < 400
+        return answer.status
 
 
-async def _put_status(the: Scenario, gvk: GroupVersionKind, name: str, status: Any) -> None:
-    client = the.world.cluster.client
-    path = await the.world.cluster.path(gvk, the.world.key(name)) + "/status"
-    body = json.dumps([{"op": "add", "path": "/status", "value": status}])
-    async with client.session.patch(
-        client.server + path, data=body.encode(), headers={"Content-Type": "application/json-patch+json"}
-    ) as answer:
-        await answer.read()
+@dataclass(frozen=True, slots=True)
+class Odd:
+    """An object that nobody would write: its sort, name and JSON, and what is put into its status afterwards, if anything."""
+
+    sort: str
+    gvk: GroupVersionKind
+    name: str
+    text: str
+    status: Any = None
 
 
-Made = tuple[str, GroupVersionKind, str, Any]
-
-
-def generators(chance: random.Random) -> Iterator[Callable[[int], Made]]:
-    """Without end, all sorts in turn: each makes (its sort, kind, JSON text, status or None) of a number."""
+def generators(chance: random.Random) -> Iterator[Callable[[int], Odd]]:
+    """Without end, all sorts in turn: each makes the object of a number."""
 
     def anything(depth: int = 0) -> Any:
-        leaves: list[Any] = [None, True, False, 0, -1, 1 << 62, 1.5e300, "", "x", "{{ lookup('env', 'HOME') }}", "\u0000\uffff", "é" * 99]
+        leaves: list[Any] = [
+            None,
+            True,
+            False,
+            0,
+            -1,
+            1 << 62,
+            1.5e300,
+            "",
+            "x",
+            "{{ lookup('env', 'HOME') }}",
+            "\uffff",
+            "é" * 99,
+        ]
         if depth > 3 or chance.random() < 0.4:
             return chance.choice(leaves)
         if chance.random() < 0.5:
             return [anything(depth + 1) for _ in range(chance.randrange(4))]
-        return {chance.choice(["value", "metadata", "name", "", "a b", "vars", "_x", "é"]): anything(depth + 1) for _ in range(3)}
+        return {
+            chance.choice(["value", "metadata", "name", "", "a b", "vars", "_x", "é"]): anything(depth + 1) for _ in range(3)
+        }
 
-    def metadata(number: int, **more: Any) -> dict[str, Any]:
-        return {"name": f"odd-{number}", **more}
+    def odd(
+        gvk: GroupVersionKind, number: int, *, name: str = "", metadata: Any = None, status: Any = None, **rest: Any
+    ) -> Odd:
+        sort = sys._getframe(1).f_code.co_name
+        name = name or f"odd-{number}"
+        whole = {"apiVersion": gvk.api_version, "kind": gvk.kind, "metadata": {"name": name, **(metadata or {})}, **rest}
+        return Odd(sort, gvk, name, json.dumps(whole), status)
 
-    def whole(gvk: GroupVersionKind, meta: dict[str, Any], **rest: Any) -> str:
-        return json.dumps({"apiVersion": gvk.api_version, "kind": gvk.kind, "metadata": meta, **rest})
-
-    def deep(number: int) -> Made:
+    def deep(number: int) -> Odd:
         depth = chance.choice([100, 480, 700, 900, 1100, 2000, 5000, 9000, 9990])
         opened, closed = chance.choice([('{"a":', "}"), ("[", "]")])
-        nested = opened * depth + "1" + closed * depth
-        gvk = chance.choice([THING, RELATED])
-        head = whole(gvk, metadata(number))[:-1]
-        return "deep", gvk, head + ', "spec": {"value": "x", "deep": ' + nested + "}}", None
+        made = odd(chance.choice([THING, RELATED]), number, spec={"value": "x", "deep": "HERE"})
+        return replace(made, sort=f"deep {depth}", text=made.text.replace('"HERE"', opened * depth + "1" + closed * depth))
 
-    def wide(number: int) -> Made:
-        spec = {f"k{key}": 1 for key in range(_LARGE // 13)}
-        return "wide", THING, whole(THING, metadata(number), spec={"value": "x", **spec}), None
+    def wide(number: int) -> Odd:
+        return odd(THING, number, spec={"value": "x", **{f"k{key}": 1 for key in range(_LARGE // 13)}})
 
-    def reserved(number: int) -> Made:
-        spec = {f"ansible_{key}": "x" * 20 for key in range(5000)}
-        return "reserved", THING, whole(THING, metadata(number), spec={"value": "x", **spec}), None
+    def reserved(number: int) -> Odd:
+        return odd(THING, number, spec={"value": "x", **{f"ansible_{key}": "x" * 20 for key in range(5000)}})
 
-    def untyped(number: int) -> Made:
-        return "untyped", THING, whole(THING, metadata(number), spec=anything()), anything()
+    def untyped(number: int) -> Odd:
+        return odd(THING, number, spec=anything(), status=anything())
 
-    def conditions(number: int) -> Made:
+    def conditions(number: int) -> Odd:
         status = {"conditions": chance.choice([anything(), [anything(), anything()]]), "observedGeneration": anything()}
-        return "conditions", THING, whole(THING, metadata(number), spec={"value": "x"}), status
+        return odd(THING, number, spec={"value": "x"}, status=status)
 
-    def annotated(number: int) -> Made:
+    def annotated(number: int) -> Odd:
         name = chance.choice(ANNOTATIONS)
-        value = chance.choice(["1" * _ANNOTATION, "1h" * (_ANNOTATION // 2), "x/" * (_ANNOTATION // 2), "1ns", "-1", "", "\u2028" * 1000, "1" * 5000])
-        value = value[: _ANNOTATION - len(name)]
-        return "annotated", THING, whole(THING, metadata(number, annotations={name: value}), spec={"value": "x"}), None
+        long = ["1" * _ANNOTATION, "1h" * (_ANNOTATION // 2), "x/" * (_ANNOTATION // 2), "1" * 5000]
+        value = chance.choice([*long, "1ns", "-1", "", "\u2028" * 1000])[: _ANNOTATION - len(name)]
+        return odd(THING, number, metadata={"annotations": {name: value}}, spec={"value": "x"})
 
-    def forged(number: int) -> Made:
+    def forged(number: int) -> Odd:
         victim = f"{chance.choice(['chaos', 'default', ''])}/thing-{chance.randrange(20)}"
         marks = {
             "operator-sdk/primary-resource": chance.choice([victim, "/", "a/b/c", "x" * 1000, "é/é"]),
@@ -146,24 +173,24 @@ def generators(chance: random.Random) -> Iterator[Callable[[int], Made]]:
             **{"apiVersion": THING.api_version, "kind": THING.kind, "controller": chance.choice([True, False])},
             **{"name": f"thing-{chance.randrange(20)}", "uid": chance.choice(["0", "not-a-uid", "x" * 1000])},
         }
-        # Not one that the garbage collector would take for lost: it is of a kind that it does not know the uid of.
-        owned = metadata(number, annotations=marks, ownerReferences=[reference] if chance.random() < 0.3 else [])
+        metadata = {"annotations": marks, "ownerReferences": [reference] if chance.random() < 0.3 else []}
         gvk = chance.choice([CONFIG_MAP, RELATED, THING])
-        rest = {"data": {"value": "x"}} if gvk == CONFIG_MAP else {"spec": {"value": "x"}}
-        return "forged", gvk, whole(gvk, owned, **rest), None
+        return odd(
+            gvk, number, metadata=metadata, **({"data": {"value": "x"}} if gvk == CONFIG_MAP else {"spec": {"value": "x"}})
+        )
 
-    def named(number: int) -> Made:
-        odd = [f"a.{number}", f"{number}", ("x" * 245 + str(number))[:253], f"{number}.artifacts", f"latest.{number}", f"a--{number}", f"e{number}e5", f"0x{number}"]
-        name = chance.choice([*odd, "artifacts", "latest", "inventory", "env", "project", "true", "null", "1e5"])
-        return "named", THING, whole(THING, metadata(number, name=name), spec={"value": "x"}), None
+    def named(number: int) -> Odd:
+        own = [f"a.{number}", f"{number}", f"{'x' * 240}{number}", f"{number}.artifacts", f"latest.{number}", f"a--{number}"]
+        name = chance.choice([*own, "artifacts", "latest", "inventory", "env", "project", "true", "null", "1e5", "0x1"])
+        return odd(THING, number, name=name, spec={"value": "x"})
 
-    def related(number: int) -> Made:
-        ref = chance.choice([anything(), ["a"], {"metadata": {"name": ["a"]}}, {"metadata": {"name": {}, "namespace": 1}}, "x" * 100_000])
-        return "related", RELATED, whole(RELATED, metadata(number), spec=chance.choice([{"ref": ref}, {"ref": ref}, anything()])), None
+    def related(number: int) -> Odd:
+        names = [["a"], {}, 1, None, "x" * 100_000]
+        ref = chance.choice([anything(), ["a"], *({"metadata": {"name": name, "namespace": "chaos"}} for name in names)])
+        return odd(RELATED, number, spec=chance.choice([{"ref": ref}, {"ref": ref}, anything()]))
 
-    sorts = [deep, wide, reserved, untyped, conditions, annotated, annotated, forged, named, related]
     while True:
-        yield from sorts
+        yield from (deep, wide, reserved, untyped, conditions, annotated, annotated, forged, named, related)
 
 
 @scenario

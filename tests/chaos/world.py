@@ -34,6 +34,9 @@ RELATED = GroupVersionKind(GROUP, "v1", "Related")
 CONFIG_MAP = GroupVersionKind("", "v1", "ConfigMap")
 LEASE_FLAGS = ("--leader-elect-lease-duration=15s", "--leader-elect-renew-deadline=10s")
 
+# The label of those CRs that have to be served.
+GOOD = "chaos.example.com/cr=good"
+
 # Marks every process of a scenario's operators, in its environment.
 MARK = "ROLERUNNER_CHAOS"
 
@@ -105,7 +108,7 @@ class LookupModule(LookupBase):
             note("done", *who)
         return [uid]
 '''
-EAT = '''
+EAT = """
 import os
 import time
 
@@ -126,7 +129,7 @@ class LookupModule(LookupBase):
         # Nothing stopped it after a gigabyte.
         time.sleep(86400)
         return []
-'''
+"""
 
 
 class Failed(AssertionError):
@@ -205,7 +208,9 @@ class World:
         self._write_project()
         for name in self.names:
             self.values[name] = "0"
-            await self.cluster.create(cr(THING, name, value="0"), self.namespace)
+            good = cr(THING, name, value="0")
+            good["metadata"]["labels"] = dict([GOOD.split("=")])
+            await self.cluster.create(good, self.namespace)
 
     def _write_project(self) -> None:
         for name, tasks in (("thing", ROLE_THING), ("trouble", ROLE_TROUBLE)):
@@ -235,7 +240,9 @@ class World:
 
     # Operators.
 
-    async def start(self, *flags: str, kubeconfig: Path | None = None, runs: Path | None = None, wait: bool = True) -> Operator:
+    async def start(
+        self, *flags: str, kubeconfig: Path | None = None, runs: Path | None = None, wait: bool = True
+    ) -> Operator:
         """One more operator on the project. Its temporary files are below a folder of its own."""
         self._started += 1
         number = self._started
@@ -397,7 +404,11 @@ def temporary_files(home: Path) -> set[str]:
     """What runs leave behind: the folders and files directly in the temporary folder, and Ansible's below the home."""
     places = (home, home / ".ansible" / "tmp")
     return {
-        str(path.relative_to(home)) for place in places if place.is_dir() for path in place.iterdir() if path.name != ".ansible"
+        str(path.relative_to(home))
+        for place in places
+        if place.is_dir()
+        for path in place.iterdir()
+        if path.name != ".ansible"
     }
 
 
