@@ -13,7 +13,7 @@ def text() -> str:
     with metrics.reconciling("a/v1, Kind=K"):
         pass
     metrics.reconciled("a/v1, Kind=K", succeeded=True)
-    metrics.phase("tasks", 0.5)
+    metrics.phase("a phase", 0.5)
     metrics.slow("modules")
     metrics.loop_lag(0.02)
     metrics.follow(NAME, limit=3, depths={0: lambda: 4, -1: lambda: 0}, running=lambda: [1.5, 2.5])
@@ -55,7 +55,7 @@ def test_the_series_are_those_of_the_dashboards_users_have(text: str) -> None:
         'workqueue_longest_running_processor_seconds{controller="k-v1-controller",name="k-v1-controller"} 2.5',
         'rest_client_requests_total{code="200",host="127.0.0.1:6443",method="GET"} 1.0',
         'leader_election_master_status{name="lease"} 0.0',
-        'rolerunner_phase_seconds_sum{phase="tasks"} 0.5',
+        'rolerunner_phase_seconds_sum{phase="a phase"} 0.5',
         'rolerunner_slow_parts{part="modules"} 1.0',
         'rolerunner_event_loop_lag_seconds_bucket{le="0.05"} 1.0',
     ):

@@ -76,7 +76,7 @@ class RunFolders:
         """One look at it; how many runs' artifacts were removed."""
         runs = []
         for folder, names, _ in os.walk(self.root):
-            if os.path.basename(folder) == ARTIFACTS:
+            if os.path.basename(folder) == ARTIFACTS and _is_of_cr(Path(folder).parent):
                 runs += [_taken(Path(folder, name)) for name in names if not os.path.islink(os.path.join(folder, name))]
                 names.clear()
         taken, removed = sum(run[1] for run in runs), 0
@@ -91,14 +91,19 @@ class RunFolders:
     def left_over(self, kind_parts: Sequence[str]) -> Iterator[tuple[str, ...]]:
         """(namespace, name) or (name,) of each CR of a kind that has a folder here, perhaps from an earlier process."""
         base = self.folder(kind_parts)
-        for inner in base.glob(f"*/{ARTIFACTS}"):
-            yield (inner.parent.name,)
-        for inner in base.glob(f"*/*/{ARTIFACTS}"):
-            if inner.parent.parent.name != ARTIFACTS:
-                yield (inner.parent.parent.name, inner.parent.name)
+        for outer in filter(Path.is_dir, base.glob("*")):
+            if _is_of_cr(outer):
+                yield (outer.name,)
+            else:
+                yield from ((outer.name, inner.name) for inner in outer.iterdir() if _is_of_cr(inner))
 
     def close(self) -> None:
         self._lock.close()
+
+
+def _is_of_cr(folder: Path) -> bool:
+    """Whether this is a CR's folder, and not a namespace's whose CRs have the names of what a CR's folder holds."""
+    return (folder / "env" / "extravars").is_file()
 
 
 def write_private(path: Path, text: str) -> None:

@@ -12,16 +12,39 @@ CR = ("example.com", "v1", "Thing", "default", "one")
 CLUSTER_CR = ("example.com", "v1", "Thing", "", "fleet")
 
 
+def with_a_run(folder: Path, *, of: str = "x", size: int = 0) -> Path:
+    (folder / "env").mkdir(parents=True, exist_ok=True)
+    (folder / "env" / "extravars").touch()
+    run = folder / "artifacts" / of
+    run.mkdir(parents=True)
+    (run / "stdout").write_bytes(b"x" * size)
+    return run
+
+
 def test_one_folder_a_cr_found_and_removed(tmp_path: Path) -> None:
     folders = RunFolders(tmp_path / "runs")
     for parts in (CR, CLUSTER_CR):
-        (folders.folder(parts) / "artifacts" / "x").mkdir(parents=True)
+        with_a_run(folders.folder(parts))
     assert folders.root.stat().st_mode & 0o777 == 0o700
     assert set(folders.left_over(CR[:3])) == {("default", "one"), ("fleet",)}
     folders.remove(CR)
     assert set(folders.left_over(CR[:3])) == {("fleet",)}
     folders.remove(CLUSTER_CR)
     assert [path.name for path in folders.root.iterdir()] == [".lock"]
+    folders.close()
+
+
+def test_crs_with_the_names_of_what_a_folder_holds_are_crs(tmp_path: Path) -> None:
+    folders = RunFolders(tmp_path)
+    names = ("artifacts", "env", "project", "latest", "run-1")
+    runs = [with_a_run(folders.folder((*CR[:4], name)), size=1000) for name in names]
+    assert set(folders.left_over(CR[:3])) == {("default", name) for name in names}
+    assert folders.bound(len(names) * 100_000) == 0
+    os.utime(runs[0], (1, 1))
+    taken = sum(path.stat().st_blocks * 512 for run in runs for path in (run, *run.iterdir()))
+    assert folders.bound(taken - 1) == 1
+    assert [run.exists() for run in runs] == [False, True, True, True, True]
+    assert (folders.folder((*CR[:4], "artifacts")) / "env" / "extravars").exists()
     folders.close()
 
 
