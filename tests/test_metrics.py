@@ -57,9 +57,10 @@ def test_the_series_are_those_of_the_dashboards_users_have(text: str) -> None:
         'leader_election_master_status{name="lease"} 0.0',
         'rolerunner_phase_seconds_sum{phase="a phase"} 0.5',
         'rolerunner_slow_parts{part="modules"} 1.0',
-        'rolerunner_event_loop_lag_seconds_bucket{le="0.05"} 1.0',
     ):
         assert f"\n{line}\n" in text, line
+    # This process' loop, which others' tests have run as well.
+    assert '\nrolerunner_event_loop_lag_seconds_bucket{le="0.05"} ' in text
     assert 'ansible_operator_build_info{commit="",version="' in text
 
 
