@@ -174,7 +174,7 @@ class WorkQueue:
     ) -> float:
         """The turn is over. It comes again by backoff if it failed, after `after` seconds, or when something happens.
 
-        Returns the seconds of the backoff, 0 without one. Says nothing of a turn that is not on.
+        Returns the seconds of the backoff, 0 without one. For a turn that is not on, nothing happens.
         """
         turn = self._turns.get(request)
         if turn is None or not turn.running:
@@ -267,6 +267,8 @@ class WorkQueue:
         if priority is Priority.DEPENDENT:
             self.dependents.count(request, now)
         metrics.begun(request.watch.controller, waited=now - turn.since)
+        # The workers that wait do not look again by themselves.
+        self._look_again()
         return request
 
     def _has_room(self, watch: Watch) -> bool:
@@ -283,6 +285,7 @@ class WorkQueue:
         return max(self._begun.values(), default=0.0) + self.patience - self.clock()
 
     def _look_again(self) -> None:
+        """See to it that a kind without a run gets one when all runs that are on have become long ones."""
         if self.strict or self._look is not None or self.running < self.limit:
             return
         if any(not self._running[watch] and any(lines.values()) for watch, lines in self._waiting.items()):

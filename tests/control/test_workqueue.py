@@ -251,11 +251,16 @@ async def test_a_kind_whose_runs_hang_leaves_the_others_their_share() -> None:
 
 async def test_the_others_share_comes_by_itself() -> None:
     queue = WorkQueue(1, patience=0.01)
-    queue.add(request("a", watch("Hanging")), Priority.CHANGE)
-    await queue.get()
-    queue.add(request("a", watch("Other")), Priority.CHANGE)
+    kinds = [watch(kind) for kind in ("Hanging", "Other", "Third", "Fourth")]
+    for each in kinds:
+        queue.follow(each)
+    workers = [asyncio.ensure_future(queue.get()) for _ in range(queue.workers)]
+    for each in kinds:
+        queue.add(request("a", each), Priority.CHANGE)
+        queue.add(request("b", each), Priority.CHANGE)
     async with asyncio.timeout(SOON):
-        assert (await queue.get()).watch.gvk.kind == "Other"
+        assert {each.watch for each in await asyncio.gather(*workers)} == set(kinds)
+    assert await idle(queue)
     queue.close()
 
 
