@@ -1,8 +1,8 @@
 """What an operator keeps of a cluster that is not its own: `python -m bench.memory --secrets 20000 --size 20000 --crs 100`.
 
-CRs whose role makes one Secret each, first alone, then beside so many Secrets of others in namespaces of theirs, on a cluster
-of its own or that of $KUBECONFIG. Each time the memory of the runner's process is told, the most and when all is settled, and
-that of all its processes.
+CRs whose role makes one Secret each, first alone, then beside so many Secrets of others in a namespace of theirs, on a
+cluster of its own or that of $KUBECONFIG. Each time the memory of the runner's process is told, the most and when all is
+settled, and that of all its processes.
 """
 
 from __future__ import annotations

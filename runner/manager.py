@@ -172,6 +172,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
                 watches=watches,
                 namespaces=settings.namespaces,
                 notify=handlers.primary,
+                listed=handlers.listed,
                 started=started,
             )
             primaries = tasks.create_task(_kept_up("watching", watching_primaries))

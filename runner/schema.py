@@ -66,7 +66,7 @@ _RELATED = {
         "selector": {**_SELECTOR, "description": "Only objects with these labels."},
         "byLabel": _filled("The label whose value is the CR's name."),
         "byAnnotation": _filled(
-            "The annotation whose value is the CR's NAME, or a comma list of them; of an object without a namespace, NAMESPACE/NAME."
+            "The annotation whose value is the CR's NAME, or a comma list; without a namespace also NAMESPACE/NAME."
         ),
         "byName": {"const": True, "description": "The CR has the object's own name."},
         "byExpression": _filled("A Jinja expression over `object` and `crs` that comes to CRs, or to their names."),

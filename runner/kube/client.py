@@ -209,9 +209,10 @@ class ApiClient:
                 "or start one with: rolerunner devcluster up"
             ) from error
 
-    def new_session(self, *middlewares: aiohttp.ClientMiddlewareType) -> aiohttp.ClientSession:
+    def new_session(self, *middlewares: aiohttp.ClientMiddlewareType, **options: Any) -> aiohttp.ClientSession:
         """A session with the runner's credentials, for those who speak HTTP to the server themselves. Theirs to close."""
         return aiohttp.ClientSession(
+            **options,
             connector=_Connector(ssl=self._ssl_context(), limit=0, keepalive_timeout=60),
             middlewares=(*middlewares, self._count, self._authorize),
             timeout=_TIMEOUT,
@@ -255,8 +256,8 @@ class ApiClient:
         async with self._responding("GET", path, params=query, timeout=_WATCH_TIMEOUT) as response:
             opened()
             try:
-                async for line in _lines(response.content):
-                    event = await _parsed(line, f"a watch of {path}")
+                async for line in lines(response.content):
+                    event = await parsed(line, f"a watch of {path}")
                     obj = event.get("object")
                     if not isinstance(obj, dict):
                         raise Unreadable(f"a watch of {path}: an event without an object")
@@ -284,7 +285,7 @@ class ApiClient:
         for left in reversed(range(_TRIES)):
             try:
                 async with self._responding(method, path, params=params, data=data, headers=headers) as response:
-                    return await _parsed(await response.read(), f"{method} {path}")
+                    return await parsed(await response.read(), f"{method} {path}")
             except (ApiError, Unreachable) as error:
                 wanted = pause * random.uniform(0.8, 1.2)
                 if isinstance(error, ApiError) and error.retry_after is not None:
@@ -369,7 +370,7 @@ def in_cluster_namespace() -> str:
         return os.environ.get("POD_NAMESPACE", "")
 
 
-async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+async def lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
     """Lines of any length: aiohttp's own reader refuses those over its buffer, and an object may be 1.5 MiB."""
     rest: list[bytes] = []
     async for chunk in content.iter_any():
@@ -383,7 +384,7 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
             rest.append(tail)
 
 
-async def _parsed(content: bytes, what: str) -> dict[str, Any]:
+async def parsed(content: bytes, what: str) -> dict[str, Any]:
     """The JSON object that was answered to `what`. Raises Unreadable."""
     try:
         value = await asyncio.to_thread(nesting.parse, content) if len(content) > _LARGE else nesting.parse(content)

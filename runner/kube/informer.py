@@ -42,9 +42,9 @@ _NO_LABELS: Mapping[str, str] = {}
 class Informer:
     """A store of the objects of one kind, in one namespace or (namespace empty) all, kept current by `run`.
 
-    `store` has the objects that `keeps` is true of, `others` the labels of all others; `notify` is called for the
-    former, and when an object becomes one of the others or ceases to be. `version` is the resourceVersion up to which the store has
-    come, `fresh` whether its watch goes on without a gap (a peer that is silently gone is noticed after the watch's own
+    `store` has the objects that `keeps` is true of, `others` the labels of all others; `notify` is called for the former,
+    and when an object becomes one of the others or ceases to be one. `version` is the resourceVersion up to which the store
+    has come, `fresh` whether its watch goes on without a gap (a peer that is silently gone is noticed after the watch's own
     timeout), and `list_kind` what the server calls a list of these.
     """
 
