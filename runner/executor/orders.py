@@ -111,7 +111,7 @@ def _inventory(scratch: Path | None) -> str:
     """This host's modules have their temporary files there. A variable of the environment would count for all hosts."""
     if scratch is None or any(map(os.environ.get, _REMOTE_TEMP)) or "remote_tmp" in _configured():
         return INVENTORY
-    return f"{INVENTORY} ansible_remote_tmp={json.dumps(str(scratch))}"
+    return f"{INVENTORY.rstrip()} ansible_remote_tmp={json.dumps(str(scratch))}\n"
 
 
 def _configured() -> Collection[str]:
