@@ -453,10 +453,9 @@ def command(pid: int) -> str:
 
 
 def fork_server(operator: Operator) -> int | None:
-    """The process below the runner that forks for runs."""
-    children = [pid for pid in operator.processes()[1:] if parent(pid) == operator.process.pid]
-    named = [pid for pid in children if "forkserver" in command(pid)]
-    return next(iter(named or children), None)
+    """The process that forks for runs. Its forks have its command line; what guards it, if anything, has another."""
+    named = [pid for pid in operator.processes()[1:] if "forkserver" in command(pid)]
+    return next((pid for pid in reversed(named) if command(parent(pid)) != command(pid)), None)
 
 
 def parent(pid: int) -> int:
