@@ -1,7 +1,7 @@
 """`python -m tests.chaos`: every fault on a cluster of its own, and one table of what came of it.
 
-The exit code is 1 if anything was not as it has to be; then the operators' logs are kept. With --short about five minutes, with
-fewer CRs and rounds; scenarios that have to wait for time limits of minutes are left to the long form.
+The exit code is 1 if anything was not as it has to be; then the operators' logs are kept. With --short about five minutes,
+with fewer CRs and rounds; scenarios that wait for time limits of minutes, or resemble others, are left to the long form.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ def main(seed: int, minutes: float, only: str, skip: str, short: bool, keep: boo
     sys.exit(1 if failed else 0)
 
 
-# They wait for limits of minutes.
-LONG_ONLY = {"silent"}
+# They wait for limits of minutes, or go the way of another one.
+LONG_ONLY = {"silent", "http-500", "http-504", "delay"}
 
 if __name__ == "__main__":
     main()

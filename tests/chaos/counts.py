@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import selectors
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ async def recreate(the: Scenario) -> None:
         async for number in the.rounds(20, short=3):
             key = world.key(f"again-{number}")
             old = await world.cluster.create(cr(THING, key.name, value="old", delay=2), world.namespace)
-            await until(lambda uid=old["metadata"]["uid"]: _noted(the, "begun", uid), "the old one is run")
+            await until(functools.partial(_noted, the, "begun", old["metadata"]["uid"]), "the old one is run")
             await world.cluster.delete(THING, key)
             new = await world.cluster.create(cr(THING, key.name, value="new", delay=2), world.namespace)
             uid = new["metadata"]["uid"]

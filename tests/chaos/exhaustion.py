@@ -38,9 +38,7 @@ async def disk_full(the: Scenario) -> None:
             async with the.load():
                 await the.world.a_run()
                 filler = runs / "filler"
-                with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as file:
-                    while file.write(b"\0" * 4096):
-                        pass
+                _fill(filler)
                 try:
                     name = the.world.names[0]
                     await the.world.edit(name)
@@ -51,6 +49,13 @@ async def disk_full(the: Scenario) -> None:
                 the.alive(operator)
         await the.settled(PATIENCE)
         await the.world.end(operator)
+
+
+def _fill(path: Path) -> None:
+    """Write until there is no room."""
+    with contextlib.suppress(OSError), open(path, "wb", buffering=0) as file:
+        while file.write(b"\0" * 4096):
+            pass
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What has to be true after every fault: all CRs served, all dependents right, no run twice at once, and nothing left over."""
+"""What has to be true after every fault: all CRs served, all dependents right, no run twice at once, nothing left over."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ __all__ = ["MARK", "nothing_more", "served", "unharmed"]
 
 # Descriptors that come and go with kept connections and the fork that waits for the next run.
 _SLACK = 12
-# Processes of an operator at rest: the runner, the fork server, the fork that waits, and room for one that watches over them.
-_AT_REST = 4
+# Processes of an operator at rest: the runner, the fork server, the fork that waits, and room for what watches over them.
+_AT_REST = 5
 # An event loop that was held up so long by its own work, in seconds, is a fault; by the machine, it is not.
 _LONGEST_LAG = 1.0
 # As seen from outside, on a machine that is busy with much else.

@@ -95,7 +95,7 @@ async def _send(the: Scenario, method: str, path: str, text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Odd:
-    """An object that nobody would write: its sort, name and JSON, and what is put into its status afterwards, if anything."""
+    """An object that nobody would write: its sort, name and JSON, and what its status is made afterwards, if anything."""
 
     sort: str
     gvk: GroupVersionKind
@@ -175,9 +175,9 @@ def generators(chance: random.Random) -> Iterator[Callable[[int], Odd]]:
         }
         metadata = {"annotations": marks, "ownerReferences": [reference] if chance.random() < 0.3 else []}
         gvk = chance.choice([CONFIG_MAP, RELATED, THING])
-        return odd(
-            gvk, number, metadata=metadata, **({"data": {"value": "x"}} if gvk == CONFIG_MAP else {"spec": {"value": "x"}})
-        )
+        if gvk == CONFIG_MAP:
+            return odd(gvk, number, metadata=metadata, data={"value": "x"})
+        return odd(gvk, number, metadata=metadata, spec={"value": "x"})
 
     def named(number: int) -> Odd:
         own = [f"a.{number}", f"{number}", f"{'x' * 240}{number}", f"{number}.artifacts", f"latest.{number}", f"a--{number}"]

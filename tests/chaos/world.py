@@ -1,7 +1,7 @@
 """A cluster, an operator project of two kinds, and the load on it.
 
-`Thing` makes one ConfigMap of its name and value. `Trouble` hangs, fails or eats memory, as its spec says. The role itself proves
-that no CR is run twice at once: each run locks a file of its CR's uid, and the kernel releases it with the run's process.
+`Thing` makes one ConfigMap of its name and value. `Trouble` hangs, fails or eats memory, as its spec says. The role itself
+proves that no CR is run twice at once: each run locks a file of its CR's uid, and the kernel releases it with the process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import aiohttp
 import yaml
 
-from bench.driver import NAMESPACE, RUN, Cluster, Operator, condition, until
+from bench.driver import RUN, Cluster, Operator, condition, until
 from runner.devcluster import Cluster as Devcluster
 from runner.kube.client import KubeError
 from runner.resource.metadata import GroupVersionKind, ObjectKey
@@ -331,7 +331,7 @@ class World:
 
     @contextlib.asynccontextmanager
     async def load(self, *, edits: float = 2.0, foreign: float = 1.0) -> AsyncIterator[None]:
-        """So many edits of CRs and changes of their dependents a second, by whoever; errors of the API server are waited out."""
+        """So many edits of CRs and foreign changes of dependents a second; errors of the API server are waited out."""
 
         async def driver(a_second: float, change: Callable[[str], Any]) -> None:
             while True:
@@ -453,10 +453,9 @@ def command(pid: int) -> str:
 
 
 def fork_server(operator: Operator) -> int | None:
-    """The process below the runner that forks for runs."""
-    children = [pid for pid in operator.processes()[1:] if parent(pid) == operator.process.pid]
-    named = [pid for pid in children if "forkserver" in command(pid)]
-    return next(iter(named or children), None)
+    """The process that forks for runs. Its forks have its command line; what guards it, if anything, has another."""
+    named = [pid for pid in operator.processes()[1:] if "forkserver" in command(pid)]
+    return next((pid for pid in reversed(named) if command(parent(pid)) != command(pid)), None)
 
 
 def parent(pid: int) -> int:
