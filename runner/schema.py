@@ -97,6 +97,12 @@ _WATCH = {
             "default": 20,
             "description": "Of how many runs the artifacts are kept for each CR.",
         },
+        "allowAnnotations": {
+            "type": "array",
+            "items": {"enum": ["reconcile-period", "max-runner-artifacts", "verbosity", "dry-run"]},
+            "default": ["reconcile-period", "max-runner-artifacts", "verbosity"],
+            "description": "Which annotations of a CR count.",
+        },
         "manageStatus": _flag(True, "Write the conditions Running, Successful and Failure to the CR's status."),
         "markUnsafe": _flag(True, "Take the CR's strings as data, never as templates."),
         "snakeCaseParameters": _flag(True, "Hand the spec's fields over in snake_case."),

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
-from collections.abc import AsyncIterator, Iterator
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,14 @@ __all__ = ["LOOPBACK", "THING", "Project", "alive", "crd", "lines", "listening",
 
 # 127.0.0.1, as /proc/net/tcp shows it.
 LOOPBACK = "0100007F"
+# In the environment of every process that this session of tests has started, however far down: whose they are.
+SESSION = "ROLERUNNER_TEST_SESSION"
+# Seconds in which what has been ended may still end.
+_GRACE = 30.0
+# Where an operator keeps its runs unless it is told otherwise: that stays.
+_KEPT = {"ansible-operator"}
+# Of its own work, in seconds; what another process takes from it does not count.
+_LONGEST_LAG = 1.0
 THING = GroupVersionKind("test.example.com", "v1", "Thing")
 
 
@@ -86,6 +98,47 @@ def alive(pids: list[int]) -> list[int]:
     return running
 
 
+def of_session(name: str) -> list[int]:
+    """Live processes whose environment says that they belong to this session of tests."""
+    return alive([pid for pid, session in _sessions() if session == name])
+
+
+def _sessions() -> Iterator[tuple[int, str]]:
+    """(pid, session) of each process that belongs to one."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                for variable in (entry / "environ").read_bytes().split(b"\0"):
+                    if variable.startswith(SESSION.encode() + b"="):
+                        yield int(entry.name), variable.partition(b"=")[2].decode()
+
+
+def _command(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    return ""
+
+
+def _none_after_a_while(left: Callable[[], Sequence[Any]]) -> Sequence[Any]:
+    """What is still left after a while; none as soon as there is none."""
+    deadline = time.monotonic() + _GRACE
+    while (found := left()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
+
+
+def held_up(log: Path) -> list[str]:
+    """Lines of an operator's log that say that its event loop was held up by its own work for a second or more."""
+    found = []
+    for line in log.read_text(errors="replace").splitlines():
+        if line.startswith("{") and "The event loop was held up" in line:
+            # The last line of one that was killed may be cut off.
+            with contextlib.suppress(ValueError):
+                if float(json.loads(line).get("busy", 0)) >= _LONGEST_LAG:
+                    found.append(line)
+    return found
+
+
 def tcp_sockets() -> list[list[str]]:
     """The columns of /proc/net/tcp and tcp6, a row for each socket: see proc_net_tcp in the kernel's documentation."""
     return [line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
@@ -121,6 +174,36 @@ def _heed_ctrl_c() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The session ends with the processes and temporary files that it began with."""
+    # pytest's own folder stays where it is.
+    tmp_path_factory.getbasetemp()
+    session = uuid.uuid4().hex
+    # A short name: sockets are made below it. Not shared, so that whatever is there in the end is this session's.
+    temporary = Path(tempfile.mkdtemp(prefix="rr-"))
+    ansible = Path("~/.ansible/tmp").expanduser()
+    before = set(ansible.glob("ansible-local-*"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SESSION, session)
+        patch.setenv("TMPDIR", str(temporary))
+        patch.setattr(tempfile, "tempdir", None)
+        yield
+
+    def files() -> list[str]:
+        found = [path for path in temporary.iterdir() if path.name not in _KEPT]
+        # Other sessions at the same time have the same folder there, and nothing says whose is whose.
+        if not any(True for _ in _sessions()):
+            found += set(ansible.glob("ansible-local-*")) - before
+        return sorted(map(str, found))
+
+    processes = [f"{pid} {_command(pid)[:200]}" for pid in _none_after_a_while(lambda: of_session(session))]
+    left = _none_after_a_while(files)
+    shutil.rmtree(temporary, ignore_errors=True)
+    assert not processes, "processes outlive the tests:\n" + "\n".join(processes)
+    assert not left, "temporary files outlive the tests:\n" + "\n".join(left)
+
+
 @pytest.fixture(scope="session")
 def devcluster_exec_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where tests put programs that stand in for those of containers; a name is one test's."""
@@ -140,6 +223,8 @@ def project(tmp_path: Path, devcluster: Devcluster, namespace: str) -> Iterator[
     yield made
     for operator in made.operators:
         operator.kill()
+    lags = [line for operator in made.operators for line in held_up(operator.log)]
+    assert not lags, "an event loop was held up by its own work:\n" + "\n".join(lags)
 
 
 @pytest.fixture

@@ -1,63 +1,69 @@
-"""What goes on beside the runs, and ends nothing when it goes wrong."""
+"""Parts of the composition root that stand on their own. The rest: tests/behaviour."""
 
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+import os
+import sys
 from typing import Any, cast
 
 import pytest
 
 from runner import manager
-from runner.control.reconciler import Reconciler
-from runner.executor.artifacts import RunFolders
-from runner.kube.client import Unreachable
-from runner.kube.discovery import Discovery, Resource
-from runner.kube.informer import Informers
-from runner.resource.metadata import GroupVersionKind
-from tests.control.test_workqueue import watch
+from runner.control.handlers import Handlers
+from runner.settings import ConfigurationError
 
-SECRET = Resource(GroupVersionKind("", "v1", "Secret"), "secrets", True, frozenset({"list", "watch"}))
+SOON = 30.0
 
 
-@pytest.mark.parametrize("error", [Unreachable("away"), KeyError("odd"), RecursionError("deep")], ids=repr)
-async def test_a_related_kind_is_watched_once_its_trouble_is_over(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manager, "_LOOK_AGAIN", 0.001)
-    answers: list[Any] = [error, None, SECRET]
-    watched: list[Resource] = []
+async def test_a_part_that_fails_is_begun_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(manager, "_FIRST_REST", 0.001)
+    begun = 0
 
-    class Found:
-        async def by_kind(self, gvk: GroupVersionKind) -> Resource | None:
-            answer = answers.pop(0)
-            if isinstance(answer, Exception):
-                raise answer
-            return cast(Resource | None, answer)
+    async def part() -> None:
+        nonlocal begun
+        begun += 1
+        if begun < 4:
+            raise TypeError("unhashable type: 'list'")
 
-    class Watched:
-        def ensure(self, resource: Resource) -> None:
-            watched.append(resource)
-
-    async with asyncio.timeout(60):
-        await manager._watch_related(SECRET.gvk, cast(Discovery, Found()), cast(Informers, Watched()))
-    assert watched == [SECRET]
+    async with asyncio.timeout(SOON), asyncio.TaskGroup() as tasks:
+        tasks.create_task(manager._kept_up("a part", part))
+    assert begun == 4
+    assert [record.__dict__["part"] for record in caplog.records] == ["a part"] * 3
 
 
-async def test_one_folder_that_cannot_be_cleared_up_is_told_and_keeps_no_other(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+async def test_what_the_user_can_mend_ends_it() -> None:
+    async def part() -> None:
+        raise ConfigurationError("no such namespace")
+
+    with pytest.raises(ConfigurationError):
+        await manager._kept_up("a part", part)
+
+
+async def test_a_line_that_is_no_order_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    thing = watch("Thing")
-    tried: list[str] = []
+    class Told:
+        def __init__(self) -> None:
+            self.kinds: list[Any] = []
 
-    class Clears:
-        async def clear_up(self, request: Any) -> None:
-            tried.append(request.key.name)
-            if request.key.name == "bad":
-                raise OSError("no")
+        def again(self, kinds: list[str]) -> None:
+            self.kinds.append(kinds)
 
-    class Folders:
-        def left_over(self, kind: tuple[str, ...]) -> list[tuple[str, ...]]:
-            return [("default", "bad"), ("default", "good")]
+    told, stop = Told(), asyncio.Event()
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        heeding = asyncio.create_task(manager._heed(cast(Handlers, told), stop))
+        lines = ["{", '"text"', "[1]", "[" * 50_000, '["a"]']
 
-    await manager._clear_up(cast(Reconciler, Clears()), cast(RunFolders, Folders()), [thing])
-    assert tried == ["bad", "good"]
-    assert [record.getMessage() for record in caplog.records] == ["A folder could not be cleared up"]
+        def write() -> None:
+            with os.fdopen(writing, "w") as file:
+                file.write("".join(line + "\n" for line in lines))
+
+        await asyncio.to_thread(write)
+        async with asyncio.timeout(SOON):
+            await heeding
+    assert stop.is_set()
+    assert told.kinds == [["a"]]
+    assert len(caplog.records) == len(lines) - 1

@@ -20,7 +20,7 @@ from runner.control.echoes import Change, Echoes
 from runner.kube.primaries import EventType
 from runner.mapping import MappingError
 from runner.resource.metadata import GroupKind, GroupVersionKind, Object, ObjectKey, annotations_of, is_deleting, owners
-from runner.watches import DRY_RUN, Related, Watch
+from runner.watches import DRY_RUN, Related, Watch, is_dry_run
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Sight:
     @classmethod
     def of(cls, watch: Watch, obj: Object) -> Sight:
         metadata, annotations = obj["metadata"], annotations_of(obj)
-        noticed = annotations if watch.watch_annotations else {DRY_RUN: annotations.get(DRY_RUN)}
+        noticed = annotations if watch.watch_annotations else {DRY_RUN: is_dry_run(watch, obj)}
         generation = metadata.get("generation")
         return cls(
             uid=metadata.get("uid", ""),

@@ -78,13 +78,21 @@ class Cluster:
             self._process.stdout.close()
         shutil.rmtree(self.dir, ignore_errors=True)
 
+    def stop_program(self, name: str) -> None:
+        """Kill one of the cluster's programs (`etcd`, `kube-apiserver` …). Raises DevclusterError."""
+        self._order(f"stop {name}")
+
+    def start_program(self, name: str) -> None:
+        """Bring it back, on the same port, and wait until it answers. Raises DevclusterError."""
+        self._order(f"start {name}")
+
     def stop_apiserver(self) -> None:
         """Take the API server away; etcd keeps the data. Raises DevclusterError."""
-        self._order("stop kube-apiserver")
+        self.stop_program("kube-apiserver")
 
     def start_apiserver(self) -> None:
         """Bring it back, on the same port, and wait until it answers. Raises DevclusterError."""
-        self._order("start kube-apiserver")
+        self.start_program("kube-apiserver")
 
     def __enter__(self) -> Self:
         return self

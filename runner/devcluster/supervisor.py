@@ -122,6 +122,8 @@ class Supervisor:
                 self.launch(name)
                 if name == "kube-apiserver":
                     self._await(name, self._is_ready)
+                elif name == "etcd":
+                    self._await(name, lambda: _accepts(self.etcd_port))
             case _:
                 raise DevclusterError(f"not understood: {line}")
 

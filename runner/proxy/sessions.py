@@ -26,8 +26,9 @@ _PREFIX = "/run/"
 
 # Told of each object that the run's CR is seen to own.
 OnDependent = Callable[[Resource, Object], None]
-# Told of what the run has written: the object's uid, and the resourceVersion that it has now; empty if it was deleted.
-OnWrite = Callable[[str, str], None]
+# Told of what the run has written: the object's uid, and the resourceVersions that it had (empty: it was created; None: not
+# known, so that it may not have been changed at all) and has now (empty: it was deleted).
+OnWrite = Callable[[str, str | None, str], None]
 
 
 class Writes:
@@ -67,31 +68,40 @@ class Session:
     owner: Owner
     inject_owner: bool
     on_dependent: OnDependent
-    on_write: OnWrite = lambda uid, version: None
+    on_write: OnWrite = lambda uid, before, version: None
     blacklist: frozenset[GroupVersionKind] = frozenset()
     # Of a plan's run, which writes nothing.
     rehearsal: Rehearsal | None = field(default=None, compare=False)
     writes: Writes = field(default_factory=Writes, compare=False)
-    # The latest version of each object that the run has been shown, by uid.
-    shown: dict[str, str] = field(default_factory=dict, compare=False)
+    # The latest version of each object that the run has been shown, by group, plural, namespace and name.
+    _shown: dict[tuple[str, str, str, str], str] = field(default_factory=dict, compare=False)
 
-    def has_read(self, obj: Object) -> None:
-        self.shown[_uid(obj)] = obj.get("metadata", {}).get("resourceVersion", "")
+    def shown(self, info: RequestInfo) -> str:
+        """The version of an object that the run was last shown; empty if it was shown none."""
+        return self._shown.get((*_key(info), info.name), "")
 
-    def has_written(self, obj: Object) -> None:
-        """The answer to a write: the object, or a part of it such as its scale."""
+    def has_read(self, info: RequestInfo, obj: Object) -> None:
+        # What else may be told of an object, such as a table, is no object and has no uid.
+        if _uid(obj):
+            self._shown[*_key(info), info.name] = obj.get("metadata", {}).get("resourceVersion", "")
+
+    def has_written(self, info: RequestInfo, obj: Object, *, before: str | None) -> None:
+        """The answer to a write: the object, or a part of it such as its scale.
+
+        `before` is the version to which it was a write, as for `on_write`. A write that changes nothing leaves the version
+        as it was; who made that one is another question.
+        """
         uid, version = _uid(obj), obj.get("metadata", {}).get("resourceVersion", "")
-        # A write that changes nothing leaves the version as it was; who made that one is another question.
-        if uid and version and self.shown.get(uid) != version:
-            self.on_write(uid, version)
-        self.shown[uid] = version
+        if uid and version and before != version:
+            self.on_write(uid, before, version)
+        self.has_read(info, obj)
 
-    def has_deleted(self, answer: Object) -> None:
+    def has_deleted(self, info: RequestInfo, answer: Object, *, before: str | None) -> None:
         """The answer to a deletion: the object if it is only on its way out, else a status that names it."""
         uid = _uid(answer) or (answer.get("details") or {}).get("uid", "")
         if uid:
-            self.on_write(uid, "")
-            self.has_written(answer)
+            self.on_write(uid, before, "")
+            self.has_written(info, answer, before=before)
 
 
 class Sessions:
@@ -162,3 +172,8 @@ def _kubeconfig(server: str, token: Token, namespace: str) -> str:
             "preferences": {},
         }
     )
+
+
+def basic_authorization(token: Token) -> str:
+    """The token as clients with the second of them send it."""
+    return base64.b64encode(f"{token}:unused".encode()).decode()

@@ -86,10 +86,16 @@ def test_annotations_are_news_where_the_watch_asks_for_them() -> None:
 
 
 def test_a_dry_run_wanted_or_no_longer_is_news() -> None:
-    seen = Seen()
+    seen = Seen(allow_annotations=frozenset({"dry-run"}))
     seen.primary("ADDED", cr())
     assert seen.primary("MODIFIED", cr(annotations={"rolerunner.io/dry-run": "true"})) == CHANGE
     assert seen.primary("MODIFIED", cr()) == CHANGE
+
+
+def test_a_dry_run_that_is_not_allowed_is_no_news() -> None:
+    seen = Seen()
+    seen.primary("ADDED", cr())
+    assert seen.primary("MODIFIED", cr(annotations={"rolerunner.io/dry-run": "true"})) == []
 
 
 @pytest.mark.parametrize(
@@ -260,7 +266,7 @@ def test_what_the_crs_own_run_wrote_is_no_news_to_it() -> None:
         owned(metadata={"uid": "uid-x", "resourceVersion": version}, data={"a": version}) for version in "123"
     )
     with seen.echoes.of_run(Request(seen.watch, ObjectKey("default", "one"))) as wrote:
-        wrote("uid-x", "2")
+        wrote("uid-x", "1", "2")
         seen.handlers.changed(before, by_the_run)
     assert seen.added == []
     seen.handlers.changed(by_the_run, by_others)
@@ -437,7 +443,7 @@ def test_what_is_kept_in_full(obj: dict[str, Any], kept: bool) -> None:
     ],
 )
 def test_the_cause_of_a_turn_is_known(before: dict[str, Any], after: dict[str, Any] | None, cause: str) -> None:
-    seen = Seen()
+    seen = Seen(allow_annotations=frozenset({"dry-run"}))
     request = Request(seen.watch, ObjectKey("default", "one"))
     seen.primary("ADDED", cr())
     assert [seen.handlers.cause(request) for _ in range(2)] == ["created", ""]

@@ -1,10 +1,9 @@
-import base64
 import json
 
 import pytest
 
 from runner.proxy.requestinfo import RequestInfo, parse
-from runner.proxy.sessions import Session, Sessions, Token, Writes, kubeconfigs
+from runner.proxy.sessions import Session, Sessions, Token, Writes, basic_authorization, kubeconfigs
 from runner.resource.metadata import GroupVersionKind, ObjectKey, Owner
 
 SESSION = Session(
@@ -17,7 +16,7 @@ SESSION = Session(
 def test_a_token_is_good_while_its_session_is_open() -> None:
     sessions = Sessions()
     with sessions.opened(SESSION) as token:
-        basic = base64.b64encode(f"{token}:unused".encode()).decode()
+        basic = basic_authorization(token)
         assert sessions.of("/api?x=/", f"Bearer {token}") == (SESSION, "/api?x=/")
         assert sessions.of("/api", f"Basic {basic}") == (SESSION, "/api")
         assert sessions.of(f"/run/{token}/api/v1?x=/", None) == (SESSION, "/api/v1?x=/")

@@ -1,0 +1,107 @@
+"""`python -m tests.chaos`: every fault on a cluster of its own, and one table of what came of it.
+
+The exit code is 1 if anything was not as it has to be; then the operators' logs are kept. With --short about five minutes,
+with fewer CRs and rounds; scenarios that wait for time limits of minutes, or resemble others, are left to the long form.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+from bench.driver import Cluster, tidy_on_sigterm
+from runner.devcluster import Cluster as Devcluster
+from tests.chaos import counts, exhaustion, kills, partitions, tenants
+from tests.chaos.scenario import SCENARIOS, run
+from tests.chaos.world import Outcome, World
+
+__all__ = ["counts", "exhaustion", "kills", "partitions", "tenants"]
+
+_HEADER = ("scenario", "rounds", "CRs", "checks", "recovery s", "lag s", "result")
+
+
+def table(outcomes: dict[str, Outcome]) -> str:
+    """Markdown, so that it can be put into docs/reliability.md as it is."""
+    rows = [_HEADER, tuple("-" * len(title) for title in _HEADER)]
+    for name, each in outcomes.items():
+        result = "FAILED" if each.failures else "ok"
+        rows.append(
+            (name, str(each.rounds), str(each.crs), str(each.checks), f"{each.recovery:.1f}", f"{each.lag:.2f}", result)
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
+    return "\n".join(
+        "| " + " | ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    )
+
+
+async def every(
+    folder: Path, devcluster: Devcluster, names: list[str], *, seed: int, minutes: float, short: bool
+) -> dict[str, Outcome]:
+    outcomes: dict[str, Outcome] = {}
+    ends = time.monotonic() + minutes * 60
+    async with Cluster.connected(devcluster.kubeconfig) as cluster:
+        world = World(devcluster, cluster, folder, crs=20 if short else 200, chance=random.Random(seed))
+        await world.prepare()
+        try:
+            for number, name in enumerate(names):
+                # What one leaves over of its share is the others'.
+                budget = max(0.0, ends - time.monotonic()) / (len(names) - number)
+                world.chance.seed(f"{seed} {name}")
+                begun = time.monotonic()
+                click.echo(f"{name} …", err=True)
+                outcomes[name] = outcome = await run(world, name, short=short, budget=budget)
+                said = "; ".join(outcome.failures) or ", ".join(["ok", *outcome.notes])
+                click.echo(f"{name}: {said} ({time.monotonic() - begun:.0f} s)", err=True)
+        finally:
+            await world.end_all()
+    return outcomes
+
+
+@click.command(help=__doc__)
+@click.option("--seed", type=int, default=1, show_default=True, help="All that is left to chance comes from it.")
+@click.option(
+    "--minutes", type=float, default=60.0, show_default=True, help="How long rounds are repeated, up to 20 times each."
+)
+@click.option("--only", default="", help=f"These alone, by commas: {', '.join(SCENARIOS)}.")
+@click.option("--skip", default="", help="All but these.")
+@click.option("--short", is_flag=True, help="Few rounds and CRs.")
+@click.option("--keep", is_flag=True, help="Keep the folder with the logs, whatever comes out.")
+def main(seed: int, minutes: float, only: str, skip: str, short: bool, keep: bool) -> None:
+    tidy_on_sigterm()
+    names = only.split(",") if only else [name for name in SCENARIOS if not (short and name in LONG_ONLY)]
+    names = [name for name in names if name not in skip.split(",")]
+    if unknown := [name for name in names if name not in SCENARIOS]:
+        raise click.UsageError(f"there is no {unknown[0]}; there are {', '.join(SCENARIOS)}")
+    folder = Path(tempfile.mkdtemp(prefix="rolerunner-chaos-"))
+    failed = True
+    try:
+        with Devcluster.start() as devcluster:
+            outcomes = asyncio.run(every(folder, devcluster, names, seed=seed, minutes=minutes, short=short))
+        failed = any(outcome.failures for outcome in outcomes.values())
+        click.echo(f"seed {seed}\n\n{table(outcomes)}")
+        for name, outcome in outcomes.items():
+            for failure in outcome.failures:
+                click.echo(f"\n{name}: {failure}")
+    finally:
+        if failed or keep:
+            with contextlib.suppress(OSError):
+                shutil.rmtree(folder / "homes", ignore_errors=True)
+            click.echo(f"\nThe operators' logs are in {folder / 'logs'}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    sys.exit(1 if failed else 0)
+
+
+# They wait for limits of minutes, or go the way of another one.
+LONG_ONLY = {"silent", "http-500", "http-504", "delay"}
+
+if __name__ == "__main__":
+    main()
