@@ -66,3 +66,18 @@ async def test_a_port_in_use_is_one_clear_error() -> None:
         with pytest.raises(ConfigurationError, match=rf"--role-metrics-bind-address {address} cannot be listened on: .+"):
             async with serving_role_metrics(address, role_metrics):
                 pass
+
+
+async def test_healthz_tells_when_ansible_cannot_be_run() -> None:
+    healthy = True
+    async with (
+        serving_health(Address("127.0.0.1", 0), is_ready=lambda: True, is_healthy=lambda: healthy) as bound,
+        aiohttp.ClientSession() as session,
+    ):
+        async with session.get(f"http://{bound}/healthz") as answer:
+            assert (answer.status, await answer.text()) == (200, "ok")
+        healthy = False
+        async with session.get(f"http://{bound}/healthz") as answer:
+            assert (answer.status, await answer.text()) == (503, "Ansible cannot be run")
+        async with session.get(f"http://{bound}/readyz") as answer:
+            assert answer.status == 200

@@ -29,8 +29,8 @@ MARK = "ROLERUNNER_GUARD"
 LIMIT = 5.0
 _PAUSE, _LONGEST_PAUSE = 0.002, 0.2
 
-# Of 1000: what plays is what goes first when memory runs out, before the runner and what serves all runs.
-_OOM_SCORE = 600
+# Of 1000, on top of the runner's: what plays goes first when memory runs out, before the runner and what serves all runs.
+_OOM_SCORE = 500
 
 # Not all kernels are built to tell.
 CHILDREN_LISTED = Path(f"/proc/self/task/{os.getpid()}/children").exists()
@@ -52,7 +52,8 @@ def die_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
 def be_first_out_of_memory() -> None:
     """When memory runs out, the kernel ends this process and its children before others."""
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
+        own = Path("/proc/self/oom_score_adj")
+        own.write_text(str(min(int(own.read_text()) + _OOM_SCORE, 1000)))
 
 
 def guard(runner: int, *folders: str) -> None:

@@ -17,6 +17,7 @@ def with_a_run(folder: Path, *, of: str = "x", size: int = 0) -> Path:
     (folder / "env" / "extravars").touch()
     run = folder / "artifacts" / of
     run.mkdir(parents=True)
+    (run / "job_events").mkdir()
     (run / "stdout").write_bytes(b"x" * size)
     return run
 
@@ -96,16 +97,22 @@ async def test_a_run_may_leave_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_oldest_artifacts_of_all_go_first(tmp_path: Path) -> None:
     folders = RunFolders(tmp_path / "runs")
-    for age, parts in enumerate((CR, CLUSTER_CR, CR, CLUSTER_CR)):
+    # As a CR may be called.
+    odd = (*CR[:4], "artifacts")
+    (folders.folder(odd) / "env").mkdir(parents=True)
+    (folders.running / "run-1" / "tmp" / "job_events").mkdir(parents=True)
+    for age, parts in enumerate((odd, CLUSTER_CR, CR, CLUSTER_CR)):
         run = folders.folder(parts) / "artifacts" / f"run{age}"
-        run.mkdir(parents=True)
+        (run / "job_events").mkdir(parents=True)
         (run / "stdout").write_bytes(b"x" * 100_000)
-        for path in (run / "stdout", run):
+        for path in (run / "stdout", run / "job_events", run):
             os.utime(path, (age, age))
         link_latest(folders.folder(parts), run.name)
     assert folders.bound(1_000_000) == 0
     assert folders.bound(250_000) == 2
     left = {path.name for path in folders.root.rglob("run?")}
+    assert (folders.folder(odd) / "env").is_dir()
+    assert (folders.running / "run-1" / "tmp" / "job_events").is_dir()
     assert left == {"run2", "run3"}
     assert folders.bound(0) == 2
     folders.close()
