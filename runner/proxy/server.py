@@ -22,6 +22,7 @@ from urllib.parse import quote, unquote
 
 import aiohttp
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from multidict import CIMultiDict, CIMultiDictProxy, MultiDict
 from yarl import URL
 
@@ -66,6 +67,10 @@ _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=75)
 # Watches and logs are followed, and pods connected to, for as long as the run likes: they may be silent for as long. That
 # their peer is lost the connection itself notices (keepalive).
 _ENDLESS = aiohttp.ClientTimeout(total=None, sock_connect=10)
+_UNAUTHORIZED = (
+    "this proxy serves only the runs of its runner, each with its own token; $KUBECONFIG and $K8S_AUTH_KUBECONFIG are the "
+    "kubeconfigs that have it"
+)
 # Others may write what has just been created.
 _OWNING_TRIES = 5
 
@@ -81,7 +86,9 @@ class ProxyServer:
         self._discovery = discovery
         self._sessions = sessions
         self._covering = covering
-        application = web.Application(client_max_size=_BODY_LIMIT)
+        # By the local port of a connection to this server itself: the credentials of the one that it was made for.
+        self._connected: dict[int, str] = {}
+        application = web.Application(client_max_size=_BODY_LIMIT, middlewares=[self._unrouted])
         application.router.add_route("*", "/{path:.*}", self._handle)
         # A watch that nobody listens to any more is ended, and not when the server next has something to say.
         self._runner = web.AppRunner(
@@ -108,10 +115,21 @@ class ProxyServer:
     async def __aexit__(self, *_: object) -> None:
         await self._runner.cleanup()
 
+    @web.middleware
+    async def _unrouted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        # It has no path, and so no route.
+        return await (self._handle if request.method == "CONNECT" else handler)(request)
+
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        session, target = self._sessions.of(request.raw_path, request.headers.get("Authorization"))
+        authorizations = [request.headers.get(name) for name in ("Authorization", "Proxy-Authorization")]
+        own = f"127.0.0.1:{self.port}"
+        if request.method == "CONNECT" and request.raw_path == own:
+            return await self._connect(request, *authorizations)
+        # As clients ask an HTTP proxy, if it is for this server.
+        target = request.raw_path.removeprefix(f"http://{own}")
+        session, target = self._sessions.of(target, *authorizations, self._connected.get(_peer(request)))
         if session is None:
-            refusal = _status(401, "Unauthorized", "this proxy serves only the runs of its runner, each with its own token")
+            refusal = _status(401, "Unauthorized", _UNAUTHORIZED)
             # Some clients send what they have only when they are asked for it.
             refusal.headers["WWW-Authenticate"] = 'Basic realm="rolerunner"'
             return refusal
@@ -141,6 +159,23 @@ class ProxyServer:
         except Exception:
             logger.exception("A run's request failed unexpectedly", extra={"method": request.method, "path": call.path})
             return _status(500, "InternalError", "the runner's proxy failed; its log says more")
+
+    async def _connect(self, request: web.Request, *authorizations: str | None) -> web.StreamResponse:
+        """Serve as an HTTP proxy in front of this server itself, as clients have it for what they upgrade.
+
+        What Go's clients send through the connection has no credentials any more, so those of the connection count. Python's
+        are the other way round.
+        """
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        port = writer.get_extra_info("sockname")[1]
+        self._connected[port] = next(filter(None, authorizations), "")
+        try:
+            response = web.StreamResponse()
+            await tunnel.join(request, response, reader, writer)
+            return response
+        finally:
+            del self._connected[port]
+            writer.close()
 
     async def _rehearse(self, call: Call, rehearsal: Rehearsal) -> web.StreamResponse:
         """A plan's request: reads are passed on, dry runs as well and kept, anything else is refused."""
@@ -414,6 +449,12 @@ class Call:
         follows = any(_is_true(self.request.query.get(name)) for name in ("watch", "follow"))
         connects = self.info.subresource.partition("/")[0] in _CONNECTS or "Upgrade" in self.request.headers
         return follows or connects or _OLD_WATCH.match(self.path) is not None
+
+
+def _peer(request: web.Request) -> int:
+    """The port of the client's end."""
+    address = request.transport.get_extra_info("peername") if request.transport is not None else None
+    return int(address[1]) if address else 0
 
 
 def _is_true(value: str | None) -> bool:

@@ -119,22 +119,27 @@ class Sessions:
         finally:
             del self._open[token]
 
-    def of(self, target: str, authorization: str | None) -> tuple[Session | None, str]:
+    def of(self, target: str, *authorizations: str | None) -> tuple[Session | None, str]:
         """The session that a request names, and what is asked of the API server: its path and query.
 
-        It is named by the path's beginning, as in the kubeconfig's URL, or else by an Authorization header: `Bearer TOKEN`,
-        or `Basic` with the token as the user's name.
+        It is named by the beginning of the path, as in a kubeconfig's URL, or else by one of the authorizations:
+        `Bearer TOKEN`, or `Basic` with the token as the user's name.
         """
         if target.startswith(_PREFIX):
             token, _, rest = target.removeprefix(_PREFIX).partition("/")
             return self._open.get(Token(token)), "/" + rest
-        scheme, _, credentials = (authorization or "").partition(" ")
-        if scheme.lower() == "basic":
-            try:
-                credentials = base64.b64decode(credentials, validate=True).decode().partition(":")[0]
-            except (binascii.Error, UnicodeDecodeError):
-                return None, target
-        return self._open.get(Token(credentials.strip())), target
+        tokens = (_token(authorization or "") for authorization in authorizations)
+        return next((self._open[token] for token in tokens if token in self._open), None), target
+
+
+def _token(authorization: str) -> Token:
+    scheme, _, credentials = authorization.partition(" ")
+    if scheme.lower() == "basic":
+        try:
+            credentials = base64.b64decode(credentials, validate=True).decode().partition(":")[0]
+        except (binascii.Error, UnicodeDecodeError):
+            credentials = ""
+    return Token(credentials.strip())
 
 
 def _uid(obj: Object) -> str:
@@ -146,26 +151,27 @@ def _key(info: RequestInfo) -> tuple[str, str, str]:
 
 
 def kubeconfigs(token: Token, *, port: int, namespace: str) -> tuple[str, str]:
-    """Two kubeconfigs for one run, as YAML (which JSON is): for Go's clients (kubectl, helm), and for Python's.
+    """Two kubeconfigs for one run, as YAML (which JSON is): for Go's clients (kubectl, helm), and for Python's. Each does
+    for the other kind as well.
 
-    Go's leave out a user's credentials where the server has no TLS, and make no websocket to a URL with a user in it: their
-    token is part of the URL's path. Python's send a user's credentials, and name a cache by the URL, which is the same for
-    all runs.
+    Go's leave out a user's credentials where the server has no TLS: their token is part of the URL's path. Python's send a
+    user's credentials, and name a cache by the URL, which is the same for all runs; from theirs, Go's take the token as
+    credentials for an HTTP proxy, which this proxy is then as well.
     """
     server = f"http://127.0.0.1:{port}"
     return (
-        _kubeconfig(server + _PREFIX + token, token, namespace),
-        _kubeconfig(server, token, namespace),
+        _kubeconfig({"server": server + _PREFIX + token}, token, namespace),
+        _kubeconfig({"server": server, "proxy-url": f"http://{token}:unused@127.0.0.1:{port}"}, token, namespace),
     )
 
 
-def _kubeconfig(server: str, token: Token, namespace: str) -> str:
+def _kubeconfig(cluster: dict[str, str], token: Token, namespace: str) -> str:
     context = {"cluster": "proxy", "user": "run", **({"namespace": namespace} if namespace else {})}
     return json.dumps(
         {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "proxy", "cluster": {"server": server}}],
+            "clusters": [{"name": "proxy", "cluster": cluster}],
             "users": [{"name": "run", "user": {"username": token, "password": "unused"}}],
             "contexts": [{"name": "run", "context": context}],
             "current-context": "run",

@@ -213,6 +213,48 @@ async def test_a_role_runs_commands_in_pods_and_reads_their_logs(
     assert said["log"] == ["starting", "ready for connections", ""]
 
 
+@pytest.mark.parametrize("name", ["KUBECONFIG", "K8S_AUTH_KUBECONFIG"])
+async def test_each_kubeconfig_serves_gos_clients_and_pythons(
+    project: Project, world: Cluster, pod: ObjectKey, one: ObjectKey, name: str
+) -> None:
+    project.role("""
+- vars:
+    kubeconfig: "{{ lookup('ansible.builtin.env', name) }}"
+    place: "{{ ansible_operator_meta.namespace }}"
+  block:
+    - ansible.builtin.shell: |
+        set -eux
+        unset KUBECONFIG K8S_AUTH_KUBECONFIG
+        k="kubectl --kubeconfig={{ kubeconfig }}"
+        $k get pods
+        $k get configmap typed || $k create configmap typed --from-literal=color=blue
+        $k exec pod -- echo by websocket
+        KUBECTL_REMOTE_COMMAND_WEBSOCKETS=false $k exec pod -- echo by SPDY
+      register: kubectl
+    - kubernetes.core.k8s:
+        kubeconfig: "{{ kubeconfig }}"
+        definition:
+          {apiVersion: v1, kind: ConfigMap, metadata: {name: one, namespace: "{{ place }}"}, data: {color: blue}}
+    - kubernetes.core.k8s_info: {kubeconfig: "{{ kubeconfig }}", kind: Pod, namespace: "{{ place }}"}
+      register: pods
+    - kubernetes.core.k8s_exec:
+        {kubeconfig: "{{ kubeconfig }}", namespace: "{{ place }}", pod: pod, command: echo by the module}
+      register: module
+    - ansible.builtin.assert:
+        that:
+          - kubectl.stdout_lines[-2:] == ["by websocket", "by SPDY"]
+          - pods.resources | length == 1
+          - module.stdout == "by the module\\n"
+""")
+    project.watch(vars={"name": name})
+    operator = await project.start()
+    cr = await world.create(thing(), one.namespace)
+    await counted(operator, "one", 1)
+    for made in ("one", "typed"):
+        owned = await blue(world, ObjectKey(one.namespace, made))
+        assert [reference["uid"] for reference in owned["metadata"]["ownerReferences"]] == [cr["metadata"]["uid"]]
+
+
 async def test_kubectl(project: Project, world: Cluster, one: ObjectKey) -> None:
     project.role("""
 - ansible.builtin.shell: |

@@ -384,18 +384,18 @@ class World:
 
 def test_no_change_of_others_is_taken_for_an_own_write() -> None:
     changes = 0
-    for seed in range(800):
+    for seed in range(300):
         world = World(seed, others=True)
         asyncio.run(world.live())
         changes += len(world.foreign)
         # Whatever others did, a run has begun since.
         assert max(world.foreign, default=0) <= world.begun[-1], f"seed {seed}"
     # Not one of them is a trial of nothing.
-    assert changes > 500
+    assert changes > 200
 
 
 def test_own_writes_alone_cause_no_run() -> None:
-    for seed in range(400):
+    for seed in range(200):
         world = World(seed, others=False)
         asyncio.run(world.live())
         assert len(world.begun) == 1, f"seed {seed}"

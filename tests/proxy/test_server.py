@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import io
 import json
@@ -233,6 +234,60 @@ async def test_a_stranger_is_told_how_to_log_in() -> None:
         assert answer.status == 401
         assert answer.headers["WWW-Authenticate"].startswith("Basic ")
         assert (await answer.json())["kind"] == "Status"
+
+
+async def spoken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *lines: str) -> tuple[int, bytes]:
+    """The status and the body of the answer to a request."""
+    writer.write("\r\n".join([*lines, "", ""]).encode())
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+    length = int(head.partition("content-length: ")[2].partition("\r\n")[0] or 0)
+    return int(head.split()[1]), await reader.readexactly(length)
+
+
+@pytest.mark.parametrize("by_connect", [False, True], ids=["as an HTTP proxy", "by CONNECT"])
+async def test_the_token_may_be_an_http_proxys_credentials(by_connect: bool) -> None:
+    """As Go's clients have it, which send no other without TLS."""
+    seen: list[web.Request] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        seen.append(request)
+        return web.Response(text="an answer")
+
+    async with proxied(handler) as run, asyncio.timeout(60):
+        token = run.http.headers["Authorization"].split()[1]
+        basic = base64.b64encode(f"{token}:unused".encode()).decode()
+        own = f"127.0.0.1:{run.port}"
+        for credentials, status in ((basic, 200), ("c3RyYW5nZXI6eA==", 401)):
+            reader, writer = await asyncio.open_connection("127.0.0.1", run.port)
+            proxy = f"Proxy-Authorization: Basic {credentials}"
+            if by_connect:
+                connected, _ = await spoken(reader, writer, f"CONNECT {own} HTTP/1.1", f"Host: {own}", proxy)
+                assert connected == 200
+                # More than one request goes through a connection.
+                for _ in range(2):
+                    answer = await spoken(reader, writer, "GET /api?x=%2F HTTP/1.1", f"Host: {own}")
+                    assert answer[0] == status
+            else:
+                answer = await spoken(reader, writer, f"GET http://{own}/api?x=%2F HTTP/1.1", f"Host: {own}", proxy)
+                assert answer[0] == status
+            writer.close()
+            await writer.wait_closed()
+    assert [request.raw_path for request in seen] == ["/api?x=%2F"] * (2 if by_connect else 1)
+    assert not any("Proxy-Authorization" in request.headers for request in seen)
+
+
+async def test_a_connection_is_made_to_this_server_alone() -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        raise AssertionError("nothing may come through")
+
+    async with proxied(handler) as run, asyncio.timeout(60):
+        authorization = run.http.headers["Authorization"]
+        for target in (run.upstream.removeprefix("http://"), f"localhost:{run.port}", "203.0.113.1:443"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", run.port)
+            lines = (f"CONNECT {target} HTTP/1.1", f"Host: {target}", f"Proxy-Authorization: {authorization}")
+            assert (await spoken(reader, writer, *lines))[0] in (400, 404)
+            writer.close()
+            await writer.wait_closed()
 
 
 @pytest.mark.parametrize(
