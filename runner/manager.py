@@ -144,6 +144,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
                 on_dependent=informers.ensure,
                 echoes=echoes,
                 forget=handlers.forget,
+                cause=handlers.cause,
                 take=handlers.take,
                 proxy_port=proxy.port,
                 ansible_args=settings.ansible_args,
