@@ -9,7 +9,7 @@ import signal
 
 from bench.driver import Operator, until
 from tests.chaos.scenario import Scenario, scenario
-from tests.chaos.world import LEASE_FLAGS, TROUBLE, Failed, cr, fork_server, logged, marked
+from tests.chaos.world import LEASE_FLAGS, TROUBLE, Failed, command, cr, fork_server, logged, marked
 
 # Seconds until all is well again: the watchdog's patience, a lease, and a run of each CR, on a busy machine.
 PATIENCE = 300.0
@@ -175,6 +175,7 @@ async def _killed(the: Scenario, operator: Operator) -> None:
         await until(gone, "nothing of the runner is left", patience=30)
     except AssertionError as error:
         left = marked(mark)
+        told = [f"{pid} ({command(pid)[:100]})" for pid in left]
         await the.world.end(operator)
-        raise Failed(f"{len(left)} processes of a runner outlive it") from error
+        raise Failed(f"{len(left)} processes of a runner outlive it: {'; '.join(told)}") from error
     the.outcome.checks += 1

@@ -301,6 +301,16 @@ class World:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
+    async def clear(self) -> None:
+        """Remove what a scenario has made beside the good CRs, so that it is not the next one's trouble."""
+        client = self.cluster.client
+        for gvk in (TROUBLE, RELATED, THING):
+            path = await self.cluster.path(gvk, namespace=self.namespace)
+            params = {"labelSelector": "!" + GOOD.partition("=")[0]}
+            # The answer lists what may be nested deeper than Python reads.
+            async with client.session.delete(client.server + path, params=params) as answer:
+                await answer.read()
+
     # The journal of runs.
 
     def journal(self) -> list[list[str]]:
