@@ -67,7 +67,10 @@ def kubeconfig(folder: Path, port: int) -> Path:
     ],
 )
 async def test_what_a_link_does_to_bytes(mode: str, answer: bytes | type[Exception] | None, tmp_path: Path) -> None:
+    served: list[asyncio.StreamWriter] = []
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.append(writer)
         await reader.readline()
         writer.write(b"x" * 100_000)
         writer.close()
@@ -93,6 +96,10 @@ async def test_what_a_link_does_to_bytes(mode: str, answer: bytes | type[Excepti
                 assert len(await asyncio.wait_for(ask(), 60)) < 100_000
             else:
                 assert await asyncio.wait_for(ask(), 300) == answer
+        for writer in served:
+            # To a link that is silent it would go on writing.
+            writer.transport.abort()
+        await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize(

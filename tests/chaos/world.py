@@ -463,9 +463,18 @@ def command(pid: int) -> str:
 
 
 def fork_server(operator: Operator) -> int | None:
-    """The process that forks for runs. Its forks have its command line; what guards it, if anything, has another."""
+    """The process that forks for runs: its forks have sessions of their own, what guards it, if anything, has the same."""
     named = [pid for pid in operator.processes()[1:] if "forkserver" in command(pid)]
-    return next((pid for pid in reversed(named) if command(parent(pid)) != command(pid)), None)
+    found = next((pid for pid in named if parent(pid) == operator.process.pid), None)
+    while below := next((pid for pid in named if parent(pid) == found and session(pid) == session(found or 0)), None):
+        found = below
+    return found
+
+
+def session(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        return os.getsid(pid)
+    return 0
 
 
 def parent(pid: int) -> int:
