@@ -29,7 +29,7 @@ APPLY = $(KUBECTL) apply --server-side --force-conflicts
 MANIFESTS = $(KUBECTL) kustomize config/$(OVERLAY) | sed 's|image: controller:latest$$|image: $(IMG)|'
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-cores python lint bench molecule clean requirements image docker-build docker-push install uninstall deploy undeploy
+.PHONY: help venv demo test test-cores chaos python lint bench molecule clean requirements image docker-build docker-push install uninstall deploy undeploy
 
 help: ## List what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ test-cores: ## The tests of runs, with each other ansible-core that a Python is 
 	@if [ -n "$$($(MAKE) --no-print-directory python CORE=2.21)" ]; then \
 		$(MAKE) test CORE=2.21 ARGS="tests/executor tests/behaviour"; \
 	else echo "No Python from 3.12 on was found: nothing is tested with ansible-core 2.21"; fi
+
+chaos: venv ## Faults on purpose, in short; ARGS="--minutes 60" for all of them, often
+	$(BIN)/python -m tests.chaos $(or $(ARGS),--short)
 
 python:
 	@echo $(PYTHON)

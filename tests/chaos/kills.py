@@ -9,7 +9,7 @@ import signal
 
 from bench.driver import Operator, until
 from tests.chaos.scenario import Scenario, scenario
-from tests.chaos.world import LEASE_FLAGS, TROUBLE, Failed, cr, fork_server, logged, marked
+from tests.chaos.world import LEASE_FLAGS, TROUBLE, Failed, command, cr, fork_server, logged, marked, parent
 
 # Seconds until all is well again: the watchdog's patience, a lease, and a run of each CR, on a busy machine.
 PATIENCE = 300.0
@@ -31,12 +31,15 @@ async def child(the: Scenario) -> None:
 
 @scenario
 async def forkserver(the: Scenario) -> None:
-    """SIGKILL for the process that forks for runs."""
+    """SIGKILL for the process that forks for runs, and every other time for the runner's own child above it."""
     operator = await the.operator()
     async with the.load():
-        async for _ in the.rounds(20):
+        async for number in the.rounds(20, short=2):
             await the.world.a_run()
-            os.kill(await _fork_server(operator), signal.SIGKILL)
+            victim = await _fork_server(operator)
+            while number % 2 and parent(victim) not in (operator.process.pid, 0):
+                victim = parent(victim)
+            os.kill(victim, signal.SIGKILL)
             await the.recovered(PATIENCE)
             the.alive(operator)
             await the.some_time(1)
@@ -175,6 +178,7 @@ async def _killed(the: Scenario, operator: Operator) -> None:
         await until(gone, "nothing of the runner is left", patience=30)
     except AssertionError as error:
         left = marked(mark)
+        told = [f"{pid} ({command(pid)[:100]})" for pid in left]
         await the.world.end(operator)
-        raise Failed(f"{len(left)} processes of a runner outlive it") from error
+        raise Failed(f"{len(left)} processes of a runner outlive it: {'; '.join(told)}") from error
     the.outcome.checks += 1

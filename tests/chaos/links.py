@@ -51,6 +51,8 @@ class TcpLink:
         self._server: asyncio.Server | None = None
         self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        # Of all connections there were: a silent one stays open, though nobody serves it any more.
+        self._writers: list[asyncio.StreamWriter] = []
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[int]:
@@ -64,6 +66,10 @@ class TcpLink:
                 task.cancel()
             if self._tasks:
                 await asyncio.wait(list(self._tasks))
+            for writer in self._writers:
+                writer.transport.abort()
+            # They are closed with the loop's next turn.
+            await asyncio.sleep(0)
 
     def set(self, mode: str) -> None:
         self.mode = mode
@@ -80,6 +86,7 @@ class TcpLink:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self._writers.append(writer)
         connection = _Connection(writer)
         self._connections.add(connection)
         try:
@@ -92,6 +99,7 @@ class TcpLink:
                 connection.left = self._chance.randrange(1, 20_000)
             there, back = await asyncio.open_connection(*self._to)
             connection.others.append(back)
+            self._writers.append(back)
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._pass(connection, reader, back))
                 both.create_task(self._pass(connection, there, writer))
@@ -201,7 +209,7 @@ class HttpLink:
         lists = request.method == "GET" and (watches or "resourceVersion" in request.query or "limit" in request.query)
         self.asked += lists
         if self.fault and self._chance.random() < self.share:
-            faulty = self._faulty(watches, lists)
+            faulty = self.faulty(watches=watches, lists=lists)
             if faulty is not None:
                 return faulty
         task = asyncio.create_task(self._passed_on(request))
@@ -217,7 +225,7 @@ class HttpLink:
             task.cancel()
             self._passing.pop(task, None)
 
-    def _faulty(self, watches: bool, lists: bool) -> web.Response | None:
+    def faulty(self, *, watches: bool, lists: bool) -> web.Response | None:
         match self.fault:
             case "429" | "500" | "503" | "504":
                 headers = {"Retry-After": "1"} if self.fault == "429" else {}

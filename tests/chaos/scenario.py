@@ -105,6 +105,7 @@ async def run(world: World, name: str, *, short: bool, budget: float) -> Outcome
     finally:
         logs = [operator.log for operator in world.operators]
         await world.end_all()
+        await world.clear()
         the.outcome.lag = max(the.outcome.lag, world.slowest)
         _keep(the.outcome, logs, name)
     return the.outcome

@@ -301,6 +301,16 @@ class World:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
+    async def clear(self) -> None:
+        """Remove what a scenario has made beside the good CRs, so that it is not the next one's trouble."""
+        client = self.cluster.client
+        for gvk in (TROUBLE, RELATED, THING):
+            path = await self.cluster.path(gvk, namespace=self.namespace)
+            params = {"labelSelector": "!" + GOOD.partition("=")[0]}
+            # The answer lists what may be nested deeper than Python reads.
+            async with client.session.delete(client.server + path, params=params) as answer:
+                await answer.read()
+
     # The journal of runs.
 
     def journal(self) -> list[list[str]]:
@@ -453,9 +463,18 @@ def command(pid: int) -> str:
 
 
 def fork_server(operator: Operator) -> int | None:
-    """The process that forks for runs. Its forks have its command line; what guards it, if anything, has another."""
+    """The process that forks for runs: its forks have sessions of their own, what guards it, if anything, has the same."""
     named = [pid for pid in operator.processes()[1:] if "forkserver" in command(pid)]
-    return next((pid for pid in reversed(named) if command(parent(pid)) != command(pid)), None)
+    found = next((pid for pid in named if parent(pid) == operator.process.pid), None)
+    while below := next((pid for pid in named if parent(pid) == found and session(pid) == session(found or 0)), None):
+        found = below
+    return found
+
+
+def session(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        return os.getsid(pid)
+    return 0
 
 
 def parent(pid: int) -> int:
