@@ -9,7 +9,9 @@ import asyncio
 import datetime
 import ipaddress
 import logging
+import os
 import ssl
+import stat
 import tempfile
 from pathlib import Path
 
@@ -37,7 +39,7 @@ class ServingCertificate:
     def __init__(self, folder: Path = MOUNTED) -> None:
         self.context = _context()
         self._files = (folder / _CERTIFICATE, folder / _KEY)
-        self.is_mounted = all(path.exists() for path in self._files)
+        self.is_mounted = all(path.exists() for path in self._files) and not _is_foreign(folder)
         self._state = self._stat() if self.is_mounted else None
         if self.is_mounted:
             try:
@@ -87,6 +89,16 @@ def _load(context: ssl.SSLContext, pem: bytes) -> None:
         file.write(pem)
         file.flush()
         context.load_cert_chain(file.name)
+
+
+def _is_foreign(folder: Path) -> bool:
+    """Whether another user may have put it there: in a world-writable /tmp, below which it is looked for by default."""
+    shared = [path for path in (folder, *folder.parents) if path.parent.stat().st_mode & stat.S_ISVTX]
+    owners = [(path, found.st_uid) for path in shared for found in (path.lstat(), path.stat())]
+    foreign = next((path for path, owner in owners if owner not in (0, os.geteuid())), None)
+    if foreign is not None:
+        logger.warning("A certificate for metrics was passed over; it belongs to another user", extra={"path": str(foreign)})
+    return foreign is not None
 
 
 def _self_signed() -> bytes:

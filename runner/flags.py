@@ -45,7 +45,7 @@ class ZapLevel(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         level = str(value).lower()
-        if level.isdigit() and int(level) > 0:
+        if level.isascii() and level.isdigit() and level.strip("0"):
             return "debug"
         if level not in _ZAP_LEVELS:
             self.fail(f"{value!r} is none of {', '.join(_ZAP_LEVELS)}, nor a number above zero", param, ctx)
@@ -108,7 +108,8 @@ _OPTIONS = (
     click.option(
         "--max-concurrent-runs",
         type=click.IntRange(min=1),
-        help="Runs at once over all kinds.  [default: as many as the kind with the highest limit]",
+        help="Runs at once over all kinds; from 2 on, no kind may have all of them.  [default: as many as the kind with the "
+        "highest limit; beside runs that all take over 30 s, one for each kind that has none]",
     ),
     click.option(
         "--ansible-verbosity",
@@ -200,6 +201,13 @@ _OPTIONS = (
         help="Where inputs and artifacts of the runs are kept, a folder for each CR.",
     ),
     _switch("--run-artifacts", default=True, help="Keep what runs leave: their events, output and result."),
+    click.option(
+        "--max-artifacts-size",
+        type=click.IntRange(min=0),
+        default=settings.DEFAULT_MAX_ARTIFACTS_SIZE // 1024**2,
+        show_default=True,
+        help="MiB that what all runs leave may take; the oldest is removed beyond that. 0: no bound.",
+    ),
     click.option("--log-level", type=click.Choice(logs.LEVELS), default="info", show_default=True),
     click.option(
         "--log-format",
@@ -280,6 +288,7 @@ def read(flags: Mapping[str, Any], given: set[str], environ: Mapping[str, str]) 
         role_metrics_address=_address(flags, "role_metrics_bind_address"),
         election=_election(flags, given, environ, notices),
         runs_dir=flags["runs_dir"].absolute(),
+        max_artifacts_size=flags["max_artifacts_size"] * 1024**2,
         orders_from_stdin=flags["orders_from_stdin"],
         logging=_logging(flags, given),
         notices=(*notices, *_ignored(given)),

@@ -27,6 +27,9 @@ _COLORS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "31"}
 # Of what is made to be read with its line breaks: a failure's words, what a run printed.
 _BLOCKS = ("error", "output")
 
+# Characters of one value: more of it helps nobody, and what a tenant writes into a CR must not be what fills the log.
+VALUE_LIMIT = 16 * 1024
+
 
 def _utc(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
@@ -97,7 +100,34 @@ def _drop_traces_below(level: int) -> Callable[[logging.LogRecord], bool]:
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
-    return {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
+    """What was given as `extra=`, each value no longer than VALUE_LIMIT."""
+    return {name: _bounded(value) for name, value in record.__dict__.items() if name not in _STANDARD}
+
+
+def _bounded(value: Any) -> Any:
+    """The value, or if it is too long a text that ends with how much was cut."""
+    if value is None or isinstance(value, bool | float):
+        return value
+    if isinstance(value, str):
+        text = value
+    else:
+        try:
+            text = json.dumps(value, default=str, ensure_ascii=False)
+        except (TypeError, ValueError, RecursionError):
+            # A key that is no text, a circle, or nested too deeply: no formatter could write it.
+            value = text = f"{type(value).__name__} that cannot be written as JSON"
+    return value if len(text) <= VALUE_LIMIT else f"{text[:VALUE_LIMIT]}… (cut, {len(text)} characters)"
+
+
+def _message(record: logging.LogRecord, readable: Readable) -> str:
+    return str(_bounded(readable(record.getMessage())))
+
+
+def _trace(text: str) -> str:
+    """A traceback, whose beginning and end are what matters."""
+    if len(text) <= VALUE_LIMIT:
+        return text
+    return f"{text[: VALUE_LIMIT // 2]}… (cut, {len(text)} characters)\n{text[-VALUE_LIMIT // 2 :]}"
 
 
 class JsonFormatter(logging.Formatter):
@@ -113,11 +143,11 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "ts": self._time(record.created),
             "logger": record.name,
-            "msg": self._readable(record.getMessage()),
+            "msg": _message(record, self._readable),
             **{"name" if name == "cr" else name: value for name, value in fields_of(record).items()},
         }
         if record.exc_info:
-            line["stacktrace"] = self._readable(self.formatException(record.exc_info))
+            line["stacktrace"] = _trace(self._readable(self.formatException(record.exc_info)))
         return json.dumps(line, default=str, ensure_ascii=False)
 
 
@@ -136,11 +166,11 @@ class ConsoleFormatter(logging.Formatter):
         blocks = [str(fields.pop(name, "") or "") for name in _BLOCKS]
         rest = "".join(f"  {key}={value}" for key, value in fields.items() if value != "")
         time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
-        line = f"{time} {record.levelname:<7} {subject}{self._readable(record.getMessage())}{rest}"
+        line = f"{time} {record.levelname:<7} {subject}{_message(record, self._readable)}{rest}"
         for block in filter(None, blocks):
             line += "".join(f"\n    {part}" for part in block.splitlines()) if "\n" in block else f"  {block}"
         if self._color and record.levelname in _COLORS:
             line = f"\x1b[{_COLORS[record.levelname]}m{line}\x1b[0m"
         if record.exc_info:
-            line += "\n" + self._readable(self.formatException(record.exc_info))
+            line += "\n" + _trace(self._readable(self.formatException(record.exc_info)))
         return line

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import os
+import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import NoReturn
 
@@ -38,6 +40,7 @@ from runner.kube.discovery import Discovery
 from runner.kube.informer import Informers
 from runner.kube.lease import Elector, Lost
 from runner.kube.primaries import watch_primaries
+from runner.looplag import watch_loop
 from runner.proxy.server import ProxyServer
 from runner.proxy.sessions import Sessions
 from runner.resource.metadata import GroupVersionKind, ObjectKey
@@ -51,6 +54,8 @@ logger = logging.getLogger(__name__)
 # Seconds: between two looks for a kind; how long a leader that has lost may take to say so.
 _LOOK_AGAIN = 2.0
 _LAST_LINE = 0.5
+# Seconds: before a part that failed is begun again, doubled with each failure in a row; how long it has to go on to be well.
+_FIRST_REST, _LAST_REST = 1.0, 60.0
 
 
 async def run(settings: Settings, watches: Sequence[Watch]) -> None:
@@ -78,6 +83,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             raise ConfigurationError(
                 f"--proxy-port {settings.proxy_port} cannot be listened on: {error.strerror}; choose another, or 0"
             ) from error
+        warm = WarmExecutor()
         watching, stop, standing_by = asyncio.Event(), asyncio.Event(), asyncio.Event()
         elector = Elector(client, settings.election, hold=_end_unless_called_again) if settings.election else None
 
@@ -91,7 +97,9 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             watching.set()
 
         if settings.health_address:
-            address = await stack.enter_async_context(serving_health(settings.health_address, is_ready=is_ready))
+            address = await stack.enter_async_context(
+                serving_health(settings.health_address, is_ready=is_ready, is_healthy=lambda: warm.healthy)
+            )
             logger.info("Serving health probes", extra={"address": str(address)})
         if settings.metrics_address:
             certificate = ServingCertificate() if settings.metrics_secure else None
@@ -112,18 +120,21 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
                 return
             standing_by.clear()
 
-        queue = WorkQueue(settings.max_concurrent_runs or max(watch.max_concurrent_reconciles for watch in watches))
+        queue = WorkQueue(
+            settings.max_concurrent_runs or max(watch.max_concurrent_reconciles for watch in watches),
+            strict=settings.max_concurrent_runs > 0,
+        )
         for watch in watches:
             queue.follow(watch)
         echoes = Echoes(lambda request: queue.add(request, Priority.DEPENDENT))
         handlers = Handlers(watches, queue.add, echoes)
         async with asyncio.TaskGroup() as tasks:
             # First: the lease wants to be renewed while the rest is on its way.
-            leading = [tasks.create_task(part) for part in (_keep(elector), elector.announce())] if elector else []
-            execute = await executor(settings.executor, stack)
+            leading = [tasks.create_task(part) for part in (_keep(elector), _once(elector.announce))] if elector else []
+            execute = await executor(settings.executor, stack, warm)
             # Namespaces that match a pattern come and go; what happens in others is of no CR here and passed over.
             somewhere = () if any(map(is_pattern, settings.namespaces)) else settings.namespaces
-            informers = Informers(client, namespaces=somewhere, notify=handlers.changed, tasks=tasks)
+            informers = Informers(client, namespaces=somewhere, notify=handlers.changed, keeps=handlers.keeps, tasks=tasks)
             surroundings = Surroundings(
                 client=client,
                 discovery=discovery,
@@ -133,6 +144,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
                 on_dependent=informers.ensure,
                 echoes=echoes,
                 forget=handlers.forget,
+                cause=handlers.cause,
                 take=handlers.take,
                 proxy_port=proxy.port,
                 ansible_args=settings.ansible_args,
@@ -143,22 +155,28 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             )
             reconciler = Reconciler(surroundings)
             controller = Controller(queue, reconciler.reconcile)
-            clearing = tasks.create_task(_clear_up(reconciler, folders, watches))
-            related = [
-                tasks.create_task(_watch_related(gvk, discovery, informers))
-                for gvk in {related.gvk for watch in watches for related in watch.related}
+            beside = [
+                tasks.create_task(_kept_up("clearing up", lambda: _clear_up(reconciler, folders, watches))),
+                tasks.create_task(_kept_up("loop lag", watch_loop)),
             ]
+            for gvk in {related.gvk for watch in watches for related in watch.related}:
+                watching_related = functools.partial(_watch_related, gvk, discovery, informers)
+                beside.append(tasks.create_task(_kept_up(f"watching {gvk}", watching_related)))
+            # Artifacts that nobody bounds fill the node's disk, and the pod is evicted.
+            if size := settings.max_artifacts_size:
+                beside.append(tasks.create_task(_kept_up("bounding artifacts", lambda: folders.keep_below(size))))
             if settings.orders_from_stdin:
-                related.append(tasks.create_task(_heed(handlers, stop)))
-            primaries = tasks.create_task(
-                watch_primaries(
-                    client,
-                    watches=watches,
-                    namespaces=settings.namespaces,
-                    notify=handlers.primary,
-                    started=started,
-                )
+                beside.append(tasks.create_task(_kept_up("standard input", lambda: _heed(handlers, stop))))
+            watching_primaries = functools.partial(
+                watch_primaries,
+                client,
+                watches=watches,
+                namespaces=settings.namespaces,
+                notify=handlers.primary,
+                listed=handlers.listed,
+                started=started,
             )
+            primaries = tasks.create_task(_kept_up("watching", watching_primaries))
             workers = tasks.create_task(controller.run())
             await watching.wait()
             logger.info(
@@ -175,7 +193,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             await asyncio.wait({workers}, timeout=settings.shutdown_grace)
             workers.cancel()
             await asyncio.wait({workers})
-            for task in (primaries, clearing, *related):
+            for task in (primaries, *beside):
                 task.cancel()
             informers.stop()
             # The lease is kept until there is nothing left that could need it.
@@ -185,11 +203,11 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
         logger.info("Stopped")
 
 
-async def executor(name: str, stack: AsyncExitStack) -> Execute:
+async def executor(name: str, stack: AsyncExitStack, warm: WarmExecutor | None = None) -> Execute:
     """How Ansible is run. What cannot be warm goes the plain way, which needs nothing."""
     if name == "warm":
         try:
-            return (await stack.enter_async_context(WarmExecutor())).execute
+            return (await stack.enter_async_context(warm or WarmExecutor())).execute
         except ExecutorError as error:
             logger.warning("Runs go the slow way", extra={"error": str(error)})
     return subprocess.execute
@@ -248,14 +266,53 @@ def _end_at_once(elector: Elector, reason: str) -> NoReturn:
     os._exit(1)
 
 
+async def _kept_up(name: str, part: Callable[[], Awaitable[object]]) -> None:
+    """Have a part of the operator do its work to the end; where it fails unexpectedly, it is begun again after a rest.
+
+    One part's fault ends neither the others nor the runs. Raises ConfigurationError alone.
+    """
+    rest = _FIRST_REST
+    while True:
+        begun = time.monotonic()
+        try:
+            await part()
+            return
+        except ConfigurationError:
+            raise
+        except Exception:
+            if time.monotonic() - begun > _LAST_REST:
+                rest = _FIRST_REST
+            logger.exception("A part of the runner failed; it is begun again", extra={"part": name, "after": rest})
+        await asyncio.sleep(rest * random.uniform(0.8, 1.2))
+        rest = min(rest * 2, _LAST_REST)
+
+
+async def _once(part: Callable[[], Awaitable[object]]) -> None:
+    """A courtesy that ends nothing if it fails."""
+    try:
+        await part()
+    except Exception:
+        logger.exception("A courtesy of the runner failed")
+
+
 async def _heed(handlers: Handlers, stop: asyncio.Event) -> None:
     """Each line of standard input is a list of kinds to run again; when it ends, so does the runner."""
     orders = asyncio.StreamReader()
     protocol = asyncio.StreamReaderProtocol(orders)
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
     with contextlib.closing(transport):
-        async for line in orders:
-            handlers.again(json.loads(line))
+        while True:
+            try:
+                line = await orders.readline()
+                if not line:
+                    break
+                kinds = json.loads(line)
+                if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
+                    raise ValueError("no list of kinds")
+            except (ValueError, RecursionError) as error:
+                logger.warning("A line of standard input was passed over", extra={"error": str(error)})
+                continue
+            handlers.again(kinds)
     stop.set()
 
 

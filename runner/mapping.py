@@ -6,7 +6,8 @@ may belong to no CR is for the caller to find out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import jinja2
@@ -16,6 +17,11 @@ from runner.resource.metadata import Object, ObjectKey, annotations_of, labels_o
 
 # From the object, and the CRs there are, to CRs' keys. Raises MappingError.
 Mapper = Callable[[Object, Collection[Object]], list[ObjectKey]]
+
+# An object may name so many CRs. An annotation of a tenant's has room for 100,000.
+_MOST = 10_000
+# The API server's limits.
+_LONGEST_NAMESPACE, _LONGEST_NAME = 63, 253
 
 # What an object lacks is nothing, at any depth, and no error.
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=jinja2.ChainableUndefined)
@@ -31,8 +37,17 @@ def by_label(label: str) -> Mapper:
 
 
 def by_annotation(annotation: str) -> Mapper:
-    """The annotation's value is `NAME` or `NAMESPACE/NAME`, or a comma list of them."""
-    return lambda obj, _: _keys(_listed(annotations_of(obj).get(annotation, "")), obj)
+    """The annotation's value is `NAME`, or a comma list of them, in the object's own namespace.
+
+    An object without a namespace may say `NAMESPACE/NAME`. Who may write to one in a namespace has no say about another.
+    """
+
+    def mapper(obj: Object, _: Collection[Object]) -> list[ObjectKey]:
+        own = ObjectKey.of(obj).namespace
+        keys = _keys(_listed(annotations_of(obj).get(annotation, "")), obj)
+        return [key for key in keys if not own or key.namespace == own]
+
+    return mapper
 
 
 def by_name() -> Mapper:
@@ -68,13 +83,39 @@ def _listed(text: str) -> list[str]:
 
 
 def _keys(value: Any, obj: Object) -> list[ObjectKey]:
-    if not value:
-        return []
-    if isinstance(value, str):
-        namespace, slash, name = value.rpartition("/")
-        return [ObjectKey(namespace if slash else ObjectKey.of(obj).namespace, name)]
-    if isinstance(value, Mapping):
-        return [ObjectKey.of(value)]
-    if isinstance(value, Iterable):
-        return [key for item in value for key in _keys(item, obj)]
-    raise MappingError(f"expected names or CRs, found one of type {type(value).__name__}")
+    """Each key once. Raises MappingError."""
+    keys: dict[ObjectKey, None] = {}
+    for key in _each_key(value, ObjectKey.of(obj).namespace):
+        keys[key] = None
+        if len(keys) > _MOST:
+            raise MappingError(f"expected names or CRs, found more than {_MOST} of them")
+    return list(keys)
+
+
+def _each_key(value: Any, namespace: str) -> Iterator[ObjectKey]:
+    """Of a name, a CR, or these in lists, however nested; in the order in which they are there."""
+    left = [value]
+    while left:
+        one = left.pop()
+        if not one:
+            continue
+        if isinstance(one, str):
+            place, slash, name = one.rpartition("/")
+            yield _key(place if slash else namespace, name)
+        elif isinstance(one, Mapping):
+            metadata = one.get("metadata")
+            if not isinstance(metadata, Mapping):
+                raise MappingError("expected names or CRs, found a mapping without metadata")
+            yield _key(metadata.get("namespace") or "", metadata.get("name"))
+        elif isinstance(one, Iterable):
+            left += reversed(list(itertools.islice(one, _MOST + 1)))
+        else:
+            raise MappingError(f"expected names or CRs, found one of type {type(one).__name__}")
+
+
+def _key(namespace: Any, name: Any) -> ObjectKey:
+    if not isinstance(namespace, str) or not isinstance(name, str):
+        raise MappingError("expected names or CRs, found a CR whose name is no text")
+    if not 0 < len(name) <= _LONGEST_NAME or len(namespace) > _LONGEST_NAMESPACE:
+        raise MappingError(f"expected names or CRs, found a name of {len(name)} characters")
+    return ObjectKey(namespace, name)

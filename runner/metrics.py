@@ -65,6 +65,13 @@ _slow = Gauge(
     registry=REGISTRY,
 )
 
+_loop_lag = Histogram(
+    "rolerunner_event_loop_lag_seconds",
+    "How late in seconds the event loop was with a timer; more than a second means that something held it up.",
+    buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+    registry=REGISTRY,
+)
+
 _CONTROLLER = ("controller",)
 _turns = Counter(
     "controller_runtime_reconcile_total", "Reconciles by their result.", (*_CONTROLLER, "result"), registry=REGISTRY
@@ -140,6 +147,11 @@ def reconciling(gvk: str) -> Iterator[None]:
 def phase(name: str, seconds: float) -> None:
     """A part of a turn is over."""
     _phases.labels(name).observe(seconds)
+
+
+def loop_lag(seconds: float) -> None:
+    """A timer of the event loop was so late."""
+    _loop_lag.observe(seconds)
 
 
 def slow(part: str) -> None:

@@ -66,7 +66,7 @@ async def plan(settings: Settings, written: Sequence[Written], *, namespace: str
                 folders=stack.enter_context(contextlib.closing(RunFolders(folder))),
                 on_dependent=lambda *_: None,
                 echoes=Echoes(lambda _: None),
-                forget=lambda _: None,
+                forget=lambda *_: None,
                 take=lambda _: None,
                 proxy_port=proxy.port,
                 ansible_args=settings.ansible_args,

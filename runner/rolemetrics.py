@@ -24,6 +24,8 @@ _SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "histogram": ("_bucket", "_sum", "_count"),
     "summary": ("_sum", "_count"),
 }
+# What roles may bring: they run for what tenants write, and every scrape shows all of it.
+_MOST_METRICS, _LONGEST_NAME, _LONGEST_DESCRIPTION = 1000, 200, 1000
 _OBSERVING = {"histogram", "summary"}
 # What cannot stand in a name, or at its beginning.
 _NO_NAME = re.compile(r"[^a-zA-Z0-9_:]|^[0-9]")
@@ -56,10 +58,14 @@ class RoleMetrics:
         name = _text(request, "name")
         if not name:
             raise RefusedMetric("name: a metric needs a name")
+        if len(name) > _LONGEST_NAME:
+            raise RefusedMetric(f"name: a metric's name has no more than {_LONGEST_NAME} characters")
         change = _change(kind, _options(request, kind))
         metric = self._metrics.get(name)
         if metric is None:
-            metric = self._metrics[name] = self._new(name, kind, _text(request, "description"))
+            if len(self._metrics) >= _MOST_METRICS:
+                raise RefusedMetric(f"{name}: there are {_MOST_METRICS} metrics of roles already, and may be no more")
+            metric = self._metrics[name] = self._new(name, kind, _text(request, "description")[:_LONGEST_DESCRIPTION])
         elif metric.kind != kind and {metric.kind, kind} != _OBSERVING:
             raise RefusedMetric(f"cannot change metric type of {name}, which is a {metric.kind}")
         change(metric.value)

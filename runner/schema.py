@@ -65,7 +65,9 @@ _RELATED = {
         **_KIND,
         "selector": {**_SELECTOR, "description": "Only objects with these labels."},
         "byLabel": _filled("The label whose value is the CR's name."),
-        "byAnnotation": _filled("The annotation whose value is the CR's NAME or NAMESPACE/NAME, or a comma list of them."),
+        "byAnnotation": _filled(
+            "The annotation whose value is the CR's NAME, or a comma list; without a namespace also NAMESPACE/NAME."
+        ),
         "byName": {"const": True, "description": "The CR has the object's own name."},
         "byExpression": _filled("A Jinja expression over `object` and `crs` that comes to CRs, or to their names."),
     },
@@ -94,6 +96,12 @@ _WATCH = {
             "minimum": 0,
             "default": 20,
             "description": "Of how many runs the artifacts are kept for each CR.",
+        },
+        "allowAnnotations": {
+            "type": "array",
+            "items": {"enum": ["reconcile-period", "max-runner-artifacts", "verbosity", "dry-run"]},
+            "default": ["reconcile-period", "max-runner-artifacts", "verbosity"],
+            "description": "Which annotations of a CR count.",
         },
         "manageStatus": _flag(True, "Write the conditions Running, Successful and Failure to the CR's status."),
         "markUnsafe": _flag(True, "Take the CR's strings as data, never as templates."),

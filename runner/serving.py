@@ -19,13 +19,23 @@ from runner.settings import Address, ConfigurationError
 
 logger = logging.getLogger(__name__)
 
+# Connections that a server has at once; seconds for which an idle one is kept, and which TLS may take to begin.
+_CONNECTIONS = 100
+_KEEPALIVE = 15.0
+_HANDSHAKE = 10.0
+
 
 @asynccontextmanager
-async def serving_health(address: Address, *, is_ready: Callable[[], bool]) -> AsyncIterator[Address]:
-    """Serve /healthz (the process answers) and /readyz (it also watches, or waits to lead). Yields the real address."""
+async def serving_health(
+    address: Address, *, is_ready: Callable[[], bool], is_healthy: Callable[[], bool] = lambda: True
+) -> AsyncIterator[Address]:
+    """Serve /healthz (the process answers, and can run Ansible) and /readyz (it also watches, or waits to lead).
+
+    Yields the real address.
+    """
 
     async def healthz(_: web.Request) -> web.Response:
-        return web.Response(text="ok")
+        return web.Response(text="ok") if is_healthy() else web.Response(status=503, text="Ansible cannot be run")
 
     async def readyz(_: web.Request) -> web.Response:
         return web.Response(text="ok") if is_ready() else web.Response(status=503, text="not watching yet")
@@ -105,17 +115,30 @@ async def _serving(
 ) -> AsyncIterator[Address]:
     application = web.Application()
     application.add_routes(routes)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1, keepalive_timeout=_KEEPALIVE)
     await runner.setup()
+    server = runner.server
+    assert server is not None
+
+    def connected() -> asyncio.Protocol:
+        # The process's file descriptors are the runs', too. The oldest goes, so that a probe always finds a place.
+        for oldest in server.connections[: max(len(server.connections) - _CONNECTIONS + 1, 0)]:
+            oldest.force_close()
+        return server()
+
+    listener: asyncio.Server | None = None
     try:
         # No host: all interfaces, by IPv4 and IPv6. As in Go, a name is one address: many containers have a localhost by
         # IPv6 that cannot be listened on.
         host = "127.0.0.1" if address.host == "localhost" else address.host or None
-        site = web.TCPSite(runner, host, address.port, ssl_context=tls)
         try:
-            await site.start()
+            listener = await asyncio.get_running_loop().create_server(
+                connected, host, address.port, ssl=tls, ssl_handshake_timeout=_HANDSHAKE if tls else None
+            )
         except OSError as error:
             raise ConfigurationError(f"{flag} {address} cannot be listened on: {error.strerror}; choose another") from error
-        yield Address(address.host, runner.addresses[0][1])
+        yield Address(address.host, listener.sockets[0].getsockname()[1])
     finally:
+        if listener is not None:
+            listener.close()
         await runner.cleanup()

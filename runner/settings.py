@@ -29,6 +29,7 @@ DEFAULT_RENEW_DEADLINE = "10s"
 DEFAULT_EXECUTOR = "warm"
 EXECUTORS = ("warm", "subprocess")
 # The Go operator's.
+DEFAULT_MAX_ARTIFACTS_SIZE = 1024**3
 DEFAULT_RUNS_DIR = Path(tempfile.gettempdir()) / "ansible-operator" / "runner"
 
 MAX_VERBOSITY = 7
@@ -80,7 +81,7 @@ class Settings:
     # None: a run may take as long as it likes.
     run_timeout: float | None = None
     shutdown_grace: float = 30.0
-    # Runs at once: for each kind, and over all kinds (0: as many as the kind with the highest limit).
+    # Runs at once: for each kind, and over all kinds (0: as many as the kind with the highest limit, and more if they hang).
     max_concurrent_reconciles: int = 1
     max_concurrent_runs: int = 0
     executor: str = DEFAULT_EXECUTOR
@@ -104,6 +105,8 @@ class Settings:
     # Inputs and artifacts of the runs, one folder a CR.
     runs_dir: Path = DEFAULT_RUNS_DIR
     run_artifacts: bool = True
+    # Bytes that all artifacts together may take; the oldest go. 0: no bound.
+    max_artifacts_size: int = DEFAULT_MAX_ARTIFACTS_SIZE
     # Whoever started this runner says through its standard input which kinds to run again, one list a line.
     orders_from_stdin: bool = False
     logging: logs.Options = field(default_factory=logs.Options)
@@ -116,7 +119,7 @@ def parse_address(text: str, *, flag: str) -> Address | None:
     if text in ("", "0"):
         return None
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+    if not colon or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
         raise ConfigurationError(f"{flag} {text!r} is no address: write HOST:PORT, :PORT, or 0 to switch it off")
     return Address(host.removeprefix("[").removesuffix("]"), int(port))
 

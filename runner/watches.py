@@ -8,6 +8,7 @@ Next on the way: `runner.kube.primaries`.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections import Counter
@@ -20,15 +21,26 @@ import yaml
 
 from runner import mapping
 from runner.mapping import Mapper
-from runner.resource.metadata import GroupVersionKind, Object, annotations_of, parse_duration
+from runner.resource.metadata import GroupVersionKind, Object, annotations_of, parse_duration, quoted
 from runner.resource.selectors import EVERYTHING, Requirement, Selector
 from runner.settings import MAX_VERBOSITY, ConfigurationError, Settings, search_paths
 
-# On a CR, with the value "true": its runs are dry runs.
+# On a CR, with the value "true", and if its watch allows it: its runs are dry runs.
 DRY_RUN = "rolerunner.io/dry-run"
 _ANNOTATION = "ansible.sdk.operatorframework.io/"
 
+# The CRs' annotations that a watch may allow, by the names that `allowAnnotations` has for them, and those that count
+# unless it says otherwise: the Go operator's. Who writes a CR should not decide by default whether it is enforced.
+ANNOTATIONS = ("reconcile-period", "max-runner-artifacts", "verbosity", "dry-run")
+DEFAULT_ANNOTATIONS = frozenset(ANNOTATIONS[:3])
+# How far a CR's annotations go, unless its watch itself goes further: seconds, and runs whose artifacts are kept.
+_SHORTEST_PERIOD, _MOST_ARTIFACTS = 1.0, 100
+
 DEFAULT_MAX_RUNNER_ARTIFACTS = 20
+
+# What a file may be made of: YAML's aliases make much of little, and what is read is read recursively.
+_MOST_NODES, _DEEPEST, _LONGEST_NUMBER = 100_000, 100, 1000
+_LONGEST_PROBLEM = 2000
 
 T = TypeVar("T")
 
@@ -98,6 +110,8 @@ class Watch:
     finalizer: Finalizer | None = None
     max_concurrent_reconciles: int
     verbosity: int
+    # Which of the CRs' ANNOTATIONS count.
+    allow_annotations: frozenset[str] = DEFAULT_ANNOTATIONS
     # Another watch has the same kind and version, in another group.
     has_namesake: bool = False
 
@@ -109,28 +123,43 @@ class Watch:
 
 
 def for_cr(watch: Watch, obj: Object) -> tuple[Watch, list[str]]:
-    """The watch as this CR's annotations want it, and a sentence about each annotation that cannot be used."""
+    """The watch as this CR's annotations want it, and a sentence about each annotation that does not count as it is."""
     changes: dict[str, Any] = {}
     problems = []
-    for name, what, key, convert in _OVERRIDES:
-        text = annotations_of(obj).get(_ANNOTATION + name)
+    annotations = annotations_of(obj)
+    for name, what, key, convert, within, unit in _OVERRIDES:
+        text = annotations.get(_ANNOTATION + name)
         if text is None:
             continue
+        if name not in watch.allow_annotations:
+            problems.append(_not_allowed(_ANNOTATION + name, name))
+            continue
         try:
-            changes[key] = convert(text)
+            wanted = convert(text)
         except ValueError as error:
             problems.append(f"Unable to parse {what} annotation: {error}")
+            continue
+        counts = changes[key] = within(wanted, watch)
+        if counts != wanted:
+            problems.append(f"The {what} annotation, {quoted(text)}, goes further than it may; {counts:g}{unit} counts")
+    if annotations.get(DRY_RUN) == "true" and not is_dry_run(watch, obj):
+        problems.append(_not_allowed(DRY_RUN, "dry-run"))
     return (replace(watch, **changes) if changes else watch), problems
 
 
-def is_dry_run(obj: Object) -> bool:
-    return annotations_of(obj).get(DRY_RUN) == "true"
+def is_dry_run(watch: Watch, obj: Object) -> bool:
+    return "dry-run" in watch.allow_annotations and annotations_of(obj).get(DRY_RUN) == "true"
 
 
-def _whole_number(*, upto: float) -> Callable[[str], int]:
+def _not_allowed(annotation: str, name: str) -> str:
+    return f"The annotation {annotation} does not count, as allowAnnotations of the CR's watch is without {name}"
+
+
+def _whole_number(*, upto: int | None = None) -> Callable[[str], int]:
     def convert(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or int(text) > upto:
-            raise ValueError(f"{text!r} is no whole number from 0" + (f" to {upto}" if upto < float("inf") else ""))
+        # Before it is made a number, which takes longer the longer it is.
+        if not text.isascii() or not text.isdigit() or len(text) > 9 or (upto is not None and int(text) > upto):
+            raise ValueError(f"{quoted(text)} is no whole number from 0" + (f" to {upto}" if upto is not None else ""))
         return int(text)
 
     return convert
@@ -139,16 +168,27 @@ def _whole_number(*, upto: float) -> Callable[[str], int]:
 def _period(text: str) -> float:
     seconds = parse_duration(text)
     if seconds < 0:
-        raise ValueError(f"{text!r} is below zero")
+        raise ValueError(f"{quoted(text)} is below zero")
     return seconds
 
 
-# Annotation, what it is called, the watch's field, and how its text is read.
-_OVERRIDES: tuple[tuple[str, str, str, Callable[[str], Any]], ...] = (
-    ("reconcile-period", "reconcile period", "reconcile_period", _period),
-    # 0 keeps all artifacts, unlike in the file.
-    ("max-runner-artifacts", "max runner artifacts", "max_runner_artifacts", _whole_number(upto=float("inf"))),
-    ("verbosity", "verbosity", "verbosity", _whole_number(upto=MAX_VERBOSITY)),
+def _period_within(wanted: float, watch: Watch) -> float:
+    # 0: never.
+    shortest = min(_SHORTEST_PERIOD, watch.reconcile_period or _SHORTEST_PERIOD)
+    return max(wanted, shortest) if wanted else wanted
+
+
+def _artifacts_within(wanted: int, watch: Watch) -> int:
+    # 0 would keep all.
+    most = max(_MOST_ARTIFACTS, watch.max_runner_artifacts)
+    return min(wanted or most, most)
+
+
+# Annotation, what it is called, the watch's field, how its text is read, what counts of that within a watch, and its unit.
+_OVERRIDES: tuple[tuple[str, str, str, Callable[[str], Any], Callable[[Any, Watch], Any], str], ...] = (
+    ("reconcile-period", "reconcile period", "reconcile_period", _period, _period_within, " s"),
+    ("max-runner-artifacts", "max runner artifacts", "max_runner_artifacts", _whole_number(), _artifacts_within, ""),
+    ("verbosity", "verbosity", "verbosity", _whole_number(upto=MAX_VERBOSITY), lambda wanted, _: wanted, ""),
 )
 
 
@@ -166,19 +206,30 @@ def load(settings: Settings, environ: Mapping[str, str]) -> tuple[Watch, ...]:
 
 def parse(text: str, *, settings: Settings, environ: Mapping[str, str]) -> tuple[Watch, ...]:
     """The watches in `text`, which came from the settings' watches file. Raises WatchesError."""
+    file = settings.watches_file
     reader = _Reader(settings, environ)
     try:
         root = yaml.compose(_expand(text, environ), Loader=yaml.SafeLoader)
+        reader.check(root)
+        watches = reader.read(root) if not reader.problems else ()
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise WatchesError([f"{settings.watches_file}:{line}: no valid YAML: {error.problem}"]) from error
+        raise WatchesError([_one_line(f"{file}:{line}: no valid YAML: {error.problem or error.context}")]) from error
     except yaml.YAMLError as error:
-        raise WatchesError([f"{settings.watches_file}: no valid YAML: {error}"]) from error
-    watches = reader.read(root)
+        raise WatchesError([_one_line(f"{file}: no valid YAML: {error}")]) from error
+    except RecursionError as error:
+        raise WatchesError([f"{file}: nested too deep; more than {_DEEPEST} levels are never read"]) from error
+    except Exception as error:  # PyYAML raises what it stumbles over: KeyError of `!!bool x`, IndexError of `!!int ''`.
+        raise WatchesError([_one_line(f"{file}: cannot be read: {type(error).__name__}: {error}")]) from error
     if reader.problems:
         raise WatchesError(reader.problems)
     names = Counter(watch.controller for watch in watches)
     return tuple(replace(watch, has_namesake=names[watch.controller] > 1) for watch in watches)
+
+
+def _one_line(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST_PROBLEM else text[: _LONGEST_PROBLEM - 1] + "…"
 
 
 def _expand(text: str, environ: Mapping[str, str]) -> str:
@@ -200,7 +251,36 @@ class _Reader:
         self.problems: list[str] = []
 
     def problem(self, node: yaml.Node, key: str, text: str) -> None:
-        self.problems.append(f"{self.settings.watches_file}:{node.start_mark.line + 1}: {key}: {text}")
+        self.problems.append(_one_line(f"{self.settings.watches_file}:{node.start_mark.line + 1}: {key}: {text}"))
+
+    def check(self, root: yaml.Node | None) -> None:
+        """What JSON has no value for, and what would take too long to be read, are problems anywhere in the file."""
+        # Nodes, with the keys that they stand under, each at every place where an alias has it.
+        level: list[tuple[yaml.Node, str]] = [(root, "watches")] if root is not None else []
+        seen: set[int] = set()
+        left, depth = _MOST_NODES, 0
+        while level:
+            depth += 1
+            following: list[tuple[yaml.Node, str]] = []
+            for node, key in level:
+                if id(node) not in seen and (wrong := _no_json(node)):
+                    self.problem(node, key, wrong)
+                seen.add(id(node))
+                left -= 1 if isinstance(node, yaml.ScalarNode) else len(node.value) + 1
+                if left < 0 or depth > _DEEPEST:
+                    why = f"nested more than {_DEEPEST} levels deep" if left >= 0 else "too large, its aliases counted"
+                    self.problem(node, key, f"{why}; make it smaller, with no alias to what it is in")
+                    return
+                if isinstance(node, yaml.SequenceNode):
+                    following += [(item, key) for item in node.value]
+                elif isinstance(node, yaml.MappingNode):
+                    for name, value in node.value:
+                        if name.tag in (_TEXT, _MERGE):
+                            following.append((value, name.value))
+                        elif id(name) not in seen:
+                            seen.add(id(name))
+                            self.problem(name, _name(name), "a key has to be text; put it in quotes")
+            level = following
 
     def read(self, root: yaml.Node | None) -> tuple[Watch, ...]:
         if not isinstance(root, yaml.SequenceNode):
@@ -250,6 +330,7 @@ class _Reader:
             finalizer=finalizer,
             max_concurrent_reconciles=_limit(gvk, self.settings, self.environ),
             verbosity=_verbosity(gvk, self.settings, self.environ),
+            allow_annotations=self.take(fields, "allowAnnotations", _annotations, DEFAULT_ANNOTATIONS),
         )
         return watch if len(self.problems) == before else None
 
@@ -267,12 +348,12 @@ class _Reader:
         role, playbook = self.take(fields, "role", _string, ""), self.take(fields, "playbook", _string, "")
         if playbook:
             path = Path.cwd() / playbook
-            if not path.is_file():
+            if not _is(Path.is_file, path):
                 self.problem(fields["playbook"], "playbook", f"{playbook} was not found as a file; looked for {path}")
             return Content(playbook=path)
         elif role:
             places = role_places(role, self.settings, self.environ)
-            found = next((place for place in places if place.is_dir()), None)
+            found = next((place for place in places if _is(Path.is_dir, place)), None)
             if found is None:
                 looked = ", ".join(str(place) for place in places)
                 remedy = "set ANSIBLE_ROLES_PATH or ANSIBLE_COLLECTIONS_PATH if it stands elsewhere"
@@ -357,10 +438,10 @@ class _Reader:
     def mapping(self, node: yaml.Node, key: str, known: set[str]) -> dict[str, yaml.Node] | None:
         """The node's values by key; keys that are unknown or stand twice are problems."""
         if not isinstance(node, yaml.MappingNode):
-            self.problem(node, key, f"expected keys and values, found {_value(node)!r}")
+            self.problem(node, key, f"expected keys and values, found {_found(node)}")
             return None
         fields: dict[str, yaml.Node] = {}
-        for name_node, value in node.value:
+        for name_node, value in self.pairs(node):
             name = str(name_node.value)
             if name not in known:
                 self.problem(name_node, name, f"unknown key; known here: {', '.join(sorted(known))}")
@@ -370,6 +451,20 @@ class _Reader:
                 fields[name] = value
         return fields
 
+    def pairs(self, node: yaml.MappingNode) -> list[tuple[yaml.Node, yaml.Node]]:
+        """Keys and values; those that come by a merge key (`<<: *defaults`) where the mapping itself is without them."""
+        own = [(name, value) for name, value in node.value if name.tag != _MERGE]
+        names = {name.value for name, _ in own}
+        for merge, value in node.value:
+            for source in (value.value if isinstance(value, yaml.SequenceNode) else [value]) if merge.tag == _MERGE else ():
+                if not isinstance(source, yaml.MappingNode):
+                    self.problem(merge, "<<", "expected keys and values, or a list of such")
+                    continue
+                merged = [(name, item) for name, item in self.pairs(source) if name.value not in names]
+                names |= {name.value for name, _ in merged}
+                own += merged
+        return own
+
     def take(self, fields: Mapping[str, yaml.Node], key: str, convert: Callable[[Any], T], default: T) -> T:
         node = fields.get(key)
         if node is None or _is_null(node):
@@ -378,15 +473,54 @@ class _Reader:
             return convert(_value(node))
         except ValueError as error:
             self.problem(node, key, str(error))
-            return default
+        except Exception as error:  # An expression's parser, too, raises what it stumbles over.
+            self.problem(node, key, f"cannot be used: {type(error).__name__}: {error}")
+        return default
 
 
 _WATCH_KEYS = {
     *("group", "version", "kind", "role", "playbook", "vars", "finalizer", "selector", "blacklist"),
     *("reconcilePeriod", "timeout", "manageStatus", "markUnsafe", "snakeCaseParameters", "maxRunnerArtifacts"),
     *("watchDependentResources", "watchClusterScopedResources", "watchAnnotationsChanges", "watchRelatedResources"),
+    "allowAnnotations",
 }
 _FINALIZER_KEYS = {"name", "role", "playbook", "vars"}
+
+
+_TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+# Tags of what JSON has as well, by the kind of node.
+_IN_JSON: Mapping[type[yaml.Node], frozenset[str]] = {
+    yaml.ScalarNode: frozenset(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null")),
+    yaml.SequenceNode: frozenset({"tag:yaml.org,2002:seq"}),
+    yaml.MappingNode: frozenset({"tag:yaml.org,2002:map"}),
+}
+
+
+def _no_json(node: yaml.Node) -> str:
+    """Why this node's own value, whatever is in it, is none of JSON's; empty if it is one."""
+    if node.tag not in _IN_JSON[type(node)]:
+        tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+        return f"a value of the type {quoted(tag)} cannot be handed on; write text, in quotes"
+    if node.tag.endswith(("int", "float")) and len(node.value) > _LONGEST_NUMBER:
+        return "a number of too many digits"
+    if node.tag.endswith("float"):
+        try:
+            if not math.isfinite(_value(node)):
+                return f"the number {node.value} is none of JSON's; put it in quotes if text is meant"
+        except ValueError as error:
+            return str(error)
+    return ""
+
+
+def _found(node: yaml.Node) -> str:
+    try:
+        return quoted(_value(node))
+    except ValueError:
+        return f"what {quoted(node.tag)} would be"
+
+
+def _name(node: yaml.Node) -> str:
+    return node.value if isinstance(node, yaml.ScalarNode) else "key"
 
 
 def _value(node: yaml.Node) -> Any:
@@ -394,8 +528,8 @@ def _value(node: yaml.Node) -> Any:
     loader = yaml.SafeLoader("")
     try:
         value = loader.construct_object(node, deep=True)
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise ValueError(f"cannot be read: {error}") from error
+    except Exception as error:  # As above.
+        raise ValueError(f"cannot be read: {error or type(error).__name__}") from error
     finally:
         loader.dispose()
     return value
@@ -411,58 +545,64 @@ def _is_empty(node: yaml.Node) -> bool:
 
 def _string(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"expected text, found {value!r}; put it in quotes")
+        raise ValueError(f"expected text, found {quoted(value)}; put it in quotes")
     return value
 
 
 def _boolean(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"expected true or false, found {value!r}")
+        raise ValueError(f"expected true or false, found {quoted(value)}")
     return value
 
 
 def _count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"expected a whole number from 0, found {value!r}")
+        raise ValueError(f"expected a whole number from 0, found {quoted(value)}")
     return value
 
 
 def _duration(value: Any) -> float:
     if not isinstance(value, str):
-        raise ValueError(f"expected a duration such as 30s or 1h5m, found {value!r}; put it in quotes, with its unit")
+        raise ValueError(f"expected a duration such as 30s or 1h5m, found {quoted(value)}; put it in quotes, with its unit")
     seconds = parse_duration(value)
     if seconds < 0:
-        raise ValueError(f"expected a duration from 0, found {value!r}")
+        raise ValueError(f"expected a duration from 0, found {quoted(value)}")
     return seconds
 
 
 def _variables(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-        raise ValueError(f"expected variables by name, found {value!r}")
+        raise ValueError(f"expected variables by name, found {quoted(value)}")
     return value
+
+
+def _annotations(value: Any) -> frozenset[str]:
+    if not isinstance(value, list) or not all(name in ANNOTATIONS for name in value):
+        raise ValueError(f"expected a list of some of {', '.join(ANNOTATIONS)}; found {quoted(value)}")
+    return frozenset(value)
 
 
 def _strings(value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(item, str) for pair in value.items() for item in pair):
-        raise ValueError(f"expected text by name, found {value!r}; put numbers and true/false in quotes")
+        raise ValueError(f"expected text by name, found {quoted(value)}; put numbers and true/false in quotes")
     return value
 
 
 def _string_list(value: Any) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ValueError(f"expected a list of texts, found {value!r}; put numbers and true/false in quotes")
+        raise ValueError(f"expected a list of texts, found {quoted(value)}; put numbers and true/false in quotes")
     return value
 
 
 def _filled(value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError(f"expected text, found {value!r}")
+        raise ValueError(f"expected text, found {quoted(value)}")
     return value
 
 
 def _by_name(value: Any) -> Mapper:
     if value is not True:
-        raise ValueError(f"expected true, found {value!r}; leave it out where objects do not have their CR's name")
+        raise ValueError(f"expected true, found {quoted(value)}; leave it out where objects do not have their CR's name")
     return mapping.by_name()
 
 
@@ -472,6 +612,14 @@ _MAPPERS: Mapping[str, Callable[[Any], Mapper]] = {
     "byName": _by_name,
     "byExpression": lambda value: mapping.by_expression(_filled(value)),
 }
+
+
+def _is(what: Callable[[Path], bool], path: Path) -> bool:
+    try:
+        return what(path)
+    except (OSError, ValueError):
+        # Longer than a name can be, not readable, or with a character that no name has.
+        return False
 
 
 def role_places(role: str, settings: Settings, environ: Mapping[str, str]) -> list[Path]:

@@ -102,3 +102,17 @@ def test_a_mounted_one_that_cannot_be_used_is_a_clear_error(tmp_path: Path) -> N
         (tmp_path / name).write_text("nothing of the kind")
     with pytest.raises(ConfigurationError, match=r"tls\.crt: cannot be used with tls\.key beside it to serve metrics"):
         ServingCertificate(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give something away")
+def test_one_that_another_user_has_put_into_a_shared_folder_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared = tmp_path / "tmp"
+    (shared / "k8s-metrics-server").mkdir(parents=True)
+    mount(shared / "k8s-metrics-server" / "serving-certs", tmp_path / "first")
+    shared.chmod(0o1777)
+    assert ServingCertificate(shared / "k8s-metrics-server" / "serving-certs").is_mounted
+    os.chown(shared / "k8s-metrics-server", 65534, -1)
+    assert not ServingCertificate(shared / "k8s-metrics-server" / "serving-certs").is_mounted
+    assert "A certificate for metrics was passed over; it belongs to another user" in caplog.messages

@@ -20,7 +20,7 @@ PEERS_FLAGS = {
 }
 OWN_FLAGS = {
     *("--executor", "--log-format", "--log-level", "--max-concurrent-runs", "--role-metrics-bind-address"),
-    *("--orders-from-stdin", "--run-artifacts", "--run-timeout", "--runs-dir"),
+    *("--max-artifacts-size", "--orders-from-stdin", "--run-artifacts", "--run-timeout", "--runs-dir"),
 }
 
 

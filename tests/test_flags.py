@@ -141,7 +141,8 @@ def test_what_does_not_go_together_is_one_clear_error(arguments: tuple[str, ...]
 
 
 @pytest.mark.parametrize(
-    "argument", ["--zap-log-level=0", "--zap-log-level=loud", "--ansible-log-events=some", "--run-timeout=0s"]
+    "argument",
+    ["--zap-log-level=0", "--zap-log-level=²", "--zap-log-level=loud", "--ansible-log-events=some", "--run-timeout=0s"],
 )
 def test_what_is_no_value_is_refused(argument: str) -> None:
     with pytest.raises(click.BadParameter, match=r"is not|is none of"):

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from runner.logs import ConsoleFormatter, JsonFormatter, Options, configure
+from runner.logs import VALUE_LIMIT, ConsoleFormatter, JsonFormatter, Options, configure
 from runner.resource.refusals import readable
 
 
@@ -72,3 +72,41 @@ def test_an_answer_that_kopf_quotes_is_a_sentence(formatter: logging.Formatter) 
     line = formatter.format(record(f"It has failed: {error}", exc_info=(ValueError, error, None)))
     assert line.count("Forbidden: no rights") == 2
     assert "Failure" not in line
+
+
+FORMATTERS = pytest.mark.parametrize("formatter", [JsonFormatter(), ConsoleFormatter(color=False)], ids=["json", "console"])
+
+
+def circle() -> list[object]:
+    made: list[object] = []
+    made.append(made)
+    return made
+
+
+def deep() -> list[object]:
+    made: list[object] = []
+    for _ in range(100_000):
+        made = [made]
+    return made
+
+
+@FORMATTERS
+@pytest.mark.parametrize(
+    "value",
+    ["x" * 10**6, ["x" * 100] * 10**4, {"a": {"b": "x" * 10**6}}, 10**4000, {(1, 2): 3}, circle(), deep()],
+    ids=["text", "list", "mapping", "number", "odd keys", "circle", "deep"],
+)
+@pytest.mark.parametrize("field", ["note", "error", "output"])
+def test_a_value_is_bounded(formatter: logging.Formatter, value: object, field: str) -> None:
+    line = formatter.format(record(**{field: value}))
+    # JSON escapes some characters.
+    assert len(line) < 1.1 * VALUE_LIMIT
+    assert ("characters)" in line) is (len(line) > VALUE_LIMIT)
+
+
+@FORMATTERS
+def test_messages_and_tracebacks_are_bounded(formatter: logging.Formatter) -> None:
+    error = ValueError("x" * 10**6 + " the end")
+    line = formatter.format(record("y" * 10**6, exc_info=(ValueError, error, None)))
+    assert len(line) < 2 * VALUE_LIMIT + 400
+    assert "the end" in line

@@ -21,7 +21,8 @@ def obj(**metadata: Any) -> dict[str, Any]:
         (by_label("cr"), {"labels": {"cr": "one"}}, ["default/one"]),
         (by_label("cr"), {}, []),
         (by_annotation("cr"), {"annotations": {"cr": "one"}}, ["default/one"]),
-        (by_annotation("cr"), {"annotations": {"cr": "other/two, one,"}}, ["other/two", "default/one"]),
+        (by_annotation("cr"), {"annotations": {"cr": "other/two, one,"}}, ["default/one"]),
+        (by_annotation("cr"), {"namespace": "", "annotations": {"cr": "other/two, one,"}}, ["other/two", "one"]),
         (by_annotation("cr"), {}, []),
         (by_name(), {}, ["default/key"]),
         (by_expression("object.metadata.labels.cr"), {"labels": {"cr": "one"}}, ["default/one"]),
@@ -67,3 +68,37 @@ def test_what_an_expression_stumbles_over_quotes_no_object() -> None:
     with pytest.raises(MappingError) as caught:
         by_expression("object.metadata.name | int('x') + object.metadata.secret.more() ")(obj(secret="hunter2"), ())
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        pytest.param({"metadata": {"name": ["a"]}}, id="list"),
+        pytest.param({"metadata": {"name": {"a": "b"}}}, id="mapping"),
+        pytest.param({"metadata": {"name": "a", "namespace": ["b"]}}, id="namespace"),
+        pytest.param({"metadata": "a"}, id="metadata"),
+        pytest.param({"metadata": {}}, id="no-name"),
+        pytest.param({"a": "b"}, id="no-object"),
+        pytest.param("x" * 254, id="long"),
+        pytest.param("x" * 64 + "/y", id="long-namespace"),
+        pytest.param("here/", id="empty"),
+        pytest.param(True, id="boolean"),
+        pytest.param([["a"], [1.5]], id="number-within"),
+        pytest.param([str(number) for number in range(10_001)], id="many"),
+    ],
+)
+def test_what_names_no_cr_is_refused_whatever_its_shape(ref: Any) -> None:
+    with pytest.raises(MappingError, match="expected names or CRs"):
+        by_expression("object.spec.ref")({**obj(), "spec": {"ref": ref}}, ())
+
+
+def test_a_list_may_be_of_any_depth() -> None:
+    nested: Any = "one"
+    for _ in range(9_000):
+        nested = [nested]
+    assert by_expression("object.spec.ref")({**obj(), "spec": {"ref": nested}}, ()) == [ObjectKey("default", "one")]
+
+
+def test_a_name_counts_once() -> None:
+    many = ",".join(["one"] * 60_000)
+    assert by_annotation("cr")(obj(annotations={"cr": many}), ()) == [ObjectKey("default", "one")]

@@ -13,8 +13,9 @@ def text() -> str:
     with metrics.reconciling("a/v1, Kind=K"):
         pass
     metrics.reconciled("a/v1, Kind=K", succeeded=True)
-    metrics.phase("tasks", 0.5)
+    metrics.phase("a phase", 0.5)
     metrics.slow("modules")
+    metrics.loop_lag(0.02)
     metrics.follow(NAME, limit=3, depths={0: lambda: 4, -1: lambda: 0}, running=lambda: [1.5, 2.5])
     metrics.queued(NAME)
     metrics.delayed(NAME)
@@ -54,10 +55,12 @@ def test_the_series_are_those_of_the_dashboards_users_have(text: str) -> None:
         'workqueue_longest_running_processor_seconds{controller="k-v1-controller",name="k-v1-controller"} 2.5',
         'rest_client_requests_total{code="200",host="127.0.0.1:6443",method="GET"} 1.0',
         'leader_election_master_status{name="lease"} 0.0',
-        'rolerunner_phase_seconds_sum{phase="tasks"} 0.5',
+        'rolerunner_phase_seconds_sum{phase="a phase"} 0.5',
         'rolerunner_slow_parts{part="modules"} 1.0',
     ):
         assert f"\n{line}\n" in text, line
+    # This process' loop, which others' tests have run as well.
+    assert '\nrolerunner_event_loop_lag_seconds_bucket{le="0.05"} ' in text
     assert 'ansible_operator_build_info{commit="",version="' in text
 
 
@@ -75,6 +78,7 @@ def test_every_series_and_its_labels(text: str) -> None:
         # The parser takes _total off the counters' names.
         "rolerunner_phase_seconds": ("histogram", {"phase"}),
         "rolerunner_slow_parts": ("gauge", {"part"}),
+        "rolerunner_event_loop_lag_seconds": ("histogram", frozenset()),
         "controller_runtime_reconcile": ("counter", {"controller", "result"}),
         "controller_runtime_reconcile_errors": ("counter", controller),
         "controller_runtime_reconcile_panics": ("counter", controller),

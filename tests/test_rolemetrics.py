@@ -142,3 +142,17 @@ def test_the_runners_own_names_are_taken() -> None:
     for name in ("ansible_operator_reconciles", "ansible_operator_reconciles_count", "process_cpu_seconds_total"):
         with pytest.raises(RefusedMetric, match="there is a metric of this name already"):
             record(made, name, counter={})
+
+
+def test_what_roles_may_bring_is_bounded() -> None:
+    made = role_metrics()
+    with pytest.raises(RefusedMetric, match="no more than 200 characters"):
+        record(made, "x" * 201, counter={})
+    assert len(record(made, "long", description="x" * 10**6, counter={})[0]) < 1100
+    for number in range(999):
+        made.record(json.dumps({"name": f"m{number}", "counter": {}}).encode())
+    with pytest.raises(RefusedMetric, match="may be no more"):
+        record(made, "another", counter={})
+    # Those that are there go on.
+    made.record(json.dumps({"name": "m1", "counter": {"increment": True}}).encode())
+    assert b"\nm1 1.0\n" in made.exposition()

@@ -30,6 +30,12 @@ def test_the_keys_are_the_readers() -> None:
     assert set(ITEM["properties"]["finalizer"]["properties"]) == watches._FINALIZER_KEYS
 
 
+def test_the_annotations_are_the_readers() -> None:
+    annotations = ITEM["properties"]["allowAnnotations"]
+    assert tuple(annotations["items"]["enum"]) == watches.ANNOTATIONS
+    assert frozenset(annotations["default"]) == watches.DEFAULT_ANNOTATIONS
+
+
 def test_the_example_is_valid() -> None:
     jsonschema.validate(yaml.safe_load((ROOT / "watches.yaml").read_text()), WATCHES)
 

@@ -1,3 +1,4 @@
+import asyncio
 import socket
 from contextlib import AsyncExitStack
 
@@ -5,8 +6,9 @@ import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 
+from runner import serving
 from runner.rolemetrics import RoleMetrics
-from runner.serving import serving_metrics, serving_role_metrics
+from runner.serving import serving_health, serving_metrics, serving_role_metrics
 from runner.settings import Address, ConfigurationError
 
 ANY_PORT = Address("127.0.0.1", 0)
@@ -34,6 +36,23 @@ async def test_what_roles_bring_is_served_beside_the_runners_own() -> None:
     assert "\nansible_operator_build_info{" in text
 
 
+async def test_a_probe_finds_a_place_whoever_holds_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "_CONNECTIONS", 5)
+    async with AsyncExitStack() as stack:
+        bound = await stack.enter_async_context(serving_health(ANY_PORT, is_ready=lambda: True))
+        held = []
+        for _ in range(20):
+            reader, writer = await asyncio.open_connection("127.0.0.1", bound.port)
+            stack.callback(writer.close)
+            held.append(reader)
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        async with session.get(f"http://{bound}/healthz", timeout=aiohttp.ClientTimeout(60)) as answer:
+            assert answer.status == 200
+        # The oldest were closed.
+        async with asyncio.timeout(60):
+            assert await asyncio.gather(*(reader.read() for reader in held[:15])) == [b""] * 15
+
+
 async def test_localhost_is_one_address() -> None:
     async with serving_role_metrics(Address("localhost", 0), RoleMetrics(CollectorRegistry())) as bound:
         with socket.create_connection(("127.0.0.1", bound.port), timeout=60):
@@ -47,3 +66,18 @@ async def test_a_port_in_use_is_one_clear_error() -> None:
         with pytest.raises(ConfigurationError, match=rf"--role-metrics-bind-address {address} cannot be listened on: .+"):
             async with serving_role_metrics(address, role_metrics):
                 pass
+
+
+async def test_healthz_tells_when_ansible_cannot_be_run() -> None:
+    healthy = True
+    async with (
+        serving_health(Address("127.0.0.1", 0), is_ready=lambda: True, is_healthy=lambda: healthy) as bound,
+        aiohttp.ClientSession() as session,
+    ):
+        async with session.get(f"http://{bound}/healthz") as answer:
+            assert (answer.status, await answer.text()) == (200, "ok")
+        healthy = False
+        async with session.get(f"http://{bound}/healthz") as answer:
+            assert (answer.status, await answer.text()) == (503, "Ansible cannot be run")
+        async with session.get(f"http://{bound}/readyz") as answer:
+            assert answer.status == 200

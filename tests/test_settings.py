@@ -17,7 +17,7 @@ def test_addresses(text: str, address: Address | None) -> None:
     assert parse_address(text, flag="--x") == address
 
 
-@pytest.mark.parametrize("text", ["6789", "host", "host:", ":x", ":70000"])
+@pytest.mark.parametrize("text", ["6789", "host", "host:", ":x", ":70000", ":" + "1" * 5000])
 def test_what_is_no_address_is_told_with_its_flag(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"--metrics-bind-address .*: write HOST:PORT"):
         parse_address(text, flag="--metrics-bind-address")

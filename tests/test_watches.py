@@ -1,11 +1,12 @@
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
 from runner.resource.metadata import GroupVersionKind
 from runner.settings import Settings
-from runner.watches import Watch, WatchesError, for_cr, load, parse
+from runner.watches import DRY_RUN, Watch, WatchesError, for_cr, is_dry_run, load, parse
 
 HEAD = "- version: v1\n  group: example.com\n  kind: Thing\n"
 
@@ -282,8 +283,7 @@ ANNOTATION = "ansible.sdk.operatorframework.io/"
         ({"reconcile-period": "5s"}, 5, 20, 2),
         ({"reconcile-period": "0"}, 0, 20, 2),
         ({"max-runner-artifacts": "3"}, 60, 3, 2),
-        # Keep all, whereas in the file it means the default.
-        ({"max-runner-artifacts": "0"}, 60, 0, 2),
+        ({"max-runner-artifacts": "100"}, 60, 100, 2),
         ({"verbosity": "5"}, 60, 20, 5),
         ({"verbosity": "0"}, 60, 20, 0),
     ],
@@ -318,6 +318,171 @@ def test_an_annotation_that_cannot_be_used_changes_nothing(name: str, text: str,
     assert said == ["Unable to parse " + expected]
     # The others count all the same.
     assert found == (replace(watch, verbosity=4) if good else watch)
+
+
+@pytest.mark.parametrize(
+    ("keys", "name", "text", "field", "counts"),
+    [
+        ("", "reconcile-period", "1ns", "reconcile_period", 1),
+        ("  reconcilePeriod: 500ms\n", "reconcile-period", "1ms", "reconcile_period", 0.5),
+        ("", "max-runner-artifacts", "0", "max_runner_artifacts", 100),
+        ("", "max-runner-artifacts", "101", "max_runner_artifacts", 100),
+        ("  maxRunnerArtifacts: 300\n", "max-runner-artifacts", "999", "max_runner_artifacts", 300),
+    ],
+    ids=["period", "watch-period", "all-artifacts", "artifacts", "watch-artifacts"],
+)
+def test_an_annotation_goes_no_further_than_it_may(keys: str, name: str, text: str, field: str, counts: float) -> None:
+    (watch,) = watches(HEAD + "  role: thing\n" + keys)
+    found, (said,) = for_cr(watch, {"metadata": {"annotations": {ANNOTATION + name: text}}})
+    assert getattr(found, field) == counts
+    assert said.startswith(f"The {name.replace('-', ' ')} annotation, '{text}', goes further than it may; {counts:g}")
+
+
+LONG = 256 * 1024
+
+
+@pytest.mark.parametrize("name", ["reconcile-period", "max-runner-artifacts", "verbosity"])
+@pytest.mark.parametrize(
+    "text", ["1" * LONG, "1." * (LONG // 2), "1m" * (LONG // 2), " " * LONG, "." * LONG, "-" * LONG, "٣" * LONG, "ms" * LONG]
+)
+def test_an_annotation_of_any_length_is_refused_in_a_short_sentence(name: str, text: str) -> None:
+    (watch,) = watches(HEAD + "  role: thing\n")
+    before = monotonic()
+    found, (said,) = for_cr(watch, {"metadata": {"annotations": {ANNOTATION + name: text, DRY_RUN: text}}})
+    # An expression that backtracks would take hours.
+    assert monotonic() - before < 5
+    assert found == watch
+    allowing = replace(watch, allow_annotations=frozenset({"dry-run"}))
+    assert not is_dry_run(allowing, {"metadata": {"annotations": {DRY_RUN: text}}})
+    assert len(said) < 1000
+
+
+def test_only_the_annotations_that_a_watch_allows_count() -> None:
+    (watch,) = watches(HEAD + "  role: thing\n  allowAnnotations: [reconcile-period, dry-run]\n")
+    annotations = {f"{ANNOTATION}{name}": "5" for name in ("verbosity", "max-runner-artifacts")}
+    obj = {"metadata": {"annotations": {**annotations, f"{ANNOTATION}reconcile-period": "5s", DRY_RUN: "true"}}}
+    found, said = for_cr(watch, obj)
+    assert found == replace(watch, reconcile_period=5)
+    assert [sentence.split()[2] for sentence in said] == [ANNOTATION + "max-runner-artifacts", ANNOTATION + "verbosity"]
+    assert is_dry_run(watch, obj)
+
+
+def test_a_dry_run_has_to_be_allowed() -> None:
+    (watch,) = watches(HEAD + "  role: thing\n")
+    obj = {"metadata": {"annotations": {DRY_RUN: "true"}}}
+    assert not is_dry_run(watch, obj)
+    assert for_cr(watch, obj) == (
+        watch,
+        [f"The annotation {DRY_RUN} does not count, as allowAnnotations of the CR's watch is without dry-run"],
+    )
+    assert for_cr(watch, {"metadata": {"annotations": {DRY_RUN: "false"}}}) == (watch, [])
+
+
+def test_merge_keys() -> None:
+    first, second = watches(
+        """
+- &first
+  version: v1
+  group: example.com
+  kind: Thing
+  role: thing
+  manageStatus: false
+  vars: &vars {a: 1, b: {<<: &c {c: 1, d: 1}, d: 2}}
+- <<: [*first, {manageStatus: true, watchAnnotationsChanges: true}]
+  kind: Other
+  vars: {<<: *vars, a: 2}
+"""
+    )
+    assert (second.gvk.kind, second.manage_status, second.watch_annotations) == ("Other", False, True)
+    assert first.vars == {"a": 1, "b": {"c": 1, "d": 2}}
+    assert second.vars == {"a": 2, "b": {"c": 1, "d": 2}}
+
+
+LAUGHS = "\n".join(f"  l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, 10))
+MERGES = "\n".join(f"  l{n}: &l{n} {{<<: [{', '.join([f'*l{n - 1}'] * 10)}]}}" for n in range(1, 10))
+# In a watch's vars.
+NO_JSON = {
+    "date": ("{since: 2024-01-01}", "5: since: "),
+    "date-inside": ("{a: [{since: 2024-01-01 10:00:00}]}", "5: since: "),
+    "set": ("{a: !!set {x, y}}", "5: a: "),
+    "ordered": ("{a: !!omap [x: 1]}", "5: a: "),
+    "pairs": ("{a: !!pairs [x: 1]}", "5: a: "),
+    "bytes": ("{a: !!binary aGVsbG8=}", "5: a: "),
+    "bad-bytes": ("{a: !!binary é}", "5: a: "),
+    "infinite": ("{a: .inf}", "5: a: "),
+    "no-number": ("{a: .nan}", "5: a: "),
+    "too-large": ("{a: 1.0e+999}", "5: a: "),
+    "digits": (f"{{a: {'9' * 5000}}}", "5: a: "),
+    "hex-digits": (f"{{a: 0x{'f' * 5000}}}", "5: a: "),
+    "number-key": ("{1: a}", "5: 1: "),
+    "boolean-key": ("{yes: a}", "5: yes: "),
+    "null-key": ("{a: {~: a}}", "5: ~: "),
+    "list-key": ("{? [a] : b}", "5: key: "),
+    "map-key": ("{? {a: 1} : b}", "5: key: "),
+    "value": ("{a: =}", "5: a: "),
+    "python": ("{a: !!python/object/apply:os.system ['echo']}", "5: a: "),
+    "python-name": ("{a: !!python/name:os.system }", "5: a: "),
+    "own-tag": ("{a: !vault x}", "5: a: "),
+    "no-integer": ("{a: !!int x}", "5: vars: "),
+    "empty-integer": ("{a: !!int ''}", "5: vars: "),
+    "no-boolean": ("{a: !!bool x}", "5: vars: "),
+    "no-float": ("{a: !!float x}", "5: a: "),
+    "itself": ("&v {a: *v}", "5: a: "),
+    "itself-twice": ("{a: &v [*v, *v]}", "5: a: "),
+    "merged-itself": ("&v {<<: *v}", "5: <<: "),
+    "no-merge": ("{<<: 5}", "5: vars: "),
+    "merge-of-texts": ("{<<: [a]}", "5: vars: "),
+    "deep": ("{a: " + "[" * 150 + "]" * 150 + "}", "5: a: "),
+    "text": ("text", "5: vars: "),
+}
+MALFORMED = {
+    "python": ("- !!python/object/apply:os.system ['echo']\n", ":1: watches: "),
+    "python-new": ("!!python/object/new:os.system ['echo']\n", ":1: watches: "),
+    "python-keys": ("- !!python/object:os.x {version: v1, kind: Thing, role: thing}\n", ":1: watches: "),
+    "deep": ("[" * 2000 + "]" * 2000, ": nested too deep"),
+    "deep-maps": ("{a: " * 2000 + "}" * 2000, ": nested too deep"),
+    "deep-open": ("[" * 5000, ": nested too deep"),
+    "laughs": (f"{HEAD}  role: thing\n  l0: &l0 [lol]\n{LAUGHS}\n", ":"),
+    "merged-laughs": (f"{HEAD}  role: thing\n  l0: &l0 {{a: 1}}\n{MERGES}\n", ":"),
+    "wide-laughs": (f"- &a [{'x, ' * 50_000}]\n- &b [{'*a, ' * 50_000}]\n- [{'*b, ' * 50_000}]\n", ":"),
+    "zero": ("- version: v1\0\n", ": no valid YAML: "),
+    "control": ("- version: \x07\n", ": no valid YAML: "),
+    "tab": ("-\tversion: v1\n\tkind: x\n", ":1: no valid YAML: "),
+    "unknown-alias": ("- *nobody\n", ":1: no valid YAML: "),
+    "two-documents": ("- a\n--- \n- b\n", ":2: no valid YAML: "),
+    "unknown-tag-handle": ("- !e!x y\n", ":1: no valid YAML: "),
+    "unended-text": ('- "a\n', ":2: no valid YAML: "),
+    "bad-escape": ('- "\\q"\n', ":1: no valid YAML: "),
+    "directive": ("%YAML 9.9\n- a\n", ":1: no valid YAML: "),
+    "list-as-key": ("- ? [version]\n  : v1\n", ":1: key: "),
+    "number-as-key": ("- 5: v1\n", ":1: 5: "),
+    "lines-in-a-key": ('- "a\\nb": 1\n  version: v1\n  kind: K\n  role: thing\n', ":1: a b: unknown key"),
+    "lines-in-a-role": ('- version: v1\n  kind: K\n  role: "a\\nb"\n', ":3: role: a b was not found"),
+    "zero-in-a-role": ('- version: v1\n  kind: K\n  role: "a\\0b"\n', ":3: role: "),
+    "long-role": (f"- version: v1\n  kind: K\n  role: {'a' * 5000}\n", ":3: role: "),
+    "long-playbook": (f"- version: v1\n  kind: K\n  playbook: {'a' * 5000}\n", ":3: playbook: "),
+    "date-version": ("- version: 2024-01-01\n  kind: K\n  role: thing\n", ":1: version: "),
+    "merge-in-a-watch": (HEAD + "  role: thing\n  <<: [5]\n", ":5: <<: "),
+    "long-period": (HEAD + f"  role: thing\n  timeout: {'1' * 3}{'1m' * 5000}\n", ":5: timeout: "),
+    "open-expression": (
+        HEAD + f"  role: thing\n  watchRelatedResources: [{{version: v1, kind: S, byExpression: '{'(' * 3000}'}}]\n",
+        ":5: byExpression: ",
+    ),
+    "unknown-annotation": (HEAD + "  role: thing\n  allowAnnotations: [colour]\n", ":5: allowAnnotations: expected a list"),
+    "annotations-no-list": (HEAD + "  role: thing\n  allowAnnotations: [[a]]\n", ":5: allowAnnotations: expected a list"),
+    **{f"vars-{name}": (HEAD + f"  role: thing\n  vars: {text}\n", f":{at}") for name, (text, at) in NO_JSON.items()},
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_file_gives_one_short_line(name: str) -> None:
+    text, place = MALFORMED[name]
+    before = monotonic()
+    (problem,) = problems(text)
+    assert monotonic() - before < 60
+    assert problem.startswith("watches.yaml" + place)
+    assert "\n" not in problem
+    assert len(problem) <= 2000
 
 
 def test_each_watch_has_a_controller_name_of_its_own_and_the_go_operators_where_that_is_one() -> None:

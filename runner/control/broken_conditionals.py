@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 
 from runner.control import Request
@@ -13,9 +12,25 @@ logger = logging.getLogger(__name__)
 
 # Places that one warning names.
 _MOST = 20
+# Places that are kept of one run, and of one role or playbook.
+_KEPT = 1000
 # The ansible-core that will refuse them, as 2.19 to 2.21 say.
 REFUSED_FROM = "2.23"
 TOLD = "Conditions that give no boolean are allowed for now"
+
+
+class Places:
+    """The tasks of one run that have such a condition, found in its events one by one."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, None] = {}
+        self._place = ""
+
+    def add(self, event: JobEvent) -> None:
+        # Without colours a deprecation is displayed in events of its own, which name no task; it is the current one's.
+        self._place = event.location or self._place
+        if event.has_broken_conditional and len(self.found) < _KEPT:
+            self.found[self._place] = None
 
 
 class BrokenConditionals:
@@ -24,17 +39,11 @@ class BrokenConditionals:
     def __init__(self) -> None:
         self._told: dict[Path, set[str]] = {}
 
-    def tell(self, content: Path, request: Request, events: Iterable[JobEvent]) -> None:
-        """After a run of `content`. `events` are all of the run's."""
+    def tell(self, content: Path, request: Request, found: Places) -> None:
+        """After a run of `content`, in which these were found."""
         told = self._told.setdefault(content, set())
-        places: dict[str, None] = {}
-        place = ""
-        for event in events:
-            # Without colours a deprecation is displayed in events of its own, which name no task; it is the current one's.
-            place = event.location or place
-            if event.has_broken_conditional and place not in told:
-                places[place] = None
-        if not places:
+        places = [place for place in found.found if place not in told]
+        if not places or len(told) >= _KEPT:
             return
         told.update(places)
         more = {"more": len(places) - _MOST} if len(places) > _MOST else {}
@@ -43,7 +52,7 @@ class BrokenConditionals:
             extra={
                 **request.fields,
                 "content": str(content),
-                "at": list(places)[:_MOST],
+                "at": places[:_MOST],
                 **more,
                 "refused_from": f"ansible-core {REFUSED_FROM}",
             },

@@ -8,6 +8,7 @@ Next on the way: `runner.control.reconciler`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -23,6 +24,10 @@ Reconcile = Callable[[Request], Awaitable[Result]]
 # The periodic pass comes up to this share of its period early, so that CRs which began together drift apart.
 _JITTER = 0.1
 
+# Seconds: how long a worker rests after a fault of the runner's own, and when the CR comes again that met with it.
+_REST = 1.0
+_AFTER_FAULT = 60.0
+
 
 class Controller:
     """As many workers as the queue allows runs at once."""
@@ -34,16 +39,24 @@ class Controller:
     async def run(self) -> None:
         """Work until the queue is closed and the turns that are on have ended, or until cancelled."""
         async with asyncio.TaskGroup() as workers:
-            for number in range(self._queue.limit):
+            for number in range(self._queue.workers):
                 workers.create_task(self._work(), name=f"worker {number}")
 
     async def _work(self) -> None:
+        """One reconcile after the other. No fault ends it: the process and all other CRs' runs would end with it."""
         while True:
+            request: Request | None = None
             try:
                 request = await self._queue.get()
+                await self.turn(request)
             except Closed:
                 return
-            await self.turn(request)
+            except Exception:
+                logger.exception("A worker met with a fault of the runner", extra=request.fields if request else {})
+                if request is not None:
+                    with contextlib.suppress(Exception):
+                        self._queue.add(request, Priority.RETRY, _AFTER_FAULT)
+                await asyncio.sleep(_REST)
 
     async def turn(self, request: Request) -> None:
         """One turn, whatever becomes of it, is over for the queue when this returns."""

@@ -7,10 +7,11 @@ Next on the way: `runner.control.workqueue`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import random
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +20,31 @@ from runner.control.echoes import Change, Echoes
 from runner.kube.primaries import EventType
 from runner.mapping import MappingError
 from runner.resource.metadata import GroupKind, GroupVersionKind, Object, ObjectKey, annotations_of, is_deleting, owners
-from runner.watches import DRY_RUN, Related, Watch
+from runner.watches import DRY_RUN, Related, Watch, is_dry_run
 
 logger = logging.getLogger(__name__)
 
 # Gives a CR a turn, after so many seconds.
 Add = Callable[[Request, Priority, float], None]
 
-# Annotations by which Kubernetes' own controllers keep count, after every change and about nothing that a role set.
-_BOOKKEEPING = frozenset({"deployment.kubernetes.io/revision"})
+# Beginnings of annotations by which Kubernetes' own controllers keep count, after every change and about nothing that a role
+# set; an autoscaler's whole status is there.
+_BOOKKEEPING = (
+    "autoscaling.alpha.kubernetes.io/",
+    "control-plane.alpha.kubernetes.io/leader",
+    "deployment.kubernetes.io/",
+    "endpoints.kubernetes.io/last-change-trigger-time",
+    "node.alpha.kubernetes.io/ttl",
+    "pv.kubernetes.io/",
+    "storage.alpha.kubernetes.io/migrated-plugins",
+    "volume.beta.kubernetes.io/",
+    "volume.kubernetes.io/",
+    "csi.volume.kubernetes.io/",
+)
+# What Kubernetes fills in of a core kind's spec, once and for good.
+_BOUND = {"PersistentVolumeClaim": "volumeName", "PersistentVolume": "claimRef", "Pod": "nodeName"}
+# Of a change, how many fields are named, and how much of each name.
+_MOST_FIELDS, _LONGEST_FIELD = 5, 80
 # Seconds over which CRs that were there before the runner get their first turn.
 _START_SPREAD = 1.0
 
@@ -44,13 +61,14 @@ class Sight:
     @classmethod
     def of(cls, watch: Watch, obj: Object) -> Sight:
         metadata, annotations = obj["metadata"], annotations_of(obj)
-        noticed = annotations if watch.watch_annotations else {DRY_RUN: annotations.get(DRY_RUN)}
+        noticed = annotations if watch.watch_annotations else {DRY_RUN: is_dry_run(watch, obj)}
+        generation = metadata.get("generation")
         return cls(
             uid=metadata.get("uid", ""),
             deleting=is_deleting(obj),
-            # Secrets, ConfigMaps and others have no generation: any change counts.
-            generation=metadata.get("generation") or f"version {metadata.get('resourceVersion')}",
-            annotations=json.dumps(noticed, sort_keys=True),
+            # Secrets, Nodes and others have no generation: what a generation would count is looked at itself.
+            generation=generation if isinstance(generation, int) and generation else _digest(_own_content(obj)),
+            annotations=_digest(noticed),
         )
 
 
@@ -74,20 +92,19 @@ class Handlers:
         self._crs: dict[Watch, dict[ObjectKey, Object]] = {watch: {} for watch in watches if watch.related}
         # Mappings that failed, and need not be told for every object.
         self._failed: set[tuple[GroupVersionKind, GroupVersionKind]] = set()
+        # Why CRs have last been put on the queue.
+        self._causes: dict[Request, str] = {}
 
     def primary(self, watch: Watch, event: EventType, obj: Object) -> None:
         """Something happened to a CR, or it was found by listing (`event` None)."""
         request = Request(watch, ObjectKey.of(obj))
-        self._remember(watch, event, obj)
         if event == "DELETED":
-            self._waiting.pop(request, None)
-            # The turn finds nothing there and clears up.
-            if self._seen.pop(request, None) is not None:
-                self._add(request, Priority.CHANGE, 0)
+            self._deleted(request, obj["metadata"].get("uid", ""))
             return
-        if not watch.selector.matches(obj):
-            self._seen.pop(request, None)
-            self._waiting.pop(request, None)
+        self._remember(watch, obj)
+        if not is_selected(watch, obj):
+            for known in (self._seen, self._waiting, self._causes):
+                known.pop(request, None)
             return
         sight, before = Sight.of(watch, obj), self._seen.get(request)
         if sight != before or request in self._waiting:
@@ -96,9 +113,15 @@ class Handlers:
             return
         self._seen[request] = sight
         if event is None and before is None and has_been_reconciled(obj):
-            self._add(request, Priority.PERIODIC, random.uniform(0, _START_SPREAD))
+            self._put(request, Priority.PERIODIC, "found by listing", random.uniform(0, _START_SPREAD))
         else:
-            self._add(request, Priority.CHANGE, 0)
+            self._put(request, Priority.CHANGE, _cause(before, sight))
+
+    def listed(self, watch: Watch, namespace: str, present: Collection[ObjectKey]) -> None:
+        """The CRs of a watch that there are, in a namespace or (namespace empty) all: others' deletion was not told."""
+        for request in [request for request in self._seen if request.watch == watch]:
+            if namespace in ("", request.key.namespace) and request.key not in present:
+                self._deleted(request, self._seen[request].uid)
 
     def changed(self, before: Object | None, after: Object | None) -> None:
         """Something happened to an object that a role may have created, or that may concern CRs otherwise."""
@@ -106,38 +129,74 @@ class Handlers:
         versions = [obj for obj in (before, after) if obj is not None]
         requests: set[Request] = set()
         if dependent_changed(before, after):
-            requests.update(request for obj in versions for request in self._requests(obj))
-        if self._related and _content(before) != _content(after):
+            requests.update(request for obj in versions for request in self._requests(obj, gone=after is None))
+        if self._related and _differ(_content(before), _content(after)):
             requests.update(request for obj in versions for request in self._concerned(obj))
-        change = Change.between(before, after)
+        if not requests:
+            return
+        change, cause = Change.between(before, after), _what_changed(before, after)
         for request in requests:
             if not self._echoes.pass_over(request, change):
-                self._add(request, Priority.DEPENDENT, 0)
+                self._put(request, Priority.DEPENDENT, cause)
+
+    def keeps(self, obj: Object) -> bool:
+        """Whether what happens to an object that is no CR may ever concern one: it says that it is owned, or is related."""
+        if GroupVersionKind.of(obj) in self._related:
+            return True
+        return any(kind in self._by_kind for kind, _ in owners(obj))
+
+    def cause(self, request: Request) -> str:
+        """Why a CR was put on the queue last, for the log; empty if that was by no event, or has been asked for already."""
+        return self._causes.pop(request, "")
 
     def again(self, kinds: Collection[str]) -> None:
         """What CRs of these kinds (see GroupVersionKind) are run by has changed."""
         for request in self._seen:
             if str(request.watch.gvk) in kinds:
-                self._add(request, Priority.CHANGE, 0)
+                self._put(request, Priority.CHANGE, "what it is run by has changed")
 
     def take(self, request: Request) -> Object | None:
         """A CR whose turn has come, as the watch has told it, if it was that which gave it the turn."""
         return self._waiting.pop(request, None)
 
-    def forget(self, request: Request) -> None:
-        """The CR is gone. Its deletion may never have been told."""
+    def forget(self, request: Request, uid: str | None = None) -> None:
+        """The CR of this uid is gone; None: whichever it was. Its deletion may never have been told.
+
+        One of another uid that has its name is there, and has been seen.
+        """
+        sight = self._seen.get(request)
+        if uid is not None and sight is not None and sight.uid != uid:
+            return
         self._seen.pop(request, None)
         self._waiting.pop(request, None)
+        self._causes.pop(request, None)
         self._echoes.forget(request)
         if request.watch in self._crs:
             self._crs[request.watch].pop(request.key, None)
 
-    def _remember(self, watch: Watch, event: EventType, obj: Object) -> None:
+    def _deleted(self, request: Request, uid: str) -> None:
+        """A CR is gone, which may be told later than that another has come by its name."""
+        sight = self._seen.get(request)
+        if sight is not None and sight.uid != uid:
+            return
+        self._waiting.pop(request, None)
+        if request.watch in self._crs:
+            self._crs[request.watch].pop(request.key, None)
+        # The turn finds nothing there and clears up.
+        if self._seen.pop(request, None) is not None:
+            self._put(request, Priority.CHANGE, "deleted")
+
+    def _put(self, request: Request, priority: Priority, cause: str, after: float = 0) -> None:
+        logger.debug("Queued", extra={**request.fields, "cause": cause})
+        self._causes[request] = cause
+        self._add(request, priority, after)
+
+    def _remember(self, watch: Watch, obj: Object) -> None:
         if watch in self._crs:
-            if event == "DELETED" or not watch.selector.matches(obj):
-                self._crs[watch].pop(ObjectKey.of(obj), None)
-            else:
+            if is_selected(watch, obj):
                 self._crs[watch][ObjectKey.of(obj)] = obj
+            else:
+                self._crs[watch].pop(ObjectKey.of(obj), None)
 
     def _concerned(self, obj: Object) -> Iterator[Request]:
         """The CRs to which watches map an object that is not theirs."""
@@ -146,27 +205,38 @@ class Handlers:
                 continue
             try:
                 keys = related.mapper(obj, self._crs[watch].values())
-            except MappingError as error:
+                found = [request for key in keys for request in self._known(watch, key)]
+            except Exception as error:
+                # Of the object's own shape, which is a tenant's; the words of others than MappingError may quote it.
                 if (watch.gvk, related.gvk) not in self._failed:
                     self._failed.add((watch.gvk, related.gvk))
                     fields = {"kind": watch.gvk.kind, "object": f"{related.gvk.kind} {ObjectKey.of(obj)}"}
-                    logger.warning("A related object could not be mapped to CRs", extra={**fields, "error": str(error)})
+                    reason = str(error) if isinstance(error, MappingError) else type(error).__name__
+                    logger.warning("A related object could not be mapped to CRs", extra={**fields, "error": reason})
                 continue
-            for key in keys:
-                yield from self._known(watch, key)
+            yield from found
 
     def _known(self, watch: Watch, key: ObjectKey) -> list[Request]:
         """The CR, if there is one. What names it may not know whether it is namespaced; what has been seen does."""
         candidates = (Request(watch, key), Request(watch, ObjectKey("", key.name)))
         return [request for request in candidates if request in self._seen]
 
-    def _requests(self, obj: Object) -> Iterator[Request]:
+    def _requests(self, obj: Object, *, gone: bool) -> Iterator[Request]:
+        """The CRs that an object belongs to: those of its references' uids, and those that it names by annotation.
+
+        What is gone concerns a CR of the same name, too: it may have been an earlier one's, of which this one's role found
+        it still there.
+        """
+        uids = _uids_of_owners(obj)
         for kind, key in owners(obj):
             for watch in self._by_kind.get(kind, ()):
                 # Another watch may have had this kind watched.
                 namespaced = bool(ObjectKey.of(obj).namespace)
                 if wants(watch, GroupVersionKind.of(obj), namespaced=namespaced, owner=key):
-                    yield from self._known(watch, key)
+                    for request in self._known(watch, key):
+                        referred = uids.get((kind, key.name))
+                        if gone or referred is None or self._seen[request].uid in referred:
+                            yield request
 
 
 def dependent_changed(before: Object | None, after: Object | None) -> bool:
@@ -175,7 +245,7 @@ def dependent_changed(before: Object | None, after: Object | None) -> bool:
         return False
     if after is None:
         return True
-    return _essence(before) != _essence(after)
+    return _differ(_essence(before), _essence(after))
 
 
 def wants(watch: Watch, gvk: GroupVersionKind, *, namespaced: bool, owner: ObjectKey) -> bool:
@@ -184,6 +254,11 @@ def wants(watch: Watch, gvk: GroupVersionKind, *, namespaced: bool, owner: Objec
         return False
     # A namespaced CR's cluster-scoped things are found by annotation, over the whole cluster: only if asked for.
     return namespaced or not owner.namespace or watch.watch_cluster_scoped
+
+
+def is_selected(watch: Watch, obj: Object) -> bool:
+    """Whether a CR is the watch's to run: another operator may share the kind, by labels."""
+    return watch.selector.matches(obj)
 
 
 def has_been_reconciled(obj: Object) -> bool:
@@ -201,7 +276,75 @@ def _content(obj: Object | None) -> dict[str, Any] | None:
 
 
 def _essence(obj: Object) -> dict[str, Any]:
+    """What of an object a role or a person has set: not its status, nor what Kubernetes keeps in other places for itself."""
     content = _content(obj) or {}
-    annotations = {name: value for name, value in annotations_of(obj).items() if name not in _BOOKKEEPING}
+    annotations = {name: value for name, value in annotations_of(obj).items() if not name.startswith(_BOOKKEEPING)}
     essence = {name: value for name, value in content.items() if name != "status"}
+    bound, spec = _BOUND.get(obj.get("kind", "")), obj.get("spec")
+    if bound and obj.get("apiVersion") == "v1" and isinstance(spec, Mapping):
+        essence["spec"] = {name: value for name, value in spec.items() if name != bound}
     return {**essence, "metadata": {**content["metadata"], "annotations": annotations}}
+
+
+def _own_content(obj: Object) -> dict[str, Any]:
+    """What of a CR without a generation is news; its finalizers are the runner's own doing, and others'."""
+    essence = _essence(obj)
+    # Items of a list say nothing of their kind.
+    rest = {name: value for name, value in essence.items() if name not in ("apiVersion", "kind")}
+    return {**rest, "metadata": {name: value for name, value in essence["metadata"].items() if name != "finalizers"}}
+
+
+def _digest(value: Any) -> str:
+    """Equal for equal JSON. An annotation may have 256 KB, and a Secret 1 MB: they are not kept."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode(errors="surrogatepass")).hexdigest()
+
+
+def _differ(before: Any, after: Any) -> bool:
+    try:
+        return bool(before != after)
+    except RecursionError:
+        # Deeper than Python compares.
+        return True
+
+
+def _uids_of_owners(obj: Object) -> dict[tuple[GroupKind, str], set[str]]:
+    """By kind and name, the uids that owner references have."""
+    uids: dict[tuple[GroupKind, str], set[str]] = {}
+    for reference in (obj.get("metadata") or {}).get("ownerReferences") or ():
+        owner = GroupVersionKind.of(reference).group_kind, reference.get("name", "")
+        uids.setdefault(owner, set()).add(reference.get("uid", ""))
+    return uids
+
+
+def _cause(before: Sight | None, after: Sight) -> str:
+    """What is news of a CR."""
+    if before is None:
+        return "created"
+    if before.uid != after.uid:
+        return "created anew"
+    if after.deleting and not before.deleting:
+        return "deletion asked for"
+    return "changed" if before.generation != after.generation else "annotations changed"
+
+
+def _what_changed(before: Object | None, after: Object | None) -> str:
+    """A change in a few words: `ConfigMap default/x changed: data.a, metadata.labels`."""
+    obj = after or before or {}
+    name = f"{obj.get('kind', '')} {ObjectKey.of(obj)}".strip()
+    if before is None or after is None:
+        return f"{name} {'created' if before is None else 'deleted'}"
+    fields = list(_changed_fields(_essence(before), _essence(after)))
+    named = ", ".join(field[:_LONGEST_FIELD] for field in fields[:_MOST_FIELDS])
+    more = " and more" if len(fields) > _MOST_FIELDS else ""
+    return f"{name} changed: {named}{more}" if fields else f"{name} changed: status"
+
+
+def _changed_fields(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The fields that differ, two levels deep."""
+    for name in dict.fromkeys((*before, *after)):
+        old, new = before.get(name), after.get(name)
+        if _differ(old, new):
+            if not prefix and isinstance(old, Mapping) and isinstance(new, Mapping):
+                yield from _changed_fields(old, new, f"{name}.")
+            else:
+                yield f"{prefix}{name}"

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from runner.control import Request
 from runner.executor.jobs import JobEvent
+from runner.logs import VALUE_LIMIT
 from runner.settings import LogEvents
 
 logger = logging.getLogger(__name__)
@@ -32,13 +33,21 @@ class Narrator:
         action = event.data.get("task_action")
         if event.is_failure:
             fields = {"task": event.task, "at": event.location, "error": event.message}
-            logger.error("Task failed", extra={**self._fields, **fields})
+            # The message, which the CR's status has as well, has only its end.
+            more = {"stderr": event.stderr} if event.stderr and event.stderr not in event.message else {}
+            logger.error("Task failed", extra={**self._fields, **fields, **more})
         elif event.event == "playbook_on_task_start" and action not in _SET_FACT | _DEBUG:
             logger.info("Task", extra={**self._fields, "task": event.task})
         elif event.event == "runner_on_ok" and action in _DEBUG:
             logger.info("Debug", extra={**self._fields, "task": event.task, "output": event.printed.strip()})
 
-    def tell_all(self, events: Iterable[JobEvent]) -> None:
-        """All that Ansible printed, in one piece."""
-        output = "\n".join(event.printed for event in events if event.printed)
-        logger.info("Ansible's output", extra={**self._fields, "output": output})
+    def tell_all(self, printed: Iterable[str]) -> None:
+        """What Ansible printed, in pieces that are no longer than a log's value may be."""
+        piece: list[str] = []
+        size = 0
+        for text in (*printed, ""):
+            if piece and (not text or size + len(text) > VALUE_LIMIT):
+                logger.info("Ansible's output", extra={**self._fields, "output": "\n".join(piece)})
+                piece, size = [], 0
+            piece.append(text)
+            size += len(text) + 1

@@ -6,7 +6,7 @@ Next on the way: `runner.proxy.rehearsal`.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,8 @@ from runner.executor.masking import Masker
 from runner.proxy.rehearsal import Rehearsal
 from runner.resource.changes import Action, Change
 
+# A plan is for people.
+_MOST_EVENTS = 10_000
 _SIGNS = {Action.CREATE: "+", Action.CHANGE: "~", Action.DELETE: "-"}
 
 
@@ -26,8 +28,14 @@ class Plan:
 
     cr: Mapping[str, str]
     rehearsal: Rehearsal
-    events: list[JobEvent] = field(default_factory=list)
+    # Those that say something about the plan: of tasks that failed or cannot be predicted.
+    events: deque[JobEvent] = field(default_factory=lambda: deque(maxlen=_MOST_EVENTS))
     outcome: Outcome = field(default_factory=Outcome)
+
+    def add(self, event: JobEvent) -> None:
+        """Keep the event of the dry run, if the plan has something to say of it."""
+        if event.is_failure or event.unpredicted:
+            self.events.append(event)
 
     @property
     def changes(self) -> list[Change]:
@@ -111,7 +119,7 @@ class Plan:
 def _is_missed(created: Change, message: str) -> bool:
     """Whether a task failed for want of what the plan only would have created: an object, or a kind."""
     definition = (created.after or {}).get("spec") or {}
-    kind = definition["names"].get("kind") if "names" in definition else None
+    kind = re.escape(str(definition["names"].get("kind") or "")) if "names" in definition else None
     name = re.escape(created.identity["name"])
     return bool(
         re.search(rf'\b{name}\\?" not found', message) or (kind and re.search(rf"exact match for \S*\.{kind} by", message))

@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import json
 import logging
 import os
+import random
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
@@ -23,7 +26,7 @@ from typing import Any
 
 from runner import metrics
 from runner.control import Request, Result, Retry
-from runner.control.broken_conditionals import BrokenConditionals
+from runner.control.broken_conditionals import BrokenConditionals, Places
 from runner.control.echoes import Echoes
 from runner.control.failures import explained
 from runner.control.handlers import wants
@@ -31,17 +34,18 @@ from runner.control.narrator import Narrator
 from runner.control.plan import Plan
 from runner.executor.arguments import Arguments
 from runner.executor.artifacts import RunFolders
-from runner.executor.jobs import Execute, ExecutorError, Job, JobEvent, Loops, Outcome, fold
-from runner.kube import events
-from runner.kube.client import ApiClient, Conflict, Invalid, KubeError, NotFound
+from runner.executor.jobs import Execute, ExecutorError, Fold, Job, JobEvent, Loops, Outcome
+from runner.kube.client import ApiClient, Conflict, Invalid, KubeError, NotFound, Refused
 from runner.kube.discovery import Discovery, Resource
+from runner.kube.events import EventRecorder
 from runner.proxy.rehearsal import Rehearsal
-from runner.proxy.sessions import OnDependent, OnWrite, Session, Sessions, kubeconfigs
+from runner.proxy.sessions import OnDependent, OnWrite, Session, Sessions, basic_authorization, kubeconfigs
 from runner.resource import conditions, parameters
 from runner.resource.metadata import (
     GroupVersionKind,
     Object,
     Owner,
+    annotations_of,
     finalizers,
     is_deleting,
     parse_duration,
@@ -51,14 +55,31 @@ from runner.watches import Content, Watch, for_cr, is_dry_run
 
 logger = logging.getLogger(__name__)
 
-# How often a status is tried against others' writes before the turn is left to the backoff.
-_STATUS_TRIES = 5
+# How often a write is tried against others' writes before it is left to the queue's backoff; seconds before the second
+# try, doubled for each further one.
+_WRITE_TRIES = 6
+_WRITE_PAUSE = 0.05
 # Seconds: how soon a CR that was deleted during its run is finalized; how long a last word may take at shutdown.
 _FINALIZE_AFTER = 5.0
 _LAST_WORD = 5.0
 
 # Seconds; what is over sooner is not worth a write of its own, which would cost about as much as the run.
 _ANNOUNCE_AFTER = 0.5
+
+# Seconds: for how long a kind that the API server does not serve may be one that it does not serve yet.
+_KIND_GONE_AFTER = 60.0
+# Seconds: how often a run that goes on and on is told of.
+LONG_RUN = 3600.0
+
+# Notes on a CR that are not said again; characters of one; dropped fields that are named.
+_NOTES = 20
+_NOTE_LIMIT = 1000
+_DROPPED_NAMED = 10
+# Bytes of a CR as JSON, and characters of an event, from which on they are worked on in a thread: the event loop has the
+# lease to renew meanwhile.
+_BIG = 64 * 1024
+# Printed texts that are kept for the log of what Ansible printed.
+_PRINTED_KEPT = 10_000
 
 # What becomes of a status.
 Mark = Callable[[Mapping[str, Any] | None, datetime], dict[str, Any]]
@@ -95,15 +116,19 @@ class Surroundings:
     # Told of each object that a CR owns and that its watch wants to know of, and of each CR that is gone.
     on_dependent: OnDependent
     echoes: Echoes
-    forget: Callable[[Request], None]
+    # The second is the uid of the object that is gone, where one was seen.
+    forget: Callable[[Request, str | None], None]
     # Gives the CR as its watch has just told it, if it has.
     take: Callable[[Request], Object | None]
     proxy_port: int
+    # What the CR is being reconciled for, if something has happened; asked once a reconcile.
+    cause: Callable[[Request], str] = lambda request: ""
     ansible_args: str = ""
     inject_owner_ref: bool = True
     run_artifacts: bool = True
     log_events: LogEvents = LogEvents.TASKS
     debug_logs: bool = False
+    long_run: float = LONG_RUN
 
 
 class Reconciler:
@@ -111,19 +136,37 @@ class Reconciler:
         self._with = surroundings
         self._arguments = Arguments()
         self._broken_conditionals = BrokenConditionals()
-        # What has been said about a CR and need not be said at every run.
-        self._said: dict[Request, set[str]] = {}
+        self._events = EventRecorder(surroundings.client)
+        # What has been said about a CR and need not be said at every run: the notes' hashes, the oldest first.
+        self._said: dict[Request, dict[int, None]] = {}
+        # Runs that succeeded and whose CRs do not say so yet.
+        self._unwritten: dict[Request, Unwritten] = {}
+        # Kinds that the API server did not serve, and since when.
+        self._unserved: dict[GroupVersionKind, float] = {}
+        # CRs whose reconcile ended in a RecursionError that has been told.
+        self._too_deep: set[Request] = set()
         # Whose last run took long enough to be announced.
         self._slow: set[Request] = set()
         # Kinds whose status takes no observedGeneration.
         self._unobserved: set[GroupVersionKind] = set()
+        # Kinds whose conditions must have a reason.
+        self._strict: set[GroupVersionKind] = set()
 
     async def reconcile(self, request: Request) -> Result:
         """One turn. Raises Retry where it should be tried again with backoff."""
         try:
-            return await self._turn(request)
+            result = await self._turn(request)
+            self._too_deep.discard(request)
+            return result
         except KubeError as error:
             raise Retry(str(error)) from error
+        except RecursionError:
+            # Its traceback is a thousand lines that say the same.
+            if request not in self._too_deep:
+                self._too_deep.add(request)
+                logger.error("The CR, or something beside it, is nested too deeply to be worked on", extra=request.fields)
+            logger.debug("Nested too deeply", extra=request.fields, exc_info=True)
+            raise Retry("nested too deeply") from None
         finally:
             # What was told meanwhile may be older than what this turn has written; the next one reads the CR itself.
             self._with.take(request)
@@ -133,8 +176,12 @@ class Reconciler:
         plan = Plan(request.fields, Rehearsal(cr=obj, path=resource.path(request.key)))
         watch, _ = for_cr(request.watch, obj)
         turn = Turn(request, watch, resource, Owner(watch.gvk, request.key, obj["metadata"]["uid"]), Phases(), plan=plan)
-        wrong = [] if finalizing else self._wrong(turn, obj)
-        plan.outcome = Outcome(messages=tuple(wrong)) if wrong else await self._run(turn, obj, finalizing=finalizing)
+        try:
+            parameters.check_size(obj)
+            wrong = [] if finalizing else await self._wrong(turn, obj)
+            plan.outcome = Outcome(messages=tuple(wrong)) if wrong else await self._run(turn, obj, finalizing=finalizing)
+        except parameters.Unusable as error:
+            plan.outcome = Outcome(messages=(str(error),))
         return plan
 
     async def clear_up(self, request: Request) -> None:
@@ -144,47 +191,87 @@ class Reconciler:
             try:
                 if resource is not None:
                     await self._with.client.get(resource.path(request.key))
-                    return
-            except NotFound:
-                pass
-            self._with.folders.remove(_folder_parts(request))
+            except NotFound as error:
+                if _is_of_object(error, request):
+                    await asyncio.to_thread(self._with.folders.remove, _folder_parts(request))
 
     async def _turn(self, request: Request) -> Result:
         phases = Phases()
-        resource = await self._with.discovery.by_kind(request.watch.gvk)
+        cause = self._with.cause(request)
+        if cause:
+            # Whatever becomes of this reconcile: what is to be done is another run.
+            self._unwritten.pop(request, None)
+        gvk = request.watch.gvk
+        resource = await self._with.discovery.by_kind(gvk)
         if resource is None:
-            # The kind was taken away, and its CRs with it.
-            return self._gone(request)
+            # The kind was taken away, and its CRs with it; or the API server is about to serve it.
+            since = self._unserved.setdefault(gvk, monotonic())
+            if monotonic() - since < _KIND_GONE_AFTER:
+                raise Retry("the API server does not serve the kind")
+            return await self._gone(request, None)
+        self._unserved.pop(gvk, None)
+        told = self._with.take(request)
         try:
-            told = self._with.take(request)
             # The items of a list say nothing of their kind.
-            kind = {"apiVersion": request.watch.gvk.api_version, "kind": request.watch.gvk.kind}
+            kind = {"apiVersion": gvk.api_version, "kind": gvk.kind}
             obj = {**kind, **told} if told else await self._with.client.get(resource.path(request.key))
-        except NotFound:
-            self._with.discovery.forget(request.watch.gvk)
-            return self._gone(request)
+        except NotFound as error:
+            self._with.discovery.forget(gvk)
+            if not _is_of_object(error, request):
+                raise Retry(str(error)) from error
+            return await self._gone(request, None)
+        if not request.watch.selector.matches(obj):
+            # It was chosen when it was queued.
+            logger.debug("Left out by the watch's selector", extra=request.fields)
+            return Result()
         watch, problems = for_cr(request.watch, obj)
         phases.over("read")
-        turn = Turn(request, watch, resource, Owner(watch.gvk, request.key, obj["metadata"]["uid"]), phases)
+        turn = Turn(request, watch, resource, Owner(watch.gvk, request.key, obj["metadata"]["uid"]), phases, cause=cause)
         decision = gate(obj, watch)
         if decision is Gate.STOP:
             logger.debug("Going, without a finalizer of this watch", extra=request.fields)
             return Result()
-        if is_dry_run(obj):
-            return await self._rehearse(turn, obj, finalizing=decision is Gate.FINALIZE)
-        if decision is not Gate.FINALIZE and (wrong := self._wrong(turn, obj)):
-            return await self._refuse(turn, obj, wrong)
+        try:
+            parameters.check_size(obj)
+            if is_dry_run(watch, obj):
+                return await self._rehearse(turn, obj, finalizing=decision is Gate.FINALIZE)
+            if decision is not Gate.FINALIZE and (wrong := await self._wrong(turn, obj)):
+                return await self._refuse(turn, obj, wrong)
+            return await self._played(turn, obj, problems, decision)
+        except parameters.Unusable as error:
+            return await self._refuse(turn, obj, [str(error)])
+
+    async def _played(self, turn: Turn, obj: dict[str, Any], problems: Sequence[str], decision: Gate) -> Result:
+        """Run what the CR asks for, if its last run does not stand for that, and write down what came of it."""
+        request, watch = turn.request, turn.watch
+        finalizing = decision is Gate.FINALIZE
+        unwritten = self._unwritten.pop(request, None)
+        if unwritten is not None and unwritten.stands_for(obj, watch, finalizing=finalizing):
+            logger.info("The run has succeeded before; its status is written", extra=request.fields)
+            return await self._concluded(turn, unwritten, obj)
         if decision is Gate.ADD_FINALIZER:
-            obj = await self._set_finalizers(turn, obj, [*finalizers(obj), _finalizer_name(watch)])
+            name = _finalizer_name(watch)
+            changed = await self._set_finalizers(turn, obj, lambda names: [*names, name] if name not in names else names)
+            if changed is None:
+                return await self._gone(request, turn.owner.uid)
+            obj = changed
         for problem in problems:
             await self._warn_once(turn, "BadAnnotation", problem)
-        finalizing = decision is Gate.FINALIZE
         with metrics.reconciling(str(watch.gvk)):
             if watch.manage_status:
                 outcome, current = await self._run_announced(turn, obj, finalizing=finalizing)
             else:
                 outcome, current = await self._run(turn, obj, finalizing=finalizing), obj
-        return await self._conclude(turn, obj, current, outcome, finalizing=finalizing)
+        metrics.reconciled(str(watch.gvk), succeeded=outcome.succeeded)
+        return await self._concluded(turn, Unwritten(obj, outcome, finalizing), current)
+
+    async def _concluded(self, turn: Turn, run: Unwritten, current: dict[str, Any]) -> Result:
+        """`_conclude`; a run that succeeded is kept until its CR says so, and not done again for want of that."""
+        if run.outcome.succeeded:
+            self._unwritten[turn.request] = run
+        result = await self._conclude(turn, run.begun, current, run.outcome, finalizing=run.finalizing)
+        self._unwritten.pop(turn.request, None)
+        return result
 
     async def _run_announced(self, turn: Turn, obj: dict[str, Any], *, finalizing: bool) -> tuple[Outcome, dict[str, Any]]:
         """Run, and have the CR say that it is being run, if that takes long enough to be seen. The CR as it is known then.
@@ -228,31 +315,36 @@ class Reconciler:
         """The CR wants a dry run: an Event says what came of it, and the conditions that it was none but that."""
         plan = await self.plan(turn.request, turn.resource, obj, finalizing=finalizing)
         logger.info("Plan", extra={**turn.request.fields, "output": plan.text()})
-        await events.post(self._with.client, turn.owner, type="Normal", action="Plan", reason="Plan", note=plan.note())
+        await self._events.post(turn.owner, type="Normal", action="Plan", reason="Plan", note=plan.note())
         if turn.watch.manage_status:
             await self._mark(turn, obj, lambda status, now: conditions.mark_rehearsed(status, plan.failure, now))
         return Result(requeue_after=turn.watch.reconcile_period)
 
-    def _gone(self, request: Request) -> Result:
-        self._with.forget(request)
+    async def _gone(self, request: Request, uid: str | None) -> Result:
+        """Clear up after a CR, which had this uid if one was seen. One of the same name has a reconcile of its own."""
+        self._with.forget(request, uid)
         self._said.pop(request, None)
+        self._unwritten.pop(request, None)
         self._slow.discard(request)
-        self._with.folders.remove(_folder_parts(request))
+        self._too_deep.discard(request)
+        await asyncio.to_thread(self._with.folders.remove, _folder_parts(request))
         logger.info("The CR is gone", extra=request.fields)
         return Result()
 
-    def _wrong(self, turn: Turn, obj: Object) -> list[str]:
+    async def _wrong(self, turn: Turn, obj: Object) -> list[str]:
         """What the CR says against the argument specs of what it would run, in the CR's own names."""
         watch, spec = turn.watch, obj.get("spec")
-        return self._arguments.problems(
+        check = functools.partial(
+            self._arguments.problems,
             role=watch.content.role,
             playbook=watch.content.playbook,
             given=spec if isinstance(spec, Mapping) else {},
             others=(*watch.vars, *parameters.own_variables(watch.gvk)),
-            key_of=functools.partial(parameters.field_of, snake_case=watch.snake_case_parameters),
+            keys_of=functools.partial(parameters.fields_by_variable, snake_case=watch.snake_case_parameters),
             templates=not watch.mark_unsafe,
             complete=not self._with.ansible_args,
         )
+        return await asyncio.to_thread(check) if _is_big(obj) else check()
 
     async def _refuse(self, turn: Turn, obj: Object, wrong: list[str]) -> Result:
         """Nothing is run for a CR that cannot be right before it is changed; only the periodic pass looks again."""
@@ -261,36 +353,70 @@ class Reconciler:
         if turn.watch.manage_status:
             await self._mark(turn, obj, lambda status, now: conditions.mark_failed(status, message, None, now), observed=obj)
         await self._warn_once(turn, "InvalidSpec", message)
+        self._keep_notes(turn)
         return Result(requeue_after=turn.watch.reconcile_period)
 
     async def _run(self, turn: Turn, obj: Object, *, finalizing: bool) -> Outcome:
         """Run what the watch says. Where no run came about, the outcome says so."""
         request, watch = turn.request, turn.watch
         content, variables = _content(watch, finalizing=finalizing)
-        built = parameters.build(
+        build = functools.partial(
+            parameters.build,
             gvk=watch.gvk,
             obj=obj,
             watch_vars=variables,
             snake_case=watch.snake_case_parameters,
             mark_unsafe=watch.mark_unsafe,
         )
+        built = await asyncio.to_thread(build) if _is_big(obj) else build()
         if built.dropped:
+            names = ", ".join(built.dropped[:_DROPPED_NAMED])
+            more = f" and {len(built.dropped) - _DROPPED_NAMED} more" if len(built.dropped) > _DROPPED_NAMED else ""
             await self._warn_once(
                 turn,
                 "ReservedVariable",
-                f"Not passed to the role, as Ansible would take them as its own variables: {', '.join(built.dropped)}",
+                f"Not passed to the role, as Ansible would take them as its own variables: {names}{more}",
             )
-        folder = self._with.folders.folder(_folder_parts(request))
         ident = uuid.uuid4().hex[:16]
-        with (
-            self._with.echoes.of_run(request) as on_write,
-            self._with.sessions.opened(self._session(turn, on_write)) as token,
-            _run_folder(folder) as private,
-        ):
+        try:
+            outcome = await self._run_job(turn, ident, content, built)
+        except ExecutorError as error:
+            logger.error("The run came to nothing", extra={**request.fields, "job": ident, "error": str(error)})
+            outcome = Outcome(messages=(str(error),))
+        except OSError as error:
+            # A full disk, no more processes: the CR says so, and it is tried again.
+            said = f"The run could not be made: {error}"
+            logger.error("The run came to nothing", extra={**request.fields, "job": ident, "error": said})
+            outcome = Outcome(messages=(said,))
+        except asyncio.CancelledError:
+            logger.warning("The run was ended", extra={**request.fields, "job": ident})
+            raise
+        logger.info(
+            "Planned" if turn.plan else "Run succeeded" if outcome.succeeded else "Run failed",
+            extra={
+                **request.fields,
+                "job": ident,
+                "ok": outcome.ok,
+                "changed": outcome.changed,
+                "skipped": outcome.skipped,
+                "failures": outcome.failures,
+            },
+        )
+        return outcome
+
+    async def _run_job(self, turn: Turn, ident: str, content: Content, built: parameters.Parameters) -> Outcome:
+        """Run with a session and a folder that live as long. Raises ExecutorError, and OSError if there is no room."""
+        request, watch = turn.request, turn.watch
+        folder = self._with.folders.folder(_folder_parts(request))
+        async with contextlib.AsyncExitStack() as stack:
+            on_write = stack.enter_context(self._with.echoes.of_run(request))
+            token = stack.enter_context(self._with.sessions.opened(self._session(turn, on_write)))
+            private = await stack.enter_async_context(_run_folder(self._with.folders.running))
             for_go, for_python = kubeconfigs(token, port=self._with.proxy_port, namespace=request.key.namespace)
             job = Job(
                 ident=ident,
                 folder=folder,
+                scratch=private / "tmp",
                 role=content.role,
                 playbook=content.playbook,
                 data=built.data,
@@ -306,63 +432,61 @@ class Reconciler:
                 arguments=self._with.ansible_args,
                 max_artifacts=watch.max_runner_artifacts if self._with.run_artifacts else None,
                 check=turn.plan is not None,
-                # Clients put the server's URL into their errors, and the token with it.
-                secrets=(token,),
+                # Clients put the server's URL into their errors, and the token with it; some send it by the other name.
+                secrets=(token, basic_authorization(token)),
                 names=(watch.gvk.group, watch.gvk.version, watch.gvk.kind, request.key.namespace, request.key.name),
             )
-            logger.info(
-                "Planning" if turn.plan else "Running", extra={**request.fields, "job": ident, "content": str(content.path)}
-            )
-            try:
-                outcome = await self._followed(job, turn, Narrator(request, self._with.log_events))
-            except ExecutorError as error:
-                logger.error("The run came to nothing", extra={**request.fields, "job": ident, "error": str(error)})
-                outcome = Outcome(messages=(str(error),))
-            except asyncio.CancelledError:
-                logger.warning("The run was ended", extra={**request.fields, "job": ident})
-                raise
-        logger.info(
-            "Planned" if turn.plan else "Run succeeded" if outcome.succeeded else "Run failed",
-            extra={
-                **request.fields,
-                "job": ident,
-                "ok": outcome.ok,
-                "changed": outcome.changed,
-                "skipped": outcome.skipped,
-                "failures": outcome.failures,
-            },
-        )
-        return outcome
+            about = {"job": ident, "content": str(content.path), **({"cause": turn.cause} if turn.cause else {})}
+            logger.info("Planning" if turn.plan else "Running", extra={**request.fields, **about})
+            return await self._followed(job, turn, Narrator(request, self._with.log_events))
 
     async def _followed(self, job: Job, turn: Turn, narrator: Narrator) -> Outcome:
         """Run the job to its end, or to the end of its time. Raises ExecutorError."""
-        seen: list[JobEvent] = turn.plan.events if turn.plan else []
-        loops = Loops()
+        folded, loops, places = Fold(), Loops(), Places()
+        printed: deque[str] = deque(maxlen=_PRINTED_KEPT)
+        length = asyncio.create_task(self._tell_of_length(job, turn, folded))
         try:
             async with (
                 asyncio.timeout(turn.watch.timeout) as deadline,
                 contextlib.aclosing(self._with.execute(job)) as running,
             ):
+                first = True
                 async for told in running:
-                    event = explained(loops.joined(told))
-                    if not seen:
+                    event = loops.joined(told)
+                    event = await asyncio.to_thread(explained, event) if _is_long(event) else explained(event)
+                    if first:
                         turn.phases.over("start")
+                        first = False
                     if event.event == "playbook_on_stats":
                         turn.phases.over("tasks")
                     narrator.tell(event)
-                    seen.append(event)
+                    folded.add(event)
+                    places.add(event)
+                    if turn.plan:
+                        turn.plan.add(event)
+                    if self._with.debug_logs and event.printed:
+                        printed.append(event.printed)
             turn.phases.over("end")
-            self._broken_conditionals.tell(job.role or job.playbook or job.folder, turn.request, seen)
-            return fold(seen)
+            self._broken_conditionals.tell(job.role or job.playbook or job.folder, turn.request, places)
+            return folded.outcome()
         except TimeoutError:
             if not deadline.expired():
                 raise
-            task = next((event.task for event in reversed(seen) if event.task), "")
-            at = f", in task {task!r}" if task else ""
+            at = f", in task {folded.task!r}" if folded.task else ""
             raise ExecutorError(f"The run was ended at its timeout of {turn.watch.timeout:g} s{at}") from None
         finally:
+            length.cancel()
             if self._with.debug_logs:
-                narrator.tell_all(seen)
+                narrator.tell_all(printed)
+
+    async def _tell_of_length(self, job: Job, turn: Turn, folded: Fold) -> None:
+        """Warn of a run that goes on and on: until it ends it holds one of the places for runs."""
+        begun = monotonic()
+        while True:
+            await asyncio.sleep(self._with.long_run)
+            fields = {"job": job.ident, "task": folded.task, "seconds": round(monotonic() - begun)}
+            remedy = "set `timeout` for its kind in watches.yaml to have such a run ended" if not turn.watch.timeout else ""
+            logger.warning("A run takes very long", extra={**turn.request.fields, **fields, "remedy": remedy})
 
     def _session(self, turn: Turn, on_write: OnWrite) -> Session:
         watch, owner = turn.watch, turn.owner
@@ -371,9 +495,9 @@ class Reconciler:
             if wants(watch, resource.gvk, namespaced=resource.namespaced, owner=owner.key):
                 self._with.on_dependent(resource, obj)
 
-        def write(uid: str, version: str) -> None:
+        def write(uid: str, before: str | None, version: str) -> None:
             turn.written.add(uid)
-            on_write(uid, version)
+            on_write(uid, before, version)
 
         return Session(
             owner=owner,
@@ -384,45 +508,76 @@ class Reconciler:
             rehearsal=turn.plan.rehearsal if turn.plan else None,
         )
 
-    async def _conclude(self, turn: Turn, begun: Object, current: Object, outcome: Outcome, *, finalizing: bool) -> Result:
+    async def _conclude(
+        self, turn: Turn, begun: Object, current: dict[str, Any], outcome: Outcome, *, finalizing: bool
+    ) -> Result:
         """Write down what came of a run that was `begun` on this state of the CR; `current` is the last that is known."""
         request, watch = turn.request, turn.watch
-        metrics.reconciled(str(watch.gvk), succeeded=outcome.succeeded)
-        obj: Object | None = None
+        obj: dict[str, Any] | None = None
         if watch.manage_status and not finalizing and turn.owner.uid not in turn.written:
             # Most runs leave their CR alone, and nobody else has touched it: then there is no need to read it anew.
             obj = await self._mark(turn, current, _done(outcome), observed=begun)
         if obj is None:
-            try:
-                obj = await self._with.client.get(turn.resource.path(request.key))
-            except NotFound:
-                return self._gone(request)
+            obj = await self._read(turn)
+            if obj is None:
+                return await self._gone(request, turn.owner.uid)
             if finalizing and outcome.succeeded:
                 name = _finalizer_name(watch)
-                await self._set_finalizers(turn, obj, [item for item in finalizers(obj) if item != name])
+                await self._set_finalizers(turn, obj, lambda names: [item for item in names if item != name])
                 return Result()
             if watch.manage_status:
                 await self._mark(turn, obj, _done(outcome), observed=begun)
         turn.phases.over("status")
         if not outcome.succeeded:
             note = "\n".join(outcome.reports or outcome.messages)
-            await events.warn(self._with.client, turn.owner, reason="RunFailed", note=note)
+            await self._events.warn(turn.owner, reason="RunFailed", note=note)
             raise Retry("the run failed")
         if is_deleting(obj) and not finalizing:
             return Result(requeue_after=_FINALIZE_AFTER, requested=True)
+        period: float | None = None
         if outcome.requeue_after is not None:
             try:
-                return Result(requeue_after=parse_duration(str(outcome.requeue_after)), requested=True)
+                period = parse_duration(str(outcome.requeue_after))
             except ValueError as error:
                 await self._warn_once(turn, "BadPeriod", f"The period that requeue_after gave cannot be used: {error}")
-        return Result(requeue_after=watch.reconcile_period)
+        self._keep_notes(turn)
+        return Result(requeue_after=watch.reconcile_period) if period is None else Result(period, requested=True)
 
-    async def _set_finalizers(self, turn: Turn, obj: Object, names: list[str]) -> dict[str, Any]:
-        metadata = {"finalizers": names, "resourceVersion": obj["metadata"]["resourceVersion"]}
+    async def _read(self, turn: Turn) -> dict[str, Any] | None:
+        """The CR of this reconcile as it is now; None if it is gone, also if another has taken its name."""
         try:
-            return await self._with.client.patch(turn.resource.path(turn.request.key), {"metadata": metadata})
-        except NotFound:
-            return dict(obj)
+            obj = await self._with.client.get(turn.resource.path(turn.request.key))
+        except NotFound as error:
+            if not _is_of_object(error, turn.request):
+                raise Retry(str(error)) from error
+            return None
+        return obj if obj["metadata"].get("uid") == turn.owner.uid else None
+
+    async def _set_finalizers(
+        self, turn: Turn, obj: dict[str, Any], change: Callable[[list[str]], list[str]]
+    ) -> dict[str, Any] | None:
+        """The CR with its finalizers changed; None if it is gone. Raises Retry if others write it again and again."""
+        for attempt in range(_WRITE_TRIES):
+            names = change(finalizers(obj))
+            if names == finalizers(obj):
+                return obj
+            # Of another CR of this name the server says that the precondition failed.
+            preconditions = {"uid": turn.owner.uid, "resourceVersion": obj["metadata"]["resourceVersion"]}
+            try:
+                body = {"metadata": {"finalizers": names, **preconditions}}
+                return await self._with.client.patch(turn.resource.path(turn.request.key), body)
+            except NotFound:
+                return await self._read(turn)
+            except (Conflict, Invalid) as error:
+                await _pause(attempt)
+                again = await self._read(turn)
+                if again is None:
+                    return None
+                if isinstance(error, Invalid) and again["metadata"]["resourceVersion"] == preconditions["resourceVersion"]:
+                    # Nobody has changed it: the server does not want the finalizer.
+                    raise
+                obj = again
+        raise Retry("the finalizers were written by others at the same time, again and again")
 
     async def _mark(
         self,
@@ -435,7 +590,8 @@ class Reconciler:
         """Write the status that `mark` makes of the CR's, and return the CR; None if the CR is gone or has none to write.
 
         Written only if it changes something. On a conflict the CR is read anew, so that what the role or a person wrote
-        meanwhile stays. The generation of `observed` is written as well, where the CRD has a place for it.
+        meanwhile stays. The generation of `observed` is written as well, where the CRD has a place for it, and a reason in
+        each condition, where the CRD wants one. What its schema refuses all the same is told, and as good as written.
         """
         gvk = turn.watch.gvk
         if not turn.resource.has_status:
@@ -444,51 +600,94 @@ class Reconciler:
             )
             return None
         path = turn.resource.path(turn.request.key)
-        for _ in range(_STATUS_TRIES):
+        conflicts = 0
+        while conflicts < _WRITE_TRIES:
             before = _status(obj)
-            status = mark(before, datetime.now(UTC))
+            status = mark(conditions.without_reasons(before), datetime.now(UTC))
+            if gvk in self._strict:
+                status = conditions.with_reasons(status)
             generation = observed["metadata"].get("generation") if observed and gvk not in self._unobserved else None
             if generation is not None:
                 status = {**status, "observedGeneration": generation}
             if status == before:
                 return dict(obj)
             try:
+                # With its uid and its resourceVersion: another's write, and another CR of this name, are conflicts.
                 written = await self._with.client.put(path + "/status", {**obj, "status": status})
             except NotFound:
                 return None
             except Conflict:
-                with contextlib.suppress(NotFound):
-                    obj = await self._with.client.get(path)
-                    continue
-                return None
-            except Invalid:
-                # Its place is another's, of another type.
-                if generation is None:
-                    raise
-                self._unobserved.add(gvk)
+                await _pause(conflicts)
+                conflicts += 1
+                again = await self._read(turn)
+                if again is None:
+                    return None
+                obj = again
                 continue
+            except Invalid as error:
+                if self._learned(gvk, str(error), status, observes=generation is not None):
+                    continue
+                note = f"The CRD's schema refuses the status of a run: {error}"
+                await self._warn_once(turn, "StatusRefused", note, about="schema")
+                return dict(obj)
+            except Refused as error:
+                await self._warn_once(turn, "StatusRefused", f"The status cannot be written: {error}", about="rights")
+                raise
             if generation is not None and "observedGeneration" not in (written.get("status") or {}):
                 # The server drops what the CRD does not know.
                 self._unobserved.add(gvk)
             return written
         raise Retry("the status was written by others at the same time, again and again")
 
+    def _learned(self, gvk: GroupVersionKind, refusal: str, status: Mapping[str, Any], *, observes: bool) -> bool:
+        """Whether something is known now of the kind's schema by which a status that it refused can be mended."""
+        # The place of observedGeneration may be another's, of another type.
+        can_leave_out = observes and gvk not in self._unobserved
+        can_fill = gvk not in self._strict and conditions.with_reasons(status) != status
+        # The server names the fields; a validation rule's message need not.
+        named = [name for name in ("observedGeneration", "conditions") if f"status.{name}" in refusal]
+        if can_fill and (not named or "conditions" in named):
+            self._strict.add(gvk)
+            return True
+        if can_leave_out and (not named or "observedGeneration" in named):
+            self._unobserved.add(gvk)
+            return True
+        return False
+
     async def _last_word(self, turn: Turn) -> None:
         """The run is being cut short: the CR says so, if that can be done at once."""
         try:
             async with asyncio.timeout(_LAST_WORD):
-                obj = await self._with.client.get(turn.resource.path(turn.request.key))
-                await self._mark(turn, obj, lambda status, now: conditions.mark_failed(status, INTERRUPTED, None, now))
+                obj = await self._read(turn)
+                if obj is not None:
+                    await self._mark(turn, obj, lambda status, now: conditions.mark_failed(status, INTERRUPTED, None, now))
         except (KubeError, Retry, TimeoutError) as error:
             logger.warning("The CR does not say that its run was ended", extra={**turn.request.fields, "error": str(error)})
 
-    async def _warn_once(self, turn: Turn, reason: str, note: str) -> None:
-        said = self._said.setdefault(turn.request, set())
-        if note not in said:
-            said.add(note)
-            logger.warning(note, extra=turn.request.fields)
-            if turn.plan is None:
-                await events.warn(self._with.client, turn.owner, reason=reason, note=note)
+    async def _warn_once(self, turn: Turn, reason: str, note: str, *, about: str = "") -> None:
+        """Log a note on the CR, and post it as an Event, unless that was done and the CR has had it in each run since.
+
+        `about`: what it is about, if its words differ from time to time.
+        """
+        note = note if len(note) <= _NOTE_LIMIT else note[: _NOTE_LIMIT - 1] + "…"
+        said, key = self._said.setdefault(turn.request, {}), hash((reason, about or note))
+        turn.notes.add(key)
+        if key in said:
+            return
+        said[key] = None
+        if len(said) > _NOTES:
+            del said[next(iter(said))]
+        logger.warning(note, extra=turn.request.fields)
+        if turn.plan is None:
+            await self._events.warn(turn.owner, reason=reason, note=note)
+
+    def _keep_notes(self, turn: Turn) -> None:
+        """After a whole reconcile: what it had no cause to say would be news if it came again."""
+        said = {key: None for key in self._said.get(turn.request, ()) if key in turn.notes}
+        if said:
+            self._said[turn.request] = said
+        else:
+            self._said.pop(turn.request, None)
 
 
 class Phases:
@@ -517,6 +716,33 @@ class Turn:
     written: set[str] = field(default_factory=set)
     # What becomes of it, if it is a dry run.
     plan: Plan | None = None
+    # What has happened that it is for; empty for a retry and the periodic pass.
+    cause: str = ""
+    # Hashes of what there was to say about the CR.
+    notes: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Unwritten:
+    """A run that is over, with the CR as it was begun on, while the CR does not say what came of it."""
+
+    begun: dict[str, Any]
+    outcome: Outcome
+    finalizing: bool
+    at: float = field(default_factory=monotonic)
+
+    def stands_for(self, obj: Object, watch: Watch, *, finalizing: bool) -> bool:
+        """Whether a run of `obj` would be the same again, and not one that the period asks for."""
+        if watch.reconcile_period and monotonic() - self.at > watch.reconcile_period:
+            return False
+        return self.finalizing == finalizing and _asked(self.begun) == _asked(obj)
+
+
+def _asked(obj: Object) -> tuple[Any, ...]:
+    """What of a CR a run is made for."""
+    metadata = obj["metadata"]
+    asked = {name: value for name, value in obj.items() if name not in ("metadata", "status")}
+    return metadata.get("uid"), metadata.get("generation"), annotations_of(obj), is_deleting(obj), asked
 
 
 def _content(watch: Watch, *, finalizing: bool) -> tuple[Content, Mapping[str, Any]]:
@@ -560,16 +786,41 @@ def _folder_parts(request: Request) -> tuple[str, ...]:
     return (gvk.group, gvk.version, gvk.kind, key.namespace, key.name)
 
 
-@contextlib.contextmanager
-def _run_folder(folder: Path) -> Iterator[Path]:
-    """A folder that lives as long as the run, for the runner's own user alone."""
+async def _pause(attempt: int) -> None:
+    """Wait a little before a write is tried again; longer each time, and never as long as somebody else."""
+    await asyncio.sleep(_WRITE_PAUSE * 2**attempt * random.uniform(0.5, 1.5))
+
+
+def _is_of_object(error: NotFound, request: Request) -> bool:
+    """Whether the CR was not found, and not its path, of which a proxy or a server that is starting says so as well."""
+    return f'"{request.key.name}" not found' in str(error)
+
+
+def _is_big(obj: Object) -> bool:
+    return len(json.dumps(obj, default=str)) > _BIG
+
+
+def _is_long(event: JobEvent) -> bool:
+    message = event.result.get("msg")
+    return len(event.stdout) > _BIG or (isinstance(message, str) and len(message) > _BIG)
+
+
+def _made(folder: Path) -> Path:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     private = folder / f"run-{uuid.uuid4().hex[:8]}"
     private.mkdir(mode=0o700)
+    return private
+
+
+@contextlib.asynccontextmanager
+async def _run_folder(folder: Path) -> AsyncIterator[Path]:
+    """A folder that lives as long as the run, for the runner's own user alone."""
+    private = _made(folder)
     try:
         yield private
     finally:
-        shutil.rmtree(private, ignore_errors=True)
+        # What a run may have left there is for it to say; a thread goes on with it also when this is cancelled.
+        await asyncio.to_thread(shutil.rmtree, private, ignore_errors=True)
 
 
 def _written(path: Path, text: str) -> str:

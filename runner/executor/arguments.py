@@ -11,14 +11,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from runner import argumentspecs
 from runner.settings import ConfigurationError
 
-# (variable, fields that are given) → what the variable is called among them. ValueError: no field can be it.
-KeyOf = Callable[[str, Iterable[str]], str]
+# Fields that are given → (variable → what it is called among them). ValueError: no field can be it.
+KeysOf = Callable[[Iterable[str]], Callable[[str], str]]
+
+# What is told of a CR, whose words are in it: problems, and characters of each.
+_MOST_PROBLEMS, _LONGEST_PROBLEM = 50, 1000
+# Longer texts are no value of these types. Ansible's reading of some takes time that grows with the square of the length.
+_SHORT_TYPES, _LONGEST_SHORT = frozenset(("int", "float", "bool", "bits", "bytes")), 256
 
 _TYPES = frozenset("str path int float bool bytes bits dict raw json jsonarg list".split())
 _CLASS = re.compile(r"<class '(\w+)'>")
@@ -47,21 +53,27 @@ class Arguments:
         playbook: Path | None,
         given: Mapping[str, Any],
         others: Collection[str],
-        key_of: KeyOf,
+        keys_of: KeysOf,
         templates: bool,
         complete: bool,
     ) -> list[str]:
-        """One line for each problem: `spec.FIELD: REASON`; none where there are no specs, or they cannot be read.
+        """One short line for each problem, `spec.FIELD: REASON`, and not too many; none without specs that can be read.
 
         `given` is the CR's spec; `others` are variables that come from elsewhere and go before it. `templates`: strings of
-        the CR may be templates. `complete`: there are no more variables than these and the role's own.
+        the CR may be templates. `complete`: there are no more variables than these and the role's own. May be called in
+        threads; `given` is of a size that `parameters.check_size` lets pass.
         """
         specs = self._specs(role, playbook)
         if specs is None:
             return []
         main = {**specs.main, "options": {name: each for name, each in specs.main["options"].items() if name not in others}}
-        check = _Check(key_of, templates=templates)
-        return list(check.level(main, given, "spec", own=specs.own, complete=complete and specs.complete, top=True))
+        check = _Check(keys_of, templates=templates)
+        found = check.level(main, given, "spec", own=specs.own, complete=complete and specs.complete, top=True)
+        lines = [
+            line if len(line) <= _LONGEST_PROBLEM else f"{line[:_LONGEST_PROBLEM]}…"
+            for line in islice(found, _MOST_PROBLEMS)
+        ]
+        return [*lines, *(["there are more problems than these"] if next(found, None) is not None else [])]
 
     def _specs(self, role: Path | None, playbook: Path | None) -> _Specs | None:
         path = argumentspecs.find(role=role, playbook=playbook)
@@ -110,8 +122,8 @@ def _is_sound(options: Any) -> bool:
 
 
 class _Check:
-    def __init__(self, key_of: KeyOf, *, templates: bool) -> None:
-        self._key_of = key_of
+    def __init__(self, keys_of: KeysOf, *, templates: bool) -> None:
+        self._keys_of = keys_of
         self._templates = templates
 
     def level(
@@ -125,12 +137,13 @@ class _Check:
         top: bool = False,
     ) -> Iterator[str]:
         """The problems of one mapping and of all inside it. `spec` has its options and the rules between them."""
-        names = {variable: self._name(variable, given) for variable in spec["options"]}
+        key_of = self._keys_of(given)
+        names = {variable: _name(variable, key_of) for variable in spec["options"]}
         present: dict[str, Any] = {names[variable]: _SOMETHING for variable in own if variable in names}
         for variable, option in spec["options"].items():
             name = names[variable]
             for alias in option.get("aliases") or ():
-                if name not in given and (other := self._name(alias, given)) in given:
+                if name not in given and (other := _name(alias, key_of)) in given:
                     given = {name if key == other else key: value for key, value in given.items()}
             if given.get(name) is not None:
                 present[name] = given[name]
@@ -138,12 +151,17 @@ class _Check:
             elif option.get("required") and complete and name not in present:
                 yield f"{at}.{name}: required"
         if not top:
-            for name in given.keys() - set(names.values()):
-                yield f"{at}.{name}: unknown; known here: {', '.join(sorted(names.values()))}"
+            known = set(names.values())
+            for name in given:
+                if name not in known:
+                    yield f"{at}.{name}: unknown; known here: {', '.join(sorted(known))}"
         yield from self._between(spec, names, present, at)
 
     def _option(self, name: str, option: Mapping[str, Any], value: Any, at: str) -> Iterator[str]:
         if self._templates and _has_template(value):
+            return
+        if (type_ := _overlong(option, value)) is not None:
+            yield f"{at}: a text of more than {_LONGEST_SHORT} characters is no {type_}"
             return
         # Slow to import, and not needed where no role has argument specs.
         from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
@@ -189,11 +207,23 @@ class _Check:
             except TypeError as error:
                 yield f"{at}: {error}"
 
-    def _name(self, variable: str, given: Iterable[str]) -> str:
-        try:
-            return self._key_of(variable, given)
-        except ValueError:
-            return variable
+
+def _name(variable: str, key_of: Callable[[str], str]) -> str:
+    try:
+        return key_of(variable)
+    except ValueError:
+        return variable
+
+
+def _overlong(option: Mapping[str, Any], value: Any) -> str | None:
+    """The type of which a text, or an item of a list or of a comma list, is far too long to be."""
+    type_, elements = option.get("type", "str"), option.get("elements")
+    if type_ in _SHORT_TYPES:
+        return type_ if isinstance(value, str) and len(value) > _LONGEST_SHORT else None
+    if type_ == "list" and elements in _SHORT_TYPES:
+        items = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else ()
+        return elements if any(isinstance(item, str) and len(item) > _LONGEST_SHORT for item in items) else None
+    return None
 
 
 def _renamed(rule: str, terms: Any, names: Mapping[str, str]) -> Any:
@@ -212,8 +242,13 @@ def _renamed(rule: str, terms: Any, names: Mapping[str, str]) -> Any:
 
 
 def _has_template(value: Any) -> bool:
-    if isinstance(value, str):
-        return "{{" in value or "{%" in value
-    if isinstance(value, dict):
-        return any(map(_has_template, value.values()))
-    return isinstance(value, list) and any(map(_has_template, value))
+    left = [value]
+    while left:
+        value = left.pop()
+        if isinstance(value, str) and ("{{" in value or "{%" in value):
+            return True
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+    return False

@@ -3,21 +3,28 @@
 ROOT/GROUP/VERSION/KIND/NAMESPACE/NAME/   env/ inventory/ project/   the inputs of the latest run
                                           artifacts/IDENT/           what a run left
                                           artifacts/latest           a link to the last one
+ROOT/.run/                                what lives as long as a run
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import logging
 import os
 import shutil
+import stat
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 logger = logging.getLogger(__name__)
 
 ARTIFACTS = "artifacts"
+# Seconds between two looks at how much all artifacts take.
+_BOUND_AFTER = 60.0
 
 
 class ArtifactsError(Exception):
@@ -30,11 +37,7 @@ class RunFolders:
     def __init__(self, root: Path) -> None:
         """Take the root, for this process alone. Raises ArtifactsError."""
         try:
-            root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if root.stat().st_uid != os.geteuid():
-                # In a world-writable /tmp somebody else may have been there first.
-                raise ArtifactsError(f"{root} belongs to another user; name another folder with --runs-dir")
-            root.chmod(0o700)
+            _make_own(root)
             self._lock = open(root / ".lock", "w")  # noqa: SIM115 - held as long as the process lives
         except OSError as error:
             raise ArtifactsError(f"{root}: {error.strerror}; name another folder with --runs-dir") from error
@@ -44,6 +47,10 @@ class RunFolders:
             self._lock.close()
             raise ArtifactsError(f"{root} is in use by another runner; name another folder with --runs-dir") from error
         self.root = root
+        # Folders that live as long as a run are made here: their paths are short, as programs make sockets below them.
+        self.running = root / ".run"
+        # What runs of an earlier process have left, which was killed: their kubeconfigs and temporary files.
+        shutil.rmtree(self.running, ignore_errors=True)
 
     def folder(self, parts: Sequence[str]) -> Path:
         """Where the runs of one CR are kept; empty parts (no group, no namespace) are left out."""
@@ -58,17 +65,51 @@ class RunFolders:
             with contextlib.suppress(OSError):
                 parent.rmdir()
 
+    async def keep_below(self, size: int) -> NoReturn:
+        """Remove the oldest artifacts, whosoever's, while all of them take more than so many bytes."""
+        while True:
+            begun = time.monotonic()
+            removed = await asyncio.to_thread(self.bound, size)
+            if removed:
+                logger.warning("The runs' folder was full; the oldest artifacts were removed", extra={"runs": removed})
+            # There may be millions of files.
+            await asyncio.sleep(max(_BOUND_AFTER, 20 * (time.monotonic() - begun)))
+
+    def bound(self, size: int) -> int:
+        """One look at it; how many runs' artifacts were removed."""
+        runs = []
+        for folder, names, _ in os.walk(self.root):
+            # No namespace and no CR is called so, and no run is without.
+            if "job_events" in names:
+                runs.append(_taken(Path(folder)))
+                names.clear()
+            elif folder == str(self.root):
+                names[:] = [name for name in names if name != self.running.name]
+        taken, removed = sum(run[1] for run in runs), 0
+        for _, of_run, path in sorted(runs):
+            if taken <= size:
+                break
+            shutil.rmtree(path, ignore_errors=True)
+            taken -= of_run
+            removed += 1
+        return removed
+
     def left_over(self, kind_parts: Sequence[str]) -> Iterator[tuple[str, ...]]:
         """(namespace, name) or (name,) of each CR of a kind that has a folder here, perhaps from an earlier process."""
         base = self.folder(kind_parts)
-        for inner in base.glob(f"*/{ARTIFACTS}"):
-            yield (inner.parent.name,)
-        for inner in base.glob(f"*/*/{ARTIFACTS}"):
-            if inner.parent.parent.name != ARTIFACTS:
-                yield (inner.parent.parent.name, inner.parent.name)
+        for outer in filter(Path.is_dir, base.glob("*")):
+            if _is_of_cr(outer):
+                yield (outer.name,)
+            else:
+                yield from ((outer.name, inner.name) for inner in outer.iterdir() if _is_of_cr(inner))
 
     def close(self) -> None:
         self._lock.close()
+
+
+def _is_of_cr(folder: Path) -> bool:
+    """Whether this is a CR's folder, and not a namespace's whose CRs have the names of what a CR's folder holds."""
+    return (folder / "env" / "extravars").is_file()
 
 
 def write_private(path: Path, text: str) -> None:
@@ -79,12 +120,15 @@ def write_private(path: Path, text: str) -> None:
 
 
 def settle(folder: Path, ident: str, keep: int | None) -> None:
-    """After a run: keep what it left, and no more than `keep` runs' (0: all); None: nothing of it."""
+    """After a run: keep what it left, and no more than `keep` runs' (0: all); None: nothing of it. Not in the event loop."""
     if keep is None:
         shutil.rmtree(folder / ARTIFACTS / ident, ignore_errors=True)
         return
     link_latest(folder, ident)
-    rotate(folder, keep)
+    try:
+        rotate(folder, keep)
+    except OSError as error:
+        logger.warning("Old artifacts could not be removed", extra={"path": str(folder), "error": str(error)})
 
 
 def link_latest(folder: Path, ident: str) -> None:
@@ -102,7 +146,35 @@ def rotate(folder: Path, keep: int) -> None:
     """Remove the oldest runs' artifacts beyond `keep`; 0 keeps all."""
     if keep <= 0:
         return
-    runs = [path for path in (folder / ARTIFACTS).iterdir() if path.is_dir() and not path.is_symlink()]
-    runs.sort(key=lambda path: path.stat().st_mtime)
-    for path in runs[:-keep]:
+    runs = [
+        (path.stat().st_mtime, path) for path in (folder / ARTIFACTS).iterdir() if path.is_dir() and not path.is_symlink()
+    ]
+    for _, path in sorted(runs)[:-keep]:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _taken(run: Path) -> tuple[float, int, Path]:
+    """When a run was last at work, how many bytes its artifacts take, and where they are."""
+    latest, size = 0.0, 0
+    for folder, _, names in os.walk(run):
+        for path in (folder, *(os.path.join(folder, name) for name in names)):
+            with contextlib.suppress(OSError):
+                found = os.lstat(path)
+                latest, size = max(latest, found.st_mtime), size + found.st_blocks * 512
+    return latest, size, run
+
+
+def _make_own(root: Path) -> None:
+    """The folder, and those above it that are missing, for this user alone. OSError or ArtifactsError."""
+    for path in reversed((root, *root.parents)):
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+    # In a world-writable /tmp somebody else may have been there first: with a link, or with a folder above this one.
+    shared = [path for path in (root, *root.parents) if path.parent.stat().st_mode & stat.S_ISVTX]
+    for path in (root, *shared):
+        for found in (path.lstat(), path.stat()):
+            if found.st_uid != os.geteuid() and (path == root or found.st_uid != 0):
+                raise ArtifactsError(f"{path} belongs to another user; name another folder with --runs-dir")
+        if path != root and not found.st_mode & stat.S_ISVTX and found.st_mode & stat.S_IWOTH:
+            raise ArtifactsError(f"{path} can be changed by other users; name another folder with --runs-dir")
+    root.chmod(0o700)

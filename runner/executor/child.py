@@ -37,7 +37,7 @@ from ansible_runner.utils import OutputEventFilter
 from runner.executor import ansible_core, cleaning, connecting, facts, inline, parsing, seams, templates
 from runner.executor.jobs import Job
 from runner.executor.lessons import Lessons
-from runner.executor.orders import order, write_inputs
+from runner.executor.orders import LOCAL_TEMP, order, write_inputs
 from runner.executor.pages import Pages
 from runner.executor.recording import Recorder
 
@@ -125,16 +125,19 @@ class Warm:
             for name, text in files.items():
                 (role / name).parent.mkdir(parents=True, exist_ok=True)
                 (role / name).write_text(text)
-            job = Job(ident=_WARM, folder=Path(folder) / "run", role=role)
+            job = Job(ident=_WARM, folder=Path(folder) / "run", role=role, scratch=Path(folder) / "tmp")
             write_inputs(job)
             before, where, outputs = dict(os.environ), os.getcwd(), (sys.stdout, sys.stderr)
+            places = tempfile.tempdir, constants.DEFAULT_LOCAL_TMP
             try:
-                code, printed = _run({**order(job), "gather_facts": False}, lambda event: None)
+                asked = {**order(job), "gather_facts": False}
+                code, printed = _run(asked, Recorder(asked, lambda event: None))
             finally:
                 os.environ.clear()
                 os.environ.update(before)
                 os.chdir(where)
                 sys.stdout, sys.stderr = outputs
+                tempfile.tempdir, constants.DEFAULT_LOCAL_TMP = places
             if code != 0 or "failed=0" not in printed:
                 raise RuntimeError(f"the warm-up run failed: {printed}")
         ansible_core.forget_run()
@@ -181,12 +184,13 @@ class Warm:
         # A short life, in which what lives on is looked through again and again for little.
         gc.set_threshold(50_000, 20, 100)
         tell(json.dumps({"begun": begun}))
+        recorder = Recorder(asked, tell)
         try:
-            code, printed = _run(asked, tell)
+            code, printed = _run(asked, recorder)
             tell(json.dumps({"done": code, "printed": "" if code == 0 else printed[-4000:]}))
         except Exception:
             # Of the runner's own code: a playbook's failure is a result.
-            tell(json.dumps({"done": 1, "printed": traceback.format_exc()}))
+            tell(json.dumps({"done": 1, "printed": recorder.masked(traceback.format_exc()[-4000:])}))
         else:
             self.lessons.tell()
 
@@ -211,9 +215,8 @@ def _asking_nobody(kubeconfig: Path) -> list[dict[str, Any]]:
     return [{name: arguments, "ignore_errors": True} for name in found]
 
 
-def _run(asked: dict[str, Any], tell: Any) -> tuple[int, str]:
+def _run(asked: dict[str, Any], recorder: Recorder) -> tuple[int, str]:
     """The exit code of ansible-playbook, and what it printed."""
-    recorder = Recorder(asked, tell)
     config = ansible_runner.interface.init_runner(**recorder.arguments()).config
     (recorder.artifacts / "job_events").mkdir(mode=0o700, parents=True, exist_ok=True)
     command = {"command": config.command, "cwd": config.cwd, "env": config.env}
@@ -226,7 +229,9 @@ def _run(asked: dict[str, Any], tell: Any) -> tuple[int, str]:
     screen = OutputEventFilter(None, events, suppress_ansible_output=True)
     sys.stdout, sys.stderr = _Terminal(screen), _Terminal(screen)
     color.ANSIBLE_COLOR = _has_colours()
-    constants.DEFAULT_LOCAL_TMP = tempfile.mkdtemp(prefix="ansible-local-", dir=Path(constants.DEFAULT_LOCAL_TMP).parent)
+    tempfile.tempdir = os.environ.get("TMPDIR")
+    local = asked["environment"].get(LOCAL_TEMP) or Path(constants.DEFAULT_LOCAL_TMP).parent
+    constants.DEFAULT_LOCAL_TMP = tempfile.mkdtemp(prefix="ansible-local-", dir=local)
     sys.argv = [shutil.which(config.command[0]) or config.command[0], *config.command[1:]]
     try:
         PlaybookCLI.cli_executor(sys.argv)
@@ -351,4 +356,4 @@ class _Events:
             rest = {name: value for name, value in event.items() if name not in ("uuid", "event")}
             text = f"{aside[:-1]}, {json.dumps(rest)[1:]}"
         text = self._recorder.record(text, event["stdout"])
-        self._recorder.keep(f"job_events/{event['counter']}-{event['uuid']}.json", text)
+        self._recorder.keep_event(event["counter"], event["uuid"], text)

@@ -1,12 +1,15 @@
-"""The seam between the reconciler and Ansible: a `Job` goes in, `JobEvent`s come out, `fold` makes them an `Outcome`.
+"""The seam between the reconciler and Ansible: a `Job` goes in, `JobEvent`s come out, `Fold` makes them an `Outcome`.
 
 Next on the way: `runner.executor.warm`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import re
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ LOCALHOST = "localhost"
 _BROKEN_CONDITIONAL = "Conditionals must have a boolean result."
 # Where a mistake in a file is, as ansible-core says it until 2.18; later as a path, line and column.
 _PLACE = re.compile(r"'([^'\n]{1,4096})': line (\d{1,9}), column (\d{1,9})")
-_FOR_CHECK_MODE = re.compile(r'"msg": "([^"]*check mode[^"]*)"', re.IGNORECASE)
+_MESSAGE = re.compile(r'"msg": "([^"]*+)"')
 
 # In check mode these have the cluster make a dry run.
 _PREDICTED = frozenset(f"kubernetes.core.{name}" for name in ("k8s", "k8s_json_patch", "k8s_service"))
@@ -28,6 +31,12 @@ _UNKNOWN_FAILURE, _NOTHING_SAID = "unknown playbook failure", "Unknown error."
 # How much of a loop's failures is told. All of it is in the artifacts.
 _MOST_ITEMS, _LONGEST_LABEL, _LONGEST_ITEM = 5, 100, 1000
 
+# Characters of a failure's stderr that its message has, of what was printed where there are no statistics, and of a
+# failure's message: the rest is for the log and the artifacts, not for whoever may read the CR.
+_LONGEST_STDERR, _LONGEST_PRINTED, _LONGEST_MESSAGE = 500, 500, 32 * 1024
+# Texts that are told where there are no statistics; failures whose messages are kept. More hosts fail in no role's run.
+_LAST_PRINTED, _LAST_FAILURES = 10, 100
+
 # "Task failed" and the like say nothing that the event itself does not.
 _PRINTED_ERROR = re.compile(r"\[ERROR\]: (?:(?:Task|Module|Action) failed: )*([^\r\n]*)")
 
@@ -35,8 +44,32 @@ _PRINTED_ERROR = re.compile(r"\[ERROR\]: (?:(?:Task|Module|Action) failed: )*([^
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
+_FREE_SPACE = "free some space there, or name another folder with --runs-dir"
+_REMEDIES = {
+    errno.ENOSPC: _FREE_SPACE,
+    errno.EDQUOT: _FREE_SPACE,
+    errno.EROFS: "name a folder that can be written with --runs-dir",
+    errno.EACCES: "name a folder that can be written with --runs-dir",
+    errno.EMFILE: "let the runner have more open files (ulimit -n), or make fewer runs at once",
+    errno.ENFILE: "let the node have more open files",
+    errno.EAGAIN: "let the runner have more processes, or make fewer runs at once",
+    errno.ENOMEM: "let the runner have more memory, or make fewer runs at once",
+}
+
+
 class ExecutorError(Exception):
     """A run could not be made, or ended without a result. Not a failed task: that is an Outcome."""
+
+
+@contextlib.contextmanager
+def told_as_executor_error(what: str) -> Iterator[None]:
+    """An OSError becomes an ExecutorError, which the CR's status tells, with what can be done about it."""
+    try:
+        yield
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        remedy = _REMEDIES.get(error.errno or 0, "")
+        raise ExecutorError(f"{what}: {error.strerror or error}{where}{remedy and f'; {remedy}'}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +79,8 @@ class Job:
     ident: str
     # Of this CR alone; inputs and artifacts of its runs. Owner-only; made if it is missing.
     folder: Path
+    # For temporary files of this run: a folder that is gone after it; made if it is missing. None: where Ansible has them.
+    scratch: Path | None = None
     role: Path | None = None
     playbook: Path | None = None
     # Variables. In `data` no string and no key is ever a template; in `extra_vars` each may be one.
@@ -74,8 +109,9 @@ class JobEvent:
     created: str
     stdout: str
     data: Mapping[str, Any]
-    # Of a loop that failed: its items that did.
+    # Of a loop that failed: the first of its items that did, and how many more there were.
     items: tuple[JobEvent, ...] = ()
+    more_items: int = 0
     # What `message` is, once somebody has put it into other words.
     words: str = ""
 
@@ -109,6 +145,11 @@ class JobEvent:
         return result if isinstance(result, Mapping) else {}
 
     @property
+    def stderr(self) -> str:
+        """What a command or a module has written there, in full."""
+        return str(self.result.get("stderr") or self.result.get("module_stderr") or "").strip()
+
+    @property
     def has_broken_conditional(self) -> bool:
         """A condition gave no boolean, and ansible-core (from 2.19 on) let it pass with a deprecation."""
         notes = self.result.get("deprecations")
@@ -128,8 +169,8 @@ class JobEvent:
             # The event of a skipped task leaves its result out, which from -v on is printed.
             if '"censored"' in self.printed:
                 return "it is skipped, and no_log hides whether check mode is why"
-            message = _FOR_CHECK_MODE.search(self.printed)
-            return message[1] if message else ""
+            messages = (found[1] for found in _MESSAGE.finditer(self.printed))
+            return next((message for message in messages if "check mode" in message.lower()), "")
         action = str(self.data.get("resolved_action") or self.data.get("task_action") or "")
         is_known = action in _PREDICTED or action.startswith("operator_sdk.util.")
         if self.event == "runner_on_ok" and self.result.get("changed") is True and not is_known:
@@ -151,7 +192,7 @@ class JobEvent:
         lines = [message if isinstance(message, str) else str(message), *(item.line for item in self.items[:_MOST_ITEMS])]
         if not self.items:
             return self._with_cause(lines[0])
-        more = len(self.items) - _MOST_ITEMS
+        more = len(self.items) - _MOST_ITEMS + self.more_items
         return "\n".join([*lines, *([f"and {more} more"] if more > 0 else [])])
 
     @property
@@ -165,7 +206,7 @@ class JobEvent:
 
     def _with_cause(self, text: str) -> str:
         # A command's or a module's own output says more than "non-zero return code" and "MODULE FAILURE".
-        said = str(self.result.get("stderr") or self.result.get("module_stderr") or "").strip()
+        said = _end_of(self.stderr)
         if said:
             return text if said in text else f"{text}: {said}"
         # ansible-core from 2.19 on prints the whole chain of errors, and gives of it what the module has said.
@@ -183,18 +224,20 @@ class Loops:
     """Puts the items of loops that failed with the failures of the loops. Ansible tells them one by one, before."""
 
     def __init__(self) -> None:
-        self._items: dict[tuple[str, str], list[JobEvent]] = {}
+        # The first that failed, and how many did.
+        self._items: dict[tuple[str, str], tuple[list[JobEvent], int]] = {}
 
     def joined(self, event: JobEvent) -> JobEvent:
         """The event; with its items, if it is a loop's failure."""
         key = str(event.data.get("task_uuid")), str(event.data.get("host"))
         if event.event == "runner_item_on_failed":
-            self._items.setdefault(key, []).append(event)
+            items, count = self._items.get(key, ([], 0))
+            self._items[key] = [*items, event] if len(items) < _MOST_ITEMS else items, count + 1
         elif event.event in ("runner_on_failed", "runner_on_ok", "runner_on_unreachable"):
             # The same task may be played again, with other items.
-            items = tuple(self._items.pop(key, ()))
+            items, count = self._items.pop(key, ([], 0))
             if event.is_failure:
-                return replace(event, items=items)
+                return replace(event, items=tuple(items), more_items=count - len(items))
         return event
 
 
@@ -220,46 +263,73 @@ class Outcome:
         return not self.messages
 
 
-def fold(events: Iterable[JobEvent]) -> Outcome:
-    """The outcome of a run. ExecutorError if it did not get as far as its statistics."""
-    failures: list[JobEvent] = []
-    requeue_after = None
-    stats = last = None
-    said: list[str] = []
-    for event in events:
-        last = event if event.task else last
-        said += filter(None, [event.printed])
+class Fold:
+    """Makes an Outcome of a run's events, one by one, and keeps none of them: a run may tell of hundreds of megabytes."""
+
+    def __init__(self) -> None:
+        # (message, report) of the last tasks that failed.
+        self._failures: deque[tuple[str, str]] = deque(maxlen=_LAST_FAILURES)
+        self._printed: deque[str] = deque(maxlen=_LAST_PRINTED)
+        self._requeue_after: str | None = None
+        self._counts: Mapping[str, Mapping[str, int]] | None = None
+        self._completion = ""
+        self._where = ""
+        # The name of the task that is on, or was last.
+        self.task = ""
+
+    def add(self, event: JobEvent) -> None:
+        """Take the next event. Those of the plays come before the statistics, which are the last."""
+        if event.task:
+            self.task, self._where = event.task, _where(event)
         if event.is_failure:
-            failures.append(event)
+            message = _cut(event.message, _LONGEST_MESSAGE)
+            self._failures.append((message, f"Task {event.task!r} failed: {message}"))
+        # Results are printed as well, whole ones; of them only a failure's message is for whoever reads the CR.
+        printed = event.message if event.is_failure else "" if event.event.startswith("runner_") else event.printed
+        if printed:
+            self._printed.append(_cut(printed, _LONGEST_PRINTED))
         if event.event == "runner_on_ok" and event.data.get("task_action") in REQUEUE_ACTIONS:
-            requeue_after = event.result.get("period", requeue_after)
+            self._requeue_after = event.result.get("period", self._requeue_after)
         if event.event == "playbook_on_stats":
-            stats = event
-    if stats is None:
-        # The Go operator's words, and what Ansible printed last, which is why.
-        printed = _PLACE.sub(r"\1:\2:\3", "\n".join(said[-10:]))
-        raise ExecutorError("\n".join(filter(None, ("did not receive playbook_on_stats event", printed))))
+            self._completion = event.created
+            self._counts = {name: counts for name, counts in event.data.items() if isinstance(counts, Mapping)}
 
-    def count(name: str) -> int:
-        return int((stats.data.get(name) or {}).get(LOCALHOST, 0))
+    def outcome(self) -> Outcome:
+        """The outcome of the run. ExecutorError if it did not get as far as its statistics."""
+        if self._counts is None:
+            # The Go operator's words, and what Ansible printed last, which is why.
+            printed = _PLACE.sub(r"\1:\2:\3", "\n".join(self._printed))
+            raise ExecutorError("\n".join(filter(None, ("did not receive playbook_on_stats event", printed))))
+        counts = self._counts
 
-    # Ansible's own reckoning leaves out what was ignored or rescued; no event says so of itself. What was not made up for
-    # ended its host's play, so it is among the last.
-    unforgiven = sum(sum((stats.data.get(name) or {}).values()) for name in ("failures", "dark"))
-    failed = failures[max(0, len(failures) - unforgiven) :] if unforgiven else []
-    messages = [event.message for event in failed]
-    if unforgiven and not failed:
-        messages = [_unknown(last)]
-    return Outcome(
-        ok=count("ok"),
-        changed=count("changed"),
-        skipped=count("skipped"),
-        failures=count("failures"),
-        completion=stats.created,
-        messages=tuple(messages),
-        reports=tuple(f"Task {event.task!r} failed: {event.message}" for event in failed),
-        requeue_after=requeue_after,
-    )
+        def count(name: str) -> int:
+            return int(counts.get(name, {}).get(LOCALHOST, 0))
+
+        # Ansible's own reckoning leaves out what was ignored or rescued; no event says so of itself. What was not made up
+        # for ended its host's play, so it is among the last.
+        unforgiven = sum(sum(counts.get(name, {}).values()) for name in ("failures", "dark"))
+        failed = list(self._failures)[max(0, len(self._failures) - unforgiven) :] if unforgiven else []
+        messages = [message for message, _ in failed]
+        if unforgiven and not failed:
+            messages = [_UNKNOWN_FAILURE + self._where]
+        return Outcome(
+            ok=count("ok"),
+            changed=count("changed"),
+            skipped=count("skipped"),
+            failures=count("failures"),
+            completion=self._completion,
+            messages=tuple(messages),
+            reports=tuple(report for _, report in failed),
+            requeue_after=self._requeue_after,
+        )
+
+
+def fold(events: Iterable[JobEvent]) -> Outcome:
+    """The outcome of a run, of all its events. ExecutorError if it did not get as far as its statistics."""
+    folded = Fold()
+    for event in events:
+        folded.add(event)
+    return folded.outcome()
 
 
 def _unknown(event: JobEvent | None) -> str:
@@ -271,6 +341,13 @@ def _where(event: JobEvent | None) -> str:
     if event is None or not event.task:
         return ""
     return f" in task {event.task!r}" + (f" ({event.location})" if event.location else "")
+
+
+def _end_of(text: str) -> str:
+    """The last lines, which say what was wrong; of a traceback the last, as the others are the program's."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    told = "\n".join(lines[-1:] if "Traceback (most recent call last)" in text else lines[-3:])
+    return told if len(told) <= _LONGEST_STDERR else "…" + told[1 - _LONGEST_STDERR :]
 
 
 def _cut(text: str, most: int) -> str:

@@ -1,7 +1,8 @@
 """One run in a process of its own: reads what to run from standard input, writes events to standard output, ends.
 
-`python -m runner.executor.launcher`, started by `runner.executor.subprocess`. Every process that the run starts ends with
-this one: on SIGTERM, when standard input closes (the runner is gone), and when the play is over.
+`python -m runner.executor.launcher RUNNER FOLDER`, started by `runner.executor.subprocess` (the folder is none). It stands
+below a guard. Every process that the run starts ends with this one: on SIGTERM, when standard input closes (the runner is
+gone), when the play is over, and when it is killed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 import threading
 from typing import Any
 
-from runner.executor.processes import adopt_orphans, end_descendants
+from runner.executor.processes import adopt_orphans, be_first_out_of_memory, end_descendants, guard
 
 
 def main() -> int:
@@ -22,6 +23,7 @@ def main() -> int:
     os.dup2(2, 1)
     order = json.loads(sys.stdin.readline())
     adopt_orphans()
+    be_first_out_of_memory()
     signal.signal(signal.SIGTERM, lambda *_: _end_all_and_exit())
     threading.Thread(target=_await_end_of_input, daemon=True).start()
     try:
@@ -62,4 +64,5 @@ def _end_all_and_exit() -> None:
 
 
 if __name__ == "__main__":
+    guard(int(sys.argv[1]))
     sys.exit(main())

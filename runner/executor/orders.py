@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import configparser
+import contextlib
 import functools
 import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from runner.executor.artifacts import write_private
-from runner.executor.jobs import Job
+from runner.executor.jobs import Job, told_as_executor_error
 
 PACKAGE = Path(__file__).parent.parent.parent
 # operator_sdk.util, for roles to find without any set-up.
@@ -27,8 +29,16 @@ _LOOPBACK = "127.0.0.1"
 _HTTP_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _UNSAFE = "__ansible_unsafe"
 
-# An event holds a task's whole result: its line may be long. Beyond this a run counts as broken.
-LONGEST_LINE = 256 * 1024 * 1024
+# An event holds a task's whole result; `recording` cuts it where it is longer than this in its line. What is longer than
+# the line may be, in bytes, breaks the run.
+LONGEST_EVENT = 4 * 1024 * 1024
+LONGEST_LINE = 4 * LONGEST_EVENT
+
+# The controller's own temporary files, and the modules'.
+LOCAL_TEMP = "ANSIBLE_LOCAL_TEMP"
+_REMOTE_TEMP = ("ANSIBLE_REMOTE_TEMP", "ANSIBLE_REMOTE_TMP")
+# Characters. Programs make sockets below it (ssh-agent's takes 35 more), whose paths the kernel bounds at 108.
+_LONGEST_TMPDIR = 72
 
 
 def order(job: Job) -> dict[str, Any]:
@@ -39,7 +49,7 @@ def order(job: Job) -> dict[str, Any]:
         "role": str(job.role) if job.role else None,
         "playbook": str(job.playbook) if job.playbook else None,
         "gather_facts": os.environ.get("ANSIBLE_GATHERING") != "explicit",
-        "environment": {**job.environment, **environment()},
+        "environment": {**job.environment, **environment(), **(temporary(str(job.scratch)) if job.scratch else {})},
         "verbosity": job.verbosity,
         "secrets": job.secrets,
         "names": job.names,
@@ -87,6 +97,36 @@ def environment() -> dict[str, str]:
     return variables
 
 
+def temporary(scratch: str) -> dict[str, str]:
+    """The variables by which temporary files are made in this folder, but for those whose place the user has chosen."""
+    chosen = {name for name in ("TMPDIR", LOCAL_TEMP) if os.environ.get(name)}
+    if "local_tmp" in _configured():
+        chosen.add(LOCAL_TEMP)
+    if len(scratch) > _LONGEST_TMPDIR:
+        chosen.add("TMPDIR")
+    return {name: scratch for name in ("TMPDIR", LOCAL_TEMP) if name not in chosen}
+
+
+def _inventory(scratch: Path | None) -> str:
+    """This host's modules have their temporary files there. A variable of the environment would count for all hosts."""
+    if scratch is None or any(map(os.environ.get, _REMOTE_TEMP)) or "remote_tmp" in _configured():
+        return INVENTORY
+    return f"{INVENTORY.rstrip()} ansible_remote_tmp={json.dumps(str(scratch))}\n"
+
+
+def _configured() -> Collection[str]:
+    """The defaults that the user's ansible.cfg has; which one counts, Ansible decides the same way."""
+    given = os.environ.get("ANSIBLE_CONFIG", "")
+    places = [Path("ansible.cfg"), Path("~/.ansible.cfg").expanduser(), Path("/etc/ansible/ansible.cfg")]
+    if given:
+        path = Path(given).expanduser()
+        places.insert(0, path / "ansible.cfg" if path.is_dir() else path)
+    parser = configparser.RawConfigParser(strict=False)
+    with contextlib.suppress(OSError, ValueError, configparser.Error):
+        parser.read(next((place for place in places if place.exists()), ()), encoding="utf-8")
+    return parser["defaults"] if parser.has_section("defaults") else ()
+
+
 def _without_proxy(environ: Mapping[str, str]) -> dict[str, str]:
     """A cluster's HTTP proxy (HTTP_PROXY, https_proxy …) is not for the runner's own, to which a run sends its token.
 
@@ -114,7 +154,14 @@ def _first(folder: Path, name: str) -> str:
 
 
 def write_inputs(job: Job) -> None:
-    """The input folder of one run; what an earlier one left in the same places is replaced."""
+    """The input folder of one run; what an earlier one left in the same places is replaced. Raises ExecutorError."""
+    with told_as_executor_error("the inputs of the run could not be written"):
+        _write_inputs(job)
+
+
+def _write_inputs(job: Job) -> None:
+    if job.scratch is not None:
+        job.scratch.mkdir(mode=0o700, exist_ok=True)
     for name in ("env", "project", "artifacts"):
         (job.folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
     write_private(job.folder / "env" / "extravars", json.dumps({**_marked(job.data), **job.extra_vars}))
@@ -125,7 +172,7 @@ def write_inputs(job: Job) -> None:
         shutil.rmtree(inventory, ignore_errors=True)
     else:
         inventory.mkdir(mode=0o700, exist_ok=True)
-        write_private(inventory / "hosts", INVENTORY)
+        write_private(inventory / "hosts", _inventory(job.scratch))
     if job.role:
         # Beside the play, where Ansible looks first, so that the roles path stays the user's; its siblings come along.
         roles = job.folder / "project" / "roles"

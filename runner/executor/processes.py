@@ -1,18 +1,36 @@
-"""What a process started, found and ended: whole trees, with what has cut itself loose from its parent."""
+"""What a process started, found and ended: whole trees, with what has cut itself loose from its parent.
+
+Nothing of a run outlives it, whichever process is killed first. A process that runs Ansible stands below a guard (`guard`),
+which ends all of it when that process or the runner has died; were the guard itself killed, all that it stood for dies with
+it or falls to the runner, which knows it by `MARK` (`end_marked`).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Container
 from pathlib import Path
 
 # prctl(2), from linux/prctl.h: orphans become children of this process instead of init's; a signal when the parent dies.
 _PR_SET_CHILD_SUBREAPER, _PR_SET_PDEATHSIG = 36, 1
 
+# In the environment of all that stands below one guard: the runner's process id, "-", and what is this guard's alone.
+MARK = "ROLERUNNER_GUARD"
+
+# Seconds: how long processes are killed again and again, and the pauses in between. What is left after that is another
+# user's (setuid) or hangs in the kernel (state D); it is told, and not waited for.
+LIMIT = 5.0
+_PAUSE, _LONGEST_PAUSE = 0.002, 0.2
+
+# Of 1000, on top of the runner's: what plays goes first when memory runs out, before the runner and what serves all runs.
+_OOM_SCORE = 500
 
 # Not all kernels are built to tell.
 CHILDREN_LISTED = Path(f"/proc/self/task/{os.getpid()}/children").exists()
@@ -23,69 +41,180 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def die_with_parent() -> None:
-    """Be killed when the parent ends, however it ends."""
+def die_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
+    """Get this signal when the parent ends, however it ends: also if it has ended already."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), number)
 
 
-def end_descendants(root: int | None = None) -> None:
-    """Kill every process below this one (or `root`), also those that start while this goes on, and see ours off."""
+def be_first_out_of_memory() -> None:
+    """When memory runs out, the kernel ends this process and its children before others."""
+    with contextlib.suppress(OSError):
+        own = Path("/proc/self/oom_score_adj")
+        own.write_text(str(min(int(own.read_text()) + _OOM_SCORE, 1000)))
+
+
+def guard(runner: int, *folders: str) -> None:
+    """Return in a child, and stay behind as its guard, which ends as the child does.
+
+    When the child has ended, or the process `runner` that started this one, the guard kills all that is left below it,
+    removes the folders and ends. To be called before there is anything to import or to hold. On Linux only.
+    """
+    if sys.platform != "linux":
+        return
+    awaited = {signal.SIGCHLD, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
+    adopt_orphans()
+    die_with_parent(runner, signal.SIGTERM)
+    here = os.getpid()
+    child = os.fork()
+    if child == 0:
+        die_with_parent(here)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, awaited)
+        return
+    code: int | None = None
+    while code is None and signal.sigwait(awaited) != signal.SIGTERM:
+        for pid, status in ended():
+            if pid == child:
+                code = os.waitstatus_to_exitcode(status)
+    if left := end_descendants():
+        os.write(2, f"Processes that cannot be ended: {left}\n".encode())
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    code = -signal.SIGTERM if code is None else code
+    # As a shell tells it.
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def end_descendants(root: int | None = None, *, limit: float = LIMIT) -> list[int]:
+    """Kill every process below this one (or `root`), also those that start while this goes on, and see ours off.
+
+    Those that are still there after `limit` seconds are returned.
+    """
+    return _end(lambda: _descendants(root or os.getpid()), limit, reap=root is None)
+
+
+def end_tree(pid: int, *, limit: float = LIMIT) -> list[int]:
+    """Kill a process and all below it; with limit 0, each once."""
+    # It must not start more while what it started is ended.
+    _send(pid, signal.SIGSTOP)
+    left = end_descendants(pid, limit=limit)
+    _send(pid, signal.SIGKILL)
+    return left
+
+
+def end_marked(mark: str, *, limit: float = LIMIT) -> list[int]:
+    """Kill every process below this one whose environment has this mark, and its session; those that stay are returned."""
+    sign = f"{MARK}={mark}".encode()
+    sessions: set[str] = set()
+
+    def marked() -> list[int]:
+        below = {pid: (_stat(pid) + [""] * 4)[3] for pid in _descendants(os.getpid())}
+        found = {pid for pid in below if sign in _environment(pid)}
+        # Some have an environment of their own.
+        sessions.update(below[pid] for pid in found)
+        return [pid for pid, session in below.items() if session and session in sessions]
+
+    return _end(marked, limit)
+
+
+def take_note_of_adopted(own: Container[int]) -> None:
+    """Let go of the dead that this process has adopted: children in other sessions that it has not started itself."""
+    session = os.getsid(0)
+    for pid in _children_of(os.getpid()):
+        if (fields := _stat(pid))[0] == "Z" and int(fields[3]) != session and pid not in own:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+
+def children() -> list[int]:
+    """Living children of this process."""
     # What the kernel tells may leave one out while another ends, but not twice in a row.
-    while pids := _descendants(root or os.getpid()) or _descendants(root or os.getpid()):
+    return _descendants(os.getpid(), deep=False) or _descendants(os.getpid(), deep=False)
+
+
+def _end(find: Callable[[], list[int]], limit: float, *, reap: bool = False) -> list[int]:
+    deadline, pause = time.monotonic() + limit, _PAUSE
+    # Twice, for the same reason.
+    while pids := find() or find():
         for pid in pids:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-    if root is None:
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
+            _send(pid, signal.SIGKILL)
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+        if reap:
+            ended()
+    if reap:
+        ended()
+    return pids
 
 
-def end_tree(pid: int) -> None:
-    """Kill a child of this process and all below it."""
-    with contextlib.suppress(ProcessLookupError):
-        # It must not start more while what it started is ended.
-        os.kill(pid, signal.SIGSTOP)
-        end_descendants(pid)
-        os.kill(pid, signal.SIGKILL)
+def _send(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
 
 
-def _descendants(root: int) -> list[int]:
-    """Processes below `root` that are not yet dead."""
-    if CHILDREN_LISTED:
-        return _listed(root)
-    children: dict[int, list[int]] = {}
-    for pid, parent in _processes():
-        children.setdefault(parent, []).append(pid)
-    found: list[int] = []
-    todo = [root]
-    while todo:
-        below = children.get(todo.pop(), [])
-        found += below
-        todo += below
+def ended() -> list[tuple[int, int]]:
+    """(pid, status) of each child that has ended since the last call."""
+    found = []
+    with contextlib.suppress(ChildProcessError):
+        while (one := os.waitpid(-1, os.WNOHANG))[0]:
+            found.append(one)
     return found
 
 
-def _listed(root: int) -> list[int]:
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def _descendants(root: int, *, deep: bool = True) -> list[int]:
+    """Processes below `root` that are not yet dead."""
+    if CHILDREN_LISTED:
+        return _listed(root, deep)
+    below: dict[int, list[int]] = {}
+    for pid, parent in _processes():
+        below.setdefault(parent, []).append(pid)
+    found: list[int] = []
+    todo = [root]
+    while todo:
+        pids = below.get(todo.pop(), [])
+        found += pids
+        todo += pids if deep else ()
+    return found
+
+
+def _listed(root: int, deep: bool) -> list[int]:
     """The same, asked of each process for its own children: a node may have thousands of others."""
     found: list[int] = []
     todo = [root]
     while todo:
-        pid = todo.pop()
-        with contextlib.suppress(OSError):
-            for task in os.listdir(f"/proc/{pid}/task"):
-                below = [int(child) for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
-                todo += below
-                found += filter(_is_alive, below)
+        pids = _children_of(todo.pop())
+        todo += pids if deep else ()
+        found += [pid for pid in pids if _stat(pid)[0] not in "ZX"]
     return found
 
 
-def _is_alive(pid: int) -> bool:
+def _children_of(pid: int) -> list[int]:
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            found += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
+    return found
+
+
+def _stat(pid: int) -> list[str]:
+    """State, parent, group, session …; of a process that is no more, as of one that is dead."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        # The name in parentheses may hold anything, so the fields are counted from its end.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() or ["X"]
     except OSError:
-        return False
+        return ["X"]
 
 
 def _processes() -> list[tuple[int, int]]:
@@ -94,12 +223,5 @@ def _processes() -> list[tuple[int, int]]:
         with subprocess.Popen(["ps", "-axo", "pid=,ppid=,stat="], stdout=subprocess.PIPE, text=True) as ps:
             rows = [line.split() for line in ps.communicate()[0].splitlines()]
         return [(int(row[0]), int(row[1])) for row in rows if not row[2].startswith("Z") and int(row[0]) != ps.pid]
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError, IndexError):
-                # The name in parentheses may hold anything, so the fields are counted from its end: state, parent.
-                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-                if state != "Z":
-                    found.append((int(entry.name), int(parent)))
-    return found
+    entries = [(int(entry.name), _stat(int(entry.name))) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [(pid, int(fields[1])) for pid, fields in entries if fields[0] not in "ZX"]

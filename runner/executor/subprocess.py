@@ -7,23 +7,16 @@ the fast way, `runner.executor.warm`, is compared with. The process at the other
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import logging
 import os
 import signal
-import sys
 from collections.abc import AsyncGenerator
 
 from runner.executor import launcher
 from runner.executor.artifacts import settle
+from runner.executor.guarded import Guarded
 from runner.executor.jobs import ExecutorError, Job, JobEvent
 from runner.executor.orders import LONGEST_LINE, PACKAGE, order, python_path, write_inputs
-
-logger = logging.getLogger(__name__)
-
-# Seconds for the launcher to end what it started, before it is ended with whatever is left.
-_GRACE = 10.0
 
 
 async def execute(job: Job) -> AsyncGenerator[JobEvent, None]:
@@ -32,50 +25,47 @@ async def execute(job: Job) -> AsyncGenerator[JobEvent, None]:
     Raises ExecutorError when no run came about.
     """
     write_inputs(job)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
+    guarded = await Guarded.start(
         launcher.__name__,
+        environment={**os.environ, "PYTHONPATH": python_path(PACKAGE)},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         limit=LONGEST_LINE,
-        start_new_session=True,
-        env={**os.environ, "PYTHONPATH": python_path(PACKAGE)},
     )
+    process = guarded.process
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
-    complaints = asyncio.create_task(process.stderr.read())
+    complaints = asyncio.create_task(_end_of(process.stderr))
     try:
         # Its standard input stays open: it is how the launcher learns that the runner is no more.
         process.stdin.write(json.dumps(order(job)).encode() + b"\n")
         await process.stdin.drain()
         async for line in process.stdout:
+            if not line.endswith(b"\n"):
+                # Its process has died over it.
+                break
             yield JobEvent.of(json.loads(line))
         code = await process.wait()
+        if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
+            raise ExecutorError(
+                "ansible-runner could not run: its process was killed (signal 9), perhaps for want of memory"
+            )
         if code != 0:
-            said = (await complaints).decode(errors="replace").strip()
-            raise ExecutorError(f"ansible-runner could not run (exit code {code}): {said[-2000:]}")
+            raise ExecutorError(f"ansible-runner could not run (exit code {code}): {await complaints}")
+    except (ValueError, RecursionError) as error:
+        raise ExecutorError(f"what the run has told cannot be read: {error}") from error
     except (BrokenPipeError, ConnectionResetError) as error:
-        said = (await complaints).decode(errors="replace").strip()
-        raise ExecutorError(f"ansible-runner could not be started: {said[-2000:]}") from error
+        raise ExecutorError(f"ansible-runner could not be started: {await complaints}") from error
     finally:
-        await _end(process)
+        await guarded.end()
         complaints.cancel()
-        settle(job.folder, job.ident, job.max_artifacts)
+        await asyncio.to_thread(settle, job.folder, job.ident, job.max_artifacts)
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is not None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        process.terminate()
-    try:
-        async with asyncio.timeout(_GRACE):
-            await process.wait()
-    except TimeoutError:
-        logger.warning("A run had to be killed", extra={"pid": process.pid})
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+async def _end_of(stream: asyncio.StreamReader) -> str:
+    kept = b""
+    while text := await stream.read(64 * 1024):
+        kept = (kept + text)[-2000:]
+    return kept.decode(errors="replace").strip()

@@ -1,26 +1,31 @@
 """The fast way: a process that has Ansible loaded forks a child for each job.
 
-The fork server is started with the first use, and again when it has died. The processes at the other end are
-`runner.executor.forkserver` and its children.
+The fork server is started with the first use, and again when it has died or does not answer. The processes at the other
+end are `runner.executor.forkserver`, below a guard, and its children.
 """
 
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
+import errno
 import json
 import logging
 import os
+import signal
 import socket
-import sys
+import tempfile
 import time
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any, Self
 
 from runner import metrics
-from runner.executor import forkserver
+from runner.executor import forkserver, processes
 from runner.executor.artifacts import settle
-from runner.executor.jobs import ExecutorError, Job, JobEvent
+from runner.executor.guarded import Guarded
+from runner.executor.jobs import ExecutorError, Job, JobEvent, told_as_executor_error
 from runner.executor.orders import LONGEST_LINE, PACKAGE, environment, order, write_inputs
 
 logger = logging.getLogger(__name__)
@@ -28,6 +33,14 @@ logger = logging.getLogger(__name__)
 _DATAGRAM = 64 * 1024
 # Seconds: imports and the warm-up run, on a machine that is busy.
 _START = 120.0
+# Seconds between two questions whether it is there, and how many of them it may leave without an answer. Questions are
+# counted, not time: where the runner itself was stopped (a laptop that sleeps), there was none to answer.
+_ASKING, _UNANSWERED = 5.0, 6
+# Seconds for the processes of a run to end, of which the fork server says when it gives them up.
+_ENDING = processes.LIMIT + 15.0
+# The kernel has no room for a datagram or its descriptor just now; seconds until it may have.
+_NO_ROOM = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS)
+_ROOM = 0.05
 
 
 class WarmExecutor:
@@ -36,14 +49,24 @@ class WarmExecutor:
     def __init__(self) -> None:
         self._server: _ForkServer | None = None
         self._starting = asyncio.Lock()
+        self._could_start = True
 
     async def __aenter__(self) -> Self:
-        await self._ready()
+        try:
+            await self._ready()
+        finally:
+            # What cannot be entered is not used.
+            self._could_start = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
         if self._server is not None:
             await self._server.stop()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether runs can be made, as far as is known: the fork server answers, or is not needed just now."""
+        return self._could_start and (self._server is None or self._server.died.is_set() or self._server.answers)
 
     async def execute(self, job: Job) -> AsyncGenerator[JobEvent, None]:
         """Run the job; its events come as they happen. Ended early (closed, cancelled), every process of it is ended.
@@ -52,28 +75,38 @@ class WarmExecutor:
         """
         write_inputs(job)
         server = await self._ready()
-        ours, theirs = socket.socketpair()
+        with told_as_executor_error("a run could not be made"):
+            ours, theirs = socket.socketpair()
         ours.setblocking(False)
         asked = time.monotonic()
-        ended = server.play(job.ident, theirs)
-        reader, writer = await asyncio.open_connection(sock=ours, limit=LONGEST_LINE)
+        run = server.play(job.ident, theirs)
+        writer: asyncio.StreamWriter | None = None
         last: dict[str, Any] = {}
         try:
+            reader, writer = await asyncio.open_connection(sock=ours, limit=LONGEST_LINE)
             writer.write(json.dumps(order(job)).encode() + b"\n")
             with contextlib.suppress(ConnectionError):
                 async for line in reader:
+                    if not line.endswith(b"\n"):
+                        # Its process has died over it.
+                        break
                     last = json.loads(line)
                     if "begun" in last:
                         metrics.phase("fork", last["begun"] - asked)
                     elif "done" not in last:
                         yield JobEvent.of(last)
+            if "done" not in last:
+                # Who has seen it end knows why.
+                await server.over(run)
             if last.get("done", 1) != 0:
-                raise ExecutorError(f"ansible-runner could not run: {last.get('printed') or 'its process has died'}")
+                raise ExecutorError(f"ansible-runner could not run: {last.get('printed') or run.reason}")
+        except (ValueError, RecursionError) as error:
+            raise ExecutorError(f"what the run has told cannot be read: {error}") from error
         finally:
             server.end(job.ident)
-            writer.close()
-            await ended.wait()
-            settle(job.folder, job.ident, job.max_artifacts)
+            (writer or ours).close()
+            await server.over(run)
+            await asyncio.to_thread(settle, job.folder, job.ident, job.max_artifacts)
 
     async def _ready(self) -> _ForkServer:
         async with self._starting:
@@ -81,46 +114,68 @@ class WarmExecutor:
                 if self._server is not None:
                     logger.warning("The warm process has died and is replaced")
                     await self._server.stop()
+                self._could_start = False
                 self._server = await _ForkServer.start()
+                self._could_start = True
             return self._server
+
+
+class _Run:
+    """What is known of a job's processes."""
+
+    def __init__(self) -> None:
+        # All of them have ended, or were given up.
+        self.ended = asyncio.Event()
+        self.reason = "its process has died"
 
 
 class _ForkServer:
     """The runner's end of one fork server."""
 
-    def __init__(self, process: asyncio.subprocess.Process, control: socket.socket) -> None:
+    def __init__(self, guarded: Guarded, control: socket.socket) -> None:
         self.died = asyncio.Event()
-        self._process = process
+        self._guarded = guarded
         self._control = control
         self._ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         # The end of what it and its children print past everything that is made for printing.
         self._said = b""
         self._listening = asyncio.create_task(self._listen())
+        self._watching: asyncio.Task[None] | None = None
+        self._burying: asyncio.Task[None] | None = None
+        self._unanswered = 0
+        # What the kernel has not yet taken, with the connection that goes along.
+        self._outgoing: collections.deque[tuple[bytes, socket.socket | None]] = collections.deque()
+        self._is_waiting_for_room = False
         # The jobs whose processes have not yet all ended.
-        self._playing: dict[str, asyncio.Event] = {}
+        self._playing: dict[str, _Run] = {}
         asyncio.get_running_loop().add_reader(control, self._hear)
 
     @classmethod
     async def start(cls) -> Self:
         """Raises ExecutorError, with what the process said, if it does not come up."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with told_as_executor_error("the warm process could not be started"):
+            folder = Path(tempfile.mkdtemp(prefix="rolerunner-warm-"))
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         common = environment()
         paths = (str(PACKAGE), common["PYTHONPATH"])
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            forkserver.__name__,
-            str(theirs.fileno()),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            pass_fds=(theirs.fileno(),),
-            env={**os.environ, **common, "PYTHONPATH": os.pathsep.join(paths)},
-        )
-        theirs.close()
-        server = cls(process, ours)
+        try:
+            guarded = await Guarded.start(
+                forkserver.__name__,
+                str(theirs.fileno()),
+                environment={**os.environ, **common, "PYTHONPATH": os.pathsep.join(paths)},
+                folder=folder,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                pass_fds=(theirs.fileno(),),
+            )
+        except ExecutorError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        server = cls(guarded, ours)
         try:
             async with asyncio.timeout(_START):
                 ready = await server._ready
@@ -128,6 +183,9 @@ class _ForkServer:
             await server.stop()
             said = server._said.decode(errors="replace").strip()
             raise ExecutorError(f"the warm process did not start: {said}") from error
+        except BaseException:
+            await server.stop()
+            raise
         for part, reason in ready["left_out"].items():
             logger.warning(
                 "This ansible-core is not known; a part of each run goes the slow way",
@@ -135,37 +193,89 @@ class _ForkServer:
             )
             metrics.slow(part)
         logger.info("Ansible is warm", extra={"seconds": ready["ready"]})
+        server._watching = asyncio.create_task(server._watch())
         return server
 
-    def play(self, ident: str, connection: socket.socket) -> asyncio.Event:
-        """Fork for a job that talks through this connection, which is closed here; set when its processes have ended."""
-        ended = self._playing[ident] = asyncio.Event()
-        with connection:
-            try:
-                socket.send_fds(self._control, [json.dumps({"play": ident}).encode()], [connection.fileno()])
-            except OSError:
-                self._lost()
-        return ended
+    @property
+    def answers(self) -> bool:
+        return self._unanswered < _UNANSWERED
+
+    def play(self, ident: str, connection: socket.socket) -> _Run:
+        """Fork for a job that talks through this connection, which is closed here."""
+        run = self._playing[ident] = _Run()
+        if self.died.is_set():
+            connection.close()
+            run.ended.set()
+        else:
+            self._tell({"play": ident}, connection)
+        return run
 
     def end(self, ident: str) -> None:
+        """End what is left of a job's processes."""
         if ident in self._playing:
-            try:
-                self._control.send(json.dumps({"end": ident}).encode())
-            except OSError:
-                self._lost()
+            self._tell({"end": ident})
+
+    async def over(self, run: _Run) -> None:
+        """Wait until all processes of a job have ended. A fork server that does not see to it is ended itself."""
+        try:
+            async with asyncio.timeout(_ENDING):
+                await run.ended.wait()
+        except TimeoutError:
+            logger.error("The warm process does not end a run, and is killed with all of its runs")
+            await self._bury()
 
     async def stop(self) -> None:
         """End it and all of its jobs."""
-        self._lost()
+        await self._bury()
         self._control.close()
-        await self._process.wait()
-        await self._listening
+        if self._watching is not None:
+            self._watching.cancel()
+        # What could not be ended may hold its other end.
+        await asyncio.wait({self._listening}, timeout=1)
+        self._listening.cancel()
 
     async def _listen(self) -> None:
-        assert self._process.stderr is not None
-        while text := await self._process.stderr.read(_DATAGRAM):
+        stderr = self._guarded.process.stderr
+        assert stderr is not None
+        while text := await stderr.read(_DATAGRAM):
             self._said = (self._said + text)[-2000:]
             logger.debug("The warm process printed something", extra={"output": text.decode(errors="replace")})
+
+    async def _watch(self) -> None:
+        """See that it answers; else nothing of what it does would ever end, not by a timeout either."""
+        while not self.died.is_set():
+            if not self.answers:
+                logger.error("The warm process does not answer, and is killed with all of its runs")
+                await self._bury()
+                return
+            self._unanswered += 1
+            self._tell({"ping": self._unanswered})
+            await asyncio.sleep(_ASKING)
+
+    def _tell(self, message: dict[str, Any], connection: socket.socket | None = None) -> None:
+        self._outgoing.append((json.dumps(message).encode(), connection))
+        if not self._is_waiting_for_room:
+            self._send()
+
+    def _send(self) -> None:
+        self._is_waiting_for_room = False
+        while self._outgoing:
+            text, connection = self._outgoing[0]
+            try:
+                if connection is None:
+                    self._control.send(text)
+                else:
+                    socket.send_fds(self._control, [text], [connection.fileno()])
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    self._lost()
+                    return
+                self._is_waiting_for_room = True
+                asyncio.get_running_loop().call_later(_ROOM, self._send)
+                return
+            self._outgoing.popleft()
+            if connection is not None:
+                connection.close()
 
     def _hear(self) -> None:
         try:
@@ -177,11 +287,15 @@ class _ForkServer:
         if not text:
             self._lost()
             return
+        self._unanswered = 0
         message = json.loads(text)
         if "ready" in message:
             self._ready.set_result(message)
-        elif ended := self._playing.pop(message["ended"], None):
-            ended.set()
+        elif "ended" in message and (run := self._playing.pop(message["ended"], None)):
+            if message["left"]:
+                logger.error("Processes of a run cannot be ended", extra={"job": message["ended"], "pids": message["left"]})
+            run.reason = message["error"] or _reason(message["code"])
+            run.ended.set()
 
     def _lost(self) -> None:
         if self.died.is_set():
@@ -190,7 +304,28 @@ class _ForkServer:
         asyncio.get_running_loop().remove_reader(self._control)
         if not self._ready.done():
             self._ready.set_exception(ConnectionError("the process has ended"))
-        # Its children die with it.
-        for ended in self._playing.values():
-            ended.set()
-        self._playing.clear()
+        while self._outgoing:
+            if (connection := self._outgoing.popleft()[1]) is not None:
+                connection.close()
+        self._burying = asyncio.create_task(self._end_all())
+
+    async def _bury(self) -> None:
+        self._lost()
+        assert self._burying is not None
+        # It goes on though who waits for it is cancelled.
+        await asyncio.shield(self._burying)
+
+    async def _end_all(self) -> None:
+        try:
+            await self._guarded.end()
+        finally:
+            # Only now may they be run again.
+            for run in self._playing.values():
+                run.ended.set()
+            self._playing.clear()
+
+
+def _reason(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "its process was killed (signal 9), perhaps for want of memory"
+    return f"its process was ended by signal {-code}" if code < 0 else f"its process has ended (exit code {code})"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
-from runner.kube.client import ApiClient
+from runner.kube.client import ApiClient, Unreadable
 
 # Seconds.
 _KNOWN, _ALLOWED, _DENIED = 60.0, 300.0, 30.0
@@ -56,20 +56,28 @@ class Access:
         if not known or allowed is None:
             body = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
             answer = await self._client.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", body)
-            allowed = bool(answer["status"].get("allowed"))
+            allowed = _mapping(answer, "status").get("allowed") is True
             self._decisions.keep(key, allowed, seconds=_ALLOWED if allowed else _DENIED)
         return allowed
 
     async def _review(self, token: str) -> User | None:
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}}
         answer = await self._client.post("/apis/authentication.k8s.io/v1/tokenreviews", body)
-        status = answer["status"]
-        if not status.get("authenticated"):
+        status = _mapping(answer, "status")
+        if status.get("authenticated") is not True:
             return None
         # The user's name is called otherwise in each of the two.
-        user = dict(status["user"])
+        user = dict(_mapping(status, "user"))
         name = user.pop("username", "")
         return User(name, {"user": name, **user})
+
+
+def _mapping(answer: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A part of a review's answer. Raises Unreadable."""
+    value = answer.get(name)
+    if not isinstance(value, Mapping):
+        raise Unreadable(f"the answer to a review has no {name}")
+    return value
 
 
 class _Answers(Generic[V]):

@@ -12,6 +12,8 @@ import asyncio
 import json
 import logging
 import os
+import random
+import socket
 import ssl
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -21,11 +23,12 @@ from typing import Any, NamedTuple, Self
 
 import aiohttp
 import yaml
-from aiohttp.connector import Connection
+from aiohttp.connector import AddrInfoType, Connection
 from kubernetes.aio import client as official
 from kubernetes.aio import config as official_config
 
 from runner import metrics
+from runner.kube import nesting
 from runner.settings import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -38,6 +41,20 @@ _SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/tok
 _TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=10)
 # The server ends a watch well before; what is silent for longer than this has lost its peer.
 _WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=90)
+# The kernel asks a silent peer after 15 s whether it is there, every 10 s, and what is sent is acknowledged within 45 s: as
+# client-go notices that a server is gone.
+_SOCKET_OPTIONS = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 45_000),
+)
+# How often and for how many seconds a request is repeated, and how long one pause may be that the server asks for.
+_TRIES, _PATIENCE, _LONGEST_PAUSE = 5, 30.0, 10.0
+_FIRST_PAUSE = 0.1
+# Bytes of JSON from which parsing is left to a thread.
+_LARGE = 256 * 1024
 
 # What the official client's reader of kubeconfigs stumbles with over one that has another shape than it expects.
 _MALFORMED = (TypeError, KeyError, AttributeError)
@@ -53,7 +70,7 @@ class _Connector(aiohttp.TCPConnector):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(socket_factory=_socket, **options)
         self._opened: weakref.WeakSet[asyncio.Transport] = weakref.WeakSet()
 
     async def connect(self, *arguments: Any, **options: Any) -> Connection:
@@ -72,11 +89,22 @@ class _Connector(aiohttp.TCPConnector):
         await asyncio.sleep(0)
 
 
+def _socket(address: AddrInfoType) -> socket.socket:
+    """A socket that notices when its peer is gone, which no timeout of a request does that may be silent for long."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    for level, option, value in _SOCKET_OPTIONS:
+        made.setsockopt(level, option, value)
+    return made
+
+
 class KubeError(Exception):
     """Something the cluster did not do.
 
     KubeError
     ├── Unreachable        no answer: try again
+    │   ├── Unreadable     an answer that is no JSON object, or nests too deep to be read
+    │   └── Silent         a watch that was open, and has said nothing for too long
     └── ApiError           an answer with a status of 400 or more
         ├── NotFound       404
         ├── Conflict       409
@@ -88,15 +116,31 @@ class KubeError(Exception):
 
 
 class Unreachable(KubeError):
-    """The API server gave no answer."""
+    """The API server gave no answer. `sent`: whether it may have been asked all the same."""
+
+    def __init__(self, message: str, *, sent: bool = True) -> None:
+        super().__init__(message)
+        self.sent = sent
+
+
+class Unreadable(Unreachable):
+    """What came is no answer of an API server."""
+
+
+class Silent(Unreachable):
+    """A watch on which nothing came for longer than bookmarks take: nothing may have happened, or the peer may be gone."""
 
 
 class ApiError(KubeError):
-    """The API server said no; `status` is the HTTP code, `str()` the server's own message."""
+    """The API server said no; `status` is the HTTP code, `str()` the server's own message.
 
-    def __init__(self, status: int, message: str) -> None:
+    `retry_after`: the seconds after which it wants to be asked again, if it said so.
+    """
+
+    def __init__(self, status: int, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.retry_after = retry_after
 
 
 class NotFound(ApiError):
@@ -130,7 +174,11 @@ _BY_STATUS: Mapping[int, type[ApiError]] = {
 
 
 class ApiClient:
-    """JSON requests to the API server. Every method raises KubeError, and ApiError for an answer of 400 or more."""
+    """JSON requests to the API server. Every method raises KubeError, and ApiError for an answer of 400 or more.
+
+    What may be repeated is repeated here, for a while: reads, and writes that the server would refuse the second time, if it
+    has no answer or no time for them; others only if they cannot have been done.
+    """
 
     def __init__(self, configuration: official.Configuration) -> None:
         self._configuration = configuration
@@ -161,9 +209,10 @@ class ApiClient:
                 "or start one with: rolerunner devcluster up"
             ) from error
 
-    def new_session(self, *middlewares: aiohttp.ClientMiddlewareType) -> aiohttp.ClientSession:
+    def new_session(self, *middlewares: aiohttp.ClientMiddlewareType, **options: Any) -> aiohttp.ClientSession:
         """A session with the runner's credentials, for those who speak HTTP to the server themselves. Theirs to close."""
         return aiohttp.ClientSession(
+            **options,
             connector=_Connector(ssl=self._ssl_context(), limit=0, keepalive_timeout=60),
             middlewares=(*middlewares, self._count, self._authorize),
             timeout=_TIMEOUT,
@@ -206,12 +255,18 @@ class ApiClient:
         query = {**params, "watch": "true", "allowWatchBookmarks": "true"}
         async with self._responding("GET", path, params=query, timeout=_WATCH_TIMEOUT) as response:
             opened()
-            async for line in _lines(response.content):
-                event = json.loads(line)
-                if event.get("type") == "ERROR":
-                    status = event.get("object") or {}
-                    raise _error(status.get("code", 500), status.get("message", "the watch failed"))
-                yield event
+            try:
+                async for line in lines(response.content):
+                    event = await parsed(line, f"a watch of {path}")
+                    obj = event.get("object")
+                    if not isinstance(obj, dict):
+                        raise Unreadable(f"a watch of {path}: an event without an object")
+                    if event.get("type") == "ERROR":
+                        code = obj.get("code")
+                        raise _error(code if isinstance(code, int) else 500, str(obj.get("message", "the watch failed")))
+                    yield event
+            except aiohttp.SocketTimeoutError as error:
+                raise Silent(f"a watch of {path} has been silent") from error
 
     async def _request(
         self,
@@ -224,19 +279,36 @@ class ApiClient:
     ) -> dict[str, Any]:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": content_type} if data is not None else {}
-        async with self._responding(method, path, params=params, data=data, headers=headers) as response:
-            answer: dict[str, Any] = json.loads(await response.read())
-            return answer
+        repeatable = method == "GET" or content_type == APPLY_PATCH or _names_its_version(method, body)
+        loop = asyncio.get_running_loop()
+        deadline, pause = loop.time() + _PATIENCE, _FIRST_PAUSE
+        for left in reversed(range(_TRIES)):
+            try:
+                async with self._responding(method, path, params=params, data=data, headers=headers) as response:
+                    return await parsed(await response.read(), f"{method} {path}")
+            except (ApiError, Unreachable) as error:
+                wanted = pause * random.uniform(0.8, 1.2)
+                if isinstance(error, ApiError) and error.retry_after is not None:
+                    wanted = max(wanted, min(error.retry_after, _LONGEST_PAUSE))
+                if not left or not _may_be_repeated(error, repeatable) or loop.time() + wanted > deadline:
+                    raise
+                logger.debug("A request is repeated", extra={"request": f"{method} {path}", "reason": str(error)[:500]})
+            await asyncio.sleep(wanted)
+            pause *= 2
+        raise AssertionError("the last try returns or raises")
 
     @asynccontextmanager
     async def _responding(self, method: str, path: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
         try:
             async with self.session.request(method, self.server + path, **options) as response:
                 if response.status >= 400:
-                    raise _error(response.status, await _message(response))
+                    message, wanted = await _message(response), response.headers.get("Retry-After", "")
+                    retry_after = float(wanted) if wanted.isdecimal() and len(wanted) < 10 else None
+                    raise _error(response.status, message, retry_after=retry_after)
                 yield response
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unreachable(f"{method} {path}: {error or type(error).__name__}") from error
+            sent = not isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
+            raise Unreachable(f"{method} {path}: {error or type(error).__name__}", sent=sent) from error
 
     async def _count(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         code = "<error>"
@@ -298,7 +370,7 @@ def in_cluster_namespace() -> str:
         return os.environ.get("POD_NAMESPACE", "")
 
 
-async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+async def lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
     """Lines of any length: aiohttp's own reader refuses those over its buffer, and an object may be 1.5 MiB."""
     rest: list[bytes] = []
     async for chunk in content.iter_any():
@@ -312,12 +384,39 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
             rest.append(tail)
 
 
+async def parsed(content: bytes, what: str) -> dict[str, Any]:
+    """The JSON object that was answered to `what`. Raises Unreadable."""
+    try:
+        value = await asyncio.to_thread(nesting.parse, content) if len(content) > _LARGE else nesting.parse(content)
+    except (ValueError, RecursionError) as error:
+        reason = "it nests too deep" if isinstance(error, RecursionError) else error
+        raise Unreadable(f"{what}: the answer cannot be read as JSON: {reason}") from error
+    if not isinstance(value, dict):
+        raise Unreadable(f"{what}: the answer is no JSON object but of type {type(value).__name__}")
+    return value
+
+
+def _names_its_version(method: str, body: Body | None) -> bool:
+    """Whether it is a write that the server refuses once the object has been written, by whomever."""
+    metadata = (body or {}).get("metadata")
+    return method in ("PUT", "PATCH") and isinstance(metadata, Mapping) and bool(metadata.get("resourceVersion"))
+
+
+def _may_be_repeated(error: ApiError | Unreachable, repeatable: bool) -> bool:
+    if isinstance(error, Unreachable):
+        return repeatable or not error.sent
+    # Who is asked for a kind that is not ready yet has other things to do meanwhile. Any other 429 says: not done.
+    if error.status == 429:
+        return not isinstance(error, NotReady)
+    return repeatable and (error.status in (502, 503, 504) or (error.status == 500 and error.retry_after is not None))
+
+
 async def _message(response: aiohttp.ClientResponse) -> str:
     text = await response.text(errors="replace")
     try:
-        message = json.loads(text).get("message")
-    except (ValueError, AttributeError):
-        message = None
+        message = str(json.loads(text).get("message") or "")
+    except (ValueError, AttributeError, RecursionError):
+        message = ""
     return message or text[:1000] or response.reason or f"HTTP {response.status}"
 
 
@@ -326,7 +425,6 @@ def is_not_ready(status: int, message: str) -> bool:
     return status == 429 and "(re)initializing" in message
 
 
-def _error(status: int, message: str) -> ApiError:
-    if is_not_ready(status, message):
-        return NotReady(status, message)
-    return _BY_STATUS.get(status, ApiError)(status, message)
+def _error(status: int, message: str, *, retry_after: float | None = None) -> ApiError:
+    kind = NotReady if is_not_ready(status, message) else _BY_STATUS.get(status, ApiError)
+    return kind(status, message, retry_after=retry_after)

@@ -1,4 +1,5 @@
-"""Which kinds the API server has, and under which paths: asked once a group and version, and again on a miss.
+"""Which kinds the API server has, and under which paths: asked once a minute for a group and version that is used, and again
+on a miss.
 
 Next on the way: `runner.kube.primaries`.
 """
@@ -6,10 +7,19 @@ Next on the way: `runner.kube.primaries`.
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from time import monotonic
+from typing import Any
 
-from runner.kube.client import ApiClient, NotFound
+from runner.kube.client import ApiClient, KubeError, NotFound
 from runner.resource.metadata import GroupVersionKind, ObjectKey, split_api_version
+
+logger = logging.getLogger(__name__)
+
+# Seconds after which a CRD may have been changed in place: its scope, or its status subresource.
+_KNOWN = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +64,39 @@ class Discovery:
     def __init__(self, client: ApiClient) -> None:
         self._client = client
         self._found: dict[str, dict[str, Resource]] = {}
+        # Until when what was found counts.
+        self._until: dict[str, float] = {}
         self._asking: dict[str, asyncio.Lock] = {}
 
     async def by_kind(self, gvk: GroupVersionKind) -> Resource | None:
         def match(resources: dict[str, Resource]) -> Resource | None:
             return next((resource for resource in resources.values() if resource.gvk == gvk), None)
 
-        return match(self._found.get(gvk.api_version, {})) or match(await self._ask(gvk.api_version))
+        return match(await self._known(gvk.api_version)) or match(await self._ask(gvk.api_version))
 
     async def by_plural(self, api_version: str, plural: str) -> Resource | None:
-        known = self._found.get(api_version, {}).get(plural)
+        known = (await self._known(api_version)).get(plural)
         return known or (await self._ask(api_version)).get(plural)
 
     def forget(self, gvk: GroupVersionKind) -> None:
         """The kind's definition may have changed: ask again before its next use."""
         self._found.pop(gvk.api_version, None)
+
+    async def _known(self, api_version: str) -> dict[str, Resource]:
+        """What was found, not older than a minute if the server answers."""
+        known = self._found.get(api_version)
+        if known is None:
+            return {}
+        if monotonic() >= self._until[api_version]:
+            # Whoever asks meanwhile need not wait.
+            self._until[api_version] = monotonic() + _KNOWN
+            try:
+                # An API server that has only just begun may not know all of its groups yet: a kind is gone when its objects
+                # are, and then `forget` is called.
+                return await self._ask(api_version) or known
+            except KubeError as error:
+                logger.debug("A group could not be discovered again", extra={"group": api_version, "reason": str(error)})
+        return known
 
     async def _ask(self, api_version: str) -> dict[str, Resource]:
         async with self._asking.setdefault(api_version, asyncio.Lock()):
@@ -76,25 +104,36 @@ class Discovery:
                 answer = await self._client.get(group_version_path(api_version))
             except NotFound:
                 return {}
-            self._found[api_version] = _resources(api_version, answer.get("resources", ()))
+            self._found[api_version] = _resources(api_version, answer.get("resources"))
+            self._until[api_version] = monotonic() + _KNOWN
             return self._found[api_version]
 
 
-def _resources(api_version: str, entries: list[dict[str, object]]) -> dict[str, Resource]:
+def _resources(api_version: str, listed: Any) -> dict[str, Resource]:
+    """What of a discovery document can be understood: an aggregated API server may send anything."""
     group, version = split_api_version(api_version)
+    entries = [entry for entry in listed if _is_entry(entry)] if isinstance(listed, list) else []
     subresources: dict[str, set[str]] = {}
     for entry in entries:
-        plural, slash, subresource = str(entry["name"]).partition("/")
+        plural, slash, subresource = entry["name"].partition("/")
         if slash:
             subresources.setdefault(plural, set()).add(subresource)
     return {
         plural: Resource(
-            gvk=GroupVersionKind(group, version, str(entry["kind"])),
+            gvk=GroupVersionKind(group, version, entry["kind"]),
             plural=plural,
-            namespaced=bool(entry["namespaced"]),
-            verbs=frozenset(entry.get("verbs", ())),  # type: ignore[call-overload]
+            namespaced=bool(entry.get("namespaced")),
+            verbs=frozenset(verb for verb in entry.get("verbs") or () if isinstance(verb, str)),
             subresources=frozenset(subresources.get(plural, ())),
         )
         for entry in entries
-        if "/" not in (plural := str(entry["name"]))
+        if "/" not in (plural := entry["name"])
     }
+
+
+def _is_entry(entry: Any) -> bool:
+    return (
+        isinstance(entry, Mapping)
+        and all(isinstance(entry.get(name), str) and entry[name] for name in ("name", "kind"))
+        and isinstance(entry.get("verbs") or (), (list, tuple))
+    )

@@ -1,12 +1,21 @@
-"""Kubernetes Events on a CR, or on the Lease: what its owner should see with `kubectl describe`."""
+"""Kubernetes Events on a CR, or on the Lease: what its owner should see with `kubectl describe`.
+
+The rules are client-go's: an Event that is posted again within ten minutes is the same one, counted, and an object gets 25
+at once and one more each five minutes. What a tenant makes a CR say, again and again, fills neither etcd nor this process.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from time import monotonic
+from typing import Any, TypeVar
 from uuid import uuid4
 
-from runner.kube.client import ApiClient, KubeError
+from runner.kube.client import ApiClient, KubeError, NotFound, Refused
 from runner.resource.metadata import Owner
 
 logger = logging.getLogger(__name__)
@@ -15,37 +24,132 @@ logger = logging.getLogger(__name__)
 _NOTE_LIMIT = 1024
 _COMPONENT = "rolerunner"
 
+# client-go's: seconds within which the same Event is counted; Events of an object at once, and seconds for one more.
+_WINDOW = 600.0
+_BURST = 25
+_REFILL = 300.0
+# Objects, and Events, that are remembered.
+_MOST = 4096
 
-async def warn(client: ApiClient, owner: Owner, *, reason: str, note: str) -> None:
-    """Post a Warning on a CR."""
-    await post(client, owner, type="Warning", action="Reconcile", reason=reason, note=note)
+
+@dataclass(slots=True)
+class _Posted:
+    """An Event that was posted: its path, how often it has happened, and when it was last shown to the cluster."""
+
+    path: str
+    first: str
+    count: int
+    at: float
+
+
+class EventRecorder:
+    """Posts Events on CRs, not more of them than is of use. `clock` gives seconds."""
+
+    def __init__(self, client: ApiClient, *, clock: Callable[[], float] = monotonic) -> None:
+        self._client = client
+        self._clock = clock
+        # By hashes of what makes an Event the same; the latest last.
+        self._posted: OrderedDict[int, _Posted] = OrderedDict()
+        # Events that an object may have now, and when that was reckoned, by uid.
+        self._allowed: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        # Rights of older deployments allow only the creation of Events.
+        self._may_patch = True
+
+    async def warn(self, owner: Owner, *, reason: str, note: str) -> None:
+        """Post a Warning on a CR."""
+        await self.post(owner, type="Warning", action="Reconcile", reason=reason, note=note)
+
+    async def post(self, owner: Owner, *, type: str, action: str, reason: str, note: str) -> None:
+        """Post an Event, or count it. If that cannot be done, it is logged and nothing else happens."""
+        note, now = _cut(note), self._clock()
+        key = hash((owner.uid, type, action, reason, note))
+        before = self._posted.get(key)
+        if before is not None and now - before.at > _WINDOW:
+            before = None
+            del self._posted[key]
+        if before is not None:
+            before.count += 1
+        if (before is not None and not self._may_patch) or not self._is_allowed(owner.uid, now):
+            logger.debug("An Event is not posted again", extra={"reason": reason, "on": str(owner.key)})
+            return
+        try:
+            if before is None or not await self._counted(before, now):
+                body = _event(owner, type=type, action=action, reason=reason, note=note)
+                if before is not None:
+                    body |= {"firstTimestamp": before.first, "count": before.count}
+                namespace = body["metadata"]["namespace"]
+                await self._client.post(_path(namespace), body)
+                path = f"{_path(namespace)}/{body['metadata']['name']}"
+                _remember(self._posted, key, _Posted(path, body["firstTimestamp"], body["count"], now))
+        except KubeError as error:
+            logger.info("An Event could not be posted", extra={"reason": reason, "error": str(error)})
+
+    async def _counted(self, posted: _Posted, now: float) -> bool:
+        """Whether the Event that is there says now how often it has happened, or could not be made to for want of rights."""
+        try:
+            await self._client.patch(posted.path, {"count": posted.count, "lastTimestamp": _timestamp()})
+        except NotFound:
+            return False
+        except Refused:
+            self._may_patch = False
+            return True
+        posted.at = now
+        return True
+
+    def _is_allowed(self, uid: str, now: float) -> bool:
+        allowed, at = self._allowed.get(uid, (float(_BURST), now))
+        allowed = min(allowed + (now - at) / _REFILL, float(_BURST))
+        _remember(self._allowed, uid, (max(allowed - 1, 0) if allowed >= 1 else allowed, now))
+        return allowed >= 1
 
 
 async def post(client: ApiClient, owner: Owner, *, type: str, action: str, reason: str, note: str) -> None:
-    """Post an Event. That is a courtesy: if it cannot be posted, that is logged and nothing else happens.
+    """Post an Event. That is a courtesy: if it cannot be posted, that is logged and nothing else happens."""
+    await EventRecorder(client).post(owner, type=type, action=action, reason=reason, note=note)
 
-    One of the core group: it is the same object as one of events.k8s.io, and what most Roles allow.
-    """
-    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    # Events on cluster-scoped objects live in the namespace `default`.
-    namespace = owner.key.namespace or "default"
-    body = {
+
+def _event(owner: Owner, *, type: str, action: str, reason: str, note: str) -> dict[str, Any]:
+    """One of the core group: it is the same object as one of events.k8s.io, and what most Roles allow."""
+    now = _timestamp()
+    # A name's parts end in a letter or a digit.
+    name = owner.key.name[:200].rstrip("-.")
+    return {
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"name": f"{owner.key.name[:200]}.{uuid4().hex[:16]}", "namespace": namespace},
+        # Events on cluster-scoped objects live in the namespace `default`.
+        "metadata": {"name": f"{name}.{uuid4().hex[:16]}", "namespace": owner.key.namespace or "default"},
         "firstTimestamp": now,
         "lastTimestamp": now,
         "count": 1,
         "type": type,
         "reason": reason,
         "action": action,
-        "message": note if len(note) <= _NOTE_LIMIT else note[: _NOTE_LIMIT - 1] + "…",
+        "message": note,
         "source": {"component": _COMPONENT},
         "reportingComponent": _COMPONENT,
         "reportingInstance": _COMPONENT,
         "involvedObject": {**owner.reference(), "namespace": owner.key.namespace},
     }
-    try:
-        await client.post(f"/api/v1/namespaces/{namespace}/events", body)
-    except KubeError as error:
-        logger.info("An Event could not be posted", extra={"reason": reason, "error": str(error)})
+
+
+def _path(namespace: str) -> str:
+    return f"/api/v1/namespaces/{namespace}/events"
+
+
+def _timestamp() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _cut(note: str) -> str:
+    return note if len(note) <= _NOTE_LIMIT else note[: _NOTE_LIMIT - 1] + "…"
+
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+def _remember(kept: OrderedDict[Key, Value], key: Key, value: Value) -> None:
+    kept[key] = value
+    kept.move_to_end(key)
+    if len(kept) > _MOST:
+        kept.popitem(last=False)

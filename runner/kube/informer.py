@@ -1,7 +1,8 @@
 """What roles create: one informer a kind and namespace, started when a role first touches an object of that kind.
 
 List, then watch with bookmarks from there on. After a gap (410, a lost stream) list anew and compare with the store, so
-that a deletion missed meanwhile is still told. The stores also answer the proxy's reads, while they are `fresh`.
+that a deletion missed meanwhile is still told. The stores also answer the proxy's reads, while they are `fresh`. They hold
+what CRs own; of all the other objects of a kind, which may be the whole cluster's Secrets, only names and labels are kept.
 
 Next on the way: `runner.control.handlers`, and `runner.proxy.reads`.
 """
@@ -12,45 +13,62 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from runner.kube.client import ApiClient, Expired, KubeError, NotFound, NotReady, Refused
+from runner.kube.client import ApiClient, Expired, KubeError, NotFound, NotReady, Refused, Silent, Unreadable
 from runner.kube.discovery import Resource
-from runner.resource.metadata import Object, ObjectKey
+from runner.kube.nesting import METADATA_ONLY
+from runner.resource.metadata import Object, ObjectKey, labels_of
 
 logger = logging.getLogger(__name__)
 
 # (before, after): None before for a new object, None after for one that is gone.
 Notify = Callable[[Object | None, Object | None], None]
+# Whether an object is to be kept in full, and what happens to it told.
+Keeps = Callable[[Object], bool]
 
-_PAGE = 500
+_PAGE = 100
 # Objects after which others get their turn.
 _BREATH = 50
 # Seconds. The server ends each watch after a time within these, so that not all are renewed at once.
 _WATCH_SECONDS = (240, 480)
 _FIRST_DELAY, _LAST_DELAY = 0.2, 30.0
+# A watch that ends sooner, without an event, is trouble: client-go's rule.
+_SHORT = 1.0
+_NO_LABELS: Mapping[str, str] = {}
 
 
 class Informer:
     """A store of the objects of one kind, in one namespace or (namespace empty) all, kept current by `run`.
 
-    `version` is the resourceVersion up to which the store has come, `fresh` whether its watch goes on without a
-    gap (a peer that is silently gone is noticed after the watch's own timeout), and `list_kind` what the server calls a
-    list of these.
+    `store` has the objects that `keeps` is true of, `others` the labels of all others; `notify` is called for the former,
+    and when an object becomes one of the others or ceases to be one. `version` is the resourceVersion up to which the store
+    has come, `fresh` whether its watch goes on without a gap (a peer that is silently gone is noticed after the watch's own
+    timeout), and `list_kind` what the server calls a list of these.
     """
 
-    def __init__(self, client: ApiClient, resource: Resource, namespace: str, notify: Notify) -> None:
+    def __init__(
+        self, client: ApiClient, resource: Resource, namespace: str, notify: Notify, keeps: Keeps = lambda obj: True
+    ) -> None:
         self.resource = resource
         self.namespace = namespace
         self.store: dict[ObjectKey, Object] = {}
+        self.others: dict[ObjectKey, Mapping[str, str]] = {}
         self.synced = asyncio.Event()
         self.version = ""
         self.fresh = False
         self.list_kind = ""
         self._client = client
         self._notify = notify
+        self._keeps = keeps
         self._unbroken = False
+        # The latest version that a list or a watch has told of, as a number.
+        self._told = 0
+        # Watches in a row that came to nothing.
+        self._in_vain = 0
+        # What has been logged of objects that could not be taken in.
+        self._odd: set[str] = set()
         self._encoded: dict[ObjectKey, bytes] = {}
 
     def expect(self, obj: Object) -> None:
@@ -58,7 +76,7 @@ class Informer:
         key = ObjectKey.of(obj)
         known = max(_number(self.version), _number(_version(self.store[key])) if key in self.store else 0)
         if not self.fresh and _number(_version(obj)) > known:
-            self._put(key, _slim(obj))
+            self._take_in(key, obj)
 
     def encoded(self, key: ObjectKey) -> bytes | None:
         """An object of the store as JSON: made when it is first asked for, and kept until the object changes."""
@@ -72,25 +90,36 @@ class Informer:
         """Keep the store current until cancelled. Trouble is logged once a kind of trouble, and waited out."""
         delay, trouble = _FIRST_DELAY, ""
         while True:
+            error_itself: Exception | None = None
             try:
+                in_vain = self._in_vain
                 await self.step()
-                delay, trouble = _FIRST_DELAY, ""
-                continue
+                if self._in_vain <= max(in_vain, 1):
+                    if not self._in_vain:
+                        delay, trouble = _FIRST_DELAY, ""
+                    continue
+                problem, level = "watches end as soon as they begin", logging.INFO
             except NotFound:
-                # The kind itself is gone, and its objects with it.
-                await self._replace({})
-                self.version = ""
                 problem, level = "kind not served", logging.INFO
+                self.version = ""
+                if trouble == problem:
+                    # The kind itself is gone, and its objects with it: a server that has just begun says so once.
+                    await self._remove(self.store.keys() | self.others.keys())
             except NotReady as error:
                 problem, level = str(error), logging.DEBUG
             except KubeError as error:
                 # Missing rights stay missing until somebody acts; the rest passes.
                 problem, level = str(error), logging.WARNING if isinstance(error, Refused) else logging.INFO
+            except Exception as error:
+                # Nothing that one kind's watch stumbles over ends the others'.
+                problem, level, error_itself = f"{type(error).__name__}: {error}", logging.ERROR, error
+                self.version, self._unbroken = "", False
             if problem != trouble:
                 logger.log(
                     level,
                     "Dependents are not being watched for now",
-                    extra={"resource": self.resource.plural, "namespace": self.namespace, "reason": problem},
+                    extra={"resource": self.resource.plural, "namespace": self.namespace, "reason": problem[:1000]},
+                    exc_info=error_itself,
                 )
             trouble = problem
             await asyncio.sleep(delay * random.uniform(0.8, 1.2))
@@ -102,77 +131,153 @@ class Informer:
             await (self._watch() if self.version else self._list())
         except Expired:
             self.version = ""
+            self._in_vain += 1
+        except Silent as error:
+            # Renewed as any that has ended; after it the store is fresh again with the first bookmark.
+            logger.debug("A watch is renewed", extra={"resource": self.resource.plural, "reason": str(error)})
 
     async def _list(self) -> None:
+        """Take in what there is, page by page, none of which is kept, and then let go what there is no more."""
         path = self.resource.path(namespace=self.namespace)
-        found: dict[ObjectKey, Object] = {}
+        kind = {"apiVersion": self.resource.gvk.api_version, "kind": self.resource.gvk.kind}
+        listed: set[ObjectKey] = set()
         params = {"limit": str(_PAGE)}
-        while True:
+        token: Any = "first"
+        while token:
             page = await self._client.get(path, params)
-            for item in page.get("items") or ():
-                # Items of a list carry no kind of their own.
-                whole = {"apiVersion": self.resource.gvk.api_version, "kind": self.resource.gvk.kind, **item}
-                found[ObjectKey.of(item)] = _slim(whole)
-            self.list_kind = page.get("kind", "")
-            token = page["metadata"].get("continue")
-            if not token:
-                break
-            params = {"limit": str(_PAGE), "continue": token}
-        self.version = page["metadata"]["resourceVersion"]
-        # What came while the list was on its way is for the watch to tell.
-        newer = {key: obj for key, obj in self.store.items() if _number(_version(obj)) > _number(self.version)}
-        await self._replace({**found, **newer})
+            metadata = page.get("metadata")
+            if not isinstance(metadata, Mapping):
+                raise Unreadable(f"GET {path}: the answer is no list")
+            version, token = str(metadata.get("resourceVersion", "")), metadata.get("continue")
+            # Versions go back where etcd was restored from a backup: then nothing that is known counts any more.
+            restored = 0 < _number(version) < self._told
+            self.list_kind = str(page.get("kind", ""))
+            params = {"limit": str(_PAGE), "continue": str(token)}
+            items = page.pop("items", None)
+            for number, item in enumerate(items if isinstance(items, list) else ()):
+                key = self._key(item)
+                if key is not None:
+                    listed.add(key)
+                    # What came while the list was on its way is for the watch to tell.
+                    known = self.store.get(key)
+                    is_news = known is None or _version(known) != _version(item)
+                    if is_news and (known is None or restored or _number(_version(known)) <= _number(_version(item))):
+                        # Items of a list carry no kind of their own.
+                        self._take_in(key, {**kind, **item})
+                if number % _BREATH == 0:
+                    # Who is told may have to think about each.
+                    await asyncio.sleep(0)
+            # The next page comes while this one would still be there.
+            del page, items
+        await self._remove(
+            key
+            for key in (self.store.keys() | self.others.keys()) - listed
+            if restored or key not in self.store or _number(_version(self.store[key])) <= _number(version)
+        )
+        self.version, self._told = version, _number(version)
         self._unbroken = True
         self.synced.set()
 
     async def _watch(self) -> None:
         path = self.resource.path(namespace=self.namespace)
         params = {"resourceVersion": self.version, "timeoutSeconds": str(random.randint(*_WATCH_SECONDS))}
+        loop = asyncio.get_running_loop()
+        begun, heard = loop.time(), False
         try:
             async for event in self._client.watch(path, params, opened=self._opened):
-                obj = event["object"]
-                self.version = obj["metadata"]["resourceVersion"]
-                if event["type"] == "BOOKMARK":
-                    self.fresh = self._unbroken = True
-                else:
-                    self._put(ObjectKey.of(obj), None if event["type"] == "DELETED" else _slim(obj), last=obj)
+                heard = True
+                self._heed(event)
         except KubeError:
             self._unbroken = False
             raise
         finally:
             self.fresh = False
+            if heard or loop.time() - begun >= _SHORT:
+                self._in_vain = 0
+        if not heard and loop.time() - begun < _SHORT:
+            self._in_vain += 1
 
     def _opened(self) -> None:
         # After trouble much may have been missed; that all of it has been told, a bookmark says.
         self.fresh = self._unbroken
 
-    async def _replace(self, found: Mapping[ObjectKey, Object]) -> None:
-        for key in self.store.keys() - found.keys():
-            self._put(key, None)
-        for number, (key, obj) in enumerate(found.items()):
-            before = self.store.get(key)
-            if before is None or _version(before) != _version(obj):
-                self._put(key, obj)
+    def _heed(self, event: Mapping[str, Any]) -> None:
+        obj = event["object"]
+        metadata = obj.get("metadata")
+        version = metadata.get("resourceVersion") if isinstance(metadata, Mapping) else None
+        is_bookmark = event.get("type") == "BOOKMARK"
+        if isinstance(version, str) and version:
+            if is_bookmark and 0 < _number(version) < self._told:
+                # A watch from a version that is yet to come: silent until then.
+                raise Expired(410, "the versions of the API server have gone back")
+            self.version, self._told = version, max(self._told, _number(version))
+        if is_bookmark:
+            self.fresh = self._unbroken = True
+        elif (key := self._key(obj)) is not None:
+            self._take_in(key, obj, deleted=event.get("type") == "DELETED")
+
+    def _key(self, obj: Any) -> ObjectKey | None:
+        try:
+            key = ObjectKey.of(obj)
+            return key if hash(key) and key.name else None
+        except Exception as error:
+            self._pass_over(error)
+            return None
+
+    async def _remove(self, keys: Iterable[ObjectKey]) -> None:
+        for number, key in enumerate(list(keys)):
+            self._take_in(key, None)
             if number % _BREATH == 0:
-                # Who is told may have to think about each.
                 await asyncio.sleep(0)
 
-    def _put(self, key: ObjectKey, obj: Object | None, *, last: Object | None = None) -> None:
+    def _take_in(self, key: ObjectKey, obj: Object | None, *, deleted: bool = False) -> None:
+        """The object is there so, or is not. What goes wrong with one object concerns no other."""
+        try:
+            slim = None if obj is None else _slim(obj)
+            self._put(key, None if deleted else slim, last=slim)
+        except Exception as error:
+            self._pass_over(error, key)
+
+    def _pass_over(self, error: Exception, key: ObjectKey | None = None) -> None:
+        what = type(error).__name__
+        if what not in self._odd:
+            self._odd.add(what)
+            fields = {"resource": self.resource.plural, "object": str(key or ""), "error": f"{what}: {error}"[:1000]}
+            logger.error("An object was passed over", extra=fields, exc_info=error)
+
+    def _put(self, key: ObjectKey, obj: Object | None, *, last: Object | None) -> None:
         before = self.store.pop(key, None)
+        was_another = self.others.pop(key, None) is not None
         self._encoded.pop(key, None)
-        if obj is not None:
+        # One that nests too deep cannot be kept in full.
+        if obj is not None and METADATA_ONLY not in obj and self._keeps(obj):
             self.store[key] = obj
-        elif before is None:
+            if was_another:
+                # That it had been there tells an adoption from a creation.
+                before = {"apiVersion": obj.get("apiVersion"), "kind": obj.get("kind"), "metadata": _named(key)}
+        elif obj is not None:
+            self.others[key] = dict(labels_of(obj)) or _NO_LABELS
+        elif before is None and not was_another and last is not None and self._keeps(last):
             # Deleted before it was ever listed: its last words say whose it was.
             before = last
-        self._notify(before, obj)
+        if before is not None or key in self.store:
+            self._notify(before, obj)
 
 
 class Informers:
     """The informers, by kind, each started at most once. `namespaces` empty: one for the whole cluster."""
 
-    def __init__(self, client: ApiClient, *, namespaces: Sequence[str], notify: Notify, tasks: asyncio.TaskGroup) -> None:
+    def __init__(
+        self,
+        client: ApiClient,
+        *,
+        namespaces: Sequence[str],
+        notify: Notify,
+        keeps: Keeps = lambda obj: True,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
         self._client = client
+        self._keeps = keeps
         self._namespaces = tuple(namespaces) or ("",)
         self._notify = notify
         self._tasks = tasks
@@ -196,7 +301,7 @@ class Informers:
     def _start(self, name: str, resource: Resource) -> None:
         self._running[name] = {}
         for namespace in self._namespaces if resource.namespaced else ("",):
-            informer = Informer(self._client, resource, namespace, self._notify)
+            informer = Informer(self._client, resource, namespace, self._notify, self._keeps)
             self._running[name][namespace] = informer
             self._started.append(self._tasks.create_task(informer.run(), name=f"informer {name} {namespace}"))
         logger.info("Watching dependents", extra={"resource": name, "namespaces": ",".join(filter(None, self._namespaces))})
@@ -221,8 +326,12 @@ def _slim(obj: Mapping[str, Any]) -> Object:
     return {**obj, "metadata": metadata}
 
 
+def _named(key: ObjectKey) -> dict[str, str]:
+    return {"name": key.name, **({"namespace": key.namespace} if key.namespace else {})}
+
+
 def _version(obj: Object) -> str:
-    return str(obj["metadata"].get("resourceVersion"))
+    return str((obj.get("metadata") or {}).get("resourceVersion"))
 
 
 def _number(version: str) -> int:

@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from runner.kube import events
-from runner.kube.client import ApiClient, Conflict, KubeError, NotFound, Refused, in_cluster_namespace
+from runner.kube.client import ApiClient, Conflict, KubeError, NotFound, Refused, Unreadable, in_cluster_namespace
 from runner.resource.metadata import GroupVersionKind, Object, ObjectKey, Owner
 from runner.settings import ConfigurationError, Election
 
@@ -142,7 +142,7 @@ class Elector:
     async def announce(self) -> None:
         """Post the Event that client-go posts of a new leader."""
         assert self._metadata is not None
-        owner = Owner(LEASE, ObjectKey(self.namespace, self.name), self._metadata["uid"])
+        owner = Owner(LEASE, ObjectKey(self.namespace, self.name), self._metadata.get("uid", ""))
         note = f"{self.identity} became leader"
         await events.post(self._client, owner, type="Normal", action="Lead", reason="LeaderElection", note=note)
 
@@ -240,8 +240,11 @@ class Elector:
             self._take_in(await self._client.put(self._path, {**lease, "metadata": self._metadata}))
 
     def _take_in(self, lease: Object) -> None:
-        self._metadata = lease["metadata"]
-        spec = lease.get("spec") or {}
+        metadata, spec = lease.get("metadata"), lease.get("spec") or {}
+        if not isinstance(metadata, Mapping) or not isinstance(spec, Mapping):
+            # Of something between here and the API server.
+            raise Unreadable("the answer is no Lease")
+        self._metadata = metadata
         if self._seen is None or self._seen.spec != spec:
             self._seen = Seen(spec, self._clock())
 

@@ -1,8 +1,9 @@
 """The watched custom resources, by kopf: embedded, with low-level event handlers only.
 
 kopf follows CRDs that arrive late, go, or come back, and namespaces that match a pattern. Nothing is left on the CRs: its
-change handlers, finalizers and peering are not used. After a disconnect it lists anew, so an event may come twice, and a
-deletion may be missed: `control.handlers` tells news from echoes, and a reconcile of what is gone finds out by itself.
+change handlers, finalizers and peering are not used. After a disconnect it lists anew, so an event may come twice, which
+`control.handlers` tells from news; what a list lacks was deleted meanwhile. kopf ends with all of its watches when one of
+them meets what it does not expect, so a middleware sees to it that it gets only what it does.
 
 Next on the way: `runner.control.handlers`.
 """
@@ -10,18 +11,20 @@ Next on the way: `runner.control.handlers`.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from typing import Any, cast
 
 import aiohttp
 import kopf
 from kopf._cogs.structs.references import Insights, NamespaceName, match_namespace
 
-from runner.kube.client import ApiClient, KubeError, in_cluster_namespace, is_not_ready
+from runner.kube.client import ApiClient, KubeError, Unreadable, in_cluster_namespace, is_not_ready, lines, parsed
 from runner.kube.discovery import Discovery, group_version_path
+from runner.kube.nesting import DEEPEST, METADATA_ONLY
 from runner.resource import refusals
-from runner.resource.metadata import GroupVersionKind, Object, is_deleting
+from runner.resource.metadata import GroupVersionKind, Object, ObjectKey, is_deleting
 from runner.watches import Watch
 
 logger = logging.getLogger(__name__)
@@ -29,12 +32,19 @@ logger = logging.getLogger(__name__)
 # What happened to a CR: ADDED, MODIFIED, DELETED, or None for one that was found by listing.
 EventType = str | None
 Notify = Callable[[Watch, EventType, Object], None]
+# The CRs of a watch that there are, by a list of a namespace or (namespace empty) of all.
+Listed = Callable[[Watch, str, Collection[ObjectKey]], None]
 
 NAMESPACE = GroupVersionKind("", "v1", "Namespace")
 
 # Seconds.
 _FIRST_DELAY, _LAST_DELAY = 0.2, 10.0
 _LOOK_AGAIN, _LOOK_AT_NAMESPACES = 2.0, 30.0
+# Seconds: for an answer, of a watch for its beginning; a watch that ends sooner, without an event, is trouble; one without
+# even a bookmark for so long has lost its peer.
+_ANSWER, _SHORT, _INACTIVE = 60.0, 1.0, 90.0
+# CRs whose trouble is remembered so that it is told once.
+_MOST_TOLD = 1000
 
 
 async def watch_primaries(
@@ -43,17 +53,21 @@ async def watch_primaries(
     watches: Sequence[Watch],
     namespaces: Sequence[str],
     notify: Notify,
+    listed: Listed = lambda watch, namespace, present: None,
     started: Callable[[], None],
 ) -> None:
     """Call `notify` for every event on a CR of the watches, until cancelled. An empty `namespaces` means all of them.
 
-    `notify` is called in the event loop and must not block. `started` is called whenever kopf has been started: it has
-    then set handlers for SIGTERM and SIGINT.
+    `notify` and `listed` are called in the event loop and must not block. `started` is called whenever kopf has been
+    started: it has then set handlers for SIGTERM and SIGINT.
     """
     delay = _FIRST_DELAY
     while True:
         begun = asyncio.get_running_loop().time()
-        reason = await _watch_once(client, watches=watches, namespaces=namespaces, notify=notify, started=started)
+        patience = Patience(watches, listed)
+        reason = await _watch_once(
+            client, watches=watches, namespaces=namespaces, notify=notify, patience=patience, started=started
+        )
         # kopf gives up where it could go on; nothing is lost by starting it again, but that it lists anew.
         if asyncio.get_running_loop().time() - begun > _LAST_DELAY:
             delay = _FIRST_DELAY
@@ -68,10 +82,11 @@ async def _watch_once(
     watches: Sequence[Watch],
     namespaces: Sequence[str],
     notify: Notify,
+    patience: Patience,
     started: Callable[[], None],
 ) -> str:
     """Run kopf until it ends by itself, or has overlooked a kind; which of them."""
-    session = client.new_session(Patience(watches))
+    session = client.new_session(patience, response_class=KopfResponse)
     registry = kopf.OperatorRegistry()
 
     async def login(**_: Any) -> kopf.AiohttpSession:
@@ -139,7 +154,7 @@ async def _add_namespaces(client: ApiClient, insights: Insights, patterns: Seque
         await asyncio.sleep(delay)
         delay = _LOOK_AT_NAMESPACES
         try:
-            found = (await client.get("/api/v1/namespaces"))["items"]
+            found = (await client.get("/api/v1/namespaces")).get("items") or ()
         except KubeError as error:
             # Without the right to list them, kopf takes their names as they are given.
             logger.debug("Namespaces were not listed", extra={"reason": str(error)})
@@ -183,11 +198,13 @@ def _settings() -> kopf.OperatorSettings:
     settings.process.ultimate_exiting_timeout = None
     # Tries again a given number of times, and not distinguishing what for; `Patience` does better.
     settings.networking.error_backoffs = ()
+    # It would count the patience, too, which has a limit for each answer.
     settings.networking.request_timeout = None
     settings.networking.connect_timeout = 10
     settings.watching.reconnect_backoff = 0.5
     settings.watching.server_timeout = 300
-    settings.watching.inactivity_timeout = 360
+    settings.watching.inactivity_timeout = _INACTIVE
+    settings.watching.chunk_size = 250
     return settings
 
 
@@ -204,31 +221,52 @@ class _NoEssence(kopf.DiffBaseStorage):
         pass
 
 
+class KopfResponse(aiohttp.ClientResponse):
+    """An answer for kopf. `value` is its JSON, where it has been read already."""
+
+    value: Mapping[str, Any] | None = None
+
+    async def json(self, **options: Any) -> Any:
+        return await super().json(**options) if self.value is None else self.value
+
+
 class Patience:
     """A client middleware: waits out an API server that is away or not ready, for as long as it takes.
 
     Missing rights on the watched kinds are waited for too, since RBAC often arrives after its operator. On CRDs and
-    namespaces they may be missing for good, in which case kopf does without.
+    namespaces they may be missing for good, in which case kopf does without. What is no answer of an API server is waited
+    out as if there was none, and an object that nests too deep is taken out of lists and watches.
     """
 
-    def __init__(self, watches: Sequence[Watch]) -> None:
+    def __init__(self, watches: Sequence[Watch], listed: Listed = lambda watch, namespace, present: None) -> None:
+        self._watches = tuple(watches)
         self._paths = tuple({group_version_path(watch.gvk.api_version) + "/" for watch in watches})
         # Among the paths of the core group, but read for kopf's own sake.
         self._namespaces = "" if NAMESPACE in {watch.gvk for watch in watches} else "/api/v1/namespaces"
         # The level at which it was said that there is something to wait for.
         self._said = logging.NOTSET
+        self._listed = listed
+        # By path, what the pages of a list have had so far.
+        self._present: dict[str, set[ObjectKey]] = {}
+        # By path, the watches in a row that came to nothing.
+        self._in_vain: dict[str, int] = {}
+        self._told: set[str] = set()
 
     async def __call__(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         delay = _FIRST_DELAY
         while True:
             try:
-                response = await handler(request)
-                problem, level = await self._problem(request, response)
-                if not problem:
-                    self._go_on()
-                    return response
-            except (aiohttp.ClientConnectionError, TimeoutError) as error:
+                async with asyncio.timeout(_ANSWER):
+                    response = await handler(request)
+                    problem, level = await self._problem(request, response)
+                    if not problem:
+                        await self._read(request, response)
+                        self._go_on()
+                        return response
+            except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError) as error:
                 problem, level = f"no answer from the API server: {error or type(error).__name__}", logging.WARNING
+            except Unreadable as error:
+                problem, level = str(error)[:500], logging.WARNING
             self._wait_for(problem, level)
             await asyncio.sleep(delay)
             delay = min(delay * 2, _LAST_DELAY)
@@ -243,6 +281,60 @@ class Patience:
             return f"HTTP {response.status}: {text[:500]}", level
         return "", logging.NOTSET
 
+    async def _read(self, request: aiohttp.ClientRequest, response: aiohttp.ClientResponse) -> None:
+        """Read an answer in kopf's place. Raises Unreadable."""
+        if not isinstance(response, KopfResponse) or response.status != 200 or request.method != "GET":
+            return
+        path, query = request.url.path, request.url.query
+        if query.get("watch"):
+            response.content = cast(aiohttp.StreamReader, _Events(response.content, self, path))
+            return
+        value = await parsed(await response.read(), f"GET {path}")
+        if "items" in value:
+            items = value["items"] if isinstance(value["items"], list) else []
+            objects = [item for item in items if _is_object(item)]
+            self._note(path, query, value, {ObjectKey.of(obj) for obj in objects})
+            value["items"] = [obj for obj in objects if self.takes(path, obj)]
+            if not isinstance(value.get("metadata"), dict):
+                raise Unreadable(f"GET {path}: the answer is no list")
+        response.value = value
+
+    def _note(self, path: str, query: Mapping[str, str], page: Mapping[str, Any], keys: set[ObjectKey]) -> None:
+        """A page of a list; after the last, what there is of a watched kind is told."""
+        if not query.get("continue"):
+            self._present[path] = set()
+        present = self._present.setdefault(path, set())
+        present |= keys
+        metadata = page.get("metadata")
+        if isinstance(metadata, Mapping) and metadata.get("continue"):
+            return
+        del self._present[path]
+        for watch in self._watches:
+            base = group_version_path(watch.gvk.api_version) + "/"
+            if path.startswith(base) and page.get("kind") == f"{watch.gvk.kind}List":
+                place = path.removeprefix(base).split("/")
+                self._listed(watch, place[1] if len(place) == 3 else "", present)
+
+    def takes(self, path: str, obj: Object) -> bool:
+        """Whether an object is one that can be handed on; if not, that is told once."""
+        if METADATA_ONLY not in obj:
+            return True
+        name = f"{path} {ObjectKey.of(obj)}"
+        if name not in self._told:
+            if len(self._told) >= _MOST_TOLD:
+                self._told.clear()
+            self._told.add(name)
+            key = ObjectKey.of(obj)
+            fields = {"kind": str(obj.get("kind") or path), "namespace": key.namespace, "cr": key.name}
+            logger.warning("A CR is passed over: it nests deeper than can be read", extra={**fields, "limit": DEEPEST})
+        return False
+
+    async def ended(self, path: str, *, in_vain: bool) -> None:
+        """A watch has come to its end. If that was one of several that came to nothing, wait a while."""
+        count = self._in_vain[path] = min(self._in_vain.get(path, 0) + 1, 20) if in_vain else 0
+        if count > 1:
+            await asyncio.sleep(min(_FIRST_DELAY * 2 ** (count - 2), _LAST_DELAY))
+
     def _wait_for(self, problem: str, level: int) -> None:
         """Say it once when the trouble begins, and when it is of a worse kind."""
         if level > self._said:
@@ -253,3 +345,54 @@ class Patience:
         if self._said:
             logger.log(min(self._said, logging.INFO), "Watching goes on")
             self._said = logging.NOTSET
+
+
+class _Events:
+    """The content of a watch's answer, which kopf reads by `iter_chunked`: whole lines, and only such as kopf takes."""
+
+    def __init__(self, content: aiohttp.StreamReader, patience: Patience, path: str) -> None:
+        self._content = content
+        self._patience = patience
+        self._path = path
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._content, name)
+
+    async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
+        loop = asyncio.get_running_loop()
+        begun, heard = loop.time(), False
+        async for line in lines(self._content):
+            try:
+                event = await parsed(line, f"a watch of {self._path}")
+                if not _is_event(event):
+                    raise Unreadable(f"a watch of {self._path}: something else than events")
+            except Unreadable as error:
+                logger.debug("A watch is begun anew", extra={"reason": str(error)[:500]})
+                await self._patience.ended(self._path, in_vain=True)
+                # Of all that can go wrong this is what kopf begins the watch anew for.
+                raise aiohttp.ClientPayloadError(str(error)) from error
+            if event["type"] == "ERROR":
+                logger.debug("A kind is listed again", extra={"reason": str(event["object"].get("message"))[:500]})
+                await self._patience.ended(self._path, in_vain=not heard)
+                # Only for "Gone" kopf lists that kind again; for any other it would end with all its watches.
+                yield json.dumps({**event, "object": {**event["object"], "code": 410}}).encode() + b"\n"
+                return
+            heard = True
+            if self._patience.takes(self._path, event["object"]):
+                yield line + b"\n"
+            elif event["type"] == "DELETED":
+                # For this its name is enough.
+                yield json.dumps(event).encode() + b"\n"
+        await self._patience.ended(self._path, in_vain=not heard and loop.time() - begun < _SHORT)
+
+
+def _is_object(item: Any) -> bool:
+    metadata = item.get("metadata") if isinstance(item, dict) else None
+    return isinstance(metadata, dict) and all(
+        isinstance(metadata.get(name) or "", str) for name in ("name", "namespace", "uid")
+    )
+
+
+def _is_event(event: Mapping[str, Any]) -> bool:
+    is_error = event.get("type") == "ERROR" and isinstance(event.get("object"), dict)
+    return is_error or (isinstance(event.get("type"), str) and _is_object(event.get("object")))

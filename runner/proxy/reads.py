@@ -49,7 +49,7 @@ def from_store(
         key = ObjectKey(info.namespace, info.name)
         if asked or key not in informer.store:
             return None
-        session.has_read(informer.store[key])
+        session.has_read(info, informer.store[key])
         return informer.encoded(key)
     return _list(informer, info.namespace, asked)
 
@@ -64,6 +64,13 @@ def _list(informer: Informer, namespace: str, asked: Mapping[str, str]) -> bytes
         if fields.setdefault("namespace", namespace) != namespace:
             return None
     elif "namespace" in fields and not informer.resource.namespaced:
+        return None
+    # Of what is nobody's here the store has no more than the labels.
+    if any(
+        all(getattr(key, name) == value for name, value in fields.items())
+        and all(requirement.matches(present) for requirement in labels.requirements)
+        for key, present in informer.others.items()
+    ):
         return None
     found = [
         key

@@ -26,8 +26,9 @@ _PREFIX = "/run/"
 
 # Told of each object that the run's CR is seen to own.
 OnDependent = Callable[[Resource, Object], None]
-# Told of what the run has written: the object's uid, and the resourceVersion that it has now; empty if it was deleted.
-OnWrite = Callable[[str, str], None]
+# Told of what the run has written: the object's uid, and the resourceVersions that it had (empty: it was created; None: not
+# known, so that it may not have been changed at all) and has now (empty: it was deleted).
+OnWrite = Callable[[str, str | None, str], None]
 
 
 class Writes:
@@ -67,31 +68,40 @@ class Session:
     owner: Owner
     inject_owner: bool
     on_dependent: OnDependent
-    on_write: OnWrite = lambda uid, version: None
+    on_write: OnWrite = lambda uid, before, version: None
     blacklist: frozenset[GroupVersionKind] = frozenset()
     # Of a plan's run, which writes nothing.
     rehearsal: Rehearsal | None = field(default=None, compare=False)
     writes: Writes = field(default_factory=Writes, compare=False)
-    # The latest version of each object that the run has been shown, by uid.
-    shown: dict[str, str] = field(default_factory=dict, compare=False)
+    # The latest version of each object that the run has been shown, by group, plural, namespace and name.
+    _shown: dict[tuple[str, str, str, str], str] = field(default_factory=dict, compare=False)
 
-    def has_read(self, obj: Object) -> None:
-        self.shown[_uid(obj)] = obj.get("metadata", {}).get("resourceVersion", "")
+    def shown(self, info: RequestInfo) -> str:
+        """The version of an object that the run was last shown; empty if it was shown none."""
+        return self._shown.get((*_key(info), info.name), "")
 
-    def has_written(self, obj: Object) -> None:
-        """The answer to a write: the object, or a part of it such as its scale."""
+    def has_read(self, info: RequestInfo, obj: Object) -> None:
+        # What else may be told of an object, such as a table, is no object and has no uid.
+        if _uid(obj):
+            self._shown[*_key(info), info.name] = obj.get("metadata", {}).get("resourceVersion", "")
+
+    def has_written(self, info: RequestInfo, obj: Object, *, before: str | None) -> None:
+        """The answer to a write: the object, or a part of it such as its scale.
+
+        `before` is the version to which it was a write, as for `on_write`. A write that changes nothing leaves the version
+        as it was; who made that one is another question.
+        """
         uid, version = _uid(obj), obj.get("metadata", {}).get("resourceVersion", "")
-        # A write that changes nothing leaves the version as it was; who made that one is another question.
-        if uid and version and self.shown.get(uid) != version:
-            self.on_write(uid, version)
-        self.shown[uid] = version
+        if uid and version and before != version:
+            self.on_write(uid, before, version)
+        self.has_read(info, obj)
 
-    def has_deleted(self, answer: Object) -> None:
+    def has_deleted(self, info: RequestInfo, answer: Object, *, before: str | None) -> None:
         """The answer to a deletion: the object if it is only on its way out, else a status that names it."""
         uid = _uid(answer) or (answer.get("details") or {}).get("uid", "")
         if uid:
-            self.on_write(uid, "")
-            self.has_written(answer)
+            self.on_write(uid, before, "")
+            self.has_written(info, answer, before=before)
 
 
 class Sessions:
@@ -109,22 +119,27 @@ class Sessions:
         finally:
             del self._open[token]
 
-    def of(self, target: str, authorization: str | None) -> tuple[Session | None, str]:
+    def of(self, target: str, *authorizations: str | None) -> tuple[Session | None, str]:
         """The session that a request names, and what is asked of the API server: its path and query.
 
-        It is named by the path's beginning, as in the kubeconfig's URL, or else by an Authorization header: `Bearer TOKEN`,
-        or `Basic` with the token as the user's name.
+        It is named by the beginning of the path, as in a kubeconfig's URL, or else by one of the authorizations:
+        `Bearer TOKEN`, or `Basic` with the token as the user's name.
         """
         if target.startswith(_PREFIX):
             token, _, rest = target.removeprefix(_PREFIX).partition("/")
             return self._open.get(Token(token)), "/" + rest
-        scheme, _, credentials = (authorization or "").partition(" ")
-        if scheme.lower() == "basic":
-            try:
-                credentials = base64.b64decode(credentials, validate=True).decode().partition(":")[0]
-            except (binascii.Error, UnicodeDecodeError):
-                return None, target
-        return self._open.get(Token(credentials.strip())), target
+        tokens = (_token(authorization or "") for authorization in authorizations)
+        return next((self._open[token] for token in tokens if token in self._open), None), target
+
+
+def _token(authorization: str) -> Token:
+    scheme, _, credentials = authorization.partition(" ")
+    if scheme.lower() == "basic":
+        try:
+            credentials = base64.b64decode(credentials, validate=True).decode().partition(":")[0]
+        except (binascii.Error, UnicodeDecodeError):
+            credentials = ""
+    return Token(credentials.strip())
 
 
 def _uid(obj: Object) -> str:
@@ -136,29 +151,35 @@ def _key(info: RequestInfo) -> tuple[str, str, str]:
 
 
 def kubeconfigs(token: Token, *, port: int, namespace: str) -> tuple[str, str]:
-    """Two kubeconfigs for one run, as YAML (which JSON is): for Go's clients (kubectl, helm), and for Python's.
+    """Two kubeconfigs for one run, as YAML (which JSON is): for Go's clients (kubectl, helm), and for Python's. Each does
+    for the other kind as well.
 
-    Go's leave out a user's credentials where the server has no TLS, and make no websocket to a URL with a user in it: their
-    token is part of the URL's path. Python's send a user's credentials, and name a cache by the URL, which is the same for
-    all runs.
+    Go's leave out a user's credentials where the server has no TLS: their token is part of the URL's path. Python's send a
+    user's credentials, and name a cache by the URL, which is the same for all runs; from theirs, Go's take the token as
+    credentials for an HTTP proxy, which this proxy is then as well.
     """
     server = f"http://127.0.0.1:{port}"
     return (
-        _kubeconfig(server + _PREFIX + token, token, namespace),
-        _kubeconfig(server, token, namespace),
+        _kubeconfig({"server": server + _PREFIX + token}, token, namespace),
+        _kubeconfig({"server": server, "proxy-url": f"http://{token}:unused@127.0.0.1:{port}"}, token, namespace),
     )
 
 
-def _kubeconfig(server: str, token: Token, namespace: str) -> str:
+def _kubeconfig(cluster: dict[str, str], token: Token, namespace: str) -> str:
     context = {"cluster": "proxy", "user": "run", **({"namespace": namespace} if namespace else {})}
     return json.dumps(
         {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "proxy", "cluster": {"server": server}}],
+            "clusters": [{"name": "proxy", "cluster": cluster}],
             "users": [{"name": "run", "user": {"username": token, "password": "unused"}}],
             "contexts": [{"name": "run", "context": context}],
             "current-context": "run",
             "preferences": {},
         }
     )
+
+
+def basic_authorization(token: Token) -> str:
+    """The token as clients with the second of them send it."""
+    return base64.b64encode(f"{token}:unused".encode()).decode()

@@ -1,4 +1,4 @@
-"""Upgraded connections (exec, attach, port-forward): bytes both ways, whatever protocol they are of.
+"""Upgraded connections (exec, attach, port-forward) and CONNECT: bytes both ways, whatever protocol they are of.
 
 aiohttp speaks HTTP up to the server's 101 and websockets from there on, but kubectl also speaks SPDY. So both connections
 are taken out of its hands at that point. What is used of aiohttp for it is that a `ClientResponse` with a 101 keeps its
@@ -30,11 +30,6 @@ class Connection(asyncio.StreamReaderProtocol):
         super().connection_lost(exc)
         self._former.connection_lost(exc)
 
-    async def copy_to(self, other: Connection) -> None:
-        while data := await self.reader.read(_CHUNK):
-            other.writer.write(data)
-            await other.writer.drain()
-
 
 class Rest:
     """A parser, as aiohttp calls it, of what was read behind the 101: it goes on to `reader`."""
@@ -60,7 +55,26 @@ async def pass_through(request: web.Request, response: web.StreamResponse, answe
     # What comes next on this connection is no request.
     response.force_close()
     await response.prepare(request)
-    directions = [asyncio.create_task(server.copy_to(client)), asyncio.create_task(client.copy_to(server))]
+    try:
+        await _both_ways(server.reader, server.writer, client)
+    finally:
+        answer.close()
+
+
+async def join(
+    request: web.Request, response: web.StreamResponse, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """Send the answer to a CONNECT, then bytes both ways between the client and the connection that was made for it."""
+    if request.transport is None:
+        raise ConnectionResetError("the client is gone")
+    client = Connection(request.transport)
+    response.force_close()
+    await response.prepare(request)
+    await _both_ways(reader, writer, client)
+
+
+async def _both_ways(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, client: Connection) -> None:
+    directions = [asyncio.create_task(_copy(reader, client.writer)), asyncio.create_task(_copy(client.reader, writer))]
     try:
         done, _ = await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
         for direction in done:
@@ -68,4 +82,9 @@ async def pass_through(request: web.Request, response: web.StreamResponse, answe
     finally:
         for direction in directions:
             direction.cancel()
-        answer.close()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(_CHUNK):
+        writer.write(data)
+        await writer.drain()

@@ -8,7 +8,8 @@ Every function takes a status and returns a new one; whether it has to be writte
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -25,8 +26,15 @@ SUCCESSFUL_MESSAGE = "Last reconciliation succeeded"
 DRY_RUN = "DryRun"
 DRY_RUN_MESSAGE = "Nothing is written while the CR is annotated as a dry run; the Event Plan says what a run would change"
 
-# etcd refuses objects over 1.5 MiB, and a status is read by people: the whole text is in the log and the artifacts.
+# Characters of a condition's message. metav1.Condition allows no more, etcd refuses objects over 1.5 MiB, and a status is
+# read by people: the whole text is in the artifacts.
 MESSAGE_LIMIT = 32 * 1024
+_CUT = "… (cut; the whole text is in the log)"
+
+# metav1.Condition's rule for a reason, which the Go operator's empty ones do not follow.
+_REASON = re.compile(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?")
+# What is written for an empty reason where a CRD's schema refuses it; by type of condition.
+_STAND_INS = {RUNNING: "NotRunning", SUCCESSFUL: "NotSuccessful", FAILURE: "NoFailure"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +79,7 @@ def mark_failed(status: Status | None, message: str, result: AnsibleResult | Non
     running = _find(marked, RUNNING)
     if running is not None:
         marked = _set(marked, {**running, "status": "False"}, now)
-    if len(message) > MESSAGE_LIMIT:
-        message = message[:MESSAGE_LIMIT] + "… (cut; the whole text is in the log)"
-    marked = _set(marked, _condition(FAILURE, "True", "Failed", message, result), now)
+    marked = _set(marked, _condition(FAILURE, "True", "Failed", _bounded(message), result), now)
     return _set(marked, _condition(SUCCESSFUL, "False", "", ""), now)
 
 
@@ -82,10 +88,47 @@ def mark_rehearsed(status: Status | None, failure: str, now: datetime) -> dict[s
     marked = _set(dict(status or {}), _condition(RUNNING, "False", DRY_RUN, DRY_RUN_MESSAGE), now)
     earlier = _find(marked, FAILURE)
     if failure:
-        return _set(marked, _condition(FAILURE, "True", DRY_RUN, failure[:MESSAGE_LIMIT]), now)
+        return _set(marked, _condition(FAILURE, "True", DRY_RUN, _bounded(failure)), now)
     if earlier is not None and earlier.get("reason") == DRY_RUN:
         return _set(marked, _condition(FAILURE, "False", "", ""), now)
     return marked
+
+
+def with_reasons(status: Status) -> dict[str, Any]:
+    """The status with a reason in each of this module's conditions that has none, for CRDs whose schema wants one."""
+
+    def filled(condition: Mapping[str, Any]) -> Mapping[str, Any]:
+        reason = condition.get("reason")
+        if isinstance(reason, str) and _REASON.fullmatch(reason):
+            return condition
+        return {**condition, "reason": _STAND_INS[condition["type"]]}
+
+    return _each_of_ours(status, filled)
+
+
+def without_reasons(status: Status | None) -> dict[str, Any] | None:
+    """The inverse of `with_reasons`: the status as it is where a reason may be empty."""
+
+    def emptied(condition: Mapping[str, Any]) -> Mapping[str, Any]:
+        stands_in = condition.get("status") == "False" and condition.get("reason") == _STAND_INS[condition["type"]]
+        return {**condition, "reason": ""} if stands_in else condition
+
+    return None if status is None else _each_of_ours(status, emptied)
+
+
+def _each_of_ours(status: Status, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> dict[str, Any]:
+    conditions = status.get("conditions")
+    if not isinstance(conditions, list):
+        return dict(status)
+
+    def is_ours(item: Any) -> bool:
+        return isinstance(item, Mapping) and isinstance(item.get("type"), str) and item["type"] in _STAND_INS
+
+    return {**status, "conditions": [change(item) if is_ours(item) else item for item in conditions]}
+
+
+def _bounded(message: str) -> str:
+    return message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - len(_CUT)] + _CUT
 
 
 def _condition(kind: str, status: str, reason: str, message: str, result: AnsibleResult | None = None) -> dict[str, Any]:

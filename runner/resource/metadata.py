@@ -6,6 +6,7 @@ Next on the way: `runner.resource.conditions`.
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,16 @@ Object = Mapping[str, Any]
 PRIMARY_RESOURCE = "operator-sdk/primary-resource"
 PRIMARY_RESOURCE_TYPE = "operator-sdk/primary-resource-type"
 
-_DURATION = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+# Possessive: a text that is no duration, which any tenant may write, is read once.
+_DURATION = re.compile(r"([0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(ns|us|µs|μs|ms|s|m|h)")
+_LONGEST_DURATION = 64
+# Go's durations are nanoseconds in 64 bits.
+_MOST_SECONDS = 2**63 / 1e9
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+_LONGEST_QUOTE = 64
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxstring, _REPR.maxother, _REPR.maxlong = 2, _LONGEST_QUOTE, _LONGEST_QUOTE, _LONGEST_QUOTE
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -49,8 +58,8 @@ class GroupVersionKind:
     @classmethod
     def of(cls, obj: Object) -> GroupVersionKind:
         """The kind an object (or an owner reference) says it is of."""
-        group, version = split_api_version(obj.get("apiVersion", ""))
-        return cls(group, version, obj.get("kind", ""))
+        group, version = split_api_version(_text(obj.get("apiVersion")))
+        return cls(group, version, _text(obj.get("kind")))
 
     def __str__(self) -> str:
         # The form of Go's schema.GroupVersionKind, which dashboards know as the metrics' GVK label.
@@ -66,8 +75,8 @@ class ObjectKey:
 
     @classmethod
     def of(cls, obj: Object) -> ObjectKey:
-        metadata = obj.get("metadata") or {}
-        return cls(metadata.get("namespace") or "", metadata.get("name") or "")
+        metadata = _mapping(obj.get("metadata"))
+        return cls(_text(metadata.get("namespace")), _text(metadata.get("name")))
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}" if self.namespace else self.name
@@ -93,25 +102,24 @@ def split_api_version(api_version: str) -> tuple[str, str]:
 
 
 def annotations_of(obj: Object) -> Mapping[str, str]:
-    return (obj.get("metadata") or {}).get("annotations") or {}
+    return _mapping(_mapping(obj.get("metadata")).get("annotations"))
 
 
 def labels_of(obj: Object) -> Mapping[str, str]:
-    return (obj.get("metadata") or {}).get("labels") or {}
+    return _mapping(_mapping(obj.get("metadata")).get("labels"))
 
 
 def finalizers(obj: Object) -> list[str]:
-    return (obj.get("metadata") or {}).get("finalizers") or []
+    return _mapping(obj.get("metadata")).get("finalizers") or []
 
 
 def is_deleting(obj: Object) -> bool:
-    return bool((obj.get("metadata") or {}).get("deletionTimestamp"))
+    return bool(_mapping(obj.get("metadata")).get("deletionTimestamp"))
 
 
 def is_owned(obj: Object, owner: Owner) -> bool:
     """Whether the object already names this very CR as an owner, by reference or by annotation."""
-    references = (obj.get("metadata") or {}).get("ownerReferences") or ()
-    if any(reference.get("uid") == owner.uid for reference in references):
+    if any(reference.get("uid") == owner.uid for reference in _references(obj)):
         return True
     marks = annotations_of(obj)
     return marks.get(PRIMARY_RESOURCE_TYPE) == str(owner.gvk.group_kind) and marks.get(
@@ -143,32 +151,55 @@ def owners(obj: Object) -> Iterator[tuple[GroupKind, ObjectKey]]:
     """Each (kind, key) that the object says it belongs to. A reference's namespace is the object's own: whether the
     owner is namespaced at all is for the caller to know."""
     namespace = ObjectKey.of(obj).namespace
-    for reference in (obj.get("metadata") or {}).get("ownerReferences") or ():
+    for reference in _references(obj):
         gvk = GroupVersionKind.of(reference)
-        yield gvk.group_kind, ObjectKey(namespace, reference.get("name", ""))
+        yield gvk.group_kind, ObjectKey(namespace, _text(reference.get("name")))
     marks = annotations_of(obj)
-    kind, _, group = marks.get(PRIMARY_RESOURCE_TYPE, "").partition(".")
-    namespace, _, name = marks.get(PRIMARY_RESOURCE, "").rpartition("/")
+    kind, _, group = _text(marks.get(PRIMARY_RESOURCE_TYPE)).partition(".")
+    namespace, _, name = _text(marks.get(PRIMARY_RESOURCE)).rpartition("/")
     if kind and name:
         yield GroupKind(group, kind), ObjectKey(namespace, name)
+
+
+def quoted(value: object) -> str:
+    """A value that somebody else wrote, in quotes and cut, for a message: at most about 80 characters, whatever it is."""
+    if isinstance(value, str):
+        return repr(value) if len(value) <= _LONGEST_QUOTE else repr(value[: _LONGEST_QUOTE - 1]) + "…"
+    try:
+        return _REPR.repr(value)
+    except ValueError:
+        # A number of more digits than Python is willing to write.
+        return f"of type {type(value).__name__}"
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a Go duration (`1h5m`, `300ms`, `0`). ValueError, with what was expected, for anything else."""
+    sign = -1.0 if text.startswith("-") else 1.0
+    body = text.removeprefix("-") if sign < 0 else text.removeprefix("+")
+    if body == "0":
+        return 0.0
+    seconds, position = 0.0, 0
+    while len(body) <= _LONGEST_DURATION and (match := _DURATION.match(body, position)):
+        seconds += float(match[1]) * _SECONDS[match[2]]
+        position = match.end()
+    if not body or position != len(body) or seconds >= _MOST_SECONDS:
+        raise ValueError(f"{quoted(text)} is no duration; write it as 30s, 5m, 1h30m or 10h")
+    return sign * seconds
 
 
 def _primary_resource(key: ObjectKey) -> str:
     return f"{key.namespace}/{key.name}"
 
 
-def parse_duration(text: str) -> float:
-    """Seconds of a Go duration (`1h5m`, `300ms`, `0`). ValueError, with what was expected, for anything else."""
-    sign = -1.0 if text.startswith("-") else 1.0
-    body = text.removeprefix("-").removeprefix("+")
-    if body == "0":
-        return 0.0
-    seconds, position = 0.0, 0
-    for match in _DURATION.finditer(body):
-        if match.start() != position:
-            break
-        seconds += float(match[1]) * _SECONDS[match[2]]
-        position = match.end()
-    if not body or position != len(body):
-        raise ValueError(f"{text!r} is no duration; write it as 30s, 5m, 1h30m or 10h")
-    return sign * seconds
+def _references(obj: Object) -> Iterator[Mapping[str, Any]]:
+    references = _mapping(obj.get("metadata")).get("ownerReferences")
+    yield from map(_mapping, references if isinstance(references, list | tuple) else ())
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """The value; nothing where another type stands than Kubernetes has there, as in an object within an object."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""

@@ -8,8 +8,9 @@ Next on the way: `runner.executor.jobs`.
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,13 +32,25 @@ _MARK_PREFIX = "__ansible_"
 # A field with such a name can be no variable's, and a list of all variables' names would have a template in it.
 _TEMPLATE = "{"
 
+# What is handed to a role: values in all of a CR, and levels of them. The API server takes 1.5 MB and 10,000 levels, which
+# neither Python's JSON nor Ansible could cope with.
+MOST_VALUES, MOST_LEVELS = 50_000, 100
+# Of the fields that are left out, what is told.
+_MOST_DROPPED, _LONGEST_PATH = 100, 200
+
 _NUMBERS = re.compile(r"([a-zA-Z])(\d+)([a-zA-Z](\d+))")
+# Up to this length a name is remembered with its variable.
+_SHORT = 64
 _WORDS = ("HTTP", "URL", "IP")
+
+
+class Unusable(ValueError):
+    """A CR from which no variables can be made; `str()` says why, for its condition."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """The variables of a run, and the paths of the CR's fields that were left out of them.
+    """The variables of a run, and the paths of the CR's fields that were left out of them, each cut, and not too many.
 
     What is in `data` is never a template, what is in `extra_vars` may be one. No name is in both.
     """
@@ -50,6 +63,10 @@ class Parameters:
 def to_snake(name: str) -> str:
     """camelCase → snake_case, letter for letter as the Go operator's paramconv does it, its oddities included: roles
     name these variables."""
+    return _snake_of_short(name) if len(name) <= _SHORT else _snake(name)
+
+
+def _snake(name: str) -> str:
     text = _NUMBERS.sub(r"\1 \2 \3", name).strip(" ")
     if not text:
         return name
@@ -76,6 +93,10 @@ def to_snake(name: str) -> str:
     return joined if words[0].upper() in _WORDS else prefix + joined
 
 
+# A CR has the same fields at each run.
+_snake_of_short = functools.lru_cache(maxsize=4096)(_snake)
+
+
 def to_camel(variable: str) -> str:
     """A field's name that `to_snake` turns into this variable. ValueError if there is none."""
     first, *others = (variable.removeprefix("_") if variable.startswith("_") else variable).split("_")
@@ -87,11 +108,44 @@ def to_camel(variable: str) -> str:
     raise ValueError(f"no field of a CR becomes the variable {variable}")
 
 
-def field_of(variable: str, fields: Iterable[str], *, snake_case: bool) -> str:
-    """What this variable is called among the fields of a CR, or would be called. ValueError if it cannot be one."""
+def fields_by_variable(fields: Iterable[str], *, snake_case: bool) -> Callable[[str], str]:
+    """What a variable is called among these fields of a CR, or would be called. ValueError if it cannot be one.
+
+    The fields' names are looked at once, however many variables are asked for.
+    """
     if not snake_case:
-        return variable
-    return next((name for name in fields if to_snake(name) == variable), "") or to_camel(variable)
+        return lambda variable: variable
+    # Of two that become the same variable, the first.
+    found = {to_snake(name): name for name in reversed(list(fields))}
+    return lambda variable: found.get(variable) or _to_camel(variable)
+
+
+# The variables are those of argument specs, and asked for again and again.
+_to_camel = functools.lru_cache(maxsize=4096)(to_camel)
+
+
+def field_of(variable: str, fields: Iterable[str], *, snake_case: bool) -> str:
+    """As `fields_by_variable`, of one variable."""
+    return fields_by_variable(fields, snake_case=snake_case)(variable)
+
+
+def check_size(obj: Object) -> None:
+    """Raises Unusable for a CR of more values or levels than a role is given. Looks at each value once, not recursively."""
+    left, levels = MOST_VALUES, 0
+    level: list[Any] = [obj]
+    while level:
+        levels += 1
+        following: list[Any] = []
+        for value in level:
+            left -= len(value)
+            if left < 0:
+                raise Unusable(f"The CR has more than {MOST_VALUES} fields and list items, too many to be handed to a role")
+            following += [
+                item for item in (value if isinstance(value, list) else value.values()) if isinstance(item, (list, Mapping))
+            ]
+        if following and levels >= MOST_LEVELS:
+            raise Unusable(f"The CR is nested more than {MOST_LEVELS} levels deep, too deep to be handed to a role")
+        level = following
 
 
 def build(
@@ -105,16 +159,19 @@ def build(
     """The variables for a run of `obj`: later ones win.
 
     Spec fields, `ansible_operator_meta`, `_<group>_<kind>` (the whole object), `_<group>_<kind>_spec`, the watch's vars.
-    Only the watch's vars may hold templates, unless the watch says `markUnsafe: false`.
+    Only the watch's vars may hold templates, unless the watch says `markUnsafe: false`. Raises Unusable, as `check_size`.
+    May be called in a thread: the largest CR takes some tenths of a second.
     """
+    check_size(obj)
     spec = obj.get("spec")
     spec = spec if isinstance(spec, Mapping) else {}
-    dropped: list[str] = []
+    # In order, each once.
+    dropped: dict[str, None] = {}
     fields: dict[str, Any] = {}
     for name, value in spec.items():
         variable = to_snake(name) if snake_case else name
         if is_reserved(variable) or _TEMPLATE in variable:
-            dropped.append(f"spec.{name}")
+            _drop(dropped, _below("spec", name))
         else:
             fields[variable] = _snake_keys(value) if snake_case else value
     key = variable_name(gvk)
@@ -122,13 +179,13 @@ def build(
     whole.setdefault("spec", {})
     at = ObjectKey.of(obj)
     data = {
-        **_without_marks(fields, "spec", []),
+        **_without_marks(fields, "spec", {}),
         "ansible_operator_meta": {"name": at.name, "namespace": at.namespace},
         key: whole,
-        f"{key}_spec": _without_marks(spec, "spec", []),
+        f"{key}_spec": _without_marks(spec, "spec", {}),
     }
     data = {name: value for name, value in data.items() if name not in watch_vars}
-    left_out = tuple(dict.fromkeys(dropped))
+    left_out = tuple(dropped)
     if mark_unsafe:
         return Parameters(data=data, extra_vars=watch_vars, dropped=left_out)
     return Parameters(data={}, extra_vars={**data, **watch_vars}, dropped=left_out)
@@ -157,19 +214,37 @@ def _snake_keys(value: Any) -> Any:
     return value
 
 
-def _without_marks(value: Any, path: str, dropped: list[str]) -> Any:
+def _drop(dropped: dict[str, None], path: str) -> None:
+    if len(dropped) < _MOST_DROPPED:
+        dropped[path] = None
+    else:
+        dropped["…"] = None
+
+
+def _below(path: str, name: str) -> str:
+    """The path of a field; once it is too long it stays as it is, so that it takes no time at each field below."""
+    if len(path) > _LONGEST_PATH:
+        return path
+    path = f"{path}.{name}" if path else name
+    return path if len(path) <= _LONGEST_PATH else f"{path[:_LONGEST_PATH]}…"
+
+
+def _without_marks(value: Any, path: str, dropped: dict[str, None]) -> Any:
     """A copy without the keys that Ansible's JSON loader takes as its own marks."""
     if isinstance(value, Mapping):
         kept = {}
         for name, item in value.items():
-            at = f"{path}.{name}" if path else name
+            at = _below(path, name)
             if name.startswith(_MARK_PREFIX):
-                dropped.append(at)
+                _drop(dropped, at)
             else:
                 kept[name] = _without_marks(item, at, dropped)
         return kept
     if isinstance(value, list):
-        return [_without_marks(item, f"{path}[{index}]", dropped) for index, item in enumerate(value)]
+        return [
+            _without_marks(item, path if len(path) > _LONGEST_PATH else f"{path}[{index}]", dropped)
+            for index, item in enumerate(value)
+        ]
     return value
 
 

@@ -11,11 +11,11 @@ from runner.resource.metadata import Object, labels_of
 _NAME = r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _LABEL = rf"(?:[a-z0-9](?:[-a-z0-9.]{{0,251}}[a-z0-9])?/)?{_NAME}"
 _VALUE = rf"(?:{_NAME})?"
-# One requirement of a label selector, up to the comma behind it.
+# One requirement of a label selector, up to the comma behind it. Spaces are possessive, as values may be empty.
 _REQUIREMENT = re.compile(
-    rf"\s*(?:(?P<absent>!)\s*(?P<without>{_LABEL})"
-    rf"|(?P<key>{_LABEL})(?:\s*(?P<equals>==?|!=)\s*(?P<value>{_VALUE})"
-    rf"|\s+(?P<set>in|notin)\s*\((?P<values>\s*{_VALUE}\s*(?:,\s*{_VALUE}\s*)*)\))?)\s*(?:,(?=.)|$)"
+    rf"\s*+(?:(?P<absent>!)\s*+(?P<without>{_LABEL})"
+    rf"|(?P<key>{_LABEL})(?:\s*+(?P<equals>==?|!=)\s*+(?P<value>{_VALUE})"
+    rf"|\s++(?P<set>in|notin)\s*+\((?P<values>\s*+{_VALUE}\s*+(?:,\s*+{_VALUE}\s*+)*+)\))?)\s*+(?:,(?=.)|$)"
 )
 
 

@@ -123,7 +123,7 @@ def _runner(watch: Watch, kinds: Kinds, result: Needs) -> None:
         result.add(group, plural, "patch")
     if watch.manage_status:
         result.add(group, f"{plural}/status", "update")
-    result.add("", "events", "create")
+    result.add("", "events", "create", "patch")
     for related in watch.related:
         result.add(related.gvk.group, kinds.plural(related.gvk.group_kind), "list", "watch")
 

@@ -284,7 +284,7 @@ async def test_several_crs_and_what_the_role_reads_of_its_own(world: Cluster, pr
 
 async def test_the_annotation_makes_a_cr_s_runs_dry_until_it_goes(world: Cluster, project: Project, one: ObjectKey) -> None:
     project.role(CONFIG)
-    project.watch(finalizer={"name": "test.example.com/clean", "vars": {"going": True}})
+    project.watch(finalizer={"name": "test.example.com/clean", "vars": {"going": True}}, allowAnnotations=["dry-run"])
     operator = await project.start()
     annotated = thing(size="3")
     annotated["metadata"]["annotations"] = {"rolerunner.io/dry-run": "true"}

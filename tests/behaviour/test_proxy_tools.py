@@ -21,7 +21,7 @@ from runner.devcluster.supervisor import ended_with_parent
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.behaviour.test_dependents import CONFIG_MAP, blue
 from tests.behaviour.test_runs import counted, succeeded
-from tests.conftest import Project, thing
+from tests.conftest import THING, Project, lines, thing
 
 NODE = GroupVersionKind("", "v1", "Node")
 POD = GroupVersionKind("", "v1", "Pod")
@@ -213,6 +213,48 @@ async def test_a_role_runs_commands_in_pods_and_reads_their_logs(
     assert said["log"] == ["starting", "ready for connections", ""]
 
 
+@pytest.mark.parametrize("name", ["KUBECONFIG", "K8S_AUTH_KUBECONFIG"])
+async def test_each_kubeconfig_serves_gos_clients_and_pythons(
+    project: Project, world: Cluster, pod: ObjectKey, one: ObjectKey, name: str
+) -> None:
+    project.role("""
+- vars:
+    kubeconfig: "{{ lookup('ansible.builtin.env', name) }}"
+    place: "{{ ansible_operator_meta.namespace }}"
+  block:
+    - ansible.builtin.shell: |
+        set -eux
+        unset KUBECONFIG K8S_AUTH_KUBECONFIG
+        k="kubectl --kubeconfig={{ kubeconfig }}"
+        $k get pods
+        $k get configmap typed || $k create configmap typed --from-literal=color=blue
+        $k exec pod -- echo by websocket
+        KUBECTL_REMOTE_COMMAND_WEBSOCKETS=false $k exec pod -- echo by SPDY
+      register: kubectl
+    - kubernetes.core.k8s:
+        kubeconfig: "{{ kubeconfig }}"
+        definition:
+          {apiVersion: v1, kind: ConfigMap, metadata: {name: one, namespace: "{{ place }}"}, data: {color: blue}}
+    - kubernetes.core.k8s_info: {kubeconfig: "{{ kubeconfig }}", kind: Pod, namespace: "{{ place }}"}
+      register: pods
+    - kubernetes.core.k8s_exec:
+        {kubeconfig: "{{ kubeconfig }}", namespace: "{{ place }}", pod: pod, command: echo by the module}
+      register: module
+    - ansible.builtin.assert:
+        that:
+          - kubectl.stdout_lines[-2:] == ["by websocket", "by SPDY"]
+          - pods.resources | length == 1
+          - module.stdout == "by the module\\n"
+""")
+    project.watch(vars={"name": name})
+    operator = await project.start()
+    cr = await world.create(thing(), one.namespace)
+    await counted(operator, "one", 1)
+    for made in ("one", "typed"):
+        owned = await blue(world, ObjectKey(one.namespace, made))
+        assert [reference["uid"] for reference in owned["metadata"]["ownerReferences"]] == [cr["metadata"]["uid"]]
+
+
 async def test_kubectl(project: Project, world: Cluster, one: ObjectKey) -> None:
     project.role("""
 - ansible.builtin.shell: |
@@ -230,10 +272,15 @@ async def test_kubectl(project: Project, world: Cluster, one: ObjectKey) -> None
     $k wait --for=jsonpath={.data.color}=blue configmap/server-side --timeout=60s
     $k label configmap created seen=yes --overwrite
     test "$($k get configmap created --output=jsonpath={.metadata.labels.seen})" = yes
-    # Sent as protobuf: it works, but such an object gets no owner.
+    # Sent as protobuf.
     $k create configmap passing
+    test "$($k get configmap passing --output=jsonpath={.metadata.ownerReferences[*].name})" = one
     $k delete configmap passing
     if $k get configmap passing; then exit 1; fi
+    $k get configmap typed || $k create configmap typed --from-literal=color=blue
+    # As another user, who may do nothing.
+    if $k get configmap applied --as=nobody; then exit 1; fi
+    if $k get configmap applied --as=nobody 2>&1 | grep -v 'User "nobody" cannot get'; then exit 1; fi
 """)
     for name, label in (("applied", "client"), ("server-side", "server"), ("created", "nobody")):
         metadata = {"name": name, "labels": {"which": label}}
@@ -247,12 +294,103 @@ async def test_kubectl(project: Project, world: Cluster, one: ObjectKey) -> None
     # Applied again, an object keeps its owner.
     for count in (1, 2):
         await counted(operator, "one", count)
-        for name in ("applied", "server-side", "created"):
+        for name in ("applied", "server-side", "created", "typed"):
             owners[name] = (await blue(world, ObjectKey(one.namespace, name)))["metadata"]["ownerReferences"]
         reference = {"apiVersion": "test.example.com/v1", "kind": "Thing", "name": "one", "uid": cr["metadata"]["uid"]}
-        assert owners == {"applied": [reference], "server-side": [reference], "created": [reference]}
+        assert owners == {name: [reference] for name in owners}
         if count == 1:
-            await world.delete(CONFIG_MAP, ObjectKey(one.namespace, "applied"))
+            await world.delete(CONFIG_MAP, ObjectKey(one.namespace, "typed"))
+
+
+@pytest.mark.parametrize("others", [False, True], ids=["alone", "beside others"])
+async def test_each_way_to_write_tells_own_changes_from_others(
+    project: Project, world: Cluster, one: ObjectKey, others: bool
+) -> None:
+    """The API server takes each for a write on condition; what others do meanwhile gives another run, and nothing else."""
+    (project.folder / "deployment.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "apiVersion": "apps/v1",
+                "kind": "Deployment",
+                "metadata": {"name": "web"},
+                "spec": {
+                    "replicas": 1,
+                    "paused": True,
+                    "selector": {"matchLabels": {"app": "web"}},
+                    "template": {
+                        "metadata": {"labels": {"app": "web"}},
+                        "spec": {"containers": [{"name": "main", "image": "none"}]},
+                    },
+                },
+            }
+        )
+    )
+    project.role("""
+- ansible.builtin.shell: |
+    set -eux
+    k="kubectl --namespace={{ ansible_operator_meta.namespace }}"
+    if $k get deployment web; then exit 0; fi
+    $k apply --server-side --filename={{ manifest }}
+    $k apply --server-side --filename={{ manifest }}
+    $k annotate deployment web way=annotate
+    $k patch deployment web --type=json --patch='[{"op": "add", "path": "/metadata/labels", "value": {"way": "json"}}]'
+    $k patch deployment web --type=merge --patch='{"spec": {"minReadySeconds": 1}}'
+    $k patch deployment web --type=strategic --patch='{"spec": {"minReadySeconds": 2}}'
+    $k patch deployment web --type=strategic --patch='{"spec": {"minReadySeconds": 2}}'
+    $k patch deployment web --subresource=scale --type=merge --patch='{"spec": {"replicas": 2}}'
+    $k scale deployment web --replicas=3
+    $k set image deployment web main=other
+    # It may stay until its own ReplicaSets are gone, and is not there again then.
+    $k create configmap passing
+    $k patch configmap passing --patch='{"metadata": {"finalizers": ["example.com/wait"]}}'
+    $k delete configmap passing --wait=false
+    $k patch configmap passing --patch='{"metadata": {"finalizers": []}}'
+    {% if others %}
+    touch {{ manifest }}.written
+    until test -e {{ manifest }}.disturbed; do sleep 0.1; done
+    $k scale deployment web --replicas=7
+    {% endif %}
+""")
+    manifest = project.folder / "deployment.yaml"
+    project.watch(vars={"manifest": str(manifest), "others": others}, reconcilePeriod="0")
+    operator = await project.start()
+    await world.create(thing(), one.namespace)
+    if others:
+
+        async def written() -> bool:
+            return manifest.with_name("deployment.yaml.written").exists()
+
+        await until(written, "the run has written")
+        await world.patch(DEPLOYMENT, ObjectKey(one.namespace, "web"), {"spec": {"replicas": 7}})
+        manifest.with_name("deployment.yaml.disturbed").touch()
+    await succeeded(world, one)
+    await counted(operator, "one", 2 if others else 1)
+    # Another object's change is told after all of those: it is the last to cause a run.
+    await world.patch(DEPLOYMENT, ObjectKey(one.namespace, "web"), {"spec": {"replicas": 4}})
+    await counted(operator, "one", 3 if others else 2)
+    assert len(lines(operator, "Run succeeded", name="one")) == (3 if others else 2)
+
+
+async def test_an_update_keeps_the_owner(project: Project, world: Cluster, one: ObjectKey) -> None:
+    project.role("""
+- kubernetes.core.k8s:
+    force: true
+    definition:
+      apiVersion: v1
+      kind: ConfigMap
+      metadata: {name: "{{ ansible_operator_meta.name }}", namespace: "{{ ansible_operator_meta.namespace }}"}
+      data: {color: blue, size: "{{ size }}"}
+""")
+    project.watch(vars={"size": "1"})
+    operator = await project.start()
+    cr = await world.create(thing(size="1"), one.namespace)
+    await counted(operator, "one", 1)
+    await world.patch(THING, one, {"spec": {"size": "2"}})
+    await counted(operator, "one", 2)
+    await world.patch(CONFIG_MAP, one, {"data": {"color": "red"}})
+    await counted(operator, "one", 3)
+    made = await blue(world, one)
+    assert [reference["uid"] for reference in made["metadata"]["ownerReferences"]] == [cr["metadata"]["uid"]]
 
 
 @pytest.mark.skipif(shutil.which("helm") is None, reason="there is no helm on this machine")

@@ -1,6 +1,7 @@
 """The API server goes away and comes back; rights are few; mistakes are told."""
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from runner.devcluster import Cluster as Devcluster
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.behaviour.test_dependents import CONFIG_MAP, MAKE_CONFIG_MAP, blue
 from tests.behaviour.test_runs import SAY_HELLO, counted, succeeded
-from tests.conftest import THING, Project, crd, lines, thing
+from tests.conftest import THING, Project, alive, crd, lines, thing
 
 
 async def test_an_api_server_that_is_away_for_a_while(own_cluster: Devcluster, tmp_path: Path) -> None:
@@ -189,3 +190,29 @@ async def test_probes_and_metrics(project: Project, world: Cluster, one: ObjectK
     assert f'ansible_operator_reconcile_result{{GVK="{gvk}",result="succeeded"}} 1.0' in text
     assert f'ansible_operator_reconciles_count{{GVK="{gvk}"}} 1.0' in text
     assert 'ansible_operator_build_info{commit="",version="' in text
+
+
+async def test_a_runner_that_is_killed_leaves_nothing(project: Project, world: Cluster, one: ObjectKey) -> None:
+    project.role(f"- ansible.builtin.shell: echo $$ >> {project.folder}/pid; sleep 3600\n")
+    project.watch()
+    operator = await project.start()
+    await world.create(thing(), one.namespace)
+
+    async def written() -> int:
+        with contextlib.suppress(OSError, ValueError):
+            return int((project.folder / "pid").read_text())
+        return 0
+
+    pid = await until(written, "the role's process runs")
+    (left,) = (project.runs / ".run").iterdir()
+    assert (left / "kubeconfig").exists()
+    operator.process.kill()
+
+    async def gone() -> bool:
+        return not alive([pid])
+
+    await until(gone, "the run has ended with its runner")
+    project.role("- ansible.builtin.debug:\n")
+    await project.start()
+    await succeeded(world, one)
+    assert not left.exists()

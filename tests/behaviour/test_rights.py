@@ -25,6 +25,8 @@ RIGHTS = [
     for group in rule["apiGroups"]
     for resource in rule["resources"]
     for verb in rule["verbs"]
+    # By which an Event that is posted again is counted; without it none of the rest is missed.
+    if (resource, verb) != ("events", "patch")
 ]
 SETTINGS = GroupVersionKind("cache.example.com", "v1alpha1", "MemcachedSettings")
 CONFIG_MAP = GroupVersionKind("", "v1", "ConfigMap")

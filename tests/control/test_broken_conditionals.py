@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from runner.control import Request
-from runner.control.broken_conditionals import BrokenConditionals
+from runner.control.broken_conditionals import BrokenConditionals, Places
 from runner.executor.jobs import JobEvent
 from runner.resource.metadata import ObjectKey
 from tests.control.test_workqueue import watch
@@ -19,6 +19,13 @@ def event(place: str, *, stdout: str = "", deprecations: Any = None, name: str =
     return JobEvent.of(
         {"event": name, "stdout": stdout, "event_data": {"task_path": place, "res": {"deprecations": deprecations}}}
     )
+
+
+def places(*events: JobEvent) -> Places:
+    found = Places()
+    for one in events:
+        found.add(one)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -38,7 +45,7 @@ def test_which_tasks_have_one(given: JobEvent, expected: bool) -> None:
 
 def test_one_that_is_displayed_by_itself_is_the_current_tasks(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        BrokenConditionals().tell(ROLE, REQUEST, [event("main.yml:5"), event("", stdout=NOTE, name="verbose")])
+        BrokenConditionals().tell(ROLE, REQUEST, places(event("main.yml:5"), event("", stdout=NOTE, name="verbose")))
     assert [record.at for record in caplog.records] == [["main.yml:5"]]  # type: ignore[attr-defined]
 
 
@@ -46,10 +53,10 @@ def test_one_warning_a_role_and_another_for_new_places(caplog: pytest.LogCapture
     broken = BrokenConditionals()
     notes = [{"msg": NOTE}]
     with caplog.at_level(logging.WARNING):
-        broken.tell(ROLE, REQUEST, [event("main.yml:1"), event("main.yml:2", deprecations=notes)])
-        broken.tell(ROLE, REQUEST, [event("main.yml:2", deprecations=notes)])
-        broken.tell(ROLE, REQUEST, [event("main.yml:2", deprecations=notes), event("more.yml:7", deprecations=notes)])
-        broken.tell(Path("/roles/other"), REQUEST, [event("main.yml:2", deprecations=notes)])
+        broken.tell(ROLE, REQUEST, places(event("main.yml:1"), event("main.yml:2", deprecations=notes)))
+        broken.tell(ROLE, REQUEST, places(event("main.yml:2", deprecations=notes)))
+        broken.tell(ROLE, REQUEST, places(event("main.yml:2", deprecations=notes), event("more.yml:7", deprecations=notes)))
+        broken.tell(Path("/roles/other"), REQUEST, places(event("main.yml:2", deprecations=notes)))
     said = [(record.content, record.at) for record in caplog.records]  # type: ignore[attr-defined]
     assert said == [
         ("/roles/thing", ["main.yml:2"]),
@@ -61,7 +68,9 @@ def test_one_warning_a_role_and_another_for_new_places(caplog: pytest.LogCapture
 
 def test_a_role_with_very_many_names_some(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        BrokenConditionals().tell(ROLE, REQUEST, [event(f"main.yml:{n}", deprecations=[{"msg": NOTE}]) for n in range(50)])
+        BrokenConditionals().tell(
+            ROLE, REQUEST, places(*[event(f"main.yml:{n}", deprecations=[{"msg": NOTE}]) for n in range(50)])
+        )
     (record,) = caplog.records
     assert len(record.at) == 20  # type: ignore[attr-defined]
     assert record.more == 30  # type: ignore[attr-defined]

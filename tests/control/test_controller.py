@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from runner import metrics
-from runner.control import Priority, Request, Result, Retry
+from runner.control import Priority, Request, Result, Retry, controller
 from runner.control.controller import Controller
 from runner.control.workqueue import WorkQueue
-from tests.control.test_workqueue import A, B
+from tests.control.test_workqueue import SOON, A, B
 
 
 class Recorder(WorkQueue):
@@ -84,6 +84,36 @@ async def test_each_turn_is_counted_by_its_result(outcome: Result | Exception, c
     await turn(outcome)
     changed = {name for name, value in shown().items() if value == before.get(name, 0) + 1}
     assert changed == counted | {"time_seconds_count"}
+
+
+async def test_a_fault_of_the_queue_s_ends_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controller, "_REST", 0.0)
+    monkeypatch.setattr(controller, "_AFTER_FAULT", 0.01)
+    again = asyncio.Event()
+    turns = []
+
+    class Faulty(WorkQueue):
+        def done(self, request: Request, **how: Any) -> float:
+            after = super().done(request, **how)
+            if len(turns) <= 2:
+                raise OverflowError("int too large to convert to float")
+            return after
+
+    queue = Faulty(1)
+
+    async def reconcile(request: Request) -> Result:
+        turns.append(request)
+        if len(turns) > 2:
+            again.set()
+        return Result()
+
+    running = asyncio.ensure_future(Controller(queue, reconcile).run())
+    queue.add(A, Priority.CHANGE)
+    async with asyncio.timeout(SOON):
+        await again.wait()
+        queue.close()
+        await running
+    assert turns == [A, A, A]
 
 
 async def test_it_ends_when_the_turns_that_are_on_have_ended() -> None:

@@ -86,17 +86,39 @@ def test_annotations_are_news_where_the_watch_asks_for_them() -> None:
 
 
 def test_a_dry_run_wanted_or_no_longer_is_news() -> None:
-    seen = Seen()
+    seen = Seen(allow_annotations=frozenset({"dry-run"}))
     seen.primary("ADDED", cr())
     assert seen.primary("MODIFIED", cr(annotations={"rolerunner.io/dry-run": "true"})) == CHANGE
     assert seen.primary("MODIFIED", cr()) == CHANGE
 
 
-def test_an_object_without_a_generation_is_news_at_every_change() -> None:
+def test_a_dry_run_that_is_not_allowed_is_no_news() -> None:
+    seen = Seen()
+    seen.primary("ADDED", cr())
+    assert seen.primary("MODIFIED", cr(annotations={"rolerunner.io/dry-run": "true"})) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "news"),
+    [
+        pytest.param({}, False, id="version"),
+        pytest.param({"status": {"phase": "Active", "heartbeat": 7}}, False, id="status"),
+        pytest.param({"metadata": {"managedFields": [{"time": "now"}]}}, False, id="managed-fields"),
+        pytest.param({"metadata": {"finalizers": ["example.com/mine"]}}, False, id="finalizers"),
+        pytest.param({"metadata": {"annotations": {"volume.kubernetes.io/selected-node": "n"}}}, False, id="bookkeeping"),
+        pytest.param({"data": {"a": "b"}}, True, id="data"),
+        pytest.param({"spec": {"replicas": 2}}, True, id="spec"),
+        pytest.param({"metadata": {"labels": {"a": "b"}}}, True, id="labels"),
+        pytest.param({"apiVersion": "v1", "kind": "Thing"}, False, id="kind-that-items-of-lists-lack"),
+    ],
+)
+def test_what_is_news_of_a_cr_without_a_generation(change: dict[str, Any], news: bool) -> None:
     seen = Seen()
     seen.primary("ADDED", cr(generation=None))
-    assert seen.primary("MODIFIED", cr(generation=None, version="2")) == CHANGE
-    assert seen.primary(None, cr(generation=None, version="2")) == []
+    metadata = {**cr(generation=None, version="2")["metadata"], **change.get("metadata", {})}
+    second = {**change, "metadata": metadata}
+    assert seen.primary("MODIFIED", second) == (CHANGE if news else [])
+    assert seen.primary(None, second) == []
 
 
 def test_a_deletion_is_news_once_and_the_name_may_come_back() -> None:
@@ -130,6 +152,17 @@ def owned(uid: str = "uid-one", *, version: str = "1", **more: Any) -> dict[str,
     return {"metadata": {**metadata, **more.pop("metadata", {})}, "spec": {"a": 1}, **more}
 
 
+def claim(**spec: Any) -> dict[str, Any]:
+    return {**owned(), "apiVersion": "v1", "kind": "PersistentVolumeClaim", "spec": spec}
+
+
+def nested(depth: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(depth):
+        value = {"a": value}
+    return owned(spec=value)
+
+
 @pytest.mark.parametrize(
     ("before", "after", "changed"),
     [
@@ -140,6 +173,21 @@ def owned(uid: str = "uid-one", *, version: str = "1", **more: Any) -> dict[str,
         pytest.param(
             owned(), owned(metadata={"annotations": {"deployment.kubernetes.io/revision": "1"}}), False, id="bookkeeping"
         ),
+        *(
+            pytest.param(owned(), owned(metadata={"annotations": {name: "1"}}), False, id=name)
+            for name in (
+                "autoscaling.alpha.kubernetes.io/current-metrics",
+                "control-plane.alpha.kubernetes.io/leader",
+                "pv.kubernetes.io/bind-completed",
+                "volume.beta.kubernetes.io/storage-provisioner",
+                "volume.kubernetes.io/selected-node",
+            )
+        ),
+        pytest.param(claim(), claim(volumeName="pvc-1"), False, id="bound"),
+        pytest.param(claim(), claim(volumeName="pvc-1", size=2), True, id="bound-and-changed"),
+        pytest.param(owned(), owned(spec={"a": 1, "volumeName": "x"}), True, id="field-of-the-same-name"),
+        pytest.param(nested(900), nested(900), False, id="deep"),
+        pytest.param(nested(90_000), nested(90_000), True, id="deeper-than-is-compared"),
         pytest.param(owned(), owned(metadata={"annotations": {"mine": "1"}}), True, id="annotation"),
         pytest.param(owned(), owned(spec={"a": 2}), True, id="spec"),
         pytest.param(owned(), owned(data={"a": "2"}), True, id="data"),
@@ -172,7 +220,7 @@ def test_another_kind_of_the_same_name_does_not() -> None:
 
 def test_a_cluster_scoped_owner_is_found_from_a_namespace() -> None:
     seen = Seen()
-    seen.primary("ADDED", {"metadata": {"name": "one", "uid": "u", "generation": 1}})
+    seen.primary("ADDED", {"metadata": {"name": "one", "uid": "uid-one", "generation": 1}})
     seen.added.clear()
     seen.handlers.changed(owned(), None)
     assert seen.added == [("one", Priority.DEPENDENT)]
@@ -218,7 +266,7 @@ def test_what_the_crs_own_run_wrote_is_no_news_to_it() -> None:
         owned(metadata={"uid": "uid-x", "resourceVersion": version}, data={"a": version}) for version in "123"
     )
     with seen.echoes.of_run(Request(seen.watch, ObjectKey("default", "one"))) as wrote:
-        wrote("uid-x", "2")
+        wrote("uid-x", "1", "2")
         seen.handlers.changed(before, by_the_run)
     assert seen.added == []
     seen.handlers.changed(by_the_run, by_others)
@@ -308,7 +356,112 @@ def test_an_expression_that_fails_is_told_once(caplog: pytest.LogCaptureFixture)
 
 def test_a_cr_that_is_gone_is_forgotten_even_if_its_deletion_was_missed() -> None:
     seen = seen_with(by_label("cr"))
-    seen.handlers.forget(Request(seen.watch, ObjectKey("default", "one")))
+    seen.handlers.forget(Request(seen.watch, ObjectKey("default", "one")), None)
     seen.handlers.changed(None, secret(labels={"cr": "one"}))
     assert seen.added == []
     assert seen.primary("ADDED", cr()) == CHANGE
+
+
+def test_the_late_deletion_of_another_does_not_take_the_new_cr_with_it() -> None:
+    seen = seen_with(by_label("cr"))
+    seen.primary("ADDED", {**cr(uid="new"), "spec": {}})
+    assert seen.primary("DELETED", cr()) == []
+    request = Request(seen.watch, ObjectKey("default", "one"))
+    seen.handlers.forget(request, "uid-one")
+    assert seen.handlers.take(request) is not None
+    seen.added.clear()
+    seen.handlers.changed(None, secret(labels={"cr": "one"}))
+    assert seen.added == ONE
+    assert len(seen.handlers._crs[seen.watch]) == 2
+    seen.handlers.forget(request, "new")
+    seen.added.clear()
+    seen.handlers.changed(secret(labels={"cr": "one"}), None)
+    assert seen.added == []
+
+
+@pytest.mark.parametrize(
+    ("uid", "after", "expected"),
+    [
+        pytest.param("uid-one", owned(spec={"a": 2}), ONE, id="its-own"),
+        pytest.param("earlier", owned("earlier", spec={"a": 2}), [], id="of-another-uid"),
+        # The garbage collector takes it, though the new one's role may have found it there.
+        pytest.param("earlier", None, ONE, id="of-another-uid-gone"),
+    ],
+)
+def test_the_uid_decides_whose_a_dependent_is(
+    uid: str, after: dict[str, Any] | None, expected: list[tuple[str, Priority]]
+) -> None:
+    seen = Seen()
+    seen.primary("ADDED", cr())
+    seen.added.clear()
+    seen.handlers.changed(owned(uid), after)
+    assert seen.added == expected
+
+
+def test_what_a_list_lacks_is_gone() -> None:
+    seen = Seen()
+    for name in ("one", "two"):
+        seen.primary("ADDED", cr(name))
+    seen.added.clear()
+    seen.handlers.listed(seen.watch, "other", set())
+    assert seen.added == []
+    seen.handlers.listed(seen.watch, "default", {ObjectKey("default", "two")})
+    assert seen.added == CHANGE
+    seen.added.clear()
+    seen.handlers.listed(seen.watch, "", {ObjectKey("default", "two")})
+    assert seen.added == []
+
+
+@pytest.mark.parametrize(
+    ("obj", "kept"),
+    [
+        pytest.param(owned(), True, id="by-reference"),
+        pytest.param(
+            secret(annotations={PRIMARY_RESOURCE: "x/y", PRIMARY_RESOURCE_TYPE: "Thing.example.com"}), True, id="mark"
+        ),
+        pytest.param(secret(annotations={PRIMARY_RESOURCE: "x/y", PRIMARY_RESOURCE_TYPE: "Other"}), False, id="other-mark"),
+        pytest.param(secret(ownerReferences=[{"apiVersion": "v1", "kind": "Thing", "name": "x"}]), False, id="other-owner"),
+        pytest.param(secret(), False, id="nobodys"),
+    ],
+)
+def test_what_is_kept_in_full(obj: dict[str, Any], kept: bool) -> None:
+    assert Seen().handlers.keeps(obj) is kept
+    assert seen_with(by_label("cr")).handlers.keeps({**obj, "apiVersion": "v1", "kind": "Secret"})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "cause"),
+    [
+        pytest.param(owned(), None, "ConfigMap default/x deleted", id="deleted"),
+        pytest.param(owned(), owned(spec={"a": 2}, data={}), "ConfigMap default/x changed: spec.a, data", id="fields"),
+        pytest.param(
+            owned(data={}),
+            owned(data={str(number) * 200: "" for number in range(9)}),
+            "ConfigMap default/x changed: " + ", ".join("data." + str(number) * 75 for number in range(5)) + " and more",
+            id="many",
+        ),
+    ],
+)
+def test_the_cause_of_a_turn_is_known(before: dict[str, Any], after: dict[str, Any] | None, cause: str) -> None:
+    seen = Seen(allow_annotations=frozenset({"dry-run"}))
+    request = Request(seen.watch, ObjectKey("default", "one"))
+    seen.primary("ADDED", cr())
+    assert [seen.handlers.cause(request) for _ in range(2)] == ["created", ""]
+    seen.handlers.changed({**before, "kind": "ConfigMap"}, after and {**after, "kind": "ConfigMap"})
+    assert seen.handlers.cause(request) == cause
+    for change, expected in (
+        ({"generation": 2}, "changed"),
+        ({"generation": 2, "annotations": {"rolerunner.io/dry-run": "true"}}, "annotations changed"),
+        ({"generation": 2, "uid": "new"}, "created anew"),
+        ({"generation": 2, "uid": "new", "deletionTimestamp": "now"}, "deletion asked for"),
+    ):
+        seen.primary("MODIFIED", cr(**change))  # type: ignore[arg-type]
+        assert seen.handlers.cause(request) == expected
+
+
+def test_a_mapper_that_gives_what_is_no_key_is_told_once_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    key: Any = ObjectKey("default", ["one"])  # type: ignore[arg-type]
+    seen = seen_with(lambda obj, crs: [key])
+    seen.handlers.changed(None, secret())
+    seen.handlers.changed(None, secret("another"))
+    assert [record.error for record in caplog.records] == ["TypeError"]  # type: ignore[attr-defined]

@@ -1,5 +1,6 @@
 import asyncio
 import re
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from runner import metrics
 from runner.control import Priority, Request
-from runner.control.workqueue import Closed, WorkQueue
+from runner.control.workqueue import Closed, Damper, WorkQueue
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from runner.watches import Content, Watch
 
@@ -144,6 +145,24 @@ async def test_backoff_ends_at_a_thousand_seconds(queue: WorkQueue) -> None:
     assert wait == 1000
 
 
+async def test_a_cr_may_fail_for_ever(queue: WorkQueue) -> None:
+    """The 1,025th backoff once had no room in a float, and its OverflowError ended the process."""
+    for _ in range(2000):
+        queue.add(A, Priority.CHANGE)
+        await queue.get()
+        assert queue.done(A, failed=True) <= 1000
+
+
+async def test_the_end_of_a_turn_that_is_not_on_is_passed_over(queue: WorkQueue) -> None:
+    assert queue.done(A, failed=True) == 0
+    queue.add(A, Priority.CHANGE)
+    assert queue.done(A) == 0
+    assert await queue.get() == A
+    queue.done(A)
+    assert queue.done(A, failed=True) == 0
+    assert queue.running == 0
+
+
 async def test_a_failed_turn_comes_again_at_once_for_a_change_and_not_for_a_dependent(queue: WorkQueue) -> None:
     for _ in range(12):
         queue.add(A, Priority.CHANGE)
@@ -157,6 +176,168 @@ async def test_a_failed_turn_comes_again_at_once_for_a_change_and_not_for_a_depe
     queue.add(A, Priority.CHANGE)
     queue.done(A, failed=True)
     assert await queue.get() == A
+
+
+async def test_no_priority_starves() -> None:
+    """Three CRs whose dependents change all the time, and one of each priority that comes again as soon as it was on."""
+    queue = WorkQueue(1, dependents=Damper(burst=1_000_000))
+    flood = [request(f"flood-{number}") for number in range(3)]
+    others = {request(priority.name): priority for priority in Priority}
+    for each in flood:
+        queue.add(each, Priority.DEPENDENT)
+    for each, priority in others.items():
+        queue.add(each, priority)
+    given: Counter[Request] = Counter()
+    for _ in range(20_000):
+        each = await queue.get()
+        given[each] += 1
+        queue.done(each)
+        # Changes all the time are for the next test.
+        if others.get(each) is not Priority.CHANGE:
+            queue.add(each, others.get(each, Priority.DEPENDENT))
+    queue.close()
+    assert given[request("RETRY")] > 500
+    assert given[request("PERIODIC")] > 500
+    assert sum(given[each] for each in flood) > 10_000
+
+
+async def test_of_waiting_crs_each_gets_its_turn_whatever_comes_before_it() -> None:
+    queue = WorkQueue(1)
+    crowd = [request(f"cr-{number}") for number in range(200)]
+    for each in crowd:
+        queue.add(each, Priority.PERIODIC)
+    left = set(crowd)
+    for number in range(4 * len(crowd)):
+        queue.add(request(f"new-{number}"), Priority.CHANGE)
+        each = await queue.get()
+        queue.done(each)
+        left.discard(each)
+    queue.close()
+    assert not left
+
+
+async def test_a_kind_whose_runs_hang_leaves_the_others_their_share() -> None:
+    now = 100.0
+    queue = WorkQueue(2, clock=lambda: now)
+    hanging, other, third = watch("Hanging", limit=2), watch("Other", limit=2), watch("Third", limit=2)
+    for each in (hanging, other, third):
+        queue.follow(each)
+    assert queue.workers == 4
+    for name in ("a", "b", "c"):
+        queue.add(request(name, hanging), Priority.CHANGE)
+    for _ in range(2):
+        assert (await queue.get()).watch is hanging
+    queue.add(request("a", other), Priority.PERIODIC)
+    queue.add(request("b", other), Priority.PERIODIC)
+    queue.add(request("a", third), Priority.PERIODIC)
+    # They may end yet.
+    assert await idle(queue)
+    now += 31
+    # One after the other, and none of the kind that hangs.
+    for expected in (request("a", other), request("b", other), request("a", third)):
+        assert await queue.get() == expected
+        assert await idle(queue)
+        queue.done(expected)
+    # Should that one hang as well, there is still the third.
+    queue.add(request("a", other), Priority.CHANGE)
+    queue.add(request("a", third), Priority.CHANGE)
+    assert await queue.get() == request("a", other)
+    assert await idle(queue)
+    now += 31
+    assert await queue.get() == request("a", third)
+    assert queue.running == 4
+    queue.close()
+
+
+async def test_the_others_share_comes_by_itself() -> None:
+    queue = WorkQueue(1, patience=0.01)
+    kinds = [watch(kind) for kind in ("Hanging", "Other", "Third", "Fourth")]
+    for each in kinds:
+        queue.follow(each)
+    workers = [asyncio.ensure_future(queue.get()) for _ in range(queue.workers)]
+    for each in kinds:
+        queue.add(request("a", each), Priority.CHANGE)
+        queue.add(request("b", each), Priority.CHANGE)
+    async with asyncio.timeout(SOON):
+        assert {each.watch for each in await asyncio.gather(*workers)} == set(kinds)
+    assert await idle(queue)
+    queue.close()
+
+
+@pytest.mark.parametrize(("limit", "share"), [(1, 1), (2, 1), (5, 4)])
+async def test_a_users_limit_holds_and_no_kind_has_all_of_it(limit: int, share: int) -> None:
+    now = 100.0
+    queue = WorkQueue(limit, strict=True, clock=lambda: now)
+    hanging, other = watch("Hanging"), watch("Other")
+    for each in (hanging, other):
+        queue.follow(each)
+    assert queue.workers == limit
+    for number in range(10):
+        queue.add(request(str(number), hanging), Priority.CHANGE)
+    for _ in range(share):
+        await queue.get()
+    assert await idle(queue)
+    now += 3600
+    queue.add(request("a", other), Priority.PERIODIC)
+    for _ in range(limit - share):
+        assert (await queue.get()).watch is other
+    assert await idle(queue)
+    queue.close()
+
+
+async def test_a_users_limit_is_all_there_is_for_a_single_kind() -> None:
+    queue = WorkQueue(2, strict=True)
+    queue.follow(THING)
+    for each in (A, B):
+        queue.add(each, Priority.CHANGE)
+    assert [await queue.get() for _ in range(2)] == [A, B]
+    queue.close()
+
+
+def test_a_cr_comes_less_and_less_often_for_its_dependents() -> None:
+    damper, now, waits = Damper(), 0.0, []
+    for _ in range(100):
+        waits.append(damper.wait(A, now))
+        now += waits[-1]
+        damper.count(A, now)
+    assert waits[:10] == [0] * 10
+    assert waits[10] == 1
+    assert waits[10:15] == sorted(waits[10:15])
+    assert max(waits) <= 30
+    # In the long run.
+    assert sum(waits[-20:]) == pytest.approx(200, rel=0.1)
+    assert damper.wait(B, now) == 0
+    assert damper.wait(A, now + 3600) == 0
+
+
+def test_what_is_long_ago_is_forgotten() -> None:
+    damper = Damper()
+    for number in range(10_000):
+        damper.count(request(str(number)), float(number))
+    assert len(damper._forgotten) <= 1024
+
+
+async def test_dependents_that_change_all_the_time_do_not_keep_their_cr_running() -> None:
+    queue = WorkQueue(1, dependents=Damper(longest=0.05))
+    for _ in range(10):
+        queue.add(A, Priority.DEPENDENT)
+        assert await queue.get() == A
+        # Also what comes during its turn.
+        queue.add(A, Priority.DEPENDENT)
+        queue.done(A)
+        if queue._turns[A].timer is not None:
+            break
+    assert await idle(queue)
+    # Its own change does not wait.
+    queue.add(A, Priority.CHANGE)
+    assert await queue.get() == A
+    queue.done(A)
+    queue.add(A, Priority.DEPENDENT)
+    assert await idle(queue)
+    # Nor does the other for ever.
+    async with asyncio.timeout(SOON):
+        assert await queue.get() == A
+    queue.close()
 
 
 async def test_it_forgets_what_is_over(queue: WorkQueue) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 import os
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
 import yaml
 
 from runner.executor.arguments import Arguments
-from runner.resource.parameters import field_of
+from runner.resource.parameters import fields_by_variable
 
-KEY_OF = functools.partial(field_of, snake_case=True)
+KEYS_OF = functools.partial(fields_by_variable, snake_case=True)
 
 
 def options(tmp_path: Path, main: Any, **files: str) -> Path:
@@ -26,7 +27,7 @@ def options(tmp_path: Path, main: Any, **files: str) -> Path:
 
 
 def problems(role: Path | None, given: dict[str, Any], arguments: Arguments | None = None, **changes: Any) -> list[str]:
-    usual: dict[str, Any] = {"playbook": None, "others": (), "key_of": KEY_OF, "templates": False, "complete": True}
+    usual: dict[str, Any] = {"playbook": None, "others": (), "keys_of": KEYS_OF, "templates": False, "complete": True}
     return (arguments or Arguments()).problems(role=role, given=given, **{**usual, **changes})
 
 
@@ -146,3 +147,56 @@ def test_files_are_read_again_when_they_change(tmp_path: Path) -> None:
     assert problems(role, {}, arguments) == []
     options(tmp_path, {"options": {"size": {"required": True}}}, defaults__main="size: 1\n")
     assert problems(role, {}, arguments) == []
+
+
+MANY = {
+    "items": {
+        "type": "list",
+        "elements": "dict",
+        "options": {f"{letter}_option": {"required": letter == "a"} for letter in "abcdefghijklmnopqrstuvwxyz"},
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("spec", "given", "lines"),
+    [
+        ({f"option_number_{n}": {} for n in range(300)}, {f"fieldNumber{n}": n for n in range(49_000)}, 0),
+        (MANY, {"items": [{}] * 49_000}, 51),
+        (MANY, {"items": [{"aOption": "x"}] * 24_000}, 0),
+        ({"a": {"type": "dict", "options": {"b": {}}}}, {"a": {f"c{n}": 1 for n in range(49_000)}}, 51),
+        ({"a": {"type": "bytes"}}, {"a": "1" * 256 * 1024 + "!"}, 1),
+        ({"a": {"type": "bits"}}, {"a": " " * 256 * 1024 + "!"}, 1),
+        ({"a": {"type": "int"}}, {"a": "1" * 256 * 1024}, 1),
+        ({"a": {"type": "float"}}, {"a": "1" * 256 * 1024}, 1),
+        ({"a": {"type": "bool"}}, {"a": "t" * 256 * 1024}, 1),
+        ({"a": {"type": "list", "elements": "bytes"}}, {"a": ["1MB", "1" * 256 * 1024 + "!"]}, 1),
+        ({"a": {"type": "list", "elements": "bytes"}}, {"a": "1MB," + "1" * 256 * 1024 + "!"}, 1),
+        ({"a": {"type": "dict"}}, {"a": "a=b " * 64 * 1024}, 0),
+        ({"a": {"type": "dict"}}, {"a": "{" * 256 * 1024}, 1),
+        ({"a": {"type": "jsonarg"}}, {"a": "[" * 256 * 1024}, 0),
+        ({"a": {"choices": ["b"]}}, {"a": "x" * 1024 * 1024}, 1),
+        ({"a": {"type": "list", "elements": "dict"}}, {"a": ["x" * 1000] * 1000}, 51),
+    ],
+    ids=(
+        "fields items items-right unknown bytes bits int float bool bytes-listed bytes-by-comma pairs bad json choice long"
+    ).split(),
+)
+def test_the_largest_crs_take_no_more_time_than_their_size(
+    tmp_path: Path, spec: dict[str, Any], given: dict[str, Any], lines: int
+) -> None:
+    role = options(tmp_path, {"options": spec})
+    before = monotonic()
+    found = problems(role, given)
+    # What grows faster than a CR's size takes minutes, some of it hours.
+    assert monotonic() - before < 45
+    assert len(found) == lines
+    assert sum(map(len, found)) < 60_000
+
+
+def test_a_template_is_found_at_any_depth(tmp_path: Path) -> None:
+    role = options(tmp_path, {"options": {"a": {"type": "dict", "options": {}}}})
+    value: Any = "{{ 3 }}"
+    for _ in range(5000):
+        value = [{"a": value}]
+    assert problems(role, {"a": {"b": value}}, templates=True) == []

@@ -350,9 +350,11 @@ class Stage:
     async def events(self, execute: Execute, **job: Any) -> list[JobEvent]:
         shutil.rmtree(self.out, ignore_errors=True)
         self.out.mkdir()
-        shutil.rmtree(self.folder / "run", ignore_errors=True)
         extra = {"number": "7", "out": str(self.out), **job.pop("extra_vars", {})}
-        made = Job(**{"ident": "it", "folder": self.folder / "run", "role": self.role, "extra_vars": extra, **job})
+        places = {"folder": self.folder / "run", "scratch": self.folder / "run" / "tmp"}
+        shutil.rmtree(self.folder / "run", ignore_errors=True)
+        (self.folder / "run").mkdir()
+        made = Job(**{"ident": "it", **places, "role": self.role, "extra_vars": extra, **job})
         return [event async for event in execute(made)]
 
     async def compared(self, warm: Execute, **job: Any) -> list[JobEvent]:

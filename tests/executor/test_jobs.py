@@ -1,8 +1,9 @@
+from time import monotonic
 from typing import Any
 
 import pytest
 
-from runner.executor.jobs import ExecutorError, JobEvent, Loops, Outcome, fold
+from runner.executor.jobs import ExecutorError, Fold, JobEvent, Loops, Outcome, fold
 
 
 def event(name: str, stdout: str = "", **data: Any) -> JobEvent:
@@ -112,6 +113,13 @@ def test_what_check_mode_does_not_predict(told: JobEvent, reason: str) -> None:
     assert bool(told.unpredicted) is bool(reason)
 
 
+def test_a_long_output_is_looked_through_once() -> None:
+    told = event("runner_on_skipped", '"msg": "' + "check mode " * 50_000)
+    before = monotonic()
+    assert told.unpredicted == ""
+    assert monotonic() - before < 5
+
+
 @pytest.mark.parametrize(
     ("printed", "result", "message"),
     [
@@ -182,3 +190,52 @@ def test_a_loop_says_which_items_failed_and_why() -> None:
     assert fold([loops.joined(loop(host="other")), stats(failures=1)]).messages == (
         "One or more items failed\nitem=5: five",
     )
+
+
+@pytest.mark.parametrize(
+    ("stderr", "told"),
+    [
+        ("one\ntwo\n\nthree\nfour\n", "two\nthree\nfour"),
+        ("note\nTraceback (most recent call last):\n  File 'x'\n    call(password)\nValueError: boom\n", "ValueError: boom"),
+        ("x" * 5000, "…" + "x" * 499),
+    ],
+    ids=["lines", "traceback", "long"],
+)
+@pytest.mark.parametrize("key", ["stderr", "module_stderr"])
+def test_of_stderr_a_message_has_the_end(key: str, stderr: str, told: str) -> None:
+    made = event("runner_on_failed", res={"msg": "MODULE FAILURE", key: stderr})
+    assert made.message == f"MODULE FAILURE: {told}"
+    assert made.stderr == stderr.strip()
+
+
+def test_without_statistics_no_results_are_told_and_little_of_the_rest() -> None:
+    events = [
+        event("runner_on_ok", stdout='ok: [localhost] => {"data": "of another"}'),
+        event("verbose", stdout="x" * 10**6),
+        event("runner_on_failed", stdout="fatal: => {'all': 'of it'}", res={"msg": "boo"}),
+    ]
+    with pytest.raises(ExecutorError) as raised:
+        fold(events)
+    text = str(raised.value)
+    assert text.endswith("\nboo")
+    assert len(text) < 600
+    assert "of another" not in text
+    assert "of it" not in text
+
+
+def test_of_very_many_failures_the_last_are_kept() -> None:
+    folded = Fold()
+    for number in range(100_000):
+        folded.add(failure(f"{number}"))
+    assert len(folded._failures) == 100
+    folded.add(stats(failures=1))
+    assert folded.outcome().messages == ("99999",)
+
+
+def test_of_a_loop_the_first_failures_are_kept() -> None:
+    loops = Loops()
+    for number in range(100_000):
+        loops.joined(item({"item": number, "msg": "no"}))
+    told = loops.joined(loop())
+    assert len(told.items) == 5
+    assert told.message.endswith("and 99995 more")

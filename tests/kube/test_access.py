@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from runner.kube import access
 from runner.kube.access import Access
+from runner.kube.client import Unreadable
 from runner.rolemetrics import RoleMetrics
 from runner.serving import serving_metrics
 from runner.settings import Address
@@ -136,3 +137,16 @@ async def test_a_question_without_an_answer_is_told_without_the_token(
     assert "good" not in json.dumps([record.__dict__ for record in caplog.records], default=str)
     server.broken = False
     assert (await scrape(metrics, "Bearer good"))[0] == 200
+
+
+@pytest.mark.parametrize("answer", [{}, {"status": None}, {"status": {"authenticated": True}}], ids=str)
+async def test_a_review_without_an_answer_is_an_error(answer: dict[str, Any]) -> None:
+    async def handler(request: web.Request) -> web.Response:
+        return web.json_response(answer)
+
+    async with served(handler) as client:
+        with pytest.raises(Unreadable):
+            await Access(client).user("token")
+        if "status" not in answer or not answer["status"]:
+            with pytest.raises(Unreadable):
+                await Access(client).allows(access.User("it", {}), verb="get", path="/metrics")

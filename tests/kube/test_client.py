@@ -1,5 +1,6 @@
 """What an API server may send, and how it is taken."""
 
+import asyncio
 import json
 import socket
 import ssl
@@ -7,14 +8,30 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 from kubernetes.aio import client as official
 
 from runner import metrics
 from runner.devcluster import pki
-from runner.kube.client import ApiClient, ApiError, Conflict, Expired, Invalid, NotFound, NotReady, Refused, Unreachable
+from runner.kube import client as client_module
+from runner.kube.client import (
+    ApiClient,
+    ApiError,
+    Conflict,
+    Expired,
+    Invalid,
+    NotFound,
+    NotReady,
+    Refused,
+    Silent,
+    Unreachable,
+    Unreadable,
+)
+from runner.kube.nesting import METADATA_ONLY
 from runner.settings import ConfigurationError
 from tests.conftest import tcp_sockets
 
@@ -182,3 +199,221 @@ async def test_requests_are_counted_by_their_answers() -> None:
         assert f'rest_client_requests_total{{code="{code}",host="{host}",method="{method}"}} 1.0' in text
     # One that a connection was lost over is tried anew by aiohttp, within the same request.
     assert f'rest_client_requests_total{{code="<error>",host="{host}",method="GET"}}' in text
+
+
+# Makes an answer; None: the connection is cut.
+Made = Callable[[], web.Response] | None
+
+
+class Answers:
+    """Gives these answers in turn, and counts who asked how."""
+
+    def __init__(self, *answers: Made) -> None:
+        self.left = list(answers)
+        self.asked: list[str] = []
+
+    async def handler(self, request: web.Request) -> web.Response:
+        self.asked.append(request.method)
+        answer = self.left.pop(0)
+        if answer is None:
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
+        return answer()
+
+
+def busy(status: int, retry_after: str = "", message: str = "busy") -> Made:
+    headers = {"Retry-After": retry_after} if retry_after else {}
+    return lambda: web.json_response({"kind": "Status", "message": message}, status=status, headers=headers)
+
+
+def said(text: str) -> Made:
+    return lambda: web.Response(text=text)
+
+
+DONE = said('{"done": true}')
+VERSIONED = {"metadata": {"resourceVersion": "7"}}
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "answer"),
+    [
+        pytest.param("get", None, busy(429, retry_after="0"), id="get-429"),
+        pytest.param("get", None, busy(503), id="get-503"),
+        pytest.param("get", None, busy(504), id="get-504"),
+        pytest.param("get", None, busy(500, retry_after="0"), id="get-500-that-asks-for-it"),
+        pytest.param("get", None, said("<html>"), id="get-html"),
+        pytest.param("get", None, said("[]"), id="get-no-object"),
+        pytest.param("put", VERSIONED, busy(503), id="put-with-a-version"),
+        pytest.param("patch", VERSIONED, busy(503), id="patch-with-a-version"),
+        pytest.param("put", VERSIONED, None, id="put-without-an-answer"),
+        pytest.param("post", {}, busy(429), id="post-429"),
+    ],
+)
+async def test_what_may_be_repeated_is_repeated(method: str, body: Any, answer: Made) -> None:
+    answers = Answers(answer, busy(429), DONE)
+    async with served(answers.handler) as client:
+        arguments = ["/api"] if body is None else ["/api", body]
+        assert await getattr(client, method)(*arguments) == {"done": True}
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "answer"),
+    [
+        pytest.param("get", None, busy(500), id="get-500"),
+        pytest.param("get", None, busy(404), id="get-404"),
+        pytest.param("post", {}, busy(503), id="post-503"),
+        pytest.param("put", {}, busy(503), id="put-without-a-version"),
+        pytest.param("patch", {}, busy(504), id="patch-without-a-version"),
+        pytest.param("post", {}, None, id="post-without-an-answer"),
+        pytest.param("put", VERSIONED, busy(409), id="conflict"),
+        pytest.param("get", None, busy(429, message="storage is (re)initializing"), id="not-ready"),
+    ],
+)
+async def test_what_may_not_be_repeated_is_not(method: str, body: Any, answer: Made) -> None:
+    answers = Answers(answer, DONE)
+    async with served(answers.handler) as client:
+        arguments = ["/api"] if body is None else ["/api", body]
+        with pytest.raises((ApiError, Unreachable)):
+            await getattr(client, method)(*arguments)
+    assert len(answers.asked) == 1
+
+
+async def test_repeating_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.kube.client._FIRST_PAUSE", 0.001)
+    answers = Answers(*[busy(503)] * 100)
+    async with served(answers.handler) as client:
+        with pytest.raises(ApiError, match="busy"):
+            await client.get("/api")
+    assert len(answers.asked) == 5
+
+
+async def test_a_pause_that_the_server_asks_for_is_made_if_it_is_short_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    answers = Answers(busy(429, retry_after="3"), busy(429, retry_after="3600"), busy(429, retry_after="x"), DONE)
+    async with served(answers.handler) as client:
+        monkeypatch.setattr("runner.kube.client.asyncio.sleep", sleep)
+        await client.get("/api")
+        monkeypatch.undo()
+    assert pauses[:2] == [3.0, 10.0]
+    assert pauses[2] < 1
+
+
+async def test_a_post_that_never_left_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    configuration = official.Configuration()
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        configuration.host = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    tried: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        tried.append(seconds)
+
+    client = ApiClient(configuration)
+    monkeypatch.setattr("runner.kube.client.asyncio.sleep", sleep)
+    with pytest.raises(Unreachable):
+        await client.post("/api", {})
+    monkeypatch.undo()
+    await client.close()
+    assert len([seconds for seconds in tried if seconds]) == 4
+
+
+NESTED = b'{"a":' * 100_000 + b"{}" + b"}" * 100_000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"<html></html>", id="html"),
+        pytest.param(b'{"items": [', id="truncated"),
+        pytest.param(b"[]", id="list"),
+        pytest.param(b"null", id="null"),
+        pytest.param(b"\xff\xfe\xfd", id="no-text"),
+        pytest.param(NESTED, id="too-deep"),
+        pytest.param(b'"' + b"x" * 1_000_000 + b'"', id="large"),
+    ],
+)
+async def test_an_answer_that_is_none_is_unreadable(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.kube.client._FIRST_PAUSE", 0.001)
+
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(body=content + b"\n", content_type="application/json")
+
+    async with served(handler) as client:
+        with pytest.raises(Unreadable):
+            await client.get("/api")
+        with pytest.raises(Unreadable):
+            await anext(client.watch("/api", {}))
+
+
+@pytest.mark.parametrize(
+    "event", [b"{}", b'{"type":"ADDED"}', b'{"type":"ERROR","object":[]}', b"[]", b'{"type":"ADDED","object":"x"}']
+)
+async def test_an_event_that_is_none_is_unreadable(event: bytes) -> None:
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(body=event + b"\n")
+
+    async with served(handler) as client:
+        with pytest.raises(Unreadable):
+            await anext(client.watch("/api", {}))
+
+
+async def test_a_refusal_that_is_no_status_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(body=NESTED, status=400)
+
+    async with served(handler) as client:
+        with pytest.raises(ApiError):
+            await client.get("/api")
+
+
+async def test_one_object_that_is_too_deep_does_not_hide_the_others() -> None:
+    async def handler(request: web.Request) -> web.Response:
+        bad = b'{"metadata":{"name":"bad"},"spec":%s}' % NESTED
+        if "watch" in request.query:
+            return web.Response(body=b'{"type":"ADDED","object":%s}\n{"type":"ADDED","object":{}}\n' % bad)
+        return web.Response(body=b'{"items":[%s,{"metadata":{"name":"good"}}]}' % bad)
+
+    async with served(handler) as client:
+        page = await client.get("/api")
+        events = [event["object"] async for event in client.watch("/api", {})]
+    assert page["items"] == [{"metadata": {"name": "bad"}, METADATA_ONLY: True}, {"metadata": {"name": "good"}}]
+    assert events == [{"metadata": {"name": "bad"}, METADATA_ONLY: True}, {}]
+
+
+async def test_a_watch_without_a_word_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.kube.client._WATCH_TIMEOUT", aiohttp.ClientTimeout(total=None, sock_read=0.2))
+    ended = asyncio.Event()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await ended.wait()
+        return response
+
+    async with served(handler) as client:
+        with pytest.raises(Silent):
+            await anext(client.watch("/api", {}))
+        ended.set()
+
+
+async def test_a_connection_notices_that_its_peer_is_gone() -> None:
+    ended = asyncio.Event()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await ended.wait()
+        return response
+
+    async with served(handler) as client, client.session.get(client.server) as response:
+        connection = response.connection
+        assert connection is not None
+        assert connection.transport is not None
+        made = connection.transport.get_extra_info("socket")
+        options = [made.getsockopt(level, option) for level, option, _ in client_module._SOCKET_OPTIONS]
+        ended.set()
+    assert options == [1, 15, 10, 3, 45_000]

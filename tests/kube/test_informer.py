@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from bench.driver import until
-from runner.kube.client import ApiClient, ApiError, Expired, NotReady, Unreachable
+from runner.kube.client import ApiClient, ApiError, Expired, NotFound, NotReady, Silent, Unreachable
 from runner.kube.discovery import Resource
 from runner.kube.informer import Informer, Informers
+from runner.kube.nesting import METADATA_ONLY
 from runner.resource.metadata import GroupVersionKind, Object, ObjectKey
 
 CONFIG_MAP = Resource(
@@ -285,3 +286,219 @@ async def test_which_store_has_all_of_a_namespace(watched: tuple[str, ...], aske
         assert (found and found.namespace) == covered
         assert informers.covering("v1", "secrets", asked) is None
         informers.stop()
+
+
+def named(name: str) -> ObjectKey:
+    return ObjectKey("here", name)
+
+
+def owned(name: str, version: int) -> Object:
+    """One that is kept in full by `has_owner`."""
+    obj = config_map(name, version)
+    return {**obj, "metadata": {**obj["metadata"], "ownerReferences": [{"name": "x"}]}}
+
+
+def has_owner(obj: Object) -> bool:
+    return "ownerReferences" in obj["metadata"]
+
+
+async def test_of_what_nobody_owns_only_the_labels_are_kept(told: Told) -> None:
+    foreign = config_map("b", 2)
+    labelled = {**foreign, "data": {"x": "y"}, "metadata": {**foreign["metadata"], "labels": {"app": "z"}}}
+    server = Server(
+        [page(5, owned("a", 1), labelled, config_map("c", 3))],
+        [
+            event("MODIFIED", config_map("c", 6)),
+            event("ADDED", config_map("d", 7)),
+            event("DELETED", config_map("c", 8)),
+            event("DELETED", config_map("unseen", 9)),
+            event("DELETED", owned("a", 10)),
+        ],
+    )
+    informer = Informer(server, CONFIG_MAP, "here", told, has_owner)
+    await informer.step()
+    assert (list(informer.store), informer.others) == ([named("a")], {named("b"): {"app": "z"}, named("c"): {}})
+    assert informer.encoded(named("b")) is None
+    await informer.step()
+    assert told == [("a", "-→1"), ("a", "1→-")]
+    assert (informer.store, list(informer.others)) == ({}, [named("b"), named("d")])
+
+
+async def test_an_object_that_is_adopted_or_given_up_is_told(told: Told) -> None:
+    class Kept(Told):
+        def __call__(self, before: Object | None, after: Object | None) -> None:
+            self.append((str(ObjectKey.of(after or before or {})), f"{_owned(before)}→{_owned(after)}"))
+
+    def _owned(obj: Object | None) -> str:
+        return "-" if obj is None else str(has_owner(obj))
+
+    kept = Kept()
+    server = Server(
+        [page(5, config_map("a", 1), owned("b", 2)), page(20, config_map("a", 11), owned("b", 12))],
+        [event("MODIFIED", owned("a", 6)), event("MODIFIED", config_map("b", 7)), Expired(410, "old")],
+    )
+    informer = Informer(server, CONFIG_MAP, "here", kept, has_owner)
+    for _ in range(3):
+        await informer.step()
+    first = [("here/b", "-→True"), ("here/a", "False→True"), ("here/b", "True→False")]
+    # And once more each, in the gap.
+    assert kept == [*first, ("here/a", "True→False"), ("here/b", "False→True")]
+    assert (list(informer.store), list(informer.others)) == ([named("b")], [named("a")])
+
+
+async def test_what_nests_too_deep_is_not_kept_in_full(told: Told) -> None:
+    server = Server([page(5, {**owned("a", 1), METADATA_ONLY: True}, owned("b", 1))], [])
+    informer = Informer(server, CONFIG_MAP, "here", told, has_owner)
+    await informer.step()
+    assert (list(informer.store), list(informer.others)) == ([named("b")], [named("a")])
+
+
+async def running_for(server: Server, notify: Any, condition: Callable[[Informer], bool], what: str) -> Informer:
+    """An informer that has run until the condition was true of it."""
+    informer = Informer(server, CONFIG_MAP, "here", notify)
+    running = asyncio.create_task(informer.run())
+
+    async def true() -> bool:
+        assert not running.done(), running.exception()
+        return condition(informer)
+
+    try:
+        await until(true, what)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    return informer
+
+
+class Endless(Server):
+    """Answers every list with the same page, and every watch with `ends`."""
+
+    def __init__(self, ends: Exception | None) -> None:
+        super().__init__([], [])
+        self.ends = ends
+
+    async def get(self, path: str, params: Any = None) -> dict[str, Any]:
+        self.pages = [page(5)]
+        return await super().get(path, params)
+
+    async def watch(
+        self, path: str, params: Any, *, opened: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[dict[str, Any]]:
+        self.asked.append(dict(params))
+        if self.ends:
+            raise self.ends
+        return
+        yield {}
+
+
+@pytest.mark.parametrize("ends", [None, Expired(410, "too old")], ids=["closed-at-once", "expired-each-time"])
+async def test_watches_that_come_to_nothing_are_paused_between(
+    ends: Exception | None, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        if seconds:
+            pauses.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr("runner.kube.informer.asyncio.sleep", noted)
+    server = Endless(ends)
+    informer = Informer(server, CONFIG_MAP, "here", told)
+    running = asyncio.create_task(informer.run())
+    while len(pauses) < 12:
+        await sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    # The first one is free; each list and watch after it costs a pause, and these grow.
+    assert len(server.asked) <= 2 * len(pauses) + 4
+    assert pauses[-1] > 20
+
+
+async def test_a_quiet_watch_is_renewed_without_a_word(told: Told, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "runner.kube.informer")
+    server = Server([page(5)], [Silent("quiet")])
+    informer = Informer(server, CONFIG_MAP, "here", told)
+    await informer.step()
+    await informer.step()
+    await informer.step()
+    assert [asked.get("resourceVersion") for asked in server.asked] == [None, "5", "5"]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), RecursionError("deep"), TypeError("unhashable")], ids=repr)
+async def test_one_objects_trouble_is_told_once_and_concerns_no_other(
+    error: Exception, told: Told, caplog: pytest.LogCaptureFixture
+) -> None:
+    def notify(before: Object | None, after: Object | None) -> None:
+        if ((after or before or {})["metadata"]["name"]).startswith("bad"):
+            raise error
+        told(before, after)
+
+    items = [config_map("bad", 1), config_map("good", 2), config_map("bad-too", 3), {"metadata": None}, {}, None, [], "x"]
+    events = [
+        event("MODIFIED", config_map("bad", 6)),
+        {"type": "ADDED", "object": {}},
+        {"type": "ADDED", "object": {"metadata": 7}},
+        event("MODIFIED", config_map("good", 7)),
+    ]
+    server = Server([page(5, *items)], events)  # type: ignore[arg-type]
+    informer = Informer(server, CONFIG_MAP, "here", notify)
+    await informer.step()
+    await informer.step()
+    assert told == [("good", "-→2"), ("good", "2→7")]
+    messages = [record.getMessage() for record in caplog.records if type(error).__name__ in record.error]  # type: ignore[attr-defined]
+    assert messages == ["An object was passed over"]
+
+
+async def test_the_unexpected_is_trouble_and_not_the_end(
+    told: Told, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("runner.kube.informer._FIRST_DELAY", 0.001)
+
+    class Odd(Server):
+        async def get(self, path: str, params: Any = None) -> dict[str, Any]:
+            if len(self.pages) > 1:
+                self.pages.pop()
+                raise KeyError("metadata")
+            return await super().get(path, params)
+
+    server = Odd([page(5), page(5), page(5)], [])
+    await running_for(server, told, lambda informer: informer.synced.is_set(), "it goes on")
+    assert [record.levelname for record in caplog.records if record.levelno > 20] == ["ERROR"]
+
+
+async def test_after_a_backup_was_restored_the_list_is_believed(told: Told) -> None:
+    server = Server(
+        [page(50, config_map("gone", 40), config_map("back", 41)), page(20, config_map("back", 11))],
+        [event("BOOKMARK", {"metadata": {"resourceVersion": "21"}})],
+    )
+    informer = Informer(server, CONFIG_MAP, "here", told)
+    for _ in range(3):
+        await informer.step()
+    assert sorted(told[2:]) == [("back", "41→11"), ("gone", "40→-")]
+    assert informer.version == "20"
+
+
+async def test_a_kind_that_is_not_served_for_a_moment_has_not_lost_its_objects(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.kube.informer._FIRST_DELAY", 0.001)
+
+    class HalfStarted(Server):
+        left = 1
+
+        async def get(self, path: str, params: Any = None) -> dict[str, Any]:
+            if len(self.asked) > 1 and self.left:
+                self.left -= 1
+                raise NotFound(404, "not yet")
+            return await super().get(path, params)
+
+    server = HalfStarted([page(5, config_map("a", 1)), page(6, config_map("a", 1))], [Expired(410, "old")])
+    await running_for(server, told, lambda informer: informer.version == "6", "it is listed again")
+    assert told == [("a", "-→1")]
+    server = HalfStarted([page(5, config_map("a", 1)), page(6)], [Expired(410, "old")])
+    server.left = 10**6
+    await running_for(server, told, lambda informer: not informer.store and len(told) == 3, "the kind is gone")
+    assert told[1:] == [("a", "-→1"), ("a", "1→-")]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bench.driver import until
-from runner.kube.client import ApiClient, Conflict, KubeError, NotFound, Refused, Unreachable
+from runner.kube.client import ApiClient, Conflict, KubeError, NotFound, Refused, Unreachable, Unreadable
 from runner.kube.lease import Elector, Lost, Seen, claimed, may_take, namespace_of, released, retry_period
 from runner.settings import ConfigurationError, Election
 
@@ -337,6 +337,16 @@ async def test_a_leader_goes_on_through_trouble_and_ends_when_another_leads(serv
             await leader.keep()
     assert troubles == []
     assert server.spec["leaseTransitions"] == 1
+
+
+@pytest.mark.parametrize("answer", [{}, {"metadata": []}, {"metadata": {}, "spec": "x"}], ids=str)
+async def test_an_answer_that_is_no_lease_is_trouble(answer: dict[str, Any], clock: Clock) -> None:
+    class Portal(Server):
+        async def get(self, path: str, params: Any = None) -> dict[str, Any]:
+            return answer
+
+    with pytest.raises(Unreadable, match="is no Lease"):
+        await Replica(Portal(), clock).step()
 
 
 async def test_a_hanging_request_is_given_up(server: Server, clock: Clock) -> None:

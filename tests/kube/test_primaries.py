@@ -6,10 +6,14 @@ import asyncio
 import json
 import subprocess
 import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from yarl import URL
 
 from bench.driver import NAMESPACE, Cluster, until
@@ -19,6 +23,7 @@ from runner.kube.primaries import Patience, _reason, watch_primaries
 from runner.resource.metadata import GroupVersionKind, Object, ObjectKey
 from runner.watches import Content, Watch
 from tests.conftest import THING, crd, thing
+from tests.kube.test_client import served
 
 
 class LateToServe(ApiClient):
@@ -28,7 +33,7 @@ class LateToServe(ApiClient):
     asked = 0
     watches_crds = False
 
-    def new_session(self, *middlewares: aiohttp.ClientMiddlewareType) -> aiohttp.ClientSession:
+    def new_session(self, *middlewares: aiohttp.ClientMiddlewareType, **options: Any) -> aiohttp.ClientSession:
         async def hide(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
             response = await handler(request)
             if "customresourcedefinitions" in request.url.path and "watch" in request.url.query:
@@ -40,7 +45,7 @@ class LateToServe(ApiClient):
                     response._body = json.dumps({"groups": groups}).encode()
             return response
 
-        return super().new_session(*middlewares, hide)
+        return super().new_session(*middlewares, hide, **options)
 
 
 class ComesInBetween(ApiClient):
@@ -51,7 +56,7 @@ class ComesInBetween(ApiClient):
     async def come(self) -> None:
         raise NotImplementedError
 
-    def new_session(self, *middlewares: aiohttp.ClientMiddlewareType) -> aiohttp.ClientSession:
+    def new_session(self, *middlewares: aiohttp.ClientMiddlewareType, **options: Any) -> aiohttp.ClientSession:
         async def between(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
             if request.url.path == "/api/v1/namespaces" and "watch" not in request.url.query:
                 self.listed += 1
@@ -59,7 +64,7 @@ class ComesInBetween(ApiClient):
                     await self.come()
             return await handler(request)
 
-        return super().new_session(*middlewares, between)
+        return super().new_session(*middlewares, between, **options)
 
 
 def watch_of(gvk: GroupVersionKind) -> Watch:
@@ -241,3 +246,235 @@ async def test_a_namespace_that_comes_as_kopf_begins_to_watch_them_is_seen(
         await world.delete(NAMESPACE, ObjectKey("", fresh))
         await client.close()
         await own.close()
+
+
+NESTED = b'{"a":' * 5_000 + b"{}" + b"}" * 5_000
+OTHER = GroupVersionKind("test.example.com", "v1", "Other")
+
+
+class Stub:
+    """An API server of two kinds. `lists` and `events` are its answers, by plural, in turn; the last one again and again."""
+
+    def __init__(self) -> None:
+        self.lists: dict[str, list[bytes]] = {"things": [self.listing()], "others": [self.listing(kind="OtherList")]}
+        # A watch's content; None: silent.
+        self.events: dict[str, list[bytes | None]] = {"things": [None], "others": [None]}
+        self.asked: list[str] = []
+        self.scans = 0
+        self.ended = asyncio.Event()
+
+    @staticmethod
+    def item(name: str, spec: bytes = b"{}", uid: str = "") -> bytes:
+        metadata = {"name": name, "namespace": "here", "uid": uid or f"uid-{name}", "generation": 1, "resourceVersion": "4"}
+        return b'{"metadata":%s,"spec":%s}' % (json.dumps(metadata).encode(), spec)
+
+    @staticmethod
+    def listing(*items: bytes, kind: str = "ThingList", more: str = "") -> bytes:
+        head = {"resourceVersion": "5", "continue": more}
+        return b'{"apiVersion":"test.example.com/v1","kind":"%s","metadata":%s,"items":[%s]}' % (
+            *(kind.encode(), json.dumps(head).encode()),
+            b",".join(items),
+        )
+
+    @staticmethod
+    def event(kind: str, obj: bytes) -> bytes:
+        return b'{"type":"%s","object":%s}\n' % (kind.encode(), obj)
+
+    async def handler(self, request: web.Request) -> web.StreamResponse:
+        def entry(kind: str, namespaced: bool = True) -> dict[str, Any]:
+            names = {"name": kind.lower() + "s", "singularName": kind.lower(), "kind": kind}
+            return {**names, "namespaced": namespaced, "verbs": ["get", "list", "watch"]}
+
+        entries = {"/api/v1": [entry("Namespace", False)], "/apis/test.example.com/v1": [entry("Thing"), entry("Other")]}
+        version = {"groupVersion": "test.example.com/v1", "version": "v1"}
+        if request.path == "/apis":
+            self.scans += 1
+        answers: dict[str, Any] = {
+            "/api": {"versions": ["v1"]},
+            "/apis": {"groups": [{"name": "test.example.com", "versions": [version], "preferredVersion": version}]},
+            **{path: {"kind": "APIResourceList", "resources": found} for path, found in entries.items()},
+        }
+        if request.path in answers:
+            return web.json_response(answers[request.path])
+        plural = request.path.rpartition("/")[2]
+        is_watch = "watch" in request.query
+        self.asked.append(f"{'watch' if is_watch else 'list'} {plural}")
+        left: list[Any] = (self.events if is_watch else self.lists)[plural]
+        content = left.pop(0) if len(left) > 1 else left[0]
+        if not is_watch:
+            return web.Response(body=content, content_type="application/json")
+        response = web.StreamResponse()
+        await response.prepare(request)
+        if content is None:
+            await self.ended.wait()
+        else:
+            await response.write(content)
+        return response
+
+
+class Following:
+    """The primaries of a stub, as they are told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.listed: list[tuple[str, str, set[str]]] = []
+
+    def notify(self, watch: Watch, event: str | None, obj: Any) -> None:
+        self.told.append(f"{event} {watch.gvk.kind} {obj['metadata']['name']}")
+
+    def note(self, watch: Watch, namespace: str, present: Any) -> None:
+        self.listed.append((watch.gvk.kind, namespace, {key.name for key in present}))
+
+    @asynccontextmanager
+    async def of(self, stub: Stub) -> AsyncIterator[asyncio.Task[None]]:
+        async with served(stub.handler) as client:
+            watching = asyncio.create_task(
+                watch_primaries(
+                    client,
+                    watches=[watch_of(THING), watch_of(OTHER)],
+                    namespaces=(),
+                    notify=self.notify,
+                    listed=self.note,
+                    started=lambda: None,
+                )
+            )
+            try:
+                yield watching
+            finally:
+                stub.ended.set()
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+
+    async def until(self, condition: Callable[[], bool], what: str) -> None:
+        async def true() -> bool:
+            return condition()
+
+        await until(true, f"{what}; told {self.told}, listed {self.listed}")
+
+
+GONE = b'{"type":"ERROR","object":{"kind":"Status","code":410,"message":"too old"}}\n'
+
+
+async def test_an_object_that_is_too_deep_hides_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    stub, following = Stub(), Following()
+    stub.lists["things"] = [stub.listing(stub.item("bad", NESTED), stub.item("good"))]
+    deep = stub.event("ADDED", stub.item("worse", NESTED))
+    gone = stub.event("DELETED", stub.item("gone", NESTED))
+    stub.events["things"] = [deep + gone + stub.event("ADDED", stub.item("better")) + deep, None]
+    async with following.of(stub):
+        await following.until(lambda: {"None Thing good", "ADDED Thing better"} <= set(following.told), "the good are told")
+        await following.until(lambda: stub.asked.count("watch things") > 1, "the watch is renewed")
+    assert not [line for line in following.told if "bad" in line or "worse" in line]
+    assert "DELETED Thing gone" in following.told
+    assert stub.scans == 1
+    # It is there all the same.
+    assert ("Thing", "", {"bad", "good"}) in following.listed
+    warned = [record for record in caplog.records if record.getMessage().startswith("A CR is passed over")]
+    assert [record.cr for record in warned] == ["bad", "worse", "gone"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pytest.param(b"<html></html>", id="html"),
+        pytest.param(b'{"items":[', id="truncated"),
+        pytest.param(b'{"items":[]}', id="no-list"),
+        pytest.param(NESTED, id="deep"),
+    ],
+)
+async def test_a_list_that_cannot_be_read_is_asked_for_again_and_costs_no_other_kind(odd: bytes) -> None:
+    stub, following = Stub(), Following()
+    stub.lists["things"] = [odd, odd, stub.listing(stub.item("one"))]
+    async with following.of(stub):
+        await following.until(lambda: "None Thing one" in following.told, "it is told")
+    assert (stub.scans, stub.asked.count("list others")) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pytest.param(b"<html></html>\n", id="html"),
+        pytest.param(b"[]\n", id="no-event"),
+        pytest.param(b'{"type":"ADDED","object":{"metadata":{"name":["x"]}}}\n', id="odd-name"),
+        pytest.param(b'{"type":"ERROR","object":{"kind":"Status","code":500,"message":"etcd"}}\n', id="error"),
+        pytest.param(GONE, id="gone"),
+        pytest.param(NESTED + b"\n", id="deep"),
+    ],
+)
+async def test_a_watch_that_cannot_be_read_is_begun_again_and_costs_no_other_kind(odd: bytes) -> None:
+    stub, following = Stub(), Following()
+    stub.events["things"] = [odd, stub.event("ADDED", stub.item("one")), None]
+    async with following.of(stub):
+        await following.until(lambda: "ADDED Thing one" in following.told, "it is told")
+    assert (stub.scans, stub.asked.count("list others")) == (1, 1)
+
+
+@pytest.mark.parametrize("end", [b"", GONE], ids=["closed-at-once", "gone-each-time"])
+async def test_kopf_pauses_between_watches_that_come_to_nothing(end: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(0.001)
+
+    ended = Patience.ended
+
+    async def counted(self: Patience, path: str, *, in_vain: bool) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr("runner.kube.primaries.asyncio.sleep", noted)
+            await ended(self, path, in_vain=in_vain)
+
+    patience = Patience([watch_of(THING)])
+    for _ in range(10):
+        await counted(patience, "/a", in_vain=True)
+        await counted(patience, "/b", in_vain=False)
+    assert pauses == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0, 10.0]
+    stub, following = Stub(), Following()
+    stub.events["things"] = [end]
+    waits: list[bool] = []
+
+    async def heard(self: Patience, path: str, *, in_vain: bool) -> None:
+        if path.endswith("/things"):
+            waits.append(in_vain)
+        await ended(self, path, in_vain=in_vain)
+
+    monkeypatch.setattr(Patience, "ended", heard)
+    async with following.of(stub):
+        await following.until(lambda: len(waits) > 2, "it was waited")
+        assert all(waits)
+
+
+async def test_what_is_there_is_told_when_all_pages_are_read() -> None:
+    stub, following = Stub(), Following()
+    stub.lists["things"] = [
+        stub.listing(stub.item("one"), more="next"),
+        stub.listing(stub.item("two")),
+        stub.listing(stub.item("two")),
+    ]
+    stub.events["things"] = [GONE, None]
+    async with following.of(stub):
+        await following.until(
+            lambda: len([one for one in following.listed if one[0] == "Thing"]) == 2, "it was listed twice"
+        )
+    assert [one for one in following.listed if one[0] == "Thing"] == [
+        ("Thing", "", {"one", "two"}),
+        ("Thing", "", {"two"}),
+    ]
+
+
+async def test_a_list_without_an_answer_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.kube.primaries._ANSWER", 0.5)
+
+    class Silent(Stub):
+        async def handler(self, request: web.Request) -> web.StreamResponse:
+            if request.path.endswith("/things") and "list things" not in self.asked:
+                self.asked.append("list things")
+                await self.ended.wait()
+            return await super().handler(request)
+
+    stub, following = Silent(), Following()
+    stub.lists["things"] = [stub.listing(stub.item("one"))]
+    async with following.of(stub):
+        await following.until(lambda: "None Thing one" in following.told, "it is told")
+    assert stub.scans == 1

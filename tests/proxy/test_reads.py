@@ -243,3 +243,20 @@ def test_a_selector_that_is_none_selects_all() -> None:
     assert selector is not None
     assert selector.matches({"metadata": {}})
     assert field_selector("") == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "selector", "served"),
+    [
+        pytest.param(ALL, "", False, id="all-here"),
+        pytest.param(ALL, "tier=back", True, id="of-labels-that-it-has-not"),
+        pytest.param(ALL, "kind=foreign", False, id="of-labels-that-it-has"),
+        pytest.param("/api/v1/namespaces/a/configmaps", "", True, id="elsewhere"),
+        pytest.param(EVERYWHERE, "", False, id="everywhere"),
+        pytest.param("/api/v1/namespaces/here/configmaps/foreign", "", False, id="by-name"),
+    ],
+)
+def test_what_is_not_kept_in_full_is_the_servers(asking: Asking, path: str, selector: str, served: bool) -> None:
+    asking.informer.others[ObjectKey("here", "foreign")] = {"kind": "foreign"}
+    answer = asking(path, query=(("labelSelector", selector),) if selector else ())
+    assert (answer is not None) is served

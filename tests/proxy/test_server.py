@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import io
 import json
@@ -21,6 +22,7 @@ from bench.driver import until
 from runner.kube.client import ApiClient
 from runner.kube.discovery import Discovery, Resource
 from runner.kube.informer import Informer
+from runner.proxy import server
 from runner.proxy.requestinfo import parse
 from runner.proxy.server import ProxyServer
 from runner.proxy.sessions import Session, Sessions
@@ -56,7 +58,7 @@ class Run:
     port: int
     upstream: str
     noticed: list[Resource] = field(default_factory=list)
-    written: list[tuple[str, str]] = field(default_factory=list)
+    written: list[tuple[str, str | None, str]] = field(default_factory=list)
     informers: list[Informer] = field(default_factory=list)
 
 
@@ -64,12 +66,12 @@ class Run:
 async def proxied(handler: Handler, *, owner: Owner = OWNER, inject_owner: bool = True) -> AsyncIterator[Run]:
     noticed: list[Resource] = []
     informers: list[Informer] = []
-    written: list[tuple[str, str]] = []
+    written: list[tuple[str, str | None, str]] = []
     session = Session(
         owner=owner,
         inject_owner=inject_owner,
         on_dependent=lambda resource, _: noticed.append(resource),
-        on_write=lambda uid, version: written.append((uid, version)),
+        on_write=lambda uid, before, version: written.append((uid, before, version)),
     )
     sessions = Sessions()
 
@@ -153,7 +155,9 @@ async def test_all_of_a_request_and_its_answer_goes_through_but_credentials() ->
     request = seen[0]
     assert (request.method, request.raw_path, await request.read()) == ("PATCH", path, b'{"a": 1}')
     assert request.headers["X-Own"] == "1"
-    assert not {"Impersonate-User", "Authorization", "Expect"} & request.headers.keys()
+    # Whether the runner may be somebody else is for the API server to say.
+    assert request.headers["Impersonate-User"] == "admin"
+    assert not {"Authorization", "Expect"} & request.headers.keys()
     assert (answer.status, answer.reason, body) == (422, "Quite Wrong", b'{"kind": "Status",\n "code":422}')
     assert answer.headers["Content-Type"] == "application/json; odd=yes"
     assert answer.headers.getall("Warning") == ['299 - "old"', '299 - "older"']
@@ -230,6 +234,60 @@ async def test_a_stranger_is_told_how_to_log_in() -> None:
         assert answer.status == 401
         assert answer.headers["WWW-Authenticate"].startswith("Basic ")
         assert (await answer.json())["kind"] == "Status"
+
+
+async def spoken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *lines: str) -> tuple[int, bytes]:
+    """The status and the body of the answer to a request."""
+    writer.write("\r\n".join([*lines, "", ""]).encode())
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+    length = int(head.partition("content-length: ")[2].partition("\r\n")[0] or 0)
+    return int(head.split()[1]), await reader.readexactly(length)
+
+
+@pytest.mark.parametrize("by_connect", [False, True], ids=["as an HTTP proxy", "by CONNECT"])
+async def test_the_token_may_be_an_http_proxys_credentials(by_connect: bool) -> None:
+    """As Go's clients have it, which send no other without TLS."""
+    seen: list[web.Request] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        seen.append(request)
+        return web.Response(text="an answer")
+
+    async with proxied(handler) as run, asyncio.timeout(60):
+        token = run.http.headers["Authorization"].split()[1]
+        basic = base64.b64encode(f"{token}:unused".encode()).decode()
+        own = f"127.0.0.1:{run.port}"
+        for credentials, status in ((basic, 200), ("c3RyYW5nZXI6eA==", 401)):
+            reader, writer = await asyncio.open_connection("127.0.0.1", run.port)
+            proxy = f"Proxy-Authorization: Basic {credentials}"
+            if by_connect:
+                connected, _ = await spoken(reader, writer, f"CONNECT {own} HTTP/1.1", f"Host: {own}", proxy)
+                assert connected == 200
+                # More than one request goes through a connection.
+                for _ in range(2):
+                    answer = await spoken(reader, writer, "GET /api?x=%2F HTTP/1.1", f"Host: {own}")
+                    assert answer[0] == status
+            else:
+                answer = await spoken(reader, writer, f"GET http://{own}/api?x=%2F HTTP/1.1", f"Host: {own}", proxy)
+                assert answer[0] == status
+            writer.close()
+            await writer.wait_closed()
+    assert [request.raw_path for request in seen] == ["/api?x=%2F"] * (2 if by_connect else 1)
+    assert not any("Proxy-Authorization" in request.headers for request in seen)
+
+
+async def test_a_connection_is_made_to_this_server_alone() -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        raise AssertionError("nothing may come through")
+
+    async with proxied(handler) as run, asyncio.timeout(60):
+        authorization = run.http.headers["Authorization"]
+        for target in (run.upstream.removeprefix("http://"), f"localhost:{run.port}", "203.0.113.1:443"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", run.port)
+            lines = (f"CONNECT {target} HTTP/1.1", f"Host: {target}", f"Proxy-Authorization: {authorization}")
+            assert (await spoken(reader, writer, *lines))[0] in (400, 404)
+            writer.close()
+            await writer.wait_closed()
 
 
 @pytest.mark.parametrize(
@@ -358,7 +416,8 @@ async def test_no_answer_is_said_in_the_apis_own_form() -> None:
 async def test_what_is_created_gets_its_owner(owner: Owner, path: str, reference: bool) -> None:
     echo = Echo()
     async with proxied(echo.answer, owner=owner) as run:
-        async with run.http.post(path, json={"kind": "X", "metadata": {"generateName": "x-"}}) as answer:
+        kind = "Node" if "nodes" in path else "ConfigMap"
+        async with run.http.post(path, json={"kind": kind, "metadata": {"generateName": "x-"}}) as answer:
             assert answer.status == 201
         assert run.noticed == [NODE if "nodes" in path else CONFIG_MAP]
     if reference:
@@ -402,10 +461,7 @@ async def test_what_is_created_gets_its_owner(owner: Owner, path: str, reference
         "cut off",
     ],
 )
-async def test_what_gets_no_owner_passes_as_it_is(
-    path: str, body: bytes, kind: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG, "runner.proxy.server")
+async def test_what_gets_no_owner_passes_as_it_is(path: str, body: bytes, kind: str) -> None:
     seen: list[bytes] = []
 
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -417,8 +473,6 @@ async def test_what_gets_no_owner_passes_as_it_is(
         async with run.http.post(path, data=body, headers=headers) as answer:
             assert answer.status == 400
     assert seen == [body]
-    said = [record.msg for record in caplog.records]
-    assert said == (["Passed on without an owner"] if path == CONFIG_MAPS else [])
 
 
 async def test_without_injection_nothing_is_added_but_what_is_owned_is_noticed() -> None:
@@ -455,11 +509,254 @@ async def test_a_server_side_apply_makes_no_strange_object_ones_own(
     assert echo.metadata.get("ownerReferences") == ([REFERENCE] if owned else None)
 
 
-async def test_an_apply_in_yaml_passes_as_it_is() -> None:
-    echo = Echo()
+class Kept:
+    """One object, which may be there already. A body that is no JSON is taken for it. Others write it `disturbed` times."""
+
+    def __init__(self, obj: dict[str, Any] | None, *, disturbed: int = 0) -> None:
+        self.obj = obj
+        self.disturbed = disturbed
+        self.asked: list[web.Request] = []
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(request)
+        body = await request.read()
+        if request.method == "GET":
+            return web.json_response(self.obj or {"kind": "Status"}, status=200 if self.obj else 404)
+        if request.content_type != "application/merge-patch+json":
+            created = self.obj is None
+            self.obj = config_map("odd name", version="5", uid="u")
+            return web.json_response(self.obj, status=201 if created else 200)
+        assert self.obj is not None
+        metadata = json.loads(body)["metadata"]
+        if self.disturbed:
+            self.disturbed -= 1
+            self.obj["metadata"].update(
+                resourceVersion=f"{self.obj['metadata']['resourceVersion']}0", labels={"by": "others"}
+            )
+        if metadata.pop("resourceVersion") != self.obj["metadata"]["resourceVersion"]:
+            return web.json_response({"kind": "Status"}, status=409)
+        self.obj["metadata"].update(metadata, resourceVersion=f"{self.obj['metadata']['resourceVersion']}1")
+        return web.json_response(self.obj)
+
+
+@pytest.mark.parametrize("disturbed", [0, 2], ids=["at rest", "written by others"])
+@pytest.mark.parametrize(
+    ("method", "body", "kind"),
+    [
+        ("POST", b"k8s\x00\n\x0b", "application/vnd.kubernetes.protobuf"),
+        ("POST", b"\xd9\xd9\xf7\xa0", "application/cbor"),
+        ("POST", gzip.compress(b'{"metadata": {}}'), "application/json"),
+        ("POST", b"kind: ConfigMap\n", "application/yaml"),
+        ("PATCH", b"metadata: {name: odd name}\n", "application/apply-patch+yaml"),
+        ("PUT", b"k8s\x00\n\x0b", "application/vnd.kubernetes.protobuf"),
+    ],
+    ids=["protobuf", "cbor", "gzip", "yaml", "apply in YAML", "update that creates"],
+)
+async def test_what_is_created_in_another_encoding_gets_its_owner_afterwards(
+    method: str, body: bytes, kind: str, disturbed: int
+) -> None:
+    kept = Kept(None, disturbed=disturbed)
+    async with proxied(kept.answer) as run:
+        path = CONFIG_MAPS if method == "POST" else CONFIG_MAPS + "/odd%20name"
+        headers = {
+            "Content-Type": kind,
+            "Accept": "application/vnd.kubernetes.protobuf,application/json",
+            "Accept-Encoding": "gzip",
+        }
+        async with run.http.request(method, URL(path, encoded=True), data=body, headers=headers) as answer:
+            assert answer.status == 201
+            assert await answer.json() == kept.obj
+        (first, *_), last = [request for request in kept.asked if request.method != "GET"], kept.asked[-1]
+        assert run.noticed == [CONFIG_MAP]
+        assert run.written[0] == ("u", "", "5")
+        assert run.written[-1] == ("u", "5" + "0" * disturbed, "5" + "0" * disturbed + "1")
+        assert len(run.written) == 2
+    # Else the answer could not be read.
+    assert first.headers["Accept"] == "application/json"
+    assert first.headers["Accept-Encoding"] == "identity"
+    assert last.raw_path == CONFIG_MAPS + "/odd%20name"
+    assert kept.obj is not None
+    assert kept.obj["metadata"]["ownerReferences"] == [REFERENCE]
+    assert kept.obj["metadata"].get("labels") == ({"by": "others"} if disturbed else None)
+
+
+async def test_what_cannot_get_its_owner_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if request.method == "POST":
+            return web.json_response(config_map(), status=201)
+        return web.json_response({"kind": "Status", "message": "may not"}, status=403)
+
+    async with (
+        proxied(handler) as run,
+        run.http.post(CONFIG_MAPS, data=b"k8s", headers={"Content-Type": "application/x"}) as answer,
+    ):
+        assert (answer.status, await answer.json()) == (201, config_map())
+    assert "What a run has created got no owner" in [record.msg for record in caplog.records]
+
+
+@pytest.mark.parametrize(
+    ("existing", "sent", "references"),
+    [
+        (None, config_map(), [REFERENCE]),
+        (config_map(), config_map(), None),
+        (config_map(ownerReferences=[{**REFERENCE, "uid": "another"}]), config_map(), None),
+        (config_map(ownerReferences=[REFERENCE]), config_map(), [REFERENCE]),
+        (
+            config_map(ownerReferences=[REFERENCE]),
+            config_map(ownerReferences=[{**REFERENCE, "controller": True}]),
+            [{**REFERENCE, "controller": True}],
+        ),
+        (
+            config_map(ownerReferences=[REFERENCE]),
+            config_map(ownerReferences=[{**REFERENCE, "uid": "another"}]),
+            [{**REFERENCE, "uid": "another"}, REFERENCE],
+        ),
+    ],
+    ids=["not there", "nobody's", "another's", "ours", "ours in the role's words", "ours and another's"],
+)
+async def test_an_update_keeps_the_owner(
+    existing: dict[str, Any] | None, sent: dict[str, Any], references: list[dict[str, Any]] | None
+) -> None:
+    echo = Echo(existing)
     async with proxied(echo.answer) as run:
-        await run.http.patch(CONFIG_MAPS + "/x", data="metadata: {name: x}", headers=APPLY)
-    assert echo.bodies == [b"metadata: {name: x}"]
+        await run.http.put(CONFIG_MAPS + "/x", json=sent)
+        assert run.noticed == ([CONFIG_MAP] if references else [])
+    assert echo.metadata.get("ownerReferences") == references
+
+
+@pytest.mark.parametrize("path", ["", "/x"], ids=["list", "one"])
+async def test_another_users_reads_are_the_servers(path: str) -> None:
+    asked: list[str] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        asked.append(request.headers["impersonate-group"])
+        return web.json_response({"kind": "Status", "code": 403}, status=403)
+
+    async with proxied(handler) as run:
+        run.informers.append(stored(config_map(), version="9"))
+        async with run.http.get(CONFIG_MAPS + path, headers={"Impersonate-Group": "nobodies"}) as answer:
+            assert answer.status == 403
+        async with run.http.get(CONFIG_MAPS + path) as answer:
+            assert (answer.status, answer.headers["X-Cache"]) == (200, "HIT")
+    assert asked == ["nobodies"]
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["no answer", "half an answer"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", CONFIG_MAPS),
+        ("GET", CONFIG_MAPS + "/x"),
+        ("GET", CONFIG_MAPS + "/x?watch=false"),
+        ("GET", "/api/v1/namespaces/here/pods/x/log"),
+        ("GET", "/version"),
+        ("POST", CONFIG_MAPS),
+        ("PATCH", CONFIG_MAPS + "/x"),
+        ("DELETE", CONFIG_MAPS + "/x"),
+        ("DELETE", CONFIG_MAPS),
+        ("POST", "/api/v1/namespaces/here/pods/x/eviction"),
+    ],
+)
+async def test_a_server_that_falls_silent_is_not_waited_for_without_end(
+    method: str, path: str, begun: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_TIMEOUT", aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=0.2))
+    over = asyncio.Event()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": "1000"})
+        if begun:
+            await answer.prepare(request)
+            await answer.write(b"{")
+        await over.wait()
+        return answer
+
+    async with proxied(handler) as run, asyncio.timeout(60):
+        try:
+            async with run.http.request(method, path, json=None if method == "GET" else {}) as answer:
+                status, body = answer.status, await answer.read()
+            assert (status, json.loads(body)["reason"]) == (504, "Timeout")
+        except aiohttp.ClientPayloadError:
+            # What has been passed on already breaks off.
+            assert begun
+        if method != "GET":
+            # Perhaps it was written all the same.
+            written = "/api/v1/namespaces/here/pods" if "pods" in path else CONFIG_MAPS
+            assert not run.session.writes.shown_at(parse(written), "99")
+        over.set()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        CONFIG_MAPS + "?watch=true",
+        CONFIG_MAPS + "/x?watch",
+        "/api/v1/watch/configmaps",
+        "/apis/apps/v1/watch/deployments",
+        "/api/v1/namespaces/here/pods/x/log?follow=1",
+        "/api/v1/namespaces/here/pods/x/proxy/some/where",
+    ],
+)
+async def test_what_is_followed_may_be_silent(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_TIMEOUT", aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=0.05))
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await asyncio.sleep(0.3)
+        await answer.prepare(request)
+        await answer.write(b"first")
+        await asyncio.sleep(0.3)
+        await answer.write(b"last")
+        return answer
+
+    async with proxied(handler) as run, run.http.get(URL(path, encoded=True)) as answer:
+        assert await answer.read() == b"firstlast"
+
+
+async def test_a_write_is_sent_with_the_version_that_is_known() -> None:
+    """To what a watch tells of: whose the next version is has to be certain."""
+    sent: list[dict[str, Any]] = []
+    version = "5"
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        nonlocal version
+        if request.method == "GET":
+            return web.json_response(config_map(version=version, uid="u"))
+        sent.append((await request.json()).get("metadata", {}))
+        if sent[-1].get("resourceVersion", version) != version:
+            return web.json_response({"kind": "Status", "code": 409}, status=409)
+        version = str(int(version) + 1)
+        return web.json_response(config_map(version=version, uid="u"))
+
+    async with proxied(handler) as run:
+        headers = {"Content-Type": "application/merge-patch+json"}
+        await run.http.patch(CONFIG_MAPS + "/x", json={}, headers=headers)
+        run.informers.append(stored(version="1"))
+        await run.http.patch(CONFIG_MAPS + "/x", json={}, headers=headers)
+        version = "20"
+        async with run.http.patch(CONFIG_MAPS + "/x", json={}, headers=headers) as answer:
+            assert answer.status == 200
+        assert run.written == [("u", None, "6"), ("u", "6", "7"), ("u", "20", "21")]
+    # Nobody tells of what is not watched: that goes through as it came.
+    assert sent == [{}, {"resourceVersion": "6"}, {"resourceVersion": "7"}, {"resourceVersion": "20"}]
+
+
+async def test_a_body_that_is_nested_deeply_passes_as_it_is() -> None:
+    deep = b"[" * 100_000
+    seen: list[bytes] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        seen.append(await request.read())
+        return web.Response(
+            status=200 if request.method == "GET" else 400, body=deep + OWNER.uid.encode(), content_type="application/json"
+        )
+
+    async with proxied(handler) as run:
+        async with run.http.post(CONFIG_MAPS, data=deep, headers={"Content-Type": "application/json"}) as answer:
+            assert answer.status == 400
+        async with run.http.get(CONFIG_MAPS + "/x") as answer:
+            assert (await answer.read()).startswith(deep)
+    assert seen[0] == deep
 
 
 async def test_a_trial_gets_its_owner_and_starts_nothing() -> None:
@@ -490,25 +787,32 @@ async def test_an_object_that_is_read_and_found_to_be_ours_is_watched() -> None:
 @pytest.mark.parametrize(
     ("method", "path", "answer", "written"),
     [
-        pytest.param("PUT", "/x", config_map(uid="u", version="6"), [("u", "6")], id="changed"),
+        pytest.param("PUT", "/x", config_map(uid="u", version="6"), [("u", "5", "6")], id="changed"),
         pytest.param("PATCH", "/x", config_map(uid="u", version="5"), [], id="as-it-was"),
-        pytest.param("PATCH", "/x/scale", config_map(uid="u", version="6"), [("u", "6")], id="a-part"),
-        pytest.param("DELETE", "/x", {"kind": "Status", "details": {"uid": "u"}}, [("u", "")], id="deleted"),
-        pytest.param("DELETE", "/x", config_map(uid="u", version="6"), [("u", ""), ("u", "6")], id="on-its-way-out"),
+        pytest.param("PATCH", "/x/scale", config_map(uid="u", version="6"), [("u", "5", "6")], id="a-part"),
+        pytest.param("DELETE", "/x", {"kind": "Status", "details": {"uid": "u"}}, [("u", "5", "")], id="deleted"),
+        pytest.param(
+            "DELETE", "/x", config_map(uid="u", version="6"), [("u", "5", ""), ("u", "5", "6")], id="on-its-way-out"
+        ),
+        pytest.param("DELETE", "/x", config_map(uid="u", version="5"), [("u", "5", "")], id="was-on-its-way-out"),
         pytest.param("DELETE", "", {"kind": "Status"}, [], id="collection"),
         pytest.param("PUT", "/x?dryRun=All", config_map(uid="u", version="6"), [], id="trial"),
     ],
 )
+@pytest.mark.parametrize("read", [True, False], ids=["read", "not read"])
 async def test_what_a_run_wrote_is_told(
-    method: str, path: str, answer: dict[str, Any], written: list[tuple[str, str]]
+    method: str, path: str, answer: dict[str, Any], written: list[tuple[str, str, str]], read: bool
 ) -> None:
     async def handler(request: web.Request) -> web.StreamResponse:
         mine = config_map(uid="u", ownerReferences=[REFERENCE])
         return web.json_response(mine if request.method == "GET" else answer)
 
     async with proxied(handler) as run:
-        async with run.http.get(f"{CONFIG_MAPS}/x") as response:
-            assert response.status == 200
+        # A watch is there, and its store is behind.
+        run.informers.append(stored(version="1"))
+        if read:
+            async with run.http.get(f"{CONFIG_MAPS}/x") as response:
+                assert response.status == 200
         async with run.http.request(method, CONFIG_MAPS + path, json={}) as response:
             assert await response.json() == answer
         assert run.written == written

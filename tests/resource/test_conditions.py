@@ -1,3 +1,4 @@
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,6 +9,8 @@ from runner.resource.conditions import (
     mark_rehearsed,
     mark_running,
     mark_succeeded,
+    with_reasons,
+    without_reasons,
 )
 
 ONE = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -130,8 +133,34 @@ def test_a_changed_condition_moves_to_the_end() -> None:
 
 def test_a_message_too_long_for_an_object_is_cut() -> None:
     message = by_type(mark_failed(None, "x" * 10**6, None, ONE))["Failure"]["message"]
-    assert len(message) < MESSAGE_LIMIT + 100
+    # metav1.Condition's own limit.
+    assert len(message) == MESSAGE_LIMIT == 32768
     assert message.endswith("the whole text is in the log)")
+
+
+def test_a_dry_runs_message_is_cut_as_well() -> None:
+    message = by_type(mark_rehearsed(None, "x" * 10**6, ONE))["Failure"]["message"]
+    assert len(message) == MESSAGE_LIMIT
+    assert message.endswith("the whole text is in the log)")
+
+
+def test_where_each_condition_must_have_a_reason_it_has_one() -> None:
+    others = {"type": "Ready", "status": "False", "reason": ""}
+    for marked in (
+        mark_succeeded(mark_running({"conditions": [others]}, ONE), RESULT, ONE),
+        mark_failed(mark_running({"conditions": [others]}, ONE), "no", RESULT, ONE),
+        mark_rehearsed(mark_rehearsed({"conditions": [others]}, "no", ONE), "", TWO),
+    ):
+        filled = with_reasons(marked)
+        ours = [item for item in filled["conditions"] if item["type"] != "Ready"]
+        # metav1.Condition's rules.
+        for condition in ours:
+            assert re.fullmatch(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", condition["reason"])
+            assert {"message", "lastTransitionTime", "status"} <= condition.keys()
+        assert by_type(filled)["Ready"] == others
+        assert without_reasons(filled) == marked
+    assert without_reasons(None) is None
+    assert with_reasons({"conditions": ["odd", {"type": 1}]}) == {"conditions": ["odd", {"type": 1}]}
 
 
 def test_garbage_in_the_place_of_conditions_is_survived() -> None:

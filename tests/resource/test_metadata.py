@@ -1,14 +1,25 @@
+import json
+from time import monotonic
+from typing import Any
+
 import pytest
 
 from runner.resource.metadata import (
+    PRIMARY_RESOURCE,
+    PRIMARY_RESOURCE_TYPE,
     GroupKind,
     GroupVersionKind,
     ObjectKey,
     Owner,
+    annotations_of,
+    finalizers,
+    is_deleting,
     is_owned,
+    labels_of,
     own,
     owners,
     parse_duration,
+    quoted,
 )
 
 CR = Owner(GroupVersionKind("cache.example.com", "v1alpha1", "Memcached"), ObjectKey("default", "sample"), "uid-1")
@@ -23,10 +34,65 @@ def test_go_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["", "5", "s", "1h 5m", "1d", "5m3", "-", "1..5s"])
+@pytest.mark.parametrize("text", ["", "5", "s", "1h 5m", "1d", "5m3", "-", "1..5s", "-+1s", "٣s", "9999999h"])
 def test_what_is_no_duration_is_refused_with_a_remedy(text: str) -> None:
     with pytest.raises(ValueError, match="write it as"):
         parse_duration(text)
+
+
+LONG = 256 * 1024
+# What an expression might read again and again.
+PUMPS = ["1", "1.", ".", "1m", "ms", " ", "-", "٣", "1h1", "a/", "/", "a."]
+
+
+@pytest.mark.parametrize("pump", PUMPS)
+def test_a_duration_of_any_length_is_refused_at_once_and_shortly(pump: str) -> None:
+    before = monotonic()
+    with pytest.raises(ValueError, match="write it as") as caught:
+        parse_duration(pump * (LONG // len(pump)))
+    assert monotonic() - before < 5
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("pump", PUMPS)
+def test_marks_of_any_length_are_read_at_once(pump: str) -> None:
+    text = pump * (LONG // len(pump))
+    obj = {"metadata": {"annotations": {PRIMARY_RESOURCE: text, PRIMARY_RESOURCE_TYPE: text}}}
+    before = monotonic()
+    for _ in range(10):
+        list(owners(obj))
+        assert not is_owned(obj, CR)
+    assert monotonic() - before < 5
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("a", "'a'"), ("a\nb", r"'a\nb'"), ("a" * 64, f"'{'a' * 64}'"), ("a" * 65, f"'{'a' * 63}'…"), (5, "5"), (None, "None")],
+)
+def test_what_somebody_else_wrote_is_quoted_shortly(value: object, expected: str) -> None:
+    assert quoted(value) == expected
+
+
+def test_large_and_deep_values_are_quoted_shortly() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep, deep]
+    for value in (deep, {str(number): "x" * 1000 for number in range(1000)}, 16**10_000, b"x" * 10_000, "\0" * 10_000):
+        assert len(quoted(value)) < 1000
+    while deep:
+        deep = deep.pop()
+
+
+@pytest.mark.parametrize("odd", [None, "text", 5, ["a"], {"a": ["b"]}, [None], [["a"]], [{"name": ["a"]}], True])
+def test_an_object_may_have_anything_anywhere(odd: Any) -> None:
+    names = ("name", "namespace", "annotations", "labels", "ownerReferences")
+    marks = {"annotations": {PRIMARY_RESOURCE: odd, PRIMARY_RESOURCE_TYPE: odd}}
+    for metadata in (odd, dict.fromkeys(names, odd), marks):
+        obj = {"metadata": metadata, "apiVersion": odd, "kind": odd}
+        hash((ObjectKey.of(obj), GroupVersionKind.of(obj), *owners(obj)))
+        assert not is_owned(obj, CR)
+        is_deleting(obj)
+        json.dumps([annotations_of(obj), labels_of(obj), finalizers(obj)])
 
 
 def test_a_new_object_in_the_owners_namespace_gets_a_reference() -> None:

@@ -1,7 +1,23 @@
+from time import monotonic
+from typing import Any
+
 import pytest
 
 from runner.resource.metadata import GroupVersionKind
-from runner.resource.parameters import Parameters, build, field_of, is_reserved, to_camel, to_snake, variable_name
+from runner.resource.parameters import (
+    MOST_LEVELS,
+    MOST_VALUES,
+    Parameters,
+    Unusable,
+    build,
+    check_size,
+    field_of,
+    fields_by_variable,
+    is_reserved,
+    to_camel,
+    to_snake,
+    variable_name,
+)
 
 MEMCACHED = GroupVersionKind("cache.example.com", "v1alpha1", "Memcached")
 
@@ -99,6 +115,74 @@ def test_ansibles_marks_inside_a_cr_are_dropped_wherever_they_stand() -> None:
     assert "__ansible" not in str(parameters.extra_vars)
 
 
+def test_of_many_fields_that_are_left_out_not_all_are_told() -> None:
+    parameters = built(cr(**{f"ansible_{number}_{'x' * 1000}": 1 for number in range(1000)}))
+    assert len(parameters.dropped) == 101
+    assert parameters.dropped[-1] == "…"
+    assert sum(map(len, parameters.dropped)) < 25_000
+
+
+def nested(levels: int, kind: type = dict) -> dict[str, object]:
+    """A CR of so many levels, its own and that of its spec among them."""
+    value: Any = kind()
+    for _ in range(levels - 3):
+        value = [value] if kind is list else {"a": value}
+    return cr(a=value)
+
+
+@pytest.mark.parametrize("kind", [dict, list])
+def test_a_cr_may_be_nested_but_not_without_end(kind: type) -> None:
+    built(nested(MOST_LEVELS, kind))
+    for levels in (MOST_LEVELS + 1, 1100, 9_999):
+        deep = nested(levels, kind)
+        for refuse in (check_size, built):
+            with pytest.raises(Unusable, match="nested more than 100 levels deep"):
+                refuse(deep)
+
+
+def test_a_cr_has_room_for_many_fields_but_not_for_any_number() -> None:
+    rest = len(cr()) + len(cr()["metadata"])  # type: ignore[arg-type]
+    check_size(cr(**{f"f{number}": number for number in range(MOST_VALUES - rest)}))
+    for large in (
+        cr(a=[1] * MOST_VALUES),
+        cr(**{f"f{number}": 1 for number in range(MOST_VALUES)}),
+        cr(a=[{}] * MOST_VALUES),
+    ):
+        for refuse in (check_size, built):
+            with pytest.raises(Unusable, match="more than 50000 fields and list items"):
+                refuse(large)
+
+
+LONG = 1024 * 1024
+
+
+def below_long_names(inner: object) -> dict[str, object]:
+    for number in range(50):
+        inner = {f"{number}{'x' * 10_000}": inner}
+    return cr(a=inner)
+
+
+@pytest.mark.parametrize(
+    "obj",
+    [
+        cr(**{f"someFieldWithNumber{number}": number for number in range(MOST_VALUES - 10)}),
+        below_long_names({f"__ansible_{number}": 1 for number in range(40_000)}),
+        below_long_names([[1]] * 20_000),
+        *(
+            cr(**{pump * (LONG // len(pump)): 1})
+            for pump in ("a", "A", "a1", "a1a", "aB", "IP", "_", " ", "1", "{", "HTTPs")
+        ),
+        cr(**{"a" + "1" * LONG: 1}),
+    ],
+    ids=[*"many marks lists".split(), *(f"name-{number}" for number in range(12))],
+)
+def test_the_largest_crs_take_no_more_time_than_their_size(obj: dict[str, object]) -> None:
+    before = monotonic()
+    built(obj)
+    # What grows faster than a CR's size takes minutes.
+    assert monotonic() - before < 20
+
+
 @pytest.mark.parametrize(
     ("group", "kind", "expected"),
     [("cert-manager.k8s.io", "Issuer", "_cert_manager_k8s_io_issuer"), ("", "Secret", "__secret")],
@@ -137,6 +221,11 @@ def test_the_field_of_a_variable_becomes_it(variable: str) -> None:
 def test_a_variable_that_no_field_becomes() -> None:
     with pytest.raises(ValueError, match="no field of a CR becomes the variable SIZE"):
         to_camel("SIZE")
+
+
+def test_of_two_fields_that_become_one_variable_the_first_is_named() -> None:
+    named = fields_by_variable(["podIPs", "pod_ips", "size"], snake_case=True)
+    assert [named(variable) for variable in ("pod_ips", "size", "other_one")] == ["podIPs", "size", "otherOne"]
 
 
 @pytest.mark.parametrize(

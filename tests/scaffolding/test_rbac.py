@@ -12,7 +12,7 @@ from tests.scaffolding.conftest import Write, generated
 
 TASKS = "roles/thing/tasks/main.yml"
 # What the runner itself takes for a Thing.
-BASE = {" events": "create", "test.example.com things": "get list watch", "test.example.com things/status": "update"}
+BASE = {" events": "create patch", "test.example.com things": "get list watch", "test.example.com things/status": "update"}
 CREATED = "create get list patch watch"
 
 
@@ -168,7 +168,7 @@ def test_what_the_watch_says_counts(write: Write, keys: str, task: str, expected
     rights()
     rules = yaml.safe_load(ROLE.read_text())["rules"]
     found = {resource: " ".join(rule["verbs"]) for rule in rules for resource in rule["resources"]}
-    assert found == {"events": "create", "things": "get list watch", **expected}
+    assert found == {"events": "create patch", "things": "get list watch", **expected}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,86 @@
+"""The runner's side of a process that stands below a guard: how it is started, and how all of it is ended.
+
+The guard itself is `runner.executor.processes.guard`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from runner.executor import processes
+from runner.executor.jobs import ExecutorError, told_as_executor_error
+
+logger = logging.getLogger(__name__)
+
+# Seconds for the guard to end what is below it, before that is done from here.
+_GRACE = processes.LIMIT + 10.0
+
+
+class Guarded:
+    """A Python module that runs below a guard; `process` is the guard, and its streams are the module's."""
+
+    # The guards of this runner that have not been seen off.
+    _pids: ClassVar[set[int]] = set()
+
+    def __init__(self, process: asyncio.subprocess.Process, mark: str, folder: Path | None) -> None:
+        self.process = process
+        self._mark = mark
+        self._folder = folder
+        self._pids.add(process.pid)
+
+    @classmethod
+    async def start(
+        cls, module: str, *arguments: str, environment: Mapping[str, str], folder: Path | None = None, **how: Any
+    ) -> Self:
+        """`python -m module RUNNER FOLDER ARGUMENTS`; the folder is removed when it ends. Raises ExecutorError."""
+        # Should a guard be killed, what it stood for comes here instead of to init.
+        processes.adopt_orphans()
+        mark = f"{os.getpid()}-{secrets.token_hex(8)}"
+        command = (sys.executable, "-m", module, str(os.getpid()), str(folder or ""), *arguments)
+        env = {**environment, processes.MARK: mark}
+        try:
+            with told_as_executor_error(f"{module} could not be started"):
+                process = await asyncio.create_subprocess_exec(*command, start_new_session=True, env=env, **how)
+        except ExecutorError:
+            await _remove(folder)
+            raise
+        return cls(process, mark, folder)
+
+    async def end(self) -> None:
+        """End it with every process below it. What cannot be ended is told, and not waited for any longer."""
+        with contextlib.suppress(ProcessLookupError):
+            if self.process.returncode is None:
+                self.process.terminate()
+        try:
+            async with asyncio.timeout(_GRACE):
+                await self.process.wait()
+        except TimeoutError:
+            logger.error("A run's guard does not end and is killed", extra={"pid": self.process.pid})
+        if self.process.returncode is None or self.process.returncode < 0:
+            left = await asyncio.to_thread(self._end_from_here)
+            if left:
+                logger.error("Processes of runs cannot be ended", extra={"pids": left})
+        await _remove(self._folder)
+        self._pids.discard(self.process.pid)
+
+    def _end_from_here(self) -> list[int]:
+        """The guard itself was killed, or does nothing."""
+        if self.process.returncode is None:
+            processes.end_tree(self.process.pid)
+        left = processes.end_marked(self._mark)
+        processes.take_note_of_adopted(self._pids)
+        return left
+
+
+async def _remove(folder: Path | None) -> None:
+    if folder is not None:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)

@@ -1,0 +1,41 @@
+from time import monotonic
+
+import pytest
+
+from runner.resource.selectors import Requirement, label_selector
+
+LONG = 256 * 1024
+
+
+@pytest.mark.parametrize(
+    ("text", "requirements"),
+    [
+        ("", []),
+        ("a=b", [("a", "In", ("b",))]),
+        (" a == b , c != d ", [("a", "In", ("b",)), ("c", "NotIn", ("d",))]),
+        ("a,!b, ! c", [("a", "Exists", ()), ("b", "DoesNotExist", ()), ("c", "DoesNotExist", ())]),
+        ("a in ( b , , c)", [("a", "In", ("b", "", "c"))]),
+        ("x.org/a notin(b),d=", [("x.org/a", "NotIn", ("b",)), ("d", "In", ("",))]),
+        ("a  ", [("a", "Exists", ())]),
+    ],
+)
+def test_a_selector_as_the_api_writes_it(text: str, requirements: list[tuple[str, str, tuple[str, ...]]]) -> None:
+    selector = label_selector(text)
+    assert selector is not None
+    assert list(selector.requirements) == [Requirement(*each) for each in requirements]
+
+
+@pytest.mark.parametrize("text", ["a in b", "a in (b", "a=b c", "-a", "a=b,", "a in (b c)", "a > 5"])
+def test_what_is_not_understood_is_none(text: str) -> None:
+    assert label_selector(text) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "pump", "after"),
+    [("a in (", " ", "!"), ("a in (", ", ", "!"), ("a in (", "b,", "!"), ("a", " ", "!"), ("", " ", "!"), ("", "a", "!")],
+    ids=["spaces", "empty-values", "values", "spaces-behind", "spaces-before", "name"],
+)
+def test_what_is_not_understood_is_read_once(before: str, pump: str, after: str) -> None:
+    since = monotonic()
+    assert label_selector(before + pump * (LONG // len(pump)) + after) is None
+    assert monotonic() - since < 5

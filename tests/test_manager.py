@@ -1,0 +1,69 @@
+"""Parts of the composition root that stand on their own. The rest: tests/behaviour."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import Any, cast
+
+import pytest
+
+from runner import manager
+from runner.control.handlers import Handlers
+from runner.settings import ConfigurationError
+
+SOON = 30.0
+
+
+async def test_a_part_that_fails_is_begun_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(manager, "_FIRST_REST", 0.001)
+    begun = 0
+
+    async def part() -> None:
+        nonlocal begun
+        begun += 1
+        if begun < 4:
+            raise TypeError("unhashable type: 'list'")
+
+    async with asyncio.timeout(SOON), asyncio.TaskGroup() as tasks:
+        tasks.create_task(manager._kept_up("a part", part))
+    assert begun == 4
+    assert [record.__dict__["part"] for record in caplog.records] == ["a part"] * 3
+
+
+async def test_what_the_user_can_mend_ends_it() -> None:
+    async def part() -> None:
+        raise ConfigurationError("no such namespace")
+
+    with pytest.raises(ConfigurationError):
+        await manager._kept_up("a part", part)
+
+
+async def test_a_line_that_is_no_order_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Told:
+        def __init__(self) -> None:
+            self.kinds: list[Any] = []
+
+        def again(self, kinds: list[str]) -> None:
+            self.kinds.append(kinds)
+
+    told, stop = Told(), asyncio.Event()
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        heeding = asyncio.create_task(manager._heed(cast(Handlers, told), stop))
+        lines = ["{", '"text"', "[1]", "[" * 50_000, '["a"]']
+
+        def write() -> None:
+            with os.fdopen(writing, "w") as file:
+                file.write("".join(line + "\n" for line in lines))
+
+        await asyncio.to_thread(write)
+        async with asyncio.timeout(SOON):
+            await heeding
+    assert stop.is_set()
+    assert told.kinds == [["a"]]
+    assert len(caplog.records) == len(lines) - 1
