@@ -7,7 +7,7 @@ import os
 import resource
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,15 @@ async def disk_full(the: Scenario) -> None:
             async with the.load():
                 await the.world.a_run()
                 filler = runs / "filler"
-                _fill(filler)
-                try:
-                    name = the.world.names[0]
+                name = the.world.names[0]
+
+                async def full(filler: Path = filler, name: str = name) -> None:
+                    # Artifacts that are let go make room again.
+                    _fill(filler)
                     await the.world.edit(name)
-                    await _says(the, THING, name, "Failure")
+
+                try:
+                    await _says(the, THING, name, "Failure", again=full)
                 finally:
                     filler.unlink()
                 await the.recovered(PATIENCE)
@@ -53,7 +57,7 @@ async def disk_full(the: Scenario) -> None:
 
 def _fill(path: Path) -> None:
     """Write until there is no room."""
-    with contextlib.suppress(OSError), open(path, "wb", buffering=0) as file:
+    with contextlib.suppress(OSError), open(path, "ab", buffering=0) as file:
         while file.write(b"\0" * 4096):
             pass
 
@@ -144,14 +148,18 @@ def _limited(pid: int) -> Iterator[str]:
             group.rmdir()
 
 
-async def _says(the: Scenario, gvk: GroupVersionKind, name: str, kind: str) -> None:
-    """Await that a CR's condition of this type is True."""
+async def _says(
+    the: Scenario, gvk: GroupVersionKind, name: str, kind: str, *, again: Callable[[], Awaitable[None]] | None = None
+) -> None:
+    """Await that a CR's condition of this type is True; `again` is what should make it so, each time that it is not."""
 
     async def said() -> Any:
         the.alive()
         with contextlib.suppress(KubeError, TimeoutError):
+            if again is not None:
+                await again()
             return condition(await the.world.cluster.get(gvk, the.world.key(name)), kind).get("status") == "True"
         return False
 
-    await until(said, f"{gvk.kind} {name} says {kind}", interval=0.1, patience=120)
+    await until(said, f"{gvk.kind} {name} says {kind}", interval=1.0 if again else 0.1, patience=120)
     the.outcome.checks += 1
