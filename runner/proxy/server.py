@@ -135,8 +135,8 @@ class ProxyServer:
             # Some clients send what they have only when they are asked for it.
             refusal.headers["WWW-Authenticate"] = 'Basic realm="rolerunner"'
             return refusal
-        # Behind the server's address nothing else may take the place of its path. What follows a `#` is not sent on, and what
-        # is looked at here has to be what the server gets.
+        # Behind the server's address nothing else may take the place of its path. What follows a `#` would be looked at here
+        # and not be sent on.
         if not target.startswith("/") or "#" in target:
             return _status(400, "BadRequest", "this proxy takes a path, without a fragment, and no other server's address")
         call = Call(request, session, target)

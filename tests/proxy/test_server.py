@@ -299,7 +299,7 @@ async def test_a_connections_credentials_are_its_own(monkeypatch: pytest.MonkeyP
     async with proxied(handler) as run, asyncio.timeout(60):
         own = f"127.0.0.1:{run.port}"
         reader, writer = await original("127.0.0.1", run.port)
-        monkeypatch.setattr(server.asyncio, "open_connection", open_connection)
+        monkeypatch.setattr(asyncio, "open_connection", open_connection)
         proxy = f"Proxy-Authorization: {run.http.headers['Authorization']}"
         assert (await spoken(reader, writer, f"CONNECT {own} HTTP/1.1", f"Host: {own}", proxy))[0] == 200
         assert (await spoken(reader, writer, "GET /api HTTP/1.1", f"Host: {own}"))[0] == 200
