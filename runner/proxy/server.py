@@ -303,7 +303,8 @@ class ProxyServer:
                 session.writes.add(info, None)
         elif method == "DELETE":
             session.writes.add(info, None)
-            session.has_deleted(info, _object(content) or {}, before=before)
+            if not _is_trial(body):
+                session.has_deleted(info, _object(content) or {}, before=before)
         else:
             obj = _object(content)
             session.writes.add(info, _version(obj))
@@ -485,6 +486,12 @@ def _json_if_acceptable(headers: CIMultiDict[str]) -> None:
     types = [kind.strip() for value in headers.getall("Accept", []) for kind in value.split(",")]
     if acceptable := [kind for kind in types if kind.partition(";")[0].strip() in ("application/json", "*/*")]:
         headers["Accept"] = ",".join(acceptable)
+
+
+def _is_trial(body: bytes | None) -> bool:
+    """Whether a deletion's options say that it is a dry run, as kubectl's do; beside them the query counts for nothing."""
+    options = _decoded(body or b"")
+    return isinstance(options, dict) and bool(options.get("dryRun"))
 
 
 def _decoded(content: bytes) -> Any:

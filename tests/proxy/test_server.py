@@ -852,6 +852,20 @@ async def test_what_a_run_wrote_is_told(
         assert run.written == written
 
 
+async def test_a_deletion_for_trial_is_no_write_of_the_runs() -> None:
+    """Else the object's real deletion by somebody else would be taken for it."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return web.json_response(config_map(uid="u"))
+
+    async with proxied(handler) as run:
+        run.informers.append(stored(version="1"))
+        options = {"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1", "dryRun": ["All"]}
+        async with run.http.delete(CONFIG_MAPS + "/x", json=options) as response:
+            assert response.status == 200
+        assert run.written == []
+
+
 async def test_a_store_answers_and_what_it_lacks_the_server() -> None:
     async with proxied(Echo(config_map("far", version="3")).answer) as run:
         run.informers.append(stored(config_map("x"), version="9"))
