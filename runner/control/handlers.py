@@ -227,14 +227,14 @@ class Handlers:
         What is gone concerns a CR of the same name, too: it may have been an earlier one's, of which this one's role found
         it still there.
         """
-        uids = _uids_of_owners(obj)
+        uids, own = _uids_of_owners(obj), ObjectKey.of(obj).namespace
         for kind, key in owners(obj):
             for watch in self._by_kind.get(kind, ()):
                 # Another watch may have had this kind watched.
-                namespaced = bool(ObjectKey.of(obj).namespace)
-                if wants(watch, GroupVersionKind.of(obj), namespaced=namespaced, owner=key):
+                if wants(watch, GroupVersionKind.of(obj), namespaced=bool(own), owner=key):
                     for request in self._known(watch, key):
-                        referred = uids.get((kind, key.name))
+                        # No reference leads into another namespace: there an annotation names a namesake.
+                        referred = uids.get((kind, key.name)) if key.namespace == own else None
                         if gone or referred is None or self._seen[request].uid in referred:
                             yield request
 

@@ -175,6 +175,9 @@ class Informer:
             if restored or key not in self.store or _number(_version(self.store[key])) <= _number(version)
         )
         self.version, self._told = version, _number(version)
+        if not version:
+            # As of some aggregated API servers: there is nothing to watch from, and the next list is not to come at once.
+            self._in_vain += 1
         self._unbroken = True
         self.synced.set()
 

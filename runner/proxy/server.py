@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 # An answer, for as long as it is read.
 Asked = AbstractAsyncContextManager[aiohttp.ClientResponse]
+# One end of a connection: host and port.
+Address = tuple[str, int]
 
 # Of this connection only (RFC 9110, 7.6.1), or ours to set. `Host` names the proxy.
 _HOP_HEADERS = frozenset(
@@ -86,8 +88,8 @@ class ProxyServer:
         self._discovery = discovery
         self._sessions = sessions
         self._covering = covering
-        # By the local port of a connection to this server itself: the credentials of the one that it was made for.
-        self._connected: dict[int, str] = {}
+        # By the local address of a connection to this server itself: the credentials of the one that it was made for.
+        self._connected: dict[Address, str] = {}
         application = web.Application(client_max_size=_BODY_LIMIT, middlewares=[self._unrouted])
         application.router.add_route("*", "/{path:.*}", self._handle)
         # A watch that nobody listens to any more is ended, and not when the server next has something to say.
@@ -133,9 +135,10 @@ class ProxyServer:
             # Some clients send what they have only when they are asked for it.
             refusal.headers["WWW-Authenticate"] = 'Basic realm="rolerunner"'
             return refusal
-        # Behind the server's address nothing else may take the place of its path.
-        if not target.startswith("/"):
-            return _status(400, "BadRequest", "this proxy takes a path, and no other server's address")
+        # Behind the server's address nothing else may take the place of its path. What follows a `#` would be looked at here
+        # and not be sent on.
+        if not target.startswith("/") or "#" in target:
+            return _status(400, "BadRequest", "this proxy takes a path, without a fragment, and no other server's address")
         call = Call(request, session, target)
         try:
             if session.rehearsal is not None:
@@ -167,14 +170,14 @@ class ProxyServer:
         are the other way round.
         """
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        port = writer.get_extra_info("sockname")[1]
-        self._connected[port] = next(filter(None, authorizations), "")
+        address = _address(writer.get_extra_info("sockname"))
+        self._connected[address] = next(filter(None, authorizations), "")
         try:
             response = web.StreamResponse()
             await tunnel.join(request, response, reader, writer)
             return response
         finally:
-            del self._connected[port]
+            del self._connected[address]
             writer.close()
 
     async def _rehearse(self, call: Call, rehearsal: Rehearsal) -> web.StreamResponse:
@@ -300,7 +303,8 @@ class ProxyServer:
                 session.writes.add(info, None)
         elif method == "DELETE":
             session.writes.add(info, None)
-            session.has_deleted(info, _object(content) or {}, before=before)
+            if not _is_trial(body):
+                session.has_deleted(info, _object(content) or {}, before=before)
         else:
             obj = _object(content)
             session.writes.add(info, _version(obj))
@@ -451,10 +455,14 @@ class Call:
         return follows or connects or _OLD_WATCH.match(self.path) is not None
 
 
-def _peer(request: web.Request) -> int:
-    """The port of the client's end."""
-    address = request.transport.get_extra_info("peername") if request.transport is not None else None
-    return int(address[1]) if address else 0
+def _peer(request: web.Request) -> Address:
+    """The client's end."""
+    return _address(request.transport.get_extra_info("peername") if request.transport is not None else None)
+
+
+def _address(name: Any) -> Address:
+    """The whole of it: another of loopback's addresses may have the same port."""
+    return (str(name[0]), int(name[1])) if name else ("", 0)
 
 
 def _is_true(value: str | None) -> bool:
@@ -478,6 +486,12 @@ def _json_if_acceptable(headers: CIMultiDict[str]) -> None:
     types = [kind.strip() for value in headers.getall("Accept", []) for kind in value.split(",")]
     if acceptable := [kind for kind in types if kind.partition(";")[0].strip() in ("application/json", "*/*")]:
         headers["Accept"] = ",".join(acceptable)
+
+
+def _is_trial(body: bytes | None) -> bool:
+    """Whether a deletion's options say that it is a dry run, as kubectl's do; beside them the query counts for nothing."""
+    options = _decoded(body or b"")
+    return isinstance(options, dict) and bool(options.get("dryRun"))
 
 
 def _decoded(content: bytes) -> Any:

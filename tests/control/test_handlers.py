@@ -379,6 +379,18 @@ def test_the_late_deletion_of_another_does_not_take_the_new_cr_with_it() -> None
     assert seen.added == []
 
 
+def test_an_annotation_counts_beside_a_reference_to_a_namesake() -> None:
+    seen = Seen()
+    seen.primary("ADDED", cr())
+    seen.added.clear()
+    marks = {PRIMARY_RESOURCE: "default/one", PRIMARY_RESOURCE_TYPE: "Thing.example.com"}
+    reference = {"apiVersion": "example.com/v1", "kind": "Thing", "name": "one", "uid": "uid-of-the-namesake"}
+    metadata = {"name": "x", "namespace": "other", "annotations": marks, "ownerReferences": [reference]}
+    before = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
+    seen.handlers.changed(before, {**before, "data": {"a": "b"}})
+    assert seen.added == ONE
+
+
 @pytest.mark.parametrize(
     ("uid", "after", "expected"),
     [

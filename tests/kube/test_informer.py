@@ -371,14 +371,16 @@ async def running_for(server: Server, notify: Any, condition: Callable[[Informer
 
 
 class Endless(Server):
-    """Answers every list with the same page, and every watch with `ends`."""
+    """Answers every list with the same page, of `version`, and every watch with `ends`."""
 
-    def __init__(self, ends: Exception | None) -> None:
+    def __init__(self, ends: Exception | None, version: str) -> None:
         super().__init__([], [])
         self.ends = ends
+        self.version = version
 
     async def get(self, path: str, params: Any = None) -> dict[str, Any]:
-        self.pages = [page(5)]
+        await asyncio.sleep(0)
+        self.pages = [{"metadata": {"resourceVersion": self.version}, "items": []}]
         return await super().get(path, params)
 
     async def watch(
@@ -391,9 +393,16 @@ class Endless(Server):
         yield {}
 
 
-@pytest.mark.parametrize("ends", [None, Expired(410, "too old")], ids=["closed-at-once", "expired-each-time"])
+@pytest.mark.parametrize(
+    ("ends", "version"),
+    [
+        pytest.param(None, "5", id="closed-at-once"),
+        pytest.param(Expired(410, "too old"), "5", id="expired-each-time"),
+        pytest.param(None, "", id="lists-without-a-version"),
+    ],
+)
 async def test_watches_that_come_to_nothing_are_paused_between(
-    ends: Exception | None, told: Told, monkeypatch: pytest.MonkeyPatch
+    ends: Exception | None, version: str, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
     sleep = asyncio.sleep
@@ -404,15 +413,16 @@ async def test_watches_that_come_to_nothing_are_paused_between(
         await sleep(0)
 
     monkeypatch.setattr("runner.kube.informer.asyncio.sleep", noted)
-    server = Endless(ends)
+    server = Endless(ends, version)
     informer = Informer(server, CONFIG_MAP, "here", told)
     running = asyncio.create_task(informer.run())
-    while len(pauses) < 12:
+    while len(pauses) < 12 and len(server.asked) < 1000:
         await sleep(0)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     # The first one is free; each list and watch after it costs a pause, and these grow.
     assert len(server.asked) <= 2 * len(pauses) + 4
+    assert len(pauses) == 12
     assert pauses[-1] > 20
 
 

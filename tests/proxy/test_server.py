@@ -178,7 +178,15 @@ async def test_what_is_no_object_passes_though_stores_are_there(path: str) -> No
 
 
 @pytest.mark.parametrize(
-    "target", ["http://a:b@127.0.0.1:{port}/api", "http:/@127.0.0.1:{port}/api", "http:@127.0.0.1:{port}/api"]
+    "target",
+    [
+        "http://a:b@127.0.0.1:{port}/api",
+        "http:/@127.0.0.1:{port}/api",
+        "http:@127.0.0.1:{port}/api",
+        # What is behind it would be looked at here, and not be sent.
+        f"{CONFIG_MAPS}#?dryRun=All",
+        f"{CONFIG_MAPS}/x#/status",
+    ],
 )
 async def test_a_request_can_name_no_other_server(target: str) -> None:
     asked: list[str] = []
@@ -274,6 +282,32 @@ async def test_the_token_may_be_an_http_proxys_credentials(by_connect: bool) -> 
             await writer.wait_closed()
     assert [request.raw_path for request in seen] == ["/api?x=%2F"] * (2 if by_connect else 1)
     assert not any("Proxy-Authorization" in request.headers for request in seen)
+
+
+async def test_a_connections_credentials_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another of loopback's addresses may have the same port, and needs no token to come from there."""
+    original, opened = asyncio.open_connection, list[int]()
+
+    async def open_connection(*arguments: Any, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await original(*arguments, **options)
+        opened.append(writer.get_extra_info("sockname")[1])
+        return reader, writer
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return web.Response(text="an answer")
+
+    async with proxied(handler) as run, asyncio.timeout(60):
+        own = f"127.0.0.1:{run.port}"
+        reader, writer = await original("127.0.0.1", run.port)
+        monkeypatch.setattr(asyncio, "open_connection", open_connection)
+        proxy = f"Proxy-Authorization: {run.http.headers['Authorization']}"
+        assert (await spoken(reader, writer, f"CONNECT {own} HTTP/1.1", f"Host: {own}", proxy))[0] == 200
+        assert (await spoken(reader, writer, "GET /api HTTP/1.1", f"Host: {own}"))[0] == 200
+        stranger = await original("127.0.0.1", run.port, local_addr=("127.0.0.2", opened[0]))
+        assert (await spoken(*stranger, "GET /api HTTP/1.1", f"Host: {own}"))[0] == 401
+        for end in (writer, stranger[1]):
+            end.close()
+            await end.wait_closed()
 
 
 async def test_a_connection_is_made_to_this_server_alone() -> None:
@@ -816,6 +850,20 @@ async def test_what_a_run_wrote_is_told(
         async with run.http.request(method, CONFIG_MAPS + path, json={}) as response:
             assert await response.json() == answer
         assert run.written == written
+
+
+async def test_a_deletion_for_trial_is_no_write_of_the_runs() -> None:
+    """Else the object's real deletion by somebody else would be taken for it."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return web.json_response(config_map(uid="u"))
+
+    async with proxied(handler) as run:
+        run.informers.append(stored(version="1"))
+        options = {"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1", "dryRun": ["All"]}
+        async with run.http.delete(CONFIG_MAPS + "/x", json=options) as response:
+            assert response.status == 200
+        assert run.written == []
 
 
 async def test_a_store_answers_and_what_it_lacks_the_server() -> None:
