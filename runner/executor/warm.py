@@ -114,8 +114,12 @@ class WarmExecutor:
                 if self._server is not None:
                     logger.warning("The warm process has died and is replaced")
                     await self._server.stop()
-                self._could_start = False
-                self._server = await _ForkServer.start()
+                try:
+                    self._server = await _ForkServer.start()
+                except ExecutorError:
+                    # Not so where the one run is ended that has it started: the next one tries again.
+                    self._could_start = False
+                    raise
                 self._could_start = True
             return self._server
 
@@ -170,7 +174,7 @@ class _ForkServer:
                 stderr=asyncio.subprocess.PIPE,
                 pass_fds=(theirs.fileno(),),
             )
-        except ExecutorError:
+        except BaseException:
             ours.close()
             raise
         finally:
