@@ -24,7 +24,7 @@ from typing import NoReturn
 import runner
 from runner import metrics
 from runner.certificate import ServingCertificate
-from runner.control import Priority, Request
+from runner.control import Request
 from runner.control.controller import Controller
 from runner.control.echoes import Echoes
 from runner.control.handlers import Handlers

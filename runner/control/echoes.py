@@ -18,7 +18,6 @@ from typing import NamedTuple
 from runner.control import Request
 from runner.resource.metadata import Object
 
-
 # Changes that are held back during one run, which may go on for days.
 _MOST_HELD = 10_000
 

@@ -26,7 +26,7 @@ from runner.executor import forkserver, processes
 from runner.executor.artifacts import settle
 from runner.executor.guarded import Guarded
 from runner.executor.jobs import ExecutorError, Job, JobEvent, told_as_executor_error
-from runner.executor.orders import LONGEST_LINE, PACKAGE, environment, order, write_inputs
+from runner.executor.orders import LONGEST_LINE, PACKAGE, environment, order, put_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class WarmExecutor:
 
         Raises ExecutorError when no run came about.
         """
-        write_inputs(job)
+        await put_inputs(job)
         server = await self._ready()
         with told_as_executor_error("a run could not be made"):
             ours, theirs = socket.socketpair()

@@ -310,9 +310,11 @@ async def test_it_is_not_healthy_while_nothing_answers(stage: Stage, monkeypatch
 async def test_it_is_healthy_though_the_run_that_had_it_started_was_ended(stage: Stage) -> None:
     warm = WarmExecutor()
     run = asyncio.create_task(stage.played(warm))
-    while not warm._starting.locked():
-        await asyncio.sleep(0)
-    await asyncio.sleep(0)
+
+    async def starting() -> bool:
+        return warm._starting.locked()
+
+    await until(starting, "it is started")
     run.cancel()
     await asyncio.wait({run})
     assert run.cancelled()
