@@ -28,8 +28,9 @@ LOOPBACK = "0100007F"
 SESSION = "ROLERUNNER_TEST_SESSION"
 # Seconds in which what has been ended may still end.
 _GRACE = 30.0
-# Where an operator keeps its runs unless it is told otherwise: that stays.
-_KEPT = {"ansible-operator"}
+# Where an operator keeps its runs unless it is told otherwise, and what kubernetes.core keeps of a cluster where it is used
+# outside of a run: that stays.
+_KEPT = ("ansible-operator", "k8srcp-")
 # Of its own work, in seconds; what another process takes from it does not count.
 _LONGEST_LAG = 1.0
 THING = GroupVersionKind("test.example.com", "v1", "Thing")
@@ -186,12 +187,14 @@ def _nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     before = set(ansible.glob("ansible-local-*"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(SESSION, session)
-        patch.setenv("TMPDIR", str(temporary))
+        # Not TMPDIR, which is a user's choice where runs have their temporary files, and of which they take no other.
+        patch.delenv("TMPDIR", raising=False)
+        patch.setenv("TEMP", str(temporary))
         patch.setattr(tempfile, "tempdir", None)
         yield
 
     def files() -> list[str]:
-        found = [path for path in temporary.iterdir() if path.name not in _KEPT]
+        found = [path for path in temporary.iterdir() if not path.name.startswith(_KEPT)]
         # Other sessions at the same time have the same folder there, and nothing says whose is whose.
         if not any(True for _ in _sessions()):
             found += set(ansible.glob("ansible-local-*")) - before

@@ -30,3 +30,21 @@ async def test_a_loop_that_is_held_up_is_told_and_not_again_and_again(caplog: py
     (record,) = caplog.records
     assert record.getMessage() == HELD_UP == "The event loop was held up"
     assert record.__dict__["seconds"] >= 0.05
+    # It slept.
+    assert record.__dict__["busy"] < record.__dict__["seconds"]
+
+
+async def test_work_of_its_own_is_told_from_the_machines(caplog: pytest.LogCaptureFixture) -> None:
+    watching = asyncio.create_task(watch_loop(interval=0.01, too_late=0.05))
+    looks = counted()
+    async with asyncio.timeout(30):
+        while counted() < looks + 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    begun = time.thread_time()
+    while time.thread_time() < begun + 0.2:
+        pass
+    async with asyncio.timeout(30):
+        while not caplog.records:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    watching.cancel()
+    assert caplog.records[0].__dict__["busy"] >= 0.2

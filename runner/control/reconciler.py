@@ -71,10 +71,9 @@ _KIND_GONE_AFTER = 60.0
 # Seconds: how often a run that goes on and on is told of.
 LONG_RUN = 3600.0
 
-# Notes on a CR that are not said again; characters of one; dropped fields that are named.
+# Notes on a CR that are not said again; characters of one.
 _NOTES = 20
 _NOTE_LIMIT = 1000
-_DROPPED_NAMED = 10
 # Bytes of a CR as JSON, and characters of an event, from which on they are worked on in a thread: the event loop has the
 # lease to renew meanwhile.
 _BIG = 64 * 1024
@@ -371,12 +370,10 @@ class Reconciler:
         is_big = _is_big(obj)
         built = await asyncio.to_thread(build) if is_big else build()
         if built.dropped:
-            names = ", ".join(built.dropped[:_DROPPED_NAMED])
-            more = f" and {len(built.dropped) - _DROPPED_NAMED} more" if len(built.dropped) > _DROPPED_NAMED else ""
             await self._warn_once(
                 turn,
                 "ReservedVariable",
-                f"Not passed to the role, as Ansible would take them as its own variables: {names}{more}",
+                f"Not passed to the role, as Ansible would take them as its own variables: {', '.join(built.dropped)}",
             )
         ident = uuid.uuid4().hex[:16]
         try:

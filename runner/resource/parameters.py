@@ -36,7 +36,7 @@ _TEMPLATE = "{"
 # neither Python's JSON nor Ansible could cope with.
 MOST_VALUES, MOST_LEVELS = 50_000, 100
 # Of the fields that are left out, what is told.
-_MOST_DROPPED, _LONGEST_PATH = 100, 200
+_MOST_DROPPED, _LONGEST_PATH = 10, 200
 
 _NUMBERS = re.compile(r"([a-zA-Z])(\d+)([a-zA-Z](\d+))")
 # Up to this length a name is remembered with its variable.

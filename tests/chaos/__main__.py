@@ -43,9 +43,10 @@ def table(outcomes: dict[str, Outcome]) -> str:
 
 
 async def every(
-    folder: Path, devcluster: Devcluster, names: list[str], *, seed: int, minutes: float, short: bool
-) -> dict[str, Outcome]:
-    outcomes: dict[str, Outcome] = {}
+    folder: Path, devcluster: Devcluster, outcomes: dict[str, Outcome], *, seed: int, minutes: float, short: bool
+) -> None:
+    """Run the scenarios that are named there, and put there what came of each."""
+    names = list(outcomes)
     ends = time.monotonic() + minutes * 60
     async with Cluster.connected(devcluster.kubeconfig) as cluster:
         world = World(devcluster, cluster, folder, crs=20 if short else 200, chance=random.Random(seed))
@@ -62,7 +63,6 @@ async def every(
                 click.echo(f"{name}: {said} ({time.monotonic() - begun:.0f} s)", err=True)
         finally:
             await world.end_all()
-    return outcomes
 
 
 @click.command(help=__doc__)
@@ -81,16 +81,18 @@ def main(seed: int, minutes: float, only: str, skip: str, short: bool, keep: boo
     if unknown := [name for name in names if name not in SCENARIOS]:
         raise click.UsageError(f"there is no {unknown[0]}; there are {', '.join(SCENARIOS)}")
     folder = Path(tempfile.mkdtemp(prefix="rolerunner-chaos-"))
+    outcomes = {name: Outcome(failures=["not run to its end"]) for name in names}
     failed = True
     try:
         with Devcluster.start() as devcluster:
-            outcomes = asyncio.run(every(folder, devcluster, names, seed=seed, minutes=minutes, short=short))
+            asyncio.run(every(folder, devcluster, outcomes, seed=seed, minutes=minutes, short=short))
         failed = any(outcome.failures for outcome in outcomes.values())
+    finally:
+        # Also of what was interrupted.
         click.echo(f"seed {seed}\n\n{table(outcomes)}")
         for name, outcome in outcomes.items():
             for failure in outcome.failures:
                 click.echo(f"\n{name}: {failure}")
-    finally:
         if failed or keep:
             with contextlib.suppress(OSError):
                 shutil.rmtree(folder / "homes", ignore_errors=True)

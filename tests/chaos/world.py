@@ -260,7 +260,9 @@ class World:
             log=self.folder / "logs" / f"operator-{number}.log",
             environ={
                 **{"KUBECONFIG": str(kubeconfig or self.kubeconfig), "WATCH_NAMESPACE": self.namespace},
-                **{"ANSIBLE_GATHERING": "explicit", "TMPDIR": str(home), "HOME": str(home)},
+                **{"ANSIBLE_GATHERING": "explicit", "HOME": str(home)},
+                # Not TMPDIR, which is a user's choice where runs have their temporary files. An empty one counts as none.
+                **{"TMPDIR": "", "TEMP": str(home)},
                 **{MARK: f"{self.folder.name}-{number}", "CHAOS_FOLDER": str(self.folder)},
             },
         )

@@ -526,14 +526,14 @@ async def test_what_is_said_of_a_cr_is_bounded(stage: Stage, caplog: pytest.LogC
     assert {len(notes) for notes in stage.reconciler._said.values()} == {1}
     assert all(isinstance(note, int) for note in stage.reconciler._said[stage.request])
     assert all(len(text) <= module._NOTE_LIMIT for text in warnings(caplog))
-    assert warnings(caplog)[0].endswith("spec.ansible_0_9 and 190 more")
+    assert warnings(caplog)[0].endswith("spec.ansible_0_9, …")
     assert len(stage.server.events) == 25
 
 
 async def test_a_long_name_is_cut(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     stage.cr["spec"] = {f"ansible_{'x' * 100_000}": 1}
     await stage.reconcile()
-    assert [len(text) for text in warnings(caplog)] == [module._NOTE_LIMIT]
+    assert [len(text) < module._NOTE_LIMIT for text in warnings(caplog)] == [True]
 
 
 async def test_a_mistake_that_is_made_again_is_told_again(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
