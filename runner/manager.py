@@ -24,7 +24,7 @@ from typing import NoReturn
 import runner
 from runner import metrics
 from runner.certificate import ServingCertificate
-from runner.control import Priority, Request
+from runner.control import Request
 from runner.control.controller import Controller
 from runner.control.echoes import Echoes
 from runner.control.handlers import Handlers
@@ -126,7 +126,8 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
         )
         for watch in watches:
             queue.follow(watch)
-        echoes = Echoes(lambda request: queue.add(request, Priority.DEPENDENT))
+        # The handlers' own, which are made with it.
+        echoes = Echoes(lambda request: handlers.missed(request))
         handlers = Handlers(watches, queue.add, echoes)
         async with asyncio.TaskGroup() as tasks:
             # First: the lease wants to be renewed while the rest is on its way.

@@ -18,6 +18,9 @@ from typing import NamedTuple
 from runner.control import Request
 from runner.resource.metadata import Object
 
+# Changes that are held back during one run, which may go on for days.
+_MOST_HELD = 10_000
+
 
 class Change(NamedTuple):
     """An object's uid and the resourceVersions that it changed from (empty: it is new) and to (empty: it was deleted)."""
@@ -52,9 +55,10 @@ class OwnWrites:
             # Whatever it was before, it is gone.
             return self._steps.pop((change.uid, ""), None) is not None
         # A watch that had a gap tells of several writes as one change.
-        taken, version = [], change.version
+        taken: dict[tuple[str, str], None] = {}
+        version = change.version
         while (step := (change.uid, version)) in self._steps and step not in taken:
-            taken.append(step)
+            taken[step] = None
             version = self._steps[step]
             if version == change.before:
                 for each in taken:
@@ -81,7 +85,8 @@ class Echoes:
             yield written.add
         finally:
             del self._held[request]
-            others = [change for change in held if not written.take(change)]
+            # Of more than are held it is not known.
+            others = len(held) >= _MOST_HELD or any([not written.take(change) for change in held])
             if not written:
                 del self._written[request]
             if others:
@@ -91,7 +96,8 @@ class Echoes:
         """Whether this change, just told by a watch, is no news to the CR; or not known to be, as its run is still on."""
         held = self._held.get(request)
         if held is not None:
-            held.append(change)
+            if len(held) < _MOST_HELD:
+                held.append(change)
             return True
         written = self._written.get(request)
         if written is None or not written.take(change):

@@ -155,6 +155,10 @@ class Handlers:
             if str(request.watch.gvk) in kinds:
                 self._put(request, Priority.CHANGE, "what it is run by has changed")
 
+    def missed(self, request: Request) -> None:
+        """During the CR's run something happened to its dependents that was not the run's own doing."""
+        self._put(request, Priority.DEPENDENT, "a dependent changed during the run")
+
     def take(self, request: Request) -> Object | None:
         """A CR whose turn has come, as the watch has told it, if it was that which gave it the turn."""
         return self._waiting.pop(request, None)

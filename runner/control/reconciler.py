@@ -367,7 +367,8 @@ class Reconciler:
             snake_case=watch.snake_case_parameters,
             mark_unsafe=watch.mark_unsafe,
         )
-        built = await asyncio.to_thread(build) if _is_big(obj) else build()
+        is_big = _is_big(obj)
+        built = await asyncio.to_thread(build) if is_big else build()
         if built.dropped:
             await self._warn_once(
                 turn,
@@ -376,7 +377,7 @@ class Reconciler:
             )
         ident = uuid.uuid4().hex[:16]
         try:
-            outcome = await self._run_job(turn, ident, content, built)
+            outcome = await self._run_job(turn, ident, content, built, is_big=is_big)
         except ExecutorError as error:
             logger.error("The run came to nothing", extra={**request.fields, "job": ident, "error": str(error)})
             outcome = Outcome(messages=(str(error),))
@@ -401,7 +402,9 @@ class Reconciler:
         )
         return outcome
 
-    async def _run_job(self, turn: Turn, ident: str, content: Content, built: parameters.Parameters) -> Outcome:
+    async def _run_job(
+        self, turn: Turn, ident: str, content: Content, built: parameters.Parameters, *, is_big: bool
+    ) -> Outcome:
         """Run with a session and a folder that live as long. Raises ExecutorError, and OSError if there is no room."""
         request, watch = turn.request, turn.watch
         folder = self._with.folders.folder(_folder_parts(request))
@@ -418,6 +421,7 @@ class Reconciler:
                 playbook=content.playbook,
                 data=built.data,
                 extra_vars=built.extra_vars,
+                is_big=is_big,
                 environment={
                     "KUBECONFIG": _written(private / "kubeconfig", for_go),
                     "K8S_AUTH_KUBECONFIG": _written(private / "kubeconfig-python", for_python),

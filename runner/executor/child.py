@@ -190,7 +190,7 @@ class Warm:
             tell(json.dumps({"done": code, "printed": "" if code == 0 else printed[-4000:]}))
         except Exception:
             # Of the runner's own code: a playbook's failure is a result.
-            tell(json.dumps({"done": 1, "printed": recorder.masked(traceback.format_exc()[-4000:])}))
+            tell(json.dumps({"done": 1, "printed": recorder.masked(traceback.format_exc())[-4000:]}))
         else:
             self.lessons.tell()
 

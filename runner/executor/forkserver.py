@@ -89,6 +89,8 @@ class Server:
         self._forks: set[int] = set()
         # By process id. What does not play a job has no name.
         self._jobs: dict[int, str] = {}
+        # Jobs' own processes that were killed, and until when their end is waited for.
+        self._killed: dict[int, float] = {}
         # Jobs whose own process has ended, while orphans may be left: the exit code, and until when they are waited for.
         self._ending: dict[str, tuple[int, float]] = {}
         # Orphans that cannot be killed.
@@ -114,8 +116,9 @@ class Server:
         """Until the other end of the control socket is closed."""
         try:
             while True:
+                self._give_up()
                 may_spare = self._may_spare and self._spare is None and not self._jobs
-                patience = _AGAIN if self._ending else _LULL if may_spare else None
+                patience = _AGAIN if self._ending or self._killed else _LULL if may_spare else None
                 ready, _, _ = select.select([self._control, self._warm.lessons, self._ended], [], [], patience)
                 if self._ended in ready:
                     self._reap()
@@ -129,7 +132,7 @@ class Server:
                     # The next will know more.
                     self._dismiss()
                     self._may_spare = True
-                elif self._ending:
+                elif self._ending or self._killed:
                     self._end_orphans()
                 else:
                     self._prepare()
@@ -222,6 +225,7 @@ class Server:
     def _end(self, ident: str) -> None:
         for pid, known in list(self._jobs.items()):
             if known == ident:
+                self._killed.setdefault(pid, time.monotonic() + processes.LIMIT)
                 # Where orphans do not come here, this is all there is.
                 processes.end_tree(pid, limit=0 if sys.platform == "linux" else 1)
 
@@ -232,6 +236,7 @@ class Server:
         for pid, status in processes.ended():
             self._forks.discard(pid)
             self._given_up.discard(pid)
+            self._killed.pop(pid, None)
             if self._spare is not None and pid == self._spare[0]:
                 self._dismiss()
             if ident := self._jobs.pop(pid, None):
@@ -248,6 +253,13 @@ class Server:
                 self._given_up.update(orphans)
                 del self._ending[ident]
                 self._tell_end(ident, code, orphans)
+
+    def _give_up(self) -> None:
+        """Tell the end of jobs whose own process hangs in the kernel, also when killed: the other jobs go on."""
+        for pid, deadline in list(self._killed.items()):
+            if time.monotonic() >= deadline:
+                del self._killed[pid]
+                self._tell_end(self._jobs.pop(pid), -signal.SIGKILL, [pid])
 
     def _tell_end(self, ident: str, code: int = 1, left: Sequence[int] = (), error: str = "") -> None:
         self.tell({"ended": ident, "code": code, "left": left, "error": error})

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from runner.executor import processes
-from runner.executor.jobs import ExecutorError, told_as_executor_error
+from runner.executor.jobs import told_as_executor_error
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Guarded:
         try:
             with told_as_executor_error(f"{module} could not be started"):
                 process = await asyncio.create_subprocess_exec(*command, start_new_session=True, env=env, **how)
-        except ExecutorError:
+        except BaseException:
             await _remove(folder)
             raise
         return cls(process, mark, folder)

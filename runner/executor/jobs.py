@@ -86,6 +86,8 @@ class Job:
     # Variables. In `data` no string and no key is ever a template; in `extra_vars` each may be one.
     data: Mapping[str, Any] = field(default_factory=dict)
     extra_vars: Mapping[str, Any] = field(default_factory=dict)
+    # They are many, and take a while to be written down.
+    is_big: bool = False
     # On top of the runner's own environment.
     environment: Mapping[str, str] = field(default_factory=dict)
     verbosity: int = 0

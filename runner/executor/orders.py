@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import configparser
 import contextlib
 import functools
@@ -157,6 +158,19 @@ def write_inputs(job: Job) -> None:
     """The input folder of one run; what an earlier one left in the same places is replaced. Raises ExecutorError."""
     with told_as_executor_error("the inputs of the run could not be written"):
         _write_inputs(job)
+
+
+async def put_inputs(job: Job) -> None:
+    """`write_inputs`; in a thread if that takes a while. Nothing of it goes on when this has ended, cancelled or not."""
+    if not job.is_big:
+        write_inputs(job)
+        return
+    writing = asyncio.ensure_future(asyncio.to_thread(write_inputs, job))
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait({writing})
+        raise
 
 
 def _write_inputs(job: Job) -> None:

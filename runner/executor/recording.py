@@ -105,9 +105,10 @@ class Recorder:
             try:
                 write_private(self.artifacts / name, text)
             except OSError as error:
-                if not self._is_without:
+                told, self._is_without = self._is_without, True
+                # What is written there is an event again, of a run in the warm process.
+                if not told:
                     sys.stderr.write(f"Artifacts are left out: {error}\n")
-                self._is_without = True
 
     def _started(self, status: dict[str, Any], **_: Any) -> None:
         # By now ansible-runner has written down the command and the environment that it runs with.

@@ -16,7 +16,7 @@ from runner.executor import launcher
 from runner.executor.artifacts import settle
 from runner.executor.guarded import Guarded
 from runner.executor.jobs import ExecutorError, Job, JobEvent
-from runner.executor.orders import LONGEST_LINE, PACKAGE, order, python_path, write_inputs
+from runner.executor.orders import LONGEST_LINE, PACKAGE, order, put_inputs, python_path
 
 
 async def execute(job: Job) -> AsyncGenerator[JobEvent, None]:
@@ -24,7 +24,7 @@ async def execute(job: Job) -> AsyncGenerator[JobEvent, None]:
 
     Raises ExecutorError when no run came about.
     """
-    write_inputs(job)
+    await put_inputs(job)
     guarded = await Guarded.start(
         launcher.__name__,
         environment={**os.environ, "PYTHONPATH": python_path(PACKAGE)},

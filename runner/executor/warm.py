@@ -26,7 +26,7 @@ from runner.executor import forkserver, processes
 from runner.executor.artifacts import settle
 from runner.executor.guarded import Guarded
 from runner.executor.jobs import ExecutorError, Job, JobEvent, told_as_executor_error
-from runner.executor.orders import LONGEST_LINE, PACKAGE, environment, order, write_inputs
+from runner.executor.orders import LONGEST_LINE, PACKAGE, environment, order, put_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class WarmExecutor:
 
         Raises ExecutorError when no run came about.
         """
-        write_inputs(job)
+        await put_inputs(job)
         server = await self._ready()
         with told_as_executor_error("a run could not be made"):
             ours, theirs = socket.socketpair()
@@ -114,8 +114,12 @@ class WarmExecutor:
                 if self._server is not None:
                     logger.warning("The warm process has died and is replaced")
                     await self._server.stop()
-                self._could_start = False
-                self._server = await _ForkServer.start()
+                try:
+                    self._server = await _ForkServer.start()
+                except ExecutorError:
+                    # Not so where the one run is ended that has it started: the next one tries again.
+                    self._could_start = False
+                    raise
                 self._could_start = True
             return self._server
 
@@ -170,7 +174,7 @@ class _ForkServer:
                 stderr=asyncio.subprocess.PIPE,
                 pass_fds=(theirs.fileno(),),
             )
-        except ExecutorError:
+        except BaseException:
             ours.close()
             raise
         finally:

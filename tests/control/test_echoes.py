@@ -1,12 +1,14 @@
 """What a run wrote itself, told from what happened beside it, in whichever order the watch and the answers come."""
 
 import contextlib
+import time
 from typing import Any
 
 import pytest
 
 from runner.control import Request
-from runner.control.echoes import Change, Echoes
+from runner.control import echoes as module
+from runner.control.echoes import Change, Echoes, OwnWrites
 from runner.resource.metadata import ObjectKey
 from tests.control.test_workqueue import watch
 
@@ -123,3 +125,25 @@ def test_a_run_begins_anew_and_a_cr_that_is_gone_is_forgotten(echoes: Echoes) ->
 def test_what_a_change_is(before: dict[str, Any] | None, after: dict[str, Any] | None, change: Change) -> None:
     versions = [{"metadata": metadata} if metadata else None for metadata in (before, after)]
     assert Change.between(*versions) == change
+
+
+def test_what_is_held_back_during_a_run_is_bounded(
+    echoes: Echoes, missed: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOST_HELD", 3)
+    with echoes.of_run(ONE) as wrote:
+        for version in range(1, 5):
+            wrote("a", str(version - 1), str(version))
+            assert echoes.pass_over(ONE, Change("a", str(version - 1), str(version)))
+        assert len(echoes._held[ONE]) == 3
+    assert missed == [ONE]
+
+
+def test_many_writes_of_one_object_are_followed_in_no_time() -> None:
+    written, many = OwnWrites(), 100_000
+    for version in range(1, many):
+        written.add("a", str(version - 1) if version > 1 else "", str(version))
+    begun = time.monotonic()
+    assert written.take(Change("a", "", str(many - 1)))
+    assert time.monotonic() - begun < 5
+    assert not written

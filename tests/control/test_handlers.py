@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from runner.control import Priority, Request
-from runner.control.echoes import Echoes
+from runner.control.echoes import Change, Echoes
 from runner.control.handlers import Handlers, dependent_changed
 from runner.mapping import Mapper, by_expression, by_label
 from runner.resource.metadata import PRIMARY_RESOURCE, PRIMARY_RESOURCE_TYPE, GroupVersionKind, ObjectKey
@@ -30,7 +30,7 @@ class Seen:
         self.added: list[tuple[str, Priority]] = []
         self.delays: list[float] = []
         self.watch = replace(THING, **options)
-        self.echoes = Echoes(lambda request: self._add(request, Priority.DEPENDENT, 0))
+        self.echoes = Echoes(lambda request: self.handlers.missed(request))
         self.handlers = Handlers([self.watch], self._add, self.echoes)
 
     def _add(self, request: Request, priority: Priority, after: float) -> None:
@@ -477,3 +477,17 @@ def test_a_mapper_that_gives_what_is_no_key_is_told_once_and_stops_nothing(caplo
     seen.handlers.changed(None, secret())
     seen.handlers.changed(None, secret("another"))
     assert [record.error for record in caplog.records] == ["TypeError"]  # type: ignore[attr-defined]
+
+
+def test_what_others_did_during_a_run_is_a_cause_of_the_next() -> None:
+    seen = Seen()
+    seen.primary("ADDED", cr())
+    request = Request(seen.watch, ObjectKey("default", "one"))
+    seen.handlers.cause(request)
+    seen.added.clear()
+    with seen.echoes.of_run(request):
+        seen.echoes.pass_over(request, Change("a", "1", "2"))
+        assert seen.handlers.cause(request) == ""
+    assert seen.added == ONE
+    # Without one, an outcome that could not be written yet would stand for the run.
+    assert seen.handlers.cause(request) == "a dependent changed during the run"

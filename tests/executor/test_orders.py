@@ -1,6 +1,13 @@
+import asyncio
+import json
+import threading
+from pathlib import Path
+
 import pytest
 
-from runner.executor.orders import environment
+from runner.executor import orders
+from runner.executor.jobs import Job
+from runner.executor.orders import environment, put_inputs
 
 
 @pytest.mark.parametrize(
@@ -30,3 +37,42 @@ def test_without_an_http_proxy_nothing_says_that_there_is_one(monkeypatch: pytes
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     assert {"NO_PROXY", "no_proxy"}.isdisjoint(environment())
+
+
+@pytest.mark.parametrize("is_big", [False, True], ids=["small", "big"])
+async def test_many_variables_are_written_beside_the_event_loop(
+    tmp_path: Path, is_big: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where: list[bool] = []
+    written = orders._write_inputs
+    monkeypatch.setattr(
+        orders,
+        "_write_inputs",
+        lambda job: (where.append(threading.current_thread() is threading.main_thread()), written(job)),
+    )
+    await put_inputs(Job(ident="it", folder=tmp_path / "it", role=tmp_path / "role", extra_vars={"a": 1}, is_big=is_big))
+    assert json.loads((tmp_path / "it" / "env" / "extravars").read_text()) == {"a": 1}
+    assert where == [not is_big]
+
+
+async def test_a_run_that_is_ended_while_its_inputs_are_written_leaves_nobody_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    written = orders._write_inputs
+
+    def write(job: Job) -> None:
+        begun.set()
+        go_on.wait()
+        written(job)
+
+    monkeypatch.setattr(orders, "_write_inputs", write)
+    putting = asyncio.create_task(put_inputs(Job(ident="it", folder=tmp_path / "it", role=tmp_path / "role", is_big=True)))
+    await asyncio.to_thread(begun.wait)
+    putting.cancel()
+    await asyncio.sleep(0)
+    assert not putting.done()
+    go_on.set()
+    await asyncio.wait({putting})
+    assert putting.cancelled()
+    assert (tmp_path / "it" / "env" / "extravars").exists()

@@ -49,3 +49,18 @@ def test_a_run_goes_on_where_there_is_no_room_for_its_artifacts(tmp_path: Path, 
     for _ in range(2):
         recorder.keep("rc", "0")
     assert capsys.readouterr().err.count("Artifacts are left out") == 1
+
+
+def test_what_is_told_of_missing_room_may_itself_be_an_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder(order(tmp_path), lambda event: None)
+    said: list[str] = []
+
+    class Screen:
+        def write(self, text: str) -> None:
+            said.append(text)
+            recorder.keep_event(2, "u", json.dumps({"stdout": text}))
+
+    monkeypatch.setattr("sys.stderr", Screen())
+    (tmp_path / "artifacts" / "it" / "job_events").rmdir()
+    recorder.keep_event(1, "u", "{}")
+    assert len(said) == 1

@@ -307,6 +307,20 @@ async def test_it_is_not_healthy_while_nothing_answers(stage: Stage, monkeypatch
         await until(told, "it is not healthy")
 
 
+async def test_it_is_healthy_though_the_run_that_had_it_started_was_ended(stage: Stage) -> None:
+    warm = WarmExecutor()
+    run = asyncio.create_task(stage.played(warm))
+
+    async def starting() -> bool:
+        return warm._starting.locked()
+
+    await until(starting, "it is started")
+    run.cancel()
+    await asyncio.wait({run})
+    assert run.cancelled()
+    assert warm.healthy
+
+
 async def test_a_full_control_socket_is_waited_for(stage: Stage) -> None:
     stage.role("- ansible.builtin.debug:\n")
     async with WarmExecutor() as warm:

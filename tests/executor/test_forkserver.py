@@ -1,0 +1,38 @@
+import json
+import socket
+import subprocess
+import sys
+
+# A fork server whose kills do nothing, as with a process that hangs in the kernel.
+SERVER = """
+import socket, sys, time
+from types import SimpleNamespace
+from runner.executor import forkserver, processes
+
+processes.LIMIT = 0.2
+processes.end_tree = lambda pid, *, limit=0: []
+lessons, _ = socket.socketpair()
+warm = SimpleNamespace(
+    lessons=lessons, play=lambda connection: time.sleep(600), gathering=lambda: None, wait=lambda hatch: time.sleep(600)
+)
+forkserver.Server(socket.socket(fileno=int(sys.argv[1])), warm).serve()
+"""
+
+
+def test_a_run_whose_process_cannot_be_killed_is_given_up_alone() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(60)
+    with ours, subprocess.Popen([sys.executable, "-c", SERVER, str(theirs.fileno())], pass_fds=[theirs.fileno()]) as server:
+        theirs.close()
+        for ident in ("one", "two"):
+            connection, other = socket.socketpair()
+            with connection, other:
+                socket.send_fds(ours, [json.dumps({"play": ident}).encode()], [other.fileno()])
+        ours.send(json.dumps({"end": "one"}).encode())
+        told = json.loads(ours.recv(65536))
+        assert (told["ended"], told["code"], len(told["left"])) == ("one", -9, 1)
+        # The other is still played, and whoever asks is answered.
+        ours.send(json.dumps({"ping": 1}).encode())
+        assert json.loads(ours.recv(65536)) == {"pong": 1}
+        ours.close()
+        assert server.wait(60) == 0
