@@ -22,7 +22,9 @@ forkserver.Server(socket.socket(fileno=int(sys.argv[1])), warm).serve()
 def test_a_run_whose_process_cannot_be_killed_is_given_up_alone() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(60)
-    with ours, subprocess.Popen([sys.executable, "-c", SERVER, str(theirs.fileno())], pass_fds=[theirs.fileno()]) as server:
+    command = [sys.executable, "-c", SERVER, str(theirs.fileno())]
+    # It ends when the socket is closed.
+    with subprocess.Popen(command, pass_fds=[theirs.fileno()]) as server, ours:
         theirs.close()
         for ident in ("one", "two"):
             connection, other = socket.socketpair()
