@@ -214,6 +214,13 @@ def devcluster_exec_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A folder for a run's temporary files, as the runner has one for each; sockets are made in it, so its path is short."""
+    with tempfile.TemporaryDirectory(prefix="rr-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
 def own_cluster() -> Iterator[Devcluster]:
     """A cluster whose API server may be taken away without harm to other tests."""
     with Devcluster.start() as cluster:

@@ -32,8 +32,9 @@ DAWDLE = """
 
 
 class Stage:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, scratch: Path) -> None:
         self.folder = folder
+        self.scratch = scratch
         self.count = 0
 
     def role(self, tasks: str) -> None:
@@ -44,7 +45,8 @@ class Stage:
     def job(self) -> Job:
         self.count += 1
         folder = self.folder / "runs" / str(self.count)
-        return Job(ident=f"job-{self.count}", folder=folder, role=self.folder / "roles" / "thing")
+        scratch = self.scratch / str(self.count)
+        return Job(ident=f"job-{self.count}", folder=folder, role=self.folder / "roles" / "thing", scratch=scratch)
 
     async def played(self, warm: WarmExecutor) -> list[JobEvent]:
         return [event async for event in warm.execute(self.job())]
@@ -68,10 +70,10 @@ class Stage:
 
 
 @pytest.fixture
-def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+def stage(tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ANSIBLE_GATHERING", "explicit")
-    return Stage(tmp_path)
+    return Stage(tmp_path, scratch)
 
 
 def guard_pid(warm: WarmExecutor) -> int:
