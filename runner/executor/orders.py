@@ -176,7 +176,8 @@ async def put_inputs(job: Job) -> None:
 def _write_inputs(job: Job) -> None:
     if job.scratch is not None:
         job.scratch.mkdir(mode=0o700, exist_ok=True)
-    for name in ("env", "project", "artifacts"):
+    # Itself first: those that are made on the way to another have the mode that the umask leaves.
+    for name in ("", "env", "project", "artifacts"):
         (job.folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
     write_private(job.folder / "env" / "extravars", json.dumps({**_marked(job.data), **job.extra_vars}))
     write_private(job.folder / "env" / "cmdline", f"{job.arguments} --check --diff" if job.check else job.arguments)
