@@ -47,7 +47,8 @@ class Project:
         self.folder = folder
         self.kubeconfig = kubeconfig
         self.namespace = namespace
-        self.runs = folder / "runs"
+        # A short path, as it is in an image: there is room for sockets in a run's folder for temporary files.
+        self.runs = Path(tempfile.gettempdir()) / "ansible-operator" / uuid.uuid4().hex[:8]
         self.logs = folder
         self.operators: list[Operator] = []
         self._watches: list[dict[str, Any]] = []
