@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from pathlib import Path
 from typing import Any, TypeVar
 
+import click
 import yaml
 
 from runner.devcluster.cluster import Cluster as Devcluster
@@ -341,6 +342,36 @@ def crd(gvk: GroupVersionKind, *, scope: str = "Namespaced") -> dict[str, Any]:
             ],
         },
     }
+
+
+def one_role_project(folder: Path, gvk: GroupVersionKind, tasks: list[dict[str, Any]]) -> None:
+    """A role of these tasks, called as the kind is, and the watch for it."""
+    role = gvk.kind.lower()
+    path = folder / "roles" / role / "tasks" / "main.yml"
+    path.parent.mkdir(parents=True)
+    path.write_text(yaml.safe_dump(tasks))
+    watch = {"group": gvk.group, "version": gvk.version, "kind": gvk.kind, "role": role}
+    (folder / "watches.yaml").write_text(yaml.safe_dump([watch]))
+
+
+async def create_and_settle(
+    world: Cluster, operator: Operator, gvk: GroupVersionKind, namespace: str, *, crs: int, patience: float
+) -> None:
+    """Create so many CRs, and wait until the operator is done with all of them. AssertionError if it ends."""
+    for number in range(crs):
+        cr = {"apiVersion": gvk.api_version, "kind": gvk.kind, "metadata": {"name": f"{gvk.kind[0].lower()}{number}"}}
+        await world.create(cr, namespace)
+
+    async def settled() -> bool:
+        if operator.process.poll() is not None:
+            raise AssertionError(f"the operator ended\n{operator.output[-2000:]}")
+        found = await world.list(gvk, namespace)
+        done = [one for one in found if condition(one, "Running").get("reason") == "Successful"]
+        click.echo(f"\r  {len(done)} of {crs} done", nl=False, err=True)
+        return len(done) == crs
+
+    await until(settled, "all CRs are Successful", patience=patience, interval=2)
+    click.echo(err=True)
 
 
 def example_crds() -> list[dict[str, Any]]:

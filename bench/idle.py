@@ -15,20 +15,19 @@ import time
 from pathlib import Path
 
 import click
-import yaml
 
 from bench.driver import (
     FREE_PORTS,
     NAMESPACE,
     RUN,
     Cluster,
-    condition,
     crd,
+    create_and_settle,
+    one_role_project,
     prepare,
     running,
     some_cluster,
     tidy_on_sigterm,
-    until,
 )
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 
@@ -58,11 +57,7 @@ def project(folder: Path, dependents: int) -> None:
             }
         }
     ]
-    path = folder / "roles" / "holder" / "tasks" / "main.yml"
-    path.parent.mkdir(parents=True)
-    path.write_text(yaml.safe_dump(tasks))
-    watch = {"group": HOLDER.group, "version": HOLDER.version, "kind": HOLDER.kind, "role": "holder"}
-    (folder / "watches.yaml").write_text(yaml.safe_dump([watch]))
+    one_role_project(folder, HOLDER, tasks)
 
 
 async def measure(kubeconfig: Path, folder: Path, *, crs: int, dependents: int, seconds: float) -> dict[str, float]:
@@ -76,18 +71,7 @@ async def measure(kubeconfig: Path, folder: Path, *, crs: int, dependents: int, 
         environ = {"KUBECONFIG": str(kubeconfig), "WATCH_NAMESPACE": namespace, "ANSIBLE_GATHERING": "explicit"}
         try:
             with running(command, folder=folder, log=folder / "log", environ=environ) as operator:
-                for number in range(crs):
-                    holder = {"apiVersion": HOLDER.api_version, "kind": HOLDER.kind, "metadata": {"name": f"h{number}"}}
-                    await world.create(holder, namespace)
-
-                async def settled() -> bool:
-                    found = await world.list(HOLDER, namespace)
-                    waiting = [one for one in found if condition(one, "Running").get("reason") == "Successful"]
-                    click.echo(f"\r  {len(waiting)} of {crs} done", nl=False, err=True)
-                    return len(waiting) == crs
-
-                await until(settled, "all CRs are Successful", patience=PATIENCE, interval=5)
-                click.echo(err=True)
+                await create_and_settle(world, operator, HOLDER, namespace, crs=crs, patience=PATIENCE)
                 await asyncio.sleep(SETTLE)
                 begun, used = time.monotonic(), operator.processor_seconds()
                 await asyncio.sleep(seconds)

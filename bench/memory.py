@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
 from bench.driver import (
     FREE_PORTS,
@@ -26,13 +25,13 @@ from bench.driver import (
     RUN,
     Cluster,
     Operator,
-    condition,
     crd,
+    create_and_settle,
+    one_role_project,
     prepare,
     running,
     some_cluster,
     tidy_on_sigterm,
-    until,
 )
 from runner.kube.client import Conflict
 from runner.resource.metadata import GroupVersionKind, ObjectKey
@@ -53,11 +52,7 @@ def project(folder: Path) -> None:
         "metadata": {"name": "{{ ansible_operator_meta.name }}", "namespace": "{{ ansible_operator_meta.namespace }}"},
         "stringData": {"key": "value"},
     }
-    path = folder / "roles" / "keeper" / "tasks" / "main.yml"
-    path.parent.mkdir(parents=True)
-    path.write_text(yaml.safe_dump([{"kubernetes.core.k8s": {"definition": secret}}]))
-    watch = {"group": KEEPER.group, "version": KEEPER.version, "kind": KEEPER.kind, "role": "keeper"}
-    (folder / "watches.yaml").write_text(yaml.safe_dump([watch]))
+    one_role_project(folder, KEEPER, [{"kubernetes.core.k8s": {"definition": secret}}])
 
 
 async def fill(world: Cluster, namespace: str, *, secrets: int, size: int) -> None:
@@ -102,18 +97,7 @@ async def measure(world: Cluster, kubeconfig: Path, folder: Path, *, crs: int) -
     environ = {"KUBECONFIG": str(kubeconfig), "WATCH_NAMESPACE": "", "ANSIBLE_GATHERING": "explicit"}
     try:
         with running(command, folder=folder, log=folder / "log", environ=environ) as operator:
-            for number in range(crs):
-                keeper = {"apiVersion": KEEPER.api_version, "kind": KEEPER.kind, "metadata": {"name": f"k{number}"}}
-                await world.create(keeper, namespace)
-
-            async def settled() -> bool:
-                if operator.process.poll() is not None:
-                    raise AssertionError(f"the operator ended\n{operator.output[-2000:]}")
-                found = await world.list(KEEPER, namespace)
-                done = [one for one in found if condition(one, "Running").get("reason") == "Successful"]
-                return len(done) == crs
-
-            await until(settled, "all CRs are Successful", patience=PATIENCE, interval=2)
+            await create_and_settle(world, operator, KEEPER, namespace, crs=crs, patience=PATIENCE)
             await asyncio.sleep(SETTLE)
             return memory(operator)
     finally:

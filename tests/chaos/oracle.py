@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from runner.kube.client import KubeError
 from runner.resource.metadata import Object
@@ -40,20 +40,17 @@ async def served(world: World, outcome: Outcome, *, patience: float, names: Iter
     """Await that every good CR is served and its dependent right; the seconds that took. Raises Failed."""
     wanted = set(world.names if names is None else names)
     begun = time.monotonic()
-    while True:
-        wrong: list[str] = ["the API server does not answer"]
+
+    async def wrong() -> list[str]:
         with contextlib.suppress(KubeError, TimeoutError):
             # Of the others there may be some that cannot even be read here.
             path = await world.cluster.path(THING, namespace=world.namespace)
             things = (await world.cluster.client.get(path, {"labelSelector": GOOD}))["items"]
             maps = await world.cluster.list(CONFIG_MAP, world.namespace)
-            wrong = _wrong(wanted, things, maps)
-        if not wrong:
-            break
-        alive(world)
-        if time.monotonic() - begun > patience:
-            raise Failed(f"{len(wrong)} not right after {patience:.0f} s: {'; '.join(wrong[:3])}")
-        await asyncio.sleep(0.25)
+            return _wrong(wanted, things, maps)
+        return ["the API server does not answer"]
+
+    await _until_none(world, wrong, "not right", patience=patience, interval=0.25)
     took = time.monotonic() - begun
     outcome.crs = max(outcome.crs, len(wanted))
     outcome.checks += 2 * len(wanted)
@@ -94,18 +91,28 @@ def alive(world: World) -> None:
 
 async def nothing_more(world: World, outcome: Outcome, before: AtRest | None, *, patience: float = 120) -> AtRest:
     """Await that the operators hold no more processes, descriptors and temporary files than before. Raises Failed."""
-    begun = time.monotonic()
-    while True:
+    now = world.at_rest()
+
+    async def more() -> list[str]:
+        nonlocal now
         now = world.at_rest()
-        wrong = _more(world, now, before)
-        if not wrong:
-            break
-        alive(world)
-        if time.monotonic() - begun > patience:
-            raise Failed(f"left over after {patience:.0f} s: {'; '.join(wrong[:3])}")
-        await asyncio.sleep(0.5)
+        return _more(world, now, before)
+
+    await _until_none(world, more, "left over", patience=patience)
     outcome.checks += 4
     return now
+
+
+async def _until_none(
+    world: World, found: Callable[[], Awaitable[list[str]]], what: str, *, patience: float, interval: float = 0.5
+) -> None:
+    """Await that nothing is found any more. Raises Failed, also if an operator ends."""
+    deadline = time.monotonic() + patience
+    while wrong := await found():
+        alive(world)
+        if time.monotonic() > deadline:
+            raise Failed(f"{len(wrong)} {what} after {patience:.0f} s: {'; '.join(wrong[:3])}")
+        await asyncio.sleep(interval)
 
 
 async def rest(world: World, *, patience: float = 120, calm: float = 3.0) -> AtRest:

@@ -22,7 +22,7 @@ from typing import Any
 import aiohttp
 import yaml
 
-from bench.driver import RUN, Cluster, Operator, condition, until
+from bench.driver import RUN, Cluster, Operator, condition, crd, until
 from runner.devcluster import Cluster as Devcluster
 from runner.kube.client import KubeError
 from runner.resource.metadata import GroupVersionKind, ObjectKey
@@ -142,26 +142,10 @@ class Failed(AssertionError):
 
 def free_form_crd(gvk: GroupVersionKind) -> dict[str, Any]:
     """A CRD that lets any JSON pass as spec and status, as operator-sdk's nearly does."""
-    plural = gvk.kind.lower() + "s"
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.{gvk.group}"},
-        "spec": {
-            "group": gvk.group,
-            "scope": "Namespaced",
-            "names": {"kind": gvk.kind, "plural": plural, "singular": gvk.kind.lower()},
-            "versions": [
-                {
-                    "name": gvk.version,
-                    "served": True,
-                    "storage": True,
-                    "subresources": {"status": {}},
-                    "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
-                }
-            ],
-        },
-    }
+    made = crd(gvk)
+    for version in made["spec"]["versions"]:
+        version["schema"] = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    return made
 
 
 def cr(gvk: GroupVersionKind, name: str, **spec: Any) -> dict[str, Any]:
