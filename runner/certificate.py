@@ -11,7 +11,6 @@ import ipaddress
 import logging
 import os
 import ssl
-import stat
 import tempfile
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from runner.ownership import below_shared, owners_of
 from runner.settings import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -93,9 +93,7 @@ def _load(context: ssl.SSLContext, pem: bytes) -> None:
 
 def _is_foreign(folder: Path) -> bool:
     """Whether another user may have put it there: in a world-writable /tmp, below which it is looked for by default."""
-    shared = [path for path in (folder, *folder.parents) if path.parent.stat().st_mode & stat.S_ISVTX]
-    owners = [(path, found.st_uid) for path in shared for found in (path.lstat(), path.stat())]
-    foreign = next((path for path, owner in owners if owner not in (0, os.geteuid())), None)
+    foreign = next((path for path in below_shared(folder) if not owners_of(path) <= {0, os.geteuid()}), None)
     if foreign is not None:
         logger.warning("A certificate for metrics was passed over; it belongs to another user", extra={"path": str(foreign)})
     return foreign is not None

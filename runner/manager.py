@@ -13,7 +13,6 @@ import functools
 import json
 import logging
 import os
-import random
 import signal
 import sys
 import time
@@ -35,6 +34,7 @@ from runner.executor.artifacts import ArtifactsError, RunFolders
 from runner.executor.jobs import Execute, ExecutorError
 from runner.executor.warm import WarmExecutor
 from runner.kube.access import Access
+from runner.kube.backoff import Backoff
 from runner.kube.client import ApiClient, KubeError
 from runner.kube.discovery import Discovery
 from runner.kube.informer import Informers
@@ -272,7 +272,7 @@ async def _kept_up(name: str, part: Callable[[], Awaitable[object]]) -> None:
 
     One part's fault ends neither the others nor the runs. Raises ConfigurationError alone.
     """
-    rest = _FIRST_REST
+    backoff = Backoff(_FIRST_REST, _LAST_REST)
     while True:
         begun = time.monotonic()
         try:
@@ -282,10 +282,10 @@ async def _kept_up(name: str, part: Callable[[], Awaitable[object]]) -> None:
             raise
         except Exception:
             if time.monotonic() - begun > _LAST_REST:
-                rest = _FIRST_REST
-            logger.exception("A part of the runner failed; it is begun again", extra={"part": name, "after": rest})
-        await asyncio.sleep(rest * random.uniform(0.8, 1.2))
-        rest = min(rest * 2, _LAST_REST)
+                backoff.reset()
+            fields = {"part": name, "after": backoff.seconds}
+            logger.exception("A part of the runner failed; it is begun again", extra=fields)
+        await backoff.pause()
 
 
 async def _once(part: Callable[[], Awaitable[object]]) -> None:

@@ -28,8 +28,8 @@ DEFAULT_LEASE_DURATION = "15s"
 DEFAULT_RENEW_DEADLINE = "10s"
 DEFAULT_EXECUTOR = "warm"
 EXECUTORS = ("warm", "subprocess")
-# The Go operator's.
 DEFAULT_MAX_ARTIFACTS_SIZE = 1024**3
+# The Go operator's.
 DEFAULT_RUNS_DIR = Path(tempfile.gettempdir()) / "ansible-operator" / "runner"
 
 MAX_VERBOSITY = 7

@@ -21,7 +21,7 @@ import yaml
 
 from runner import mapping
 from runner.mapping import Mapper
-from runner.resource.metadata import GroupVersionKind, Object, annotations_of, parse_duration, quoted
+from runner.resource.metadata import GroupVersionKind, Object, annotations_of, cut, parse_duration, quoted
 from runner.resource.selectors import EVERYTHING, Requirement, Selector
 from runner.settings import MAX_VERBOSITY, ConfigurationError, Settings, search_paths
 
@@ -228,8 +228,7 @@ def parse(text: str, *, settings: Settings, environ: Mapping[str, str]) -> tuple
 
 
 def _one_line(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _LONGEST_PROBLEM else text[: _LONGEST_PROBLEM - 1] + "…"
+    return cut(" ".join(text.split()), _LONGEST_PROBLEM)
 
 
 def _expand(text: str, environ: Mapping[str, str]) -> str:

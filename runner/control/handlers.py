@@ -19,7 +19,16 @@ from runner.control import Priority, Request
 from runner.control.echoes import Change, Echoes
 from runner.kube.primaries import EventType
 from runner.mapping import MappingError
-from runner.resource.metadata import GroupKind, GroupVersionKind, Object, ObjectKey, annotations_of, is_deleting, owners
+from runner.resource.metadata import (
+    GroupKind,
+    GroupVersionKind,
+    Object,
+    ObjectKey,
+    annotations_of,
+    is_deleting,
+    owner_references,
+    owners,
+)
 from runner.watches import DRY_RUN, Related, Watch, is_dry_run
 
 logger = logging.getLogger(__name__)
@@ -102,7 +111,7 @@ class Handlers:
             self._deleted(request, obj["metadata"].get("uid", ""))
             return
         self._remember(watch, obj)
-        if not is_selected(watch, obj):
+        if not watch.selector.matches(obj):
             for known in (self._seen, self._waiting, self._causes):
                 known.pop(request, None)
             return
@@ -163,31 +172,26 @@ class Handlers:
         """A CR whose turn has come, as the watch has told it, if it was that which gave it the turn."""
         return self._waiting.pop(request, None)
 
-    def forget(self, request: Request, uid: str | None = None) -> None:
+    def forget(self, request: Request, uid: str | None = None) -> bool:
         """The CR of this uid is gone; None: whichever it was. Its deletion may never have been told.
 
-        One of another uid that has its name is there, and has been seen.
+        One of another uid that has its name is there, and has been seen. Returns whether the CR was known until now.
         """
         sight = self._seen.get(request)
         if uid is not None and sight is not None and sight.uid != uid:
-            return
+            return False
         self._seen.pop(request, None)
         self._waiting.pop(request, None)
         self._causes.pop(request, None)
         self._echoes.forget(request)
         if request.watch in self._crs:
             self._crs[request.watch].pop(request.key, None)
+        return sight is not None
 
     def _deleted(self, request: Request, uid: str) -> None:
         """A CR is gone, which may be told later than that another has come by its name."""
-        sight = self._seen.get(request)
-        if sight is not None and sight.uid != uid:
-            return
-        self._waiting.pop(request, None)
-        if request.watch in self._crs:
-            self._crs[request.watch].pop(request.key, None)
         # The turn finds nothing there and clears up.
-        if self._seen.pop(request, None) is not None:
+        if self.forget(request, uid):
             self._put(request, Priority.CHANGE, "deleted")
 
     def _put(self, request: Request, priority: Priority, cause: str, after: float = 0) -> None:
@@ -197,7 +201,7 @@ class Handlers:
 
     def _remember(self, watch: Watch, obj: Object) -> None:
         if watch in self._crs:
-            if is_selected(watch, obj):
+            if watch.selector.matches(obj):
                 self._crs[watch][ObjectKey.of(obj)] = obj
             else:
                 self._crs[watch].pop(ObjectKey.of(obj), None)
@@ -260,11 +264,6 @@ def wants(watch: Watch, gvk: GroupVersionKind, *, namespaced: bool, owner: Objec
     return namespaced or not owner.namespace or watch.watch_cluster_scoped
 
 
-def is_selected(watch: Watch, obj: Object) -> bool:
-    """Whether a CR is the watch's to run: another operator may share the kind, by labels."""
-    return watch.selector.matches(obj)
-
-
 def has_been_reconciled(obj: Object) -> bool:
     """Whether a runner, perhaps an earlier one, has written conditions on this CR: it is not new."""
     status = obj.get("status")
@@ -314,9 +313,9 @@ def _differ(before: Any, after: Any) -> bool:
 def _uids_of_owners(obj: Object) -> dict[tuple[GroupKind, str], set[str]]:
     """By kind and name, the uids that owner references have."""
     uids: dict[tuple[GroupKind, str], set[str]] = {}
-    for reference in (obj.get("metadata") or {}).get("ownerReferences") or ():
-        owner = GroupVersionKind.of(reference).group_kind, reference.get("name", "")
-        uids.setdefault(owner, set()).add(reference.get("uid", ""))
+    for reference in owner_references(obj):
+        owner = GroupVersionKind.of(reference).group_kind, str(reference.get("name", ""))
+        uids.setdefault(owner, set()).add(str(reference.get("uid", "")))
     return uids
 
 

@@ -12,12 +12,11 @@ import functools
 import json
 import logging
 import os
-import random
 import shutil
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
@@ -35,6 +34,7 @@ from runner.control.plan import Plan
 from runner.executor.arguments import Arguments
 from runner.executor.artifacts import RunFolders
 from runner.executor.jobs import Execute, ExecutorError, Fold, Job, JobEvent, Loops, Outcome
+from runner.kube.backoff import Backoff
 from runner.kube.client import ApiClient, Conflict, Invalid, KubeError, NotFound, Refused
 from runner.kube.discovery import Discovery, Resource
 from runner.kube.events import EventRecorder
@@ -46,6 +46,7 @@ from runner.resource.metadata import (
     Object,
     Owner,
     annotations_of,
+    cut,
     finalizers,
     is_deleting,
     parse_duration,
@@ -116,7 +117,7 @@ class Surroundings:
     on_dependent: OnDependent
     echoes: Echoes
     # The second is the uid of the object that is gone, where one was seen.
-    forget: Callable[[Request, str | None], None]
+    forget: Callable[[Request, str | None], object]
     # Gives the CR as its watch has just told it, if it has.
     take: Callable[[Request], Object | None]
     proxy_port: int
@@ -176,7 +177,7 @@ class Reconciler:
         watch, _ = for_cr(request.watch, obj)
         turn = Turn(request, watch, resource, Owner(watch.gvk, request.key, obj["metadata"]["uid"]), Phases(), plan=plan)
         try:
-            parameters.check_size(obj)
+            turn = _sized(turn, obj)
             wrong = [] if finalizing else await self._wrong(turn, obj)
             plan.outcome = Outcome(messages=tuple(wrong)) if wrong else await self._run(turn, obj, finalizing=finalizing)
         except parameters.Unusable as error:
@@ -231,7 +232,7 @@ class Reconciler:
             logger.debug("Going, without a finalizer of this watch", extra=request.fields)
             return Result()
         try:
-            parameters.check_size(obj)
+            turn = _sized(turn, obj)
             if is_dry_run(watch, obj):
                 return await self._rehearse(turn, obj, finalizing=decision is Gate.FINALIZE)
             if decision is not Gate.FINALIZE and (wrong := await self._wrong(turn, obj)):
@@ -343,7 +344,7 @@ class Reconciler:
             templates=not watch.mark_unsafe,
             complete=not self._with.ansible_args,
         )
-        return await asyncio.to_thread(check) if _is_big(obj) else check()
+        return await asyncio.to_thread(check) if turn.is_big else check()
 
     async def _refuse(self, turn: Turn, obj: Object, wrong: list[str]) -> Result:
         """Nothing is run for a CR that cannot be right before it is changed; only the periodic pass looks again."""
@@ -367,8 +368,7 @@ class Reconciler:
             snake_case=watch.snake_case_parameters,
             mark_unsafe=watch.mark_unsafe,
         )
-        is_big = _is_big(obj)
-        built = await asyncio.to_thread(build) if is_big else build()
+        built = await asyncio.to_thread(build) if turn.is_big else build()
         if built.dropped:
             await self._warn_once(
                 turn,
@@ -377,7 +377,7 @@ class Reconciler:
             )
         ident = uuid.uuid4().hex[:16]
         try:
-            outcome = await self._run_job(turn, ident, content, built, is_big=is_big)
+            outcome = await self._run_job(turn, ident, content, built)
         except ExecutorError as error:
             logger.error("The run came to nothing", extra={**request.fields, "job": ident, "error": str(error)})
             outcome = Outcome(messages=(str(error),))
@@ -402,9 +402,7 @@ class Reconciler:
         )
         return outcome
 
-    async def _run_job(
-        self, turn: Turn, ident: str, content: Content, built: parameters.Parameters, *, is_big: bool
-    ) -> Outcome:
+    async def _run_job(self, turn: Turn, ident: str, content: Content, built: parameters.Parameters) -> Outcome:
         """Run with a session and a folder that live as long. Raises ExecutorError, and OSError if there is no room."""
         request, watch = turn.request, turn.watch
         folder = self._with.folders.folder(_folder_parts(request))
@@ -421,7 +419,7 @@ class Reconciler:
                 playbook=content.playbook,
                 data=built.data,
                 extra_vars=built.extra_vars,
-                is_big=is_big,
+                is_big=turn.is_big,
                 environment={
                     "KUBECONFIG": _written(private / "kubeconfig", for_go),
                     "K8S_AUTH_KUBECONFIG": _written(private / "kubeconfig-python", for_python),
@@ -558,7 +556,8 @@ class Reconciler:
         self, turn: Turn, obj: dict[str, Any], change: Callable[[list[str]], list[str]]
     ) -> dict[str, Any] | None:
         """The CR with its finalizers changed; None if it is gone. Raises Retry if others write it again and again."""
-        for attempt in range(_WRITE_TRIES):
+        backoff = _write_backoff()
+        for _ in range(_WRITE_TRIES):
             names = change(finalizers(obj))
             if names == finalizers(obj):
                 return obj
@@ -570,7 +569,7 @@ class Reconciler:
             except NotFound:
                 return await self._read(turn)
             except (Conflict, Invalid) as error:
-                await _pause(attempt)
+                await backoff.pause()
                 again = await self._read(turn)
                 if again is None:
                     return None
@@ -601,7 +600,7 @@ class Reconciler:
             )
             return None
         path = turn.resource.path(turn.request.key)
-        conflicts = 0
+        conflicts, backoff = 0, _write_backoff()
         while conflicts < _WRITE_TRIES:
             before = _status(obj)
             status = mark(conditions.without_reasons(before), datetime.now(UTC))
@@ -618,7 +617,7 @@ class Reconciler:
             except NotFound:
                 return None
             except Conflict:
-                await _pause(conflicts)
+                await backoff.pause()
                 conflicts += 1
                 again = await self._read(turn)
                 if again is None:
@@ -670,7 +669,7 @@ class Reconciler:
 
         `about`: what it is about, if its words differ from time to time.
         """
-        note = note if len(note) <= _NOTE_LIMIT else note[: _NOTE_LIMIT - 1] + "…"
+        note = cut(note, _NOTE_LIMIT)
         said, key = self._said.setdefault(turn.request, {}), hash((reason, about or note))
         turn.notes.add(key)
         if key in said:
@@ -719,6 +718,8 @@ class Turn:
     plan: Plan | None = None
     # What has happened that it is for; empty for a retry and the periodic pass.
     cause: str = ""
+    # Whether work on the whole CR is for a thread.
+    is_big: bool = False
     # Hashes of what there was to say about the CR.
     notes: set[int] = field(default_factory=set)
 
@@ -787,9 +788,9 @@ def _folder_parts(request: Request) -> tuple[str, ...]:
     return (gvk.group, gvk.version, gvk.kind, key.namespace, key.name)
 
 
-async def _pause(attempt: int) -> None:
-    """Wait a little before a write is tried again; longer each time, and never as long as somebody else."""
-    await asyncio.sleep(_WRITE_PAUSE * 2**attempt * random.uniform(0.5, 1.5))
+def _write_backoff() -> Backoff:
+    """Before a write is tried again, for a time that is never as long as somebody else's."""
+    return Backoff(_WRITE_PAUSE, jitter=0.5)
 
 
 def _is_of_object(error: NotFound, request: Request) -> bool:
@@ -797,8 +798,10 @@ def _is_of_object(error: NotFound, request: Request) -> bool:
     return f'"{request.key.name}" not found' in str(error)
 
 
-def _is_big(obj: Object) -> bool:
-    return len(json.dumps(obj, default=str)) > _BIG
+def _sized(turn: Turn, obj: Object) -> Turn:
+    """The reconcile of a CR that is of a size to be run at all. Raises Unusable."""
+    parameters.check_size(obj)
+    return replace(turn, is_big=len(json.dumps(obj, default=str)) > _BIG)
 
 
 def _is_long(event: JobEvent) -> bool:

@@ -20,6 +20,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from runner.ownership import below_shared, owners_of
+
 logger = logging.getLogger(__name__)
 
 ARTIFACTS = "artifacts"
@@ -170,11 +172,10 @@ def _make_own(root: Path) -> None:
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)
     # In a world-writable /tmp somebody else may have been there first: with a link, or with a folder above this one.
-    shared = [path for path in (root, *root.parents) if path.parent.stat().st_mode & stat.S_ISVTX]
-    for path in (root, *shared):
-        for found in (path.lstat(), path.stat()):
-            if found.st_uid != os.geteuid() and (path == root or found.st_uid != 0):
-                raise ArtifactsError(f"{path} belongs to another user; name another folder with --runs-dir")
-        if path != root and not found.st_mode & stat.S_ISVTX and found.st_mode & stat.S_IWOTH:
+    for path in (root, *below_shared(root)):
+        if not owners_of(path) <= ({os.geteuid()} if path == root else {0, os.geteuid()}):
+            raise ArtifactsError(f"{path} belongs to another user; name another folder with --runs-dir")
+        mode = path.stat().st_mode
+        if path != root and not mode & stat.S_ISVTX and mode & stat.S_IWOTH:
             raise ArtifactsError(f"{path} can be changed by other users; name another folder with --runs-dir")
     root.chmod(0o700)

@@ -79,8 +79,8 @@ class Job:
     ident: str
     # Of this CR alone; inputs and artifacts of its runs. Owner-only; made if it is missing.
     folder: Path
-    # For temporary files of this run: a folder that is gone after it; made if it is missing. None: where Ansible has them.
-    scratch: Path | None = None
+    # For temporary files of this run: a folder that is gone after it; made if it is missing.
+    scratch: Path
     role: Path | None = None
     playbook: Path | None = None
     # Variables. In `data` no string and no key is ever a template; in `extra_vars` each may be one.
@@ -334,13 +334,13 @@ def fold(events: Iterable[JobEvent]) -> Outcome:
     return folded.outcome()
 
 
-def _unknown(event: JobEvent | None) -> str:
+def _unknown(event: JobEvent) -> str:
     """The Go operator's words for a failure that says nothing, and where it was."""
     return _UNKNOWN_FAILURE + _where(event)
 
 
-def _where(event: JobEvent | None) -> str:
-    if event is None or not event.task:
+def _where(event: JobEvent) -> str:
+    if not event.task:
         return ""
     return f" in task {event.task!r}" + (f" ({event.location})" if event.location else "")
 

@@ -50,7 +50,7 @@ def order(job: Job) -> dict[str, Any]:
         "role": str(job.role) if job.role else None,
         "playbook": str(job.playbook) if job.playbook else None,
         "gather_facts": os.environ.get("ANSIBLE_GATHERING") != "explicit",
-        "environment": {**job.environment, **environment(), **(temporary(str(job.scratch)) if job.scratch else {})},
+        "environment": {**job.environment, **environment(), **temporary(str(job.scratch))},
         "verbosity": job.verbosity,
         "secrets": job.secrets,
         "names": job.names,
@@ -108,9 +108,9 @@ def temporary(scratch: str) -> dict[str, str]:
     return {name: scratch for name in ("TMPDIR", LOCAL_TEMP) if name not in chosen}
 
 
-def _inventory(scratch: Path | None) -> str:
+def _inventory(scratch: Path) -> str:
     """This host's modules have their temporary files there. A variable of the environment would count for all hosts."""
-    if scratch is None or any(map(os.environ.get, _REMOTE_TEMP)) or "remote_tmp" in _configured():
+    if any(map(os.environ.get, _REMOTE_TEMP)) or "remote_tmp" in _configured():
         return INVENTORY
     return f"{INVENTORY.rstrip()} ansible_remote_tmp={json.dumps(str(scratch))}\n"
 
@@ -174,8 +174,7 @@ async def put_inputs(job: Job) -> None:
 
 
 def _write_inputs(job: Job) -> None:
-    if job.scratch is not None:
-        job.scratch.mkdir(mode=0o700, exist_ok=True)
+    job.scratch.mkdir(mode=0o700, exist_ok=True)
     # Itself first: those that are made on the way to another have the mode that the umask leaves.
     for name in ("", "env", "project", "artifacts"):
         (job.folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -12,7 +12,6 @@ import asyncio
 import json
 import logging
 import os
-import random
 import socket
 import ssl
 import weakref
@@ -29,6 +28,7 @@ from kubernetes.aio import config as official_config
 
 from runner import metrics
 from runner.kube import nesting
+from runner.kube.backoff import Backoff
 from runner.settings import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -281,20 +281,19 @@ class ApiClient:
         headers = {"Content-Type": content_type} if data is not None else {}
         repeatable = method == "GET" or content_type == APPLY_PATCH or _names_its_version(method, body)
         loop = asyncio.get_running_loop()
-        deadline, pause = loop.time() + _PATIENCE, _FIRST_PAUSE
+        deadline, backoff = loop.time() + _PATIENCE, Backoff(_FIRST_PAUSE)
         for left in reversed(range(_TRIES)):
             try:
                 async with self._responding(method, path, params=params, data=data, headers=headers) as response:
                     return await parsed(await response.read(), f"{method} {path}")
             except (ApiError, Unreachable) as error:
-                wanted = pause * random.uniform(0.8, 1.2)
+                wanted = backoff.next()
                 if isinstance(error, ApiError) and error.retry_after is not None:
                     wanted = max(wanted, min(error.retry_after, _LONGEST_PAUSE))
                 if not left or not _may_be_repeated(error, repeatable) or loop.time() + wanted > deadline:
                     raise
                 logger.debug("A request is repeated", extra={"request": f"{method} {path}", "reason": str(error)[:500]})
             await asyncio.sleep(wanted)
-            pause *= 2
         raise AssertionError("the last try returns or raises")
 
     @asynccontextmanager

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from runner.kube.client import ApiClient, KubeError, NotFound, Refused
-from runner.resource.metadata import Owner
+from runner.resource.metadata import Owner, cut
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class EventRecorder:
 
     async def post(self, owner: Owner, *, type: str, action: str, reason: str, note: str) -> None:
         """Post an Event, or count it. If that cannot be done, it is logged and nothing else happens."""
-        note, now = _cut(note), self._clock()
+        note, now = cut(note, _NOTE_LIMIT), self._clock()
         key = hash((owner.uid, type, action, reason, note))
         before = self._posted.get(key)
         if before is not None and now - before.at > _WINDOW:
@@ -138,10 +138,6 @@ def _path(namespace: str) -> str:
 
 def _timestamp() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def _cut(note: str) -> str:
-    return note if len(note) <= _NOTE_LIMIT else note[: _NOTE_LIMIT - 1] + "…"
 
 
 Key = TypeVar("Key")

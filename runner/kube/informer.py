@@ -16,6 +16,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from runner.kube.backoff import Backoff
 from runner.kube.client import ApiClient, Expired, KubeError, NotFound, NotReady, Refused, Silent, Unreadable
 from runner.kube.discovery import Resource
 from runner.kube.nesting import METADATA_ONLY
@@ -88,7 +89,7 @@ class Informer:
 
     async def run(self) -> None:
         """Keep the store current until cancelled. Trouble is logged once a kind of trouble, and waited out."""
-        delay, trouble = _FIRST_DELAY, ""
+        backoff, trouble = Backoff(_FIRST_DELAY, _LAST_DELAY), ""
         while True:
             error_itself: Exception | None = None
             try:
@@ -96,7 +97,8 @@ class Informer:
                 await self.step()
                 if self._in_vain <= max(in_vain, 1):
                     if not self._in_vain:
-                        delay, trouble = _FIRST_DELAY, ""
+                        backoff.reset()
+                        trouble = ""
                     continue
                 problem, level = "watches end as soon as they begin", logging.INFO
             except NotFound:
@@ -122,8 +124,7 @@ class Informer:
                     exc_info=error_itself,
                 )
             trouble = problem
-            await asyncio.sleep(delay * random.uniform(0.8, 1.2))
-            delay = min(delay * 2, _LAST_DELAY)
+            await backoff.pause()
 
     async def step(self) -> None:
         """List if there is nothing to go on from, else one watch to its end. Raises KubeError."""

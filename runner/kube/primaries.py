@@ -20,6 +20,7 @@ import aiohttp
 import kopf
 from kopf._cogs.structs.references import Insights, NamespaceName, match_namespace
 
+from runner.kube.backoff import Backoff
 from runner.kube.client import ApiClient, KubeError, Unreadable, in_cluster_namespace, is_not_ready, lines, parsed
 from runner.kube.discovery import Discovery, group_version_path
 from runner.kube.nesting import DEEPEST, METADATA_ONLY
@@ -61,7 +62,7 @@ async def watch_primaries(
     `notify` and `listed` are called in the event loop and must not block. `started` is called whenever kopf has been
     started: it has then set handlers for SIGTERM and SIGINT.
     """
-    delay = _FIRST_DELAY
+    backoff = Backoff(_FIRST_DELAY, _LAST_DELAY, jitter=0)
     while True:
         begun = asyncio.get_running_loop().time()
         patience = Patience(watches, listed)
@@ -70,10 +71,9 @@ async def watch_primaries(
         )
         # kopf gives up where it could go on; nothing is lost by starting it again, but that it lists anew.
         if asyncio.get_running_loop().time() - begun > _LAST_DELAY:
-            delay = _FIRST_DELAY
+            backoff.reset()
         logger.info("Watching is started again", extra={"reason": reason})
-        await asyncio.sleep(delay)
-        delay = min(delay * 2, _LAST_DELAY)
+        await backoff.pause()
 
 
 async def _watch_once(
@@ -253,7 +253,7 @@ class Patience:
         self._told: set[str] = set()
 
     async def __call__(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-        delay = _FIRST_DELAY
+        backoff = Backoff(_FIRST_DELAY, _LAST_DELAY, jitter=0)
         while True:
             try:
                 async with asyncio.timeout(_ANSWER):
@@ -268,8 +268,7 @@ class Patience:
             except Unreadable as error:
                 problem, level = str(error)[:500], logging.WARNING
             self._wait_for(problem, level)
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, _LAST_DELAY)
+            await backoff.pause()
 
     async def _problem(self, request: aiohttp.ClientRequest, response: aiohttp.ClientResponse) -> tuple[str, int]:
         """What there is to wait for, and the level of the log at which that is said; empty if there is nothing."""

@@ -65,18 +65,14 @@ def _list(informer: Informer, namespace: str, asked: Mapping[str, str]) -> bytes
             return None
     elif "namespace" in fields and not informer.resource.namespaced:
         return None
+
+    def is_chosen(key: ObjectKey) -> bool:
+        return all(getattr(key, name) == value for name, value in fields.items())
+
     # Of what is nobody's here the store has no more than the labels.
-    if any(
-        all(getattr(key, name) == value for name, value in fields.items())
-        and all(requirement.matches(present) for requirement in labels.requirements)
-        for key, present in informer.others.items()
-    ):
+    if any(is_chosen(key) and labels.matches_labels(present) for key, present in informer.others.items()):
         return None
-    found = [
-        key
-        for key, obj in informer.store.items()
-        if all(getattr(key, name) == value for name, value in fields.items()) and labels.matches(obj)
-    ]
+    found = [key for key, obj in informer.store.items() if is_chosen(key) and labels.matches(obj)]
     if len(found) > _MOST:
         return None
     # In the order in which etcd has them.

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from runner.resource.metadata import cut
+
 Status = Mapping[str, Any]
 
 RUNNING = "Running"
@@ -79,7 +81,7 @@ def mark_failed(status: Status | None, message: str, result: AnsibleResult | Non
     running = _find(marked, RUNNING)
     if running is not None:
         marked = _set(marked, {**running, "status": "False"}, now)
-    marked = _set(marked, _condition(FAILURE, "True", "Failed", _bounded(message), result), now)
+    marked = _set(marked, _condition(FAILURE, "True", "Failed", cut(message, MESSAGE_LIMIT, end=_CUT), result), now)
     return _set(marked, _condition(SUCCESSFUL, "False", "", ""), now)
 
 
@@ -88,7 +90,7 @@ def mark_rehearsed(status: Status | None, failure: str, now: datetime) -> dict[s
     marked = _set(dict(status or {}), _condition(RUNNING, "False", DRY_RUN, DRY_RUN_MESSAGE), now)
     earlier = _find(marked, FAILURE)
     if failure:
-        return _set(marked, _condition(FAILURE, "True", DRY_RUN, _bounded(failure)), now)
+        return _set(marked, _condition(FAILURE, "True", DRY_RUN, cut(failure, MESSAGE_LIMIT, end=_CUT)), now)
     if earlier is not None and earlier.get("reason") == DRY_RUN:
         return _set(marked, _condition(FAILURE, "False", "", ""), now)
     return marked
@@ -125,10 +127,6 @@ def _each_of_ours(status: Status, change: Callable[[Mapping[str, Any]], Mapping[
         return isinstance(item, Mapping) and isinstance(item.get("type"), str) and item["type"] in _STAND_INS
 
     return {**status, "conditions": [change(item) if is_ours(item) else item for item in conditions]}
-
-
-def _bounded(message: str) -> str:
-    return message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - len(_CUT)] + _CUT
 
 
 def _condition(kind: str, status: str, reason: str, message: str, result: AnsibleResult | None = None) -> dict[str, Any]:

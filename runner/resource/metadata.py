@@ -119,7 +119,7 @@ def is_deleting(obj: Object) -> bool:
 
 def is_owned(obj: Object, owner: Owner) -> bool:
     """Whether the object already names this very CR as an owner, by reference or by annotation."""
-    if any(reference.get("uid") == owner.uid for reference in _references(obj)):
+    if any(reference.get("uid") == owner.uid for reference in owner_references(obj)):
         return True
     marks = annotations_of(obj)
     return marks.get(PRIMARY_RESOURCE_TYPE) == str(owner.gvk.group_kind) and marks.get(
@@ -147,11 +147,16 @@ def own(obj: dict[str, Any], owner: Owner, *, namespace: str) -> bool:
     return True
 
 
+def owner_references(obj: Object) -> Iterator[Mapping[str, Any]]:
+    references = _mapping(obj.get("metadata")).get("ownerReferences")
+    yield from map(_mapping, references if isinstance(references, list | tuple) else ())
+
+
 def owners(obj: Object) -> Iterator[tuple[GroupKind, ObjectKey]]:
     """Each (kind, key) that the object says it belongs to. A reference's namespace is the object's own: whether the
     owner is namespaced at all is for the caller to know."""
     namespace = ObjectKey.of(obj).namespace
-    for reference in _references(obj):
+    for reference in owner_references(obj):
         gvk = GroupVersionKind.of(reference)
         yield gvk.group_kind, ObjectKey(namespace, _text(reference.get("name")))
     marks = annotations_of(obj)
@@ -159,6 +164,11 @@ def owners(obj: Object) -> Iterator[tuple[GroupKind, ObjectKey]]:
     namespace, _, name = _text(marks.get(PRIMARY_RESOURCE)).rpartition("/")
     if kind and name:
         yield GroupKind(group, kind), ObjectKey(namespace, name)
+
+
+def cut(text: str, most: int, *, end: str = "…") -> str:
+    """The text, or so many characters of it with this end instead of what was left out."""
+    return text if len(text) <= most else text[: most - len(end)] + end
 
 
 def quoted(value: object) -> str:
@@ -189,11 +199,6 @@ def parse_duration(text: str) -> float:
 
 def _primary_resource(key: ObjectKey) -> str:
     return f"{key.namespace}/{key.name}"
-
-
-def _references(obj: Object) -> Iterator[Mapping[str, Any]]:
-    references = _mapping(obj.get("metadata")).get("ownerReferences")
-    yield from map(_mapping, references if isinstance(references, list | tuple) else ())
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -46,7 +46,9 @@ class Selector:
     requirements: tuple[Requirement, ...] = ()
 
     def matches(self, obj: Object) -> bool:
-        present = labels_of(obj)
+        return self.matches_labels(labels_of(obj))
+
+    def matches_labels(self, present: Mapping[str, str]) -> bool:
         return all(requirement.matches(present) for requirement in self.requirements)
 
 

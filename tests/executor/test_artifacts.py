@@ -84,7 +84,12 @@ async def test_a_run_may_leave_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     role, folder = tasks.parent.parent, tmp_path / "run"
 
     async def leaves(execute: Execute, keep: int | None) -> list[str]:
-        events = [event async for event in execute(Job(ident="it", folder=folder, role=role, max_artifacts=keep))]
+        events = [
+            event
+            async for event in execute(
+                Job(ident="it", folder=folder, scratch=tmp_path / "tmp", role=role, max_artifacts=keep)
+            )
+        ]
         assert fold(events).ok >= 1
         return sorted(path.name for path in (folder / "artifacts").iterdir())
 

@@ -132,7 +132,8 @@ def job(folder: Path, spec: dict[str, Any], *, mark_unsafe: bool = True) -> Job:
     for name, text in {"tasks/main.yml": TASKS, "templates/text.j2": TEMPLATE}.items():
         (role / name).parent.mkdir(parents=True, exist_ok=True)
         (role / name).write_text(text)
-    return Job(ident="it", folder=folder / "run", role=role, data=built.data, extra_vars=built.extra_vars)
+    places = {"folder": folder / "run", "scratch": folder / "tmp"}
+    return Job(ident="it", **places, role=role, data=built.data, extra_vars=built.extra_vars)
 
 
 def attacks(folder: Path) -> dict[str, Any]:

@@ -34,7 +34,8 @@ class Stage:
     async def said(self, execute: Execute | None = None, **extra_vars: Any) -> list[Any]:
         """What the role's `debug` tasks have said in one run."""
         self._count += 1
-        job = Job(ident=f"i{self._count}", folder=self._folder / "run", role=self.role, extra_vars=extra_vars)
+        places = {"folder": self._folder / "run", "scratch": self._folder / "tmp"}
+        job = Job(ident=f"i{self._count}", **places, role=self.role, extra_vars=extra_vars)
         events = [event async for event in (execute or self.warm.execute)(job)]
         assert fold(events).succeeded, [event.printed for event in events]
         return [event.result["msg"] for event in events if event.event == "runner_on_ok" and "msg" in event.result]

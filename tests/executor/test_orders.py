@@ -50,7 +50,8 @@ async def test_many_variables_are_written_beside_the_event_loop(
         "_write_inputs",
         lambda job: (where.append(threading.current_thread() is threading.main_thread()), written(job)),
     )
-    await put_inputs(Job(ident="it", folder=tmp_path / "it", role=tmp_path / "role", extra_vars={"a": 1}, is_big=is_big))
+    places = {"folder": tmp_path / "it", "scratch": tmp_path / "tmp", "role": tmp_path / "role"}
+    await put_inputs(Job(ident="it", **places, extra_vars={"a": 1}, is_big=is_big))
     assert json.loads((tmp_path / "it" / "env" / "extravars").read_text()) == {"a": 1}
     assert where == [not is_big]
 
@@ -67,7 +68,8 @@ async def test_a_run_that_is_ended_while_its_inputs_are_written_leaves_nobody_wr
         written(job)
 
     monkeypatch.setattr(orders, "_write_inputs", write)
-    putting = asyncio.create_task(put_inputs(Job(ident="it", folder=tmp_path / "it", role=tmp_path / "role", is_big=True)))
+    places = {"folder": tmp_path / "it", "scratch": tmp_path / "tmp", "role": tmp_path / "role"}
+    putting = asyncio.create_task(put_inputs(Job(ident="it", **places, is_big=True)))
     await asyncio.to_thread(begun.wait)
     putting.cancel()
     await asyncio.sleep(0)

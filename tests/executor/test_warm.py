@@ -370,7 +370,7 @@ async def test_no_room_for_the_inputs_is_told_as_such(tmp_path: Path, name: str)
     (folder / "env" / "extravars").symlink_to("/dev/full")
     execute = WarmExecutor().execute if name == "warm" else subprocess.execute
     with pytest.raises(ExecutorError, match=r"could not be written: No space left on device.*--runs-dir"):
-        async for _ in execute(Job(ident="it", folder=folder, role=tmp_path)):
+        async for _ in execute(Job(ident="it", folder=folder, scratch=tmp_path / "tmp", role=tmp_path)):
             pass
 
 
