@@ -172,27 +172,29 @@ class Handlers:
         """A CR whose turn has come, as the watch has told it, if it was that which gave it the turn."""
         return self._waiting.pop(request, None)
 
-    def forget(self, request: Request, uid: str | None = None) -> bool:
-        """The CR of this uid is gone; None: whichever it was. Its deletion may never have been told.
+    def forget(self, request: Request, uid: str | None = None) -> None:
+        """The CR of this uid is gone; None: whichever it was. Its deletion may never have been told."""
+        if self._drop(request, uid):
+            self._echoes.forget(request)
 
-        One of another uid that has its name is there, and has been seen. Returns whether the CR was known until now.
-        """
+    def _deleted(self, request: Request, uid: str) -> None:
+        """A CR is gone, which may be told later than that another has come by its name; its run may still be on."""
+        was_seen = request in self._seen
+        # The turn finds nothing there and clears up.
+        if self._drop(request, uid) and was_seen:
+            self._put(request, Priority.CHANGE, "deleted")
+
+    def _drop(self, request: Request, uid: str | None) -> bool:
+        """Forget what was seen of a CR; False if one of another uid that has its name has been seen, and is there."""
         sight = self._seen.get(request)
         if uid is not None and sight is not None and sight.uid != uid:
             return False
         self._seen.pop(request, None)
         self._waiting.pop(request, None)
         self._causes.pop(request, None)
-        self._echoes.forget(request)
         if request.watch in self._crs:
             self._crs[request.watch].pop(request.key, None)
-        return sight is not None
-
-    def _deleted(self, request: Request, uid: str) -> None:
-        """A CR is gone, which may be told later than that another has come by its name."""
-        # The turn finds nothing there and clears up.
-        if self.forget(request, uid):
-            self._put(request, Priority.CHANGE, "deleted")
+        return True
 
     def _put(self, request: Request, priority: Priority, cause: str, after: float = 0) -> None:
         logger.debug("Queued", extra={**request.fields, "cause": cause})

@@ -117,7 +117,7 @@ class Surroundings:
     on_dependent: OnDependent
     echoes: Echoes
     # The second is the uid of the object that is gone, where one was seen.
-    forget: Callable[[Request, str | None], object]
+    forget: Callable[[Request, str | None], None]
     # Gives the CR as its watch has just told it, if it has.
     take: Callable[[Request], Object | None]
     proxy_port: int
