@@ -36,14 +36,14 @@ class Guarded:
         self._mark = mark
         self._folder = folder
         self._pids.add(process.pid)
+        # Should a guard be killed, what it stood for comes here instead of to init.
+        processes.adopt_orphans()
 
     @classmethod
     async def start(
         cls, module: str, *arguments: str, environment: Mapping[str, str], folder: Path | None = None, **how: Any
     ) -> Self:
         """`python -m module RUNNER FOLDER ARGUMENTS`; the folder is removed when it ends. Raises ExecutorError."""
-        # Should a guard be killed, what it stood for comes here instead of to init.
-        processes.adopt_orphans()
         mark = f"{os.getpid()}-{secrets.token_hex(8)}"
         command = (sys.executable, "-m", module, str(os.getpid()), str(folder or ""), *arguments)
         env = {**environment, processes.MARK: mark}
@@ -71,6 +71,9 @@ class Guarded:
                 logger.error("Processes of runs cannot be ended", extra={"pids": left})
         await _remove(self._folder)
         self._pids.discard(self.process.pid)
+        if not self._pids:
+            # What else is orphaned is not this process' to see off.
+            processes.adopt_orphans(False)
 
     def _end_from_here(self) -> list[int]:
         """The guard itself was killed, or does nothing."""
