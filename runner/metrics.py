@@ -58,6 +58,20 @@ _phases = Histogram(
     registry=REGISTRY,
 )
 
+_worker_runs = Histogram(
+    "rolerunner_worker_runs",
+    "Which run of its worker each run was: those up to 1 had a new one.",
+    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
+    registry=REGISTRY,
+)
+_worker_retired = Counter(
+    "rolerunner_worker_retired_total",
+    "Workers that are not used again, by the reason: isolated (their job asked for it), runs, age and memory (their limits), "
+    "exit (of the run), or what of the process was not as before (child, thread, code, patched, process, descriptor).",
+    ("reason",),
+    registry=REGISTRY,
+)
+
 _slow = Gauge(
     "rolerunner_slow_parts",
     "Parts of the runs that go ansible-core's standard way, as this ansible-core is not known there.",
@@ -152,6 +166,13 @@ def phase(name: str, seconds: float) -> None:
 def loop_lag(seconds: float) -> None:
     """A timer of the event loop was so late."""
     _loop_lag.observe(seconds)
+
+
+def worker_run(number: int, retired: str) -> None:
+    """A run was its worker's `number`th, which for this reason, if there is one, is not used again."""
+    _worker_runs.observe(number)
+    if retired:
+        _worker_retired.labels(reason=retired).inc()
 
 
 def slow(part: str) -> None:

@@ -1,22 +1,28 @@
-"""The warm process: has Ansible loaded, and forks a child for each job, which plays it and ends.
+"""The warm process: has Ansible loaded, and forks workers, which play jobs.
 
-When there is none for a while, it forks for the next job, for which all is prepared then.
+`python -m runner.executor.forkserver RUNNER FOLDER FD LIMITS`, started by `runner.executor.warm`: the runner's process id, a
+folder for temporary files, which goes with it, and `jobs.Limits` as JSON. It stands below a guard. It has no threads and no
+event loop, so that a fork of it is whole. On the control socket FD it is told, one datagram each,
 
-`python -m runner.executor.forkserver RUNNER FOLDER FD`, started by `runner.executor.warm`: the runner's process id and a
-folder for temporary files, which goes with it. It stands below a guard. It has no threads and no event loop, so that a fork
-of it is whole. On the control socket FD it is told, one datagram each,
+    {"play": IDENT, "pool": POOL} with a socket of the job's own        {"end": IDENT}        {"ping": NUMBER}
 
-    {"play": IDENT} with a socket of the job's own        {"end": IDENT}        {"ping": NUMBER}
+and tells {"ready": …} once, {"pong": NUMBER}, and of each job, when no process of it is left,
 
-and tells {"ready": …} once, {"pong": NUMBER}, and {"ended": IDENT, "code": EXIT CODE, "left": PIDS, "error": TEXT} for each
-job. On its job's socket a child reads the order, one line of JSON, and writes {"begun": WHEN}, the events, one a line, and
-at last {"done": EXIT CODE, "printed": TEXT}. When the control socket closes, the runner is gone, and every process of every
-job is ended.
+    {"ended": IDENT, "code": EXIT CODE, "left": PIDS, "error": TEXT, "number": N, "retired": REASON}
 
-It waits for nothing but news. A child is killed, not its processes one by one: what has lost its parent by that becomes the
-fork server's own child, is killed as such, and so on, as the kernel tells of each death.
+N: it was the Nth of its worker, which, if there is a reason, is not used again. On its job's socket a worker reads the order,
+one line of JSON, and writes {"begun": WHEN}, the events, one a line, and at last {"done": EXIT CODE, "printed": TEXT}. When
+the control socket closes, the runner is gone, and every process of every job is ended.
 
-Next on the way: `runner.executor.child`.
+A worker plays jobs of one pool, one after another; a job without a pool has a worker of its own. Each worker has a socket to
+the fork server, on which jobs come, {"again": BOOL} with the job's socket, and where it answers each, when nothing of the
+run is left, by {"retired": REASON}; with a reason it ends. When no job has come for a while and there is no worker, one is
+forked for the next job, for which all is prepared then.
+
+The fork server waits for nothing but news. A worker is killed, not its processes one by one: what has lost its parent by
+that becomes the fork server's own child, is killed as such, and so on, as the kernel tells of each death.
+
+Next on the way: `runner.executor.worker`.
 """
 
 from __future__ import annotations
@@ -27,7 +33,7 @@ import errno
 import gc
 import json
 import os
-import select
+import selectors
 import signal
 import socket
 import sys
@@ -35,29 +41,32 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from runner.executor import processes
+from runner.executor.jobs import Limits
 
 _DATAGRAM = 64 * 1024
-# Seconds without a job or any news after which a fork is made for the next job.
+# Seconds without a job or any news after which a worker is forked for the next job.
 _LULL = 0.2
 # Seconds until what does not die is killed once more.
 _AGAIN = 0.1
 
 
-def main(control: socket.socket, folder: str) -> None:
+def main(control: socket.socket, folder: str, limits: Limits) -> None:
     begun = time.monotonic()
     tempfile.tempdir = folder
     with _environment_of_a_run(folder):
-        from runner.executor import child
+        from runner.executor import worker
 
-        warm = child.Warm()
+        warm = worker.Warm(limits)
     warm.warm_up()
-    # What is there now stays: the collector must not touch, and thereby copy, the pages that the children share.
+    # What is there now stays: the collector must not touch, and thereby copy, the pages that the workers share.
     gc.collect()
     gc.freeze()
-    server = Server(control, warm)
+    server = Server(control, warm, limits)
     server.tell({"ready": round(time.monotonic() - begun, 3), "left_out": warm.left_out})
     server.serve()
 
@@ -79,30 +88,49 @@ def _environment_of_a_run(scratch: str) -> Iterator[None]:
     os.environ.update(before)
 
 
-class Server:
-    """Forks, and keeps account of its children. `warm` is a `child.Warm`."""
+@dataclass(slots=True, eq=False)
+class _Worker:
+    """A process that plays jobs, and the fork server's end of its socket."""
 
-    def __init__(self, control: socket.socket, warm: Any) -> None:
+    pid: int
+    socket: socket.socket
+    # Of its first job, and so of all; None before it.
+    pool: str | None = None
+    # What it plays.
+    job: str | None = None
+    # How many jobs it has got.
+    number: int = 0
+    retired: str = "died"
+    free_since: float = field(default_factory=time.monotonic)
+
+
+class Server:
+    """Forks, and keeps account of its children. `warm` is a `worker.Warm`."""
+
+    def __init__(self, control: socket.socket, warm: Any, limits: Limits) -> None:
         self._control = control
         self._warm = warm
+        self._limits = limits
+        # Those that play or may get a job, by process id.
+        self._workers: dict[int, _Worker] = {}
         # Forked here, and not yet seen off. All other children were a run's, and have lost their parent.
         self._forks: set[int] = set()
-        # By process id. What does not play a job has no name.
-        self._jobs: dict[int, str] = {}
-        # Jobs' own processes that were killed, and until when their end is waited for.
+        self._gatherer: int | None = None
+        # Workers that were killed, and until when their end is waited for.
         self._killed: dict[int, float] = {}
-        # Jobs whose own process has ended, while orphans may be left: the exit code, and until when they are waited for.
-        self._ending: dict[str, tuple[int, float]] = {}
+        # Workers that ended while they played, and may have left orphans: the exit code, and until when they are waited for.
+        self._ending: dict[_Worker, tuple[int, float]] = {}
         # Orphans that cannot be killed.
         self._given_up: set[int] = set()
-        # The fork that waits for the next job, and where it is told of it.
-        self._spare: tuple[int, socket.socket] | None = None
-        # Not again, after one has died or could not be made, until there is something to do.
-        self._may_spare = True
+        # Whether to fork for the next job. Not again, after that one has died or could not be made, until there is one.
+        self._may_prepare = True
         # Readable when a child has ended.
         self._ended, bell = socket.socketpair()
         for end in (self._ended, bell):
             end.setblocking(False)
+        self._news = selectors.DefaultSelector()
+        for source, take in ((control, self._heed), (warm.lessons, self._learn), (self._ended, self._reap)):
+            self._news.register(source, selectors.EVENT_READ, take)
         signal.set_wakeup_fd(bell.detach(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         # The runner decides when it is time to go; Ctrl-C goes to all processes of a terminal.
@@ -117,30 +145,46 @@ class Server:
         try:
             while True:
                 self._give_up()
-                may_spare = self._may_spare and self._spare is None and not self._jobs
-                patience = _AGAIN if self._ending or self._killed else _LULL if may_spare else None
-                ready, _, _ = select.select([self._control, self._warm.lessons, self._ended], [], [], patience)
-                if self._ended in ready:
-                    self._reap()
-                elif self._control in ready:
-                    text, descriptors, _, _ = socket.recv_fds(self._control, _DATAGRAM, 1)
-                    if not text:
-                        return
-                    self._heed(json.loads(text), descriptors)
-                elif ready:
-                    self._warm.lessons.hear()
-                    # The next will know more.
-                    self._dismiss()
-                    self._may_spare = True
-                elif self._ending or self._killed:
-                    self._end_orphans()
-                else:
-                    self._prepare()
+                ready = self._news.select(self._patience())
+                for key, _ in ready:
+                    # One may have closed another.
+                    if self._news.get_map().get(key.fd) is key:
+                        key.data()
+                if not ready:
+                    self._look_around()
+        except ConnectionResetError:
+            # The runner is gone.
+            pass
         finally:
-            self._dismiss()
             processes.end_descendants()
 
-    def _heed(self, message: dict[str, Any], descriptors: list[int]) -> None:
+    def _patience(self) -> float | None:
+        """Seconds until there is something to do without any news."""
+        if self._ending or self._killed:
+            return _AGAIN
+        if self._may_prepare and not self._workers:
+            return _LULL
+        surplus = self._surplus()
+        if not surplus:
+            return None
+        return max(0.0, min(worker.free_since for worker in surplus) + self._limits.idle - time.monotonic())
+
+    def _look_around(self) -> None:
+        if self._ending or self._killed:
+            self._end_orphans()
+        elif self._may_prepare and not self._workers:
+            self._may_prepare = False
+            with contextlib.suppress(OSError):
+                self._fork_worker(is_ahead=True)
+        for worker in self._surplus():
+            if time.monotonic() - worker.free_since >= self._limits.idle:
+                self._dismiss(worker)
+
+    def _heed(self) -> None:
+        text, descriptors, _, _ = socket.recv_fds(self._control, _DATAGRAM, 1)
+        if not text:
+            raise ConnectionResetError
+        message = json.loads(text)
         if "ping" in message:
             self.tell({"pong": message["ping"]})
         elif "end" in message:
@@ -150,51 +194,101 @@ class Server:
                 # The kernel has left it out where there are too many open files.
                 if not descriptors:
                     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-                self._play(message["play"], descriptors[0])
+                with socket.socket(fileno=descriptors[0]) as connection:
+                    self._play(message["play"], message["pool"], connection)
             except OSError as error:
                 self._tell_end(message["play"], error=f"its process could not be made: {error.strerror}")
 
-    def _play(self, ident: str, descriptor: int) -> None:
-        self._may_spare = True
-        with socket.socket(fileno=descriptor) as connection:
-            if not self._hand_over(ident, connection):
-                self._jobs[self._fork(lambda: self._warm.play(connection))] = ident
-        if "" not in self._jobs.values() and (gather := self._warm.gathering()):
+    def _learn(self) -> None:
+        self._warm.lessons.hear()
+        # The next will know more.
+        for worker in self._free(None):
+            self._dismiss(worker)
+        self._may_prepare = True
+
+    def _play(self, ident: str, pool: str, connection: socket.socket) -> None:
+        self._may_prepare = True
+        # Those that have not played yet may play anything.
+        for worker in (*(self._free(pool) if pool else ()), *self._free(None)):
+            if self._hand_over(worker, ident, pool, connection):
+                break
+        else:
+            self._make_room()
+            if not self._hand_over(self._fork_worker(), ident, pool, connection):
+                raise OSError(errno.EPIPE, os.strerror(errno.EPIPE))
+        if self._gatherer is None and (gather := self._warm.gathering()):
             with contextlib.suppress(OSError):
-                self._jobs[self._fork(gather)] = ""
+                self._gatherer = self._fork(gather)
 
-    def _prepare(self) -> None:
-        """Fork for the next job while there is none."""
-        self._may_spare = False
-        with contextlib.suppress(OSError):
-            ours, theirs = socket.socketpair()
-
-            def wait() -> None:
-                ours.close()
-                self._warm.wait(theirs)
-
-            with theirs:
-                try:
-                    self._spare = self._fork(wait), ours
-                except OSError:
-                    ours.close()
-
-    def _hand_over(self, ident: str, connection: socket.socket) -> bool:
-        """Whether a fork was waiting, and has got the job."""
-        if self._spare is None:
+    def _hand_over(self, worker: _Worker, ident: str, pool: str, connection: socket.socket) -> bool:
+        """Whether the worker is there, and has got the job."""
+        try:
+            socket.send_fds(worker.socket, [json.dumps({"again": bool(pool)}).encode()], [connection.fileno()])
+        except OSError:
+            self._dismiss(worker)
             return False
-        (pid, spare), self._spare = self._spare, None
-        with spare, contextlib.suppress(OSError):
-            socket.send_fds(spare, [b"!"], [connection.fileno()])
-            self._jobs[pid] = ident
-            return True
-        return False
+        worker.job, worker.pool = ident, pool
+        worker.number += 1
+        return True
 
-    def _dismiss(self) -> None:
-        """Let the waiting fork go. It ends when its socket is closed."""
-        if self._spare is not None:
-            self._spare[1].close()
-            self._spare = None
+    def _free(self, pool: str | None) -> list[_Worker]:
+        """Those that wait for a job of this pool (None: for their first), first the one that has waited least."""
+        free = [worker for worker in self._workers.values() if worker.job is None and worker.pool == pool]
+        return sorted(free, key=lambda worker: worker.free_since, reverse=True)
+
+    def _surplus(self) -> list[_Worker]:
+        """Those that wait for a job beside another one of the same pool."""
+        pools = {worker.pool for worker in self._workers.values() if worker.job is None}
+        return [worker for pool in pools for worker in self._free(pool)[1:]]
+
+    def _make_room(self) -> None:
+        """For one more: let go of those that have waited longest."""
+        waiting = sorted((each for each in self._workers.values() if each.job is None), key=lambda each: each.free_since)
+        for worker in waiting[: max(0, len(self._workers) + 1 - self._limits.workers)]:
+            self._dismiss(worker)
+
+    def _dismiss(self, worker: _Worker) -> None:
+        """Give it no more jobs: it ends when its socket is closed."""
+        del self._workers[worker.pid]
+        with contextlib.suppress(KeyError):
+            self._news.unregister(worker.socket)
+        worker.socket.close()
+
+    def _answered(self, worker: _Worker) -> None:
+        """A worker has played its job, or has died."""
+        try:
+            text = worker.socket.recv(_DATAGRAM, socket.MSG_DONTWAIT)
+        except OSError:
+            text = b""
+        if not text:
+            # That it has ended, is told when it is seen.
+            with contextlib.suppress(KeyError):
+                self._news.unregister(worker.socket)
+            return
+        worker.retired = json.loads(text)["retired"]
+        if not worker.retired and worker.job is not None:
+            ident, worker.job, worker.free_since = worker.job, None, time.monotonic()
+            self._tell_end(ident, 0, of=worker)
+            worker.retired = "died"
+
+    def _fork_worker(self, *, is_ahead: bool = False) -> _Worker:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+        def work() -> None:
+            ours.close()
+            for other in self._workers.values():
+                other.socket.close()
+            self._warm.serve(theirs, is_ahead=is_ahead)
+
+        with theirs:
+            try:
+                worker = _Worker(self._fork(work), ours)
+            except OSError:
+                ours.close()
+                raise
+        self._workers[worker.pid] = worker
+        self._news.register(ours, selectors.EVENT_READ, partial(self._answered, worker))
+        return worker
 
     def _fork(self, work: Callable[[], None]) -> int:
         parent, pid = os.getpid(), os.fork()
@@ -203,8 +297,10 @@ class Server:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
+                self._news.close()
                 self._control.close()
                 self._ended.close()
+                self._warm.lessons.forked()
                 os.setsid()
                 processes.die_with_parent(parent)
                 processes.adopt_orphans()
@@ -223,11 +319,11 @@ class Server:
         return pid
 
     def _end(self, ident: str) -> None:
-        for pid, known in list(self._jobs.items()):
-            if known == ident:
-                self._killed.setdefault(pid, time.monotonic() + processes.LIMIT)
+        for worker in list(self._workers.values()):
+            if worker.job == ident:
+                self._killed.setdefault(worker.pid, time.monotonic() + processes.LIMIT)
                 # Where orphans do not come here, this is all there is.
-                processes.end_tree(pid, limit=0 if sys.platform == "linux" else 1)
+                processes.end_tree(worker.pid, limit=0 if sys.platform == "linux" else 1)
 
     def _reap(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -237,35 +333,47 @@ class Server:
             self._forks.discard(pid)
             self._given_up.discard(pid)
             self._killed.pop(pid, None)
-            if self._spare is not None and pid == self._spare[0]:
-                self._dismiss()
-            if ident := self._jobs.pop(pid, None):
-                self._ending[ident] = (os.waitstatus_to_exitcode(status), time.monotonic() + processes.LIMIT)
+            if pid == self._gatherer:
+                self._gatherer = None
+            if (worker := self._workers.get(pid)) is not None:
+                self._bury(worker, os.waitstatus_to_exitcode(status))
         self._end_orphans()
+
+    def _bury(self, worker: _Worker, code: int) -> None:
+        # Its last answer may still be there.
+        self._answered(worker)
+        if worker.job is not None:
+            self._ending[worker] = (code, time.monotonic() + processes.LIMIT)
+        self._dismiss(worker)
 
     def _end_orphans(self) -> None:
         """Kill what has lost its run; tell the end of the jobs of which there may be something left when that is done."""
         orphans = [pid for pid in processes.children() if pid not in self._forks and pid not in self._given_up]
         for pid in orphans:
             processes.end_tree(pid, limit=0)
-        for ident, (code, deadline) in list(self._ending.items()):
+        for worker, (code, deadline) in list(self._ending.items()):
             if not orphans or time.monotonic() >= deadline:
                 self._given_up.update(orphans)
-                del self._ending[ident]
-                self._tell_end(ident, code, orphans)
+                del self._ending[worker]
+                self._tell_end(worker.job, code, orphans, of=worker)
 
     def _give_up(self) -> None:
-        """Tell the end of jobs whose own process hangs in the kernel, also when killed: the other jobs go on."""
+        """Tell the end of jobs whose worker hangs in the kernel, also when killed: the other jobs go on."""
         for pid, deadline in list(self._killed.items()):
             if time.monotonic() >= deadline:
                 del self._killed[pid]
-                self._tell_end(self._jobs.pop(pid), -signal.SIGKILL, [pid])
+                worker = self._workers[pid]
+                self._dismiss(worker)
+                self._tell_end(worker.job, -signal.SIGKILL, [pid], of=worker)
 
-    def _tell_end(self, ident: str, code: int = 1, left: Sequence[int] = (), error: str = "") -> None:
-        self.tell({"ended": ident, "code": code, "left": left, "error": error})
+    def _tell_end(
+        self, ident: str | None, code: int = 1, left: Sequence[int] = (), error: str = "", of: _Worker | None = None
+    ) -> None:
+        about = {"number": of.number, "retired": "" if of.job is None else of.retired} if of else {"number": 0, "retired": ""}
+        self.tell({"ended": ident, "code": code, "left": left, "error": error, **about})
 
 
 if __name__ == "__main__":
-    runner, place, number = sys.argv[1:]
+    runner, place, number, asked = sys.argv[1:]
     processes.guard(int(runner), place)
-    main(socket.socket(fileno=int(number)), place)
+    main(socket.socket(fileno=int(number)), place, Limits(**json.loads(asked)))

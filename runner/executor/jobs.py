@@ -73,6 +73,20 @@ def told_as_executor_error(what: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Of the processes that play jobs one after another, the workers."""
+
+    # How many there may be at once, those that wait for a job included; those that play are never too many.
+    workers: int = 4
+    # For how many jobs and how many seconds one is used, and how many bytes more than after its first job it may have.
+    runs: int = 500
+    age: float = 3600.0
+    memory: int = 64 * 1024**2
+    # Seconds after which one that waits beside another of the same pool ends.
+    idle: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One run. `role` is a folder, `playbook` a file, both absolute; exactly one is given."""
 
@@ -96,6 +110,8 @@ class Job:
     max_artifacts: int | None = 20
     # In check mode, with differences: nothing is to be changed.
     check: bool = False
+    # A process that has played jobs of this pool may play it, too. Empty: it has a process of its own.
+    pool: str = ""
     # Texts that must not be seen in any event.
     secrets: tuple[str, ...] = ()
     # Names that stay readable, also where a Secret holds the same text: those of the CR.

@@ -44,9 +44,12 @@ class Lessons:
         name, lesson = marshal.loads(self._here.recv(_DATAGRAM))
         self.kinds[name].keep(lesson)
 
+    def forked(self) -> None:
+        """In a child, first of all."""
+        self._here.close()
+
     def tell(self, *names: str) -> None:
         """In a child, when it has nothing else to do: what it has learned of these kinds, or of all."""
-        self._here.close()
         for name in names or self.kinds:
             for lesson in self.kinds[name].learned():
                 with contextlib.suppress(OSError, ValueError):

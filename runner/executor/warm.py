@@ -1,7 +1,7 @@
-"""The fast way: a process that has Ansible loaded forks a child for each job.
+"""The fast way: processes that have Ansible loaded play the jobs, each many of them, one after another.
 
-The fork server is started with the first use, and again when it has died or does not answer. The processes at the other
-end are `runner.executor.forkserver`, below a guard, and its children.
+Their parent, the fork server, is started with the first use, and again when it has died or does not answer. The processes
+at the other end are `runner.executor.forkserver`, below a guard, and its children.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import socket
 import tempfile
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +26,7 @@ from runner import metrics
 from runner.executor import forkserver, processes
 from runner.executor.artifacts import settle
 from runner.executor.guarded import Guarded
-from runner.executor.jobs import ExecutorError, Job, JobEvent, told_as_executor_error
+from runner.executor.jobs import ExecutorError, Job, JobEvent, Limits, told_as_executor_error
 from runner.executor.orders import LONGEST_LINE, PACKAGE, environment, order, put_inputs
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,8 @@ _ROOM = 0.05
 class WarmExecutor:
     """Holds the fork server while it is entered (`async with`); `execute` is the executor."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
+        self._limits = limits
         self._server: _ForkServer | None = None
         self._starting = asyncio.Lock()
         self._could_start = True
@@ -79,7 +81,7 @@ class WarmExecutor:
             ours, theirs = socket.socketpair()
         ours.setblocking(False)
         asked = time.monotonic()
-        run = server.play(job.ident, theirs)
+        run = server.play(job.ident, job.pool, theirs)
         writer: asyncio.StreamWriter | None = None
         last: dict[str, Any] = {}
         try:
@@ -93,11 +95,12 @@ class WarmExecutor:
                     last = json.loads(line)
                     if "begun" in last:
                         metrics.phase("fork", last["begun"] - asked)
-                    elif "done" not in last:
+                    elif "done" in last:
+                        break
+                    else:
                         yield JobEvent.of(last)
-            if "done" not in last:
-                # Who has seen it end knows why.
-                await server.over(run)
+            # Its worker has still to put itself back; of one that has died, the fork server knows why.
+            await server.over(job.ident, run)
             if last.get("done", 1) != 0:
                 raise ExecutorError(f"ansible-runner could not run: {last.get('printed') or run.reason}")
         except (ValueError, RecursionError) as error:
@@ -105,7 +108,7 @@ class WarmExecutor:
         finally:
             server.end(job.ident)
             (writer or ours).close()
-            await server.over(run)
+            await server.over(job.ident, run)
             await asyncio.to_thread(settle, job.folder, job.ident, job.max_artifacts)
 
     async def _ready(self) -> _ForkServer:
@@ -115,7 +118,7 @@ class WarmExecutor:
                     logger.warning("The warm process has died and is replaced")
                     await self._server.stop()
                 try:
-                    self._server = await _ForkServer.start()
+                    self._server = await _ForkServer.start(self._limits)
                 except ExecutorError:
                     # Not so where the one run is ended that has it started: the next one tries again.
                     self._could_start = False
@@ -128,7 +131,7 @@ class _Run:
     """What is known of a job's processes."""
 
     def __init__(self) -> None:
-        # All of them have ended, or were given up.
+        # Nothing of it is left but a worker that is as it was before, or what was given up.
         self.ended = asyncio.Event()
         self.reason = "its process has died"
 
@@ -155,7 +158,7 @@ class _ForkServer:
         asyncio.get_running_loop().add_reader(control, self._hear)
 
     @classmethod
-    async def start(cls) -> Self:
+    async def start(cls, limits: Limits) -> Self:
         """Raises ExecutorError, with what the process said, if it does not come up."""
         with told_as_executor_error("the warm process could not be started"):
             folder = Path(tempfile.mkdtemp(prefix="rolerunner-warm-"))
@@ -167,6 +170,7 @@ class _ForkServer:
             guarded = await Guarded.start(
                 forkserver.__name__,
                 str(theirs.fileno()),
+                json.dumps(asdict(limits)),
                 environment={**os.environ, **common, "PYTHONPATH": os.pathsep.join(paths)},
                 folder=folder,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -204,14 +208,14 @@ class _ForkServer:
     def answers(self) -> bool:
         return self._unanswered < _UNANSWERED
 
-    def play(self, ident: str, connection: socket.socket) -> _Run:
-        """Fork for a job that talks through this connection, which is closed here."""
+    def play(self, ident: str, pool: str, connection: socket.socket) -> _Run:
+        """Have a job played that talks through this connection, which is closed here."""
         run = self._playing[ident] = _Run()
         if self.died.is_set():
             connection.close()
             run.ended.set()
         else:
-            self._tell({"play": ident}, connection)
+            self._tell({"play": ident, "pool": pool}, connection)
         return run
 
     def end(self, ident: str) -> None:
@@ -219,8 +223,13 @@ class _ForkServer:
         if ident in self._playing:
             self._tell({"end": ident})
 
-    async def over(self, run: _Run) -> None:
-        """Wait until all processes of a job have ended. A fork server that does not see to it is ended itself."""
+    async def over(self, ident: str, run: _Run) -> None:
+        """Wait until nothing of a job is left. A worker that does not see to it is ended, then the fork server."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ENDING):
+                await run.ended.wait()
+                return
+        self.end(ident)
         try:
             async with asyncio.timeout(_ENDING):
                 await run.ended.wait()
@@ -299,6 +308,8 @@ class _ForkServer:
             if message["left"]:
                 logger.error("Processes of a run cannot be ended", extra={"job": message["ended"], "pids": message["left"]})
             run.reason = message["error"] or _reason(message["code"])
+            if message["number"]:
+                metrics.worker_run(message["number"], message["retired"])
             run.ended.set()
 
     def _lost(self) -> None:

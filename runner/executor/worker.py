@@ -1,8 +1,8 @@
-"""One run in a fork of the warm process: what `ansible-runner` does around `ansible-playbook`, and the latter's own code.
+"""A fork of the warm process that plays jobs: what `ansible-runner` does around `ansible-playbook`, and the latter's code.
 
 The command, the environment and the working directory are ansible-runner's; the command is called instead of started.
 ansible-runner's callback plugin and its filter make the events out of what is displayed, as they do for a process; only
-the data that they exchange through files is kept in memory.
+the data that they exchange through files is kept in memory. Between two jobs `runner.executor.reset` puts the process back.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from ansible.utils import color
 from ansible.utils.vars import load_extra_vars, load_options_vars
 from ansible_runner.utils import OutputEventFilter
 
-from runner.executor import ansible_core, cleaning, connecting, facts, inline, parsing, seams, templates
-from runner.executor.jobs import Job
+from runner.executor import ansible_core, cleaning, connecting, facts, inline, parsing, reset, seams, templates
+from runner.executor.jobs import Job, Limits
 from runner.executor.lessons import Lessons
 from runner.executor.orders import LOCAL_TEMP, order, write_inputs
 from runner.executor.pages import Pages
@@ -43,6 +43,8 @@ from runner.executor.recording import Recorder
 
 # Seconds.
 _GATHERING = 120
+# Bytes of what the fork server says with a job.
+_ORDER = 1024
 
 # Whose modules are called in the process. What they keep between two calls that a later one could stumble over is the
 # Kubernetes client's default, which `connecting` sees to; where it cannot, all of them take ansible-core's way.
@@ -77,12 +79,13 @@ _NOWHERE = "http://127.0.0.1:9"
 
 
 class Warm:
-    """Ansible, loaded: made in the fork server, in the environment of a play and before there is any; used in its forks.
+    """Ansible, loaded: made in the fork server, in the environment of a play and before there is any; used in its workers.
 
     `left_out`: what of ansible-core goes the slow way, and why. `lessons`: what runs learn for those after them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         # Each run's own attempt would be told as a warning.
         warnings.filterwarnings("ignore", message="AnsibleCollectionFinder has already been configured")
         init_plugin_loader()
@@ -106,6 +109,7 @@ class Warm:
                 ("cleaning", cleaning.check, cleaning.put),
                 ("arguments", parsing.check_arguments, parsing.put_arguments),
                 ("plugins", parsing.check_plugins, parsing.put_plugins),
+                ("workers", reset.check, reset.put),
             ]
         )
         self.left_out = {**left_out, **others}
@@ -131,7 +135,7 @@ class Warm:
             places = tempfile.tempdir, constants.DEFAULT_LOCAL_TMP
             try:
                 asked = {**order(job), "gather_facts": False}
-                code, printed = _run(asked, Recorder(asked, lambda event: None))
+                code, _, printed = _run(asked, Recorder(asked, lambda event: None))
             finally:
                 os.environ.clear()
                 os.environ.update(before)
@@ -146,6 +150,8 @@ class Warm:
                 # It is known here, and not for every fork to tell.
                 kind.learned()
         load_extra_vars.extra_vars = load_options_vars.options_vars = None
+        # Where ansible-core is not as known, each job has a process of its own.
+        self._baseline = None if self.left_out else reset.Baseline(self.inline)
 
     def gathering(self) -> Callable[[], None] | None:
         """What a fork should do beside the runs, if it is time for it: gather facts for those to come."""
@@ -158,17 +164,43 @@ class Warm:
         self._facts.gather()
         self.lessons.tell("facts")
 
-    def wait(self, hatch: socket.socket) -> None:
-        """Wait for a job, for which all that can be done beforehand is done; its connection comes through the hatch."""
-        self._pages.copy()
-        _, connections, _, _ = socket.recv_fds(hatch, 1, 1)
-        hatch.close()
-        if connections:
-            self.play(socket.socket(fileno=connections[0]))
+    def serve(self, server: socket.socket, *, is_ahead: bool) -> None:
+        """Play the jobs whose connections come through the fork server's socket, until it is closed or one was the last.
 
-    def play(self, connection: socket.socket) -> None:
-        """Play the job whose order comes through the connection, and send its events there."""
-        stream = connection.makefile("rw", encoding="utf-8")
+        `is_ahead`: there is none yet, and time to prepare for it.
+        """
+        if is_ahead:
+            self._pages.copy()
+        # A short life, in which what lives on is looked through again and again for little.
+        gc.set_threshold(50_000, 20, 100)
+        if self._baseline is not None:
+            self._baseline.begin()
+        uses = reset.Uses(self._limits)
+        while True:
+            told, connections, _, _ = socket.recv_fds(server, _ORDER, 1)
+            if not connections:
+                return
+            with socket.socket(fileno=connections[0]) as connection:
+                code = self._play(connection)
+            retired = "isolated" if not json.loads(told)["again"] else uses.reason(code) or self._put_back()
+            server.send(json.dumps({"retired": retired}).encode())
+            self.lessons.tell()
+            if retired:
+                return
+
+    def _put_back(self) -> str:
+        """Why this process plays no other job; empty if it does."""
+        if self._baseline is None:
+            return "unknown"
+        self._baseline.restore()
+        return self._baseline.difference()
+
+    def _play(self, connection: socket.socket) -> int | None:
+        """Play the job whose order comes through the connection, and send its events there; its exit code, if it has one."""
+        with connection.makefile("rw", encoding="utf-8") as stream:
+            return self._play_through(stream)
+
+    def _play_through(self, stream: Any) -> int | None:
         asked = json.loads(stream.readline())
         # The clock is the machine's, and so the runner's.
         begun = time.monotonic()
@@ -181,18 +213,18 @@ class Warm:
             stream.write(line + "\n")
             stream.flush()
 
-        # A short life, in which what lives on is looked through again and again for little.
-        gc.set_threshold(50_000, 20, 100)
         tell(json.dumps({"begun": begun}))
         recorder = Recorder(asked, tell)
         try:
-            code, printed = _run(asked, recorder)
-            tell(json.dumps({"done": code, "printed": "" if code == 0 else printed[-4000:]}))
+            code, has_events, printed = _run(asked, recorder)
         except Exception:
             # Of the runner's own code: a playbook's failure is a result.
             tell(json.dumps({"done": 1, "printed": recorder.masked(traceback.format_exc())[-4000:]}))
-        else:
-            self.lessons.tell()
+            return None
+        # A failed play is a result, told by its events; without any event there was none.
+        done = 0 if has_events else code
+        tell(json.dumps({"done": done, "printed": "" if done == 0 else printed[-4000:]}))
+        return code
 
 
 def _asking_nobody(kubeconfig: Path) -> list[dict[str, Any]]:
@@ -215,8 +247,8 @@ def _asking_nobody(kubeconfig: Path) -> list[dict[str, Any]]:
     return [{name: arguments, "ignore_errors": True} for name in found]
 
 
-def _run(asked: dict[str, Any], recorder: Recorder) -> tuple[int, str]:
-    """The exit code of ansible-playbook, and what it printed."""
+def _run(asked: dict[str, Any], recorder: Recorder) -> tuple[int, bool, str]:
+    """The exit code of ansible-playbook, whether there were events, and what it printed."""
     config = ansible_runner.interface.init_runner(**recorder.arguments()).config
     (recorder.artifacts / "job_events").mkdir(mode=0o700, parents=True, exist_ok=True)
     command = {"command": config.command, "cwd": config.cwd, "env": config.env}
@@ -241,14 +273,14 @@ def _run(asked: dict[str, Any], recorder: Recorder) -> tuple[int, str]:
     finally:
         sys.stderr.flush()
         sys.stdout.close()
+        events.close()
         shutil.rmtree(constants.DEFAULT_LOCAL_TMP, ignore_errors=True)
         if asked["ident"] != _WARM:
             atexit._run_exitfuncs()
     printed = recorder.close()
     recorder.keep("rc", str(code))
     recorder.keep("status", "successful" if code == 0 else "failed")
-    # A failed play is a result, told by its events; without any event there was none.
-    return (0 if events.count else code), printed
+    return code, events.count > 0, printed
 
 
 def _has_colours() -> bool:
@@ -320,10 +352,9 @@ class _Events:
         module = plugin.v2_playbook_on_start.__globals__
         self._encoder = module["AnsibleJSONEncoderLocal"]
         self._aside: dict[str, Any] = {}
-        context, begin = module["event_context"], plugin.__init__
+        self._plugin, self._begin, self._context = plugin, plugin.__init__, module["event_context"]
+        context, begin = self._context, self._begin
         context.cache = self
-        # The warm-up's.
-        context._global_ctx.clear()
         # What is displayed before the callback plugin is loaded, which it long is here, is told without its marks.
         context.dump = lambda *_, **__: None
 
@@ -337,6 +368,12 @@ class _Events:
             begin(callback)
 
         plugin.__init__ = begun
+
+    def close(self) -> None:
+        """Leave nothing of the run with the plugin."""
+        self._plugin.__init__ = self._begin
+        self._context.cache = None
+        self._context._global_ctx.clear()
 
     def set(self, key: str, value: dict[str, Any]) -> None:
         """What the callback plugin calls. Written down at once: what it holds goes on changing."""

@@ -1,0 +1,301 @@
+"""A worker between two jobs: puts back what a run has changed in its process, and tells what it cannot put back.
+
+Runs never share state. What ansible-core, the Kubernetes client and Python keep for the whole process is set to what it was
+before the first job; what a run may not have changed is compared with what it was. The first difference is the reason why
+the worker plays no other job: it is to be found in `rolerunner_worker_retired_total`, and here, beside each comparison.
+
+What is not compared, is kept away: Python that is neither ansible-core's, nor an installed library's, nor of the collections
+whose modules are called in the process, ends its worker (`code`), as it may have changed anything.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import gc
+import importlib
+import io
+import json
+import locale
+import logging
+import os
+import random
+import resource
+import shutil
+import signal
+import site
+import socket
+import ssl
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jinja2
+import jinja2.environment
+import jinja2.filters
+import jinja2.runtime
+import yaml
+from ansible import constants, context
+from ansible.executor.task_queue_manager import TaskQueueManager
+from ansible.module_utils import basic
+from ansible.parsing import dataloader
+from ansible.plugins import action, callback, loader, lookup
+from ansible.utils import color
+from ansible.utils.display import Display
+from ansible.utils.vars import load_extra_vars, load_options_vars
+from ansible.vars import manager
+
+from runner.executor import ansible_core, processes
+from runner.executor.jobs import Limits
+from runner.executor.orders import PACKAGE
+from runner.executor.seams import expect
+
+# Of these, every attribute is to be what it was; and of the classes below, every method.
+_WATCHED: tuple[Any, ...] = (
+    *(builtins, json, os, os.path, random, shutil, socket, ssl, subprocess, time, logging, io, yaml),
+    *(jinja2, jinja2.environment, jinja2.filters, jinja2.runtime),
+    *(action, lookup, callback, manager, dataloader),
+    *(action.ActionBase, lookup.LookupBase, manager.VariableManager, dataloader.DataLoader, jinja2.environment.Environment),
+    *(basic.AnsibleModule, json.JSONEncoder, json.JSONDecoder, socket.socket, subprocess.Popen, TaskQueueManager),
+)
+# Module-level variables of Ansible that belong to a run.
+_OF_A_RUN = (
+    *((context, "CLIARGS"), (constants, "DEFAULT_LOCAL_TMP"), (color, "ANSIBLE_COLOR"), (basic, "_PARSED_MODULE_ARGS")),
+    (tempfile, "tempdir"),
+)
+# Functions that keep what they have read for the first run.
+_KEEPING = ((load_extra_vars, "extra_vars"), (load_options_vars, "options_vars"))
+_LOADERS = tuple(each for each in vars(loader).values() if isinstance(each, loader.PluginLoader))
+_LIMITS = tuple(number for name, number in vars(resource).items() if name.startswith("RLIMIT_"))
+# Lines of exit codes of ansible-playbook that tell of a run that went its way: all is well, a task failed.
+_ENDED_BY_ITSELF = (0, 2)
+
+
+def check() -> None:
+    """LookupError or AttributeError where this ansible-core keeps other things for the whole process."""
+    expect(TaskQueueManager.cleanup, "self")
+    for owner, name in _OF_A_RUN:
+        getattr(owner, name)
+    for each in _LOADERS:
+        _ = each._extra_dirs, each._paths, each._clear_caches
+    _ = loader.MODULE_CACHE, loader.PLUGIN_PATH_CACHE
+
+
+def put() -> None:
+    """Have each run close its lock file, instead of the garbage collector some time later."""
+    cleanup = TaskQueueManager.cleanup
+
+    def closing(self: Any) -> None:
+        try:
+            cleanup(self)
+        finally:
+            self._connection_lockfile.close()
+
+    TaskQueueManager.cleanup = closing
+
+
+class Baseline:
+    """What is the process' own, as it is before the first job; made in the fork server, and `begin` called in a worker."""
+
+    def __init__(self, collections: frozenset[str]) -> None:
+        self._collections = {tuple(name.split(".")) for name in collections}
+        self._watched = [(each, dict(vars(each))) for each in _WATCHED]
+        self._tables = [(each, dict(each)) for each in (jinja2.filters.FILTERS, jinja2.defaults.DEFAULT_TESTS)]
+        self._of_a_run = [(owner, name, getattr(owner, name)) for owner, name in _OF_A_RUN]
+        self._display = {name: value.copy() if _is_filled(value) else value for name, value in vars(Display()).items()}
+        self._loaders = [(each, list(each._extra_dirs)) for each in _LOADERS]
+        self._libraries = tuple(_libraries())
+
+    def begin(self) -> None:
+        self._modules = dict(sys.modules)
+        self._environment, self._folder, self._mask = dict(os.environ), os.getcwd(), _umask()
+        self._streams = sys.stdin, sys.stdout, sys.stderr
+        self._argv, self._path = list(sys.argv), list(sys.path)
+        self._warnings = list(warnings.filters)
+        self._signals = {number: signal.getsignal(number) for number in signal.valid_signals()}
+        self._process = _process()
+        self._descriptors = _descriptors()
+
+    def restore(self) -> None:
+        """Put back what can be."""
+        ansible_core.forget_run()
+        for owner, name, value in self._of_a_run:
+            setattr(owner, name, value)
+        for function, name in _KEEPING:
+            setattr(function, name, None)
+        self._restore_display()
+        self._restore_loaders()
+        if (module := sys.modules.get("ansible.plugins.vars.host_group_vars")) is not None:
+            for name in ("FOUND", "NAK", "CANONICAL_PATHS"):
+                getattr(module, name, {}).clear()
+        if os.environ != self._environment:
+            os.environ.clear()
+            os.environ.update(self._environment)
+        os.chdir(self._folder)
+        os.umask(self._mask)
+        sys.stdin, sys.stdout, sys.stderr = self._streams
+        sys.argv[:], sys.path[:] = self._argv, self._path
+        if warnings.filters != self._warnings:
+            warnings.filters[:] = self._warnings
+        for number, handler in self._signals.items():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        random.seed()
+
+    def _restore_display(self) -> None:
+        state = vars(Display())
+        for name, value in self._display.items():
+            if _is_filled(value):
+                state[name].clear()
+                state[name].update(value)
+            else:
+                state[name] = value
+
+    def _restore_loaders(self) -> None:
+        """A role's own folders of modules and plugins are the run's: its path may be of a CR's folder."""
+        for each, folders in self._loaders:
+            if each._extra_dirs == folders:
+                continue
+            each._extra_dirs[:] = folders
+            loader.MODULE_CACHE[each.class_name] = each._module_cache = {}
+            loader.PLUGIN_PATH_CACHE[each.class_name] = each._plugin_path_cache = _empty_like(each._plugin_path_cache)
+            each._clear_caches()
+
+    def difference(self) -> str:
+        """What is not as it was; empty: nothing."""
+        return next((name for name, is_different in self._comparisons() if is_different()), "")
+
+    def _comparisons(self) -> Iterator[tuple[str, Callable[[], bool]]]:
+        yield "child", _had_children
+        yield "thread", lambda: threading.active_count() != 1 or len(os.listdir("/proc/self/task")) != 1
+        yield "code", self._has_new_code
+        yield "patched", self._is_patched
+        yield "process", lambda: _process() != self._process
+        yield "descriptor", self._has_other_descriptors
+
+    def _has_new_code(self) -> bool:
+        modules = sys.modules
+        if any(modules.get(name) is not module for name, module in self._modules.items()):
+            return True
+        new = {name: modules[name] for name in modules.keys() - self._modules.keys()}
+        if not all(self._is_known_code(name, module) for name, module in new.items()):
+            return True
+        self._modules.update(new)
+        return False
+
+    def _is_known_code(self, name: str, module: ModuleType) -> bool:
+        package, *parts = name.split(".")
+        if package == "ansible_collections":
+            known = {*self._collections, ("ansible", "builtin"), ("ansible", "legacy")}
+            return any(tuple(parts[:2]) == each[: len(parts[:2])] for each in known)
+        path = getattr(module, "__file__", None)
+        return path is None or os.path.abspath(path).startswith(self._libraries)
+
+    def _is_patched(self) -> bool:
+        return any(vars(each) != known for each, known in self._watched) or any(
+            table != known for table, known in self._tables
+        )
+
+    def _has_other_descriptors(self) -> bool:
+        if _descriptors() == self._descriptors:
+            return False
+        # Some are closed with what had them.
+        gc.collect()
+        return _descriptors() != self._descriptors
+
+
+class Uses:
+    """How often, how long and with how much memory a worker may go on."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._begun = time.monotonic()
+        self._runs = 0
+        self._memory = 0
+
+    def reason(self, code: int | None) -> str:
+        """Why it ends after one more run, which has ended with this code (None: by an error); empty if it does not."""
+        self._runs += 1
+        if code not in _ENDED_BY_ITSELF:
+            return "exit"
+        if self._runs >= self._limits.runs:
+            return "runs"
+        if time.monotonic() - self._begun >= self._limits.age:
+            return "age"
+        memory = _resident()
+        # The first run loads what the later ones use.
+        self._memory = self._memory or memory
+        return "memory" if memory - self._memory > self._limits.memory else ""
+
+
+def _is_filled(value: Any) -> bool:
+    return isinstance(value, (dict, set))
+
+
+def _empty_like(cache: Any) -> Any:
+    return type(cache)(cache.default_factory) if hasattr(cache, "default_factory") else type(cache)()
+
+
+def _libraries() -> Iterator[str]:
+    """Folders of code that is installed: Python's, packages', this program's."""
+    paths = {*map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")), site.getusersitepackages()}
+    paths |= {path for path in sys.path if Path(path).name in ("site-packages", "dist-packages", "lib-dynload")}
+    paths.add(str(PACKAGE / "runner"))
+    for path in paths:
+        yield os.path.join(path, "")
+        yield os.path.join(os.path.realpath(path), "")
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _had_children() -> bool:
+    """Whether a run has left processes, which are ended."""
+    processes.ended()
+    if not processes.children():
+        return False
+    processes.end_descendants()
+    return True
+
+
+def _descriptors() -> Mapping[int, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        # That of the listing itself is no more.
+        with contextlib.suppress(OSError):
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+    return found
+
+
+def _process() -> tuple[Any, ...]:
+    """What the kernel and the interpreter keep of a process, and a run could change."""
+    return (
+        *(os.getresuid(), os.getresgid(), os.getgroups(), os.getpriority(os.PRIO_PROCESS, 0), os.getsid(0)),
+        *map(resource.getrlimit, _LIMITS),
+        locale.setlocale(locale.LC_ALL),
+        time.tzname,
+        socket.getdefaulttimeout(),
+        *(sys.getrecursionlimit(), sys.getswitchinterval(), sys.gettrace(), sys.getprofile()),
+        *(sys.excepthook, sys.displayhook, threading.excepthook, sys.unraisablehook),
+        *(tuple(map(id, sys.meta_path)), tuple(map(id, sys.path_hooks))),
+        (logging.root.level, tuple(logging.root.handlers), logging.root.manager.disable),
+        importlib.__import__,
+    )
+
+
+def _resident() -> int:
+    """Bytes."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
