@@ -31,7 +31,7 @@ from runner.control.reconciler import Reconciler, Surroundings
 from runner.control.workqueue import WorkQueue
 from runner.executor import subprocess
 from runner.executor.artifacts import ArtifactsError, RunFolders
-from runner.executor.jobs import Execute, ExecutorError
+from runner.executor.jobs import Execute, ExecutorError, Limits
 from runner.executor.warm import WarmExecutor
 from runner.kube.access import Access
 from runner.kube.backoff import Backoff
@@ -83,7 +83,15 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             raise ConfigurationError(
                 f"--proxy-port {settings.proxy_port} cannot be listened on: {error.strerror}; choose another, or 0"
             ) from error
-        warm = WarmExecutor()
+        at_once = settings.max_concurrent_runs or max(watch.max_concurrent_reconciles for watch in watches)
+        warm = WarmExecutor(
+            Limits(
+                workers=at_once,
+                runs=settings.worker_max_runs,
+                age=settings.worker_max_age,
+                memory=settings.worker_max_memory,
+            )
+        )
         watching, stop, standing_by = asyncio.Event(), asyncio.Event(), asyncio.Event()
         elector = Elector(client, settings.election, hold=_end_unless_called_again) if settings.election else None
 
@@ -120,10 +128,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
                 return
             standing_by.clear()
 
-        queue = WorkQueue(
-            settings.max_concurrent_runs or max(watch.max_concurrent_reconciles for watch in watches),
-            strict=settings.max_concurrent_runs > 0,
-        )
+        queue = WorkQueue(at_once, strict=settings.max_concurrent_runs > 0)
         for watch in watches:
             queue.follow(watch)
         # The handlers' own, which are made with it.
@@ -151,6 +156,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
                 ansible_args=settings.ansible_args,
                 inject_owner_ref=settings.inject_owner_ref,
                 run_artifacts=settings.run_artifacts,
+                shares_workers=settings.run_isolation == "worker",
                 log_events=settings.log_events,
                 debug_logs=settings.debug_logs,
             )

@@ -66,8 +66,8 @@ _worker_runs = Histogram(
 )
 _worker_retired = Counter(
     "rolerunner_worker_retired_total",
-    "Workers that are not used again, by the reason: isolated (their job asked for it), runs, age and memory (their limits), "
-    "exit (of the run), or what of the process was not as before (child, thread, code, patched, process, descriptor).",
+    "Workers that are not used again, by the reason: isolated (their job asked for it), runs, age, memory (their limits), "
+    "exit (of the run), died, or what was not as before (child, thread, code, patched, process, descriptor).",
     ("reason",),
     registry=REGISTRY,
 )

@@ -28,6 +28,10 @@ DEFAULT_LEASE_DURATION = "15s"
 DEFAULT_RENEW_DEADLINE = "10s"
 DEFAULT_EXECUTOR = "warm"
 EXECUTORS = ("warm", "subprocess")
+DEFAULT_RUN_ISOLATION = "worker"
+RUN_ISOLATIONS = ("worker", "fork")
+# Of a worker: runs, seconds, bytes more than after its first run.
+DEFAULT_WORKER_MAX_RUNS, DEFAULT_WORKER_MAX_AGE, DEFAULT_WORKER_MAX_MEMORY = 500, "1h", 64 * 1024**2
 DEFAULT_MAX_ARTIFACTS_SIZE = 1024**3
 # The Go operator's.
 DEFAULT_RUNS_DIR = Path(tempfile.gettempdir()) / "ansible-operator" / "runner"
@@ -85,6 +89,12 @@ class Settings:
     max_concurrent_reconciles: int = 1
     max_concurrent_runs: int = 0
     executor: str = DEFAULT_EXECUTOR
+    # Whether a process of the warm executor plays many runs of a watch, or one.
+    run_isolation: str = DEFAULT_RUN_ISOLATION
+    # When a process plays no more: runs, seconds, bytes more than after its first run.
+    worker_max_runs: int = DEFAULT_WORKER_MAX_RUNS
+    worker_max_age: float = 3600.0
+    worker_max_memory: int = DEFAULT_WORKER_MAX_MEMORY
     verbosity: int = DEFAULT_VERBOSITY
     log_events: LogEvents = LogEvents.TASKS
     # What Ansible printed is logged after each run.

@@ -19,6 +19,7 @@ PEERS_FLAGS = {
     *("--zap-devel", "--zap-encoder", "--zap-log-level", "--zap-stacktrace-level", "--zap-time-encoding"),
 }
 OWN_FLAGS = {
+    *("--run-isolation", "--worker-max-age", "--worker-max-memory", "--worker-max-runs"),
     *("--executor", "--log-format", "--log-level", "--max-concurrent-runs", "--role-metrics-bind-address"),
     *("--max-artifacts-size", "--orders-from-stdin", "--run-artifacts", "--run-timeout", "--runs-dir"),
 }

@@ -126,6 +126,8 @@ class Surroundings:
     ansible_args: str = ""
     inject_owner_ref: bool = True
     run_artifacts: bool = True
+    # Whether runs of one watch may have one process, one after another.
+    shares_workers: bool = True
     log_events: LogEvents = LogEvents.TASKS
     debug_logs: bool = False
     long_run: float = LONG_RUN
@@ -411,6 +413,8 @@ class Reconciler:
             token = stack.enter_context(self._with.sessions.opened(self._session(turn, on_write)))
             private = await stack.enter_async_context(_run_folder(self._with.folders.running))
             for_go, for_python = kubeconfigs(token, port=self._with.proxy_port, namespace=request.key.namespace)
+            # Where a CR may bring templates, it may bring code.
+            shares_worker = self._with.shares_workers and watch.mark_unsafe and not turn.plan
             job = Job(
                 ident=ident,
                 folder=folder,
@@ -431,6 +435,7 @@ class Reconciler:
                 arguments=self._with.ansible_args,
                 max_artifacts=watch.max_runner_artifacts if self._with.run_artifacts else None,
                 check=turn.plan is not None,
+                pool=f"{watch.gvk} {content.path}" if shares_worker else "",
                 # Clients put the server's URL into their errors, and the token with it; some send it by the other name.
                 secrets=(token, basic_authorization(token)),
                 names=(watch.gvk.group, watch.gvk.version, watch.gvk.kind, request.key.namespace, request.key.name),

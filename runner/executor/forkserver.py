@@ -10,9 +10,9 @@ and tells {"ready": …} once, {"pong": NUMBER}, and of each job, when no proces
 
     {"ended": IDENT, "code": EXIT CODE, "left": PIDS, "error": TEXT, "number": N, "retired": REASON}
 
-N: it was the Nth of its worker, which, if there is a reason, is not used again. On its job's socket a worker reads the order,
-one line of JSON, and writes {"begun": WHEN}, the events, one a line, and at last {"done": EXIT CODE, "printed": TEXT}. When
-the control socket closes, the runner is gone, and every process of every job is ended.
+N: it was the Nth of its worker, which, if there is a reason, is not used again. On its job's socket a worker reads the
+order, one line of JSON, and writes {"begun": WHEN}, the events, one a line, and at last {"done": EXIT CODE, "printed":
+TEXT}. When the control socket closes, the runner is gone, and every process of every job is ended.
 
 A worker plays jobs of one pool, one after another; a job without a pool has a worker of its own. Each worker has a socket to
 the fork server, on which jobs come, {"again": BOOL} with the job's socket, and where it answers each, when nothing of the
@@ -369,8 +369,10 @@ class Server:
     def _tell_end(
         self, ident: str | None, code: int = 1, left: Sequence[int] = (), error: str = "", of: _Worker | None = None
     ) -> None:
-        about = {"number": of.number, "retired": "" if of.job is None else of.retired} if of else {"number": 0, "retired": ""}
-        self.tell({"ended": ident, "code": code, "left": left, "error": error, **about})
+        retired = of.retired if of is not None and of.job is not None else ""
+        number = of.number if of is not None else 0
+        about = {"code": code, "left": left, "error": error, "number": number, "retired": retired}
+        self.tell({"ended": ident, **about})
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ import jinja2
 import jinja2.environment
 import jinja2.filters
 import jinja2.runtime
+import jinja2.tests
 import yaml
 from ansible import constants, context
 from ansible.executor.task_queue_manager import TaskQueueManager
@@ -75,7 +76,7 @@ _OF_A_RUN = (
 _KEEPING = ((load_extra_vars, "extra_vars"), (load_options_vars, "options_vars"))
 _LOADERS = tuple(each for each in vars(loader).values() if isinstance(each, loader.PluginLoader))
 _LIMITS = tuple(number for name, number in vars(resource).items() if name.startswith("RLIMIT_"))
-# Lines of exit codes of ansible-playbook that tell of a run that went its way: all is well, a task failed.
+# Exit codes of an ansible-playbook that has come to its end: all is well, a task failed.
 _ENDED_BY_ITSELF = (0, 2)
 
 
@@ -108,7 +109,7 @@ class Baseline:
     def __init__(self, collections: frozenset[str]) -> None:
         self._collections = {tuple(name.split(".")) for name in collections}
         self._watched = [(each, dict(vars(each))) for each in _WATCHED]
-        self._tables = [(each, dict(each)) for each in (jinja2.filters.FILTERS, jinja2.defaults.DEFAULT_TESTS)]
+        self._tables = [(each, dict(each)) for each in (jinja2.filters.FILTERS, jinja2.tests.TESTS)]
         self._of_a_run = [(owner, name, getattr(owner, name)) for owner, name in _OF_A_RUN]
         self._display = {name: value.copy() if _is_filled(value) else value for name, value in vars(Display()).items()}
         self._loaders = [(each, list(each._extra_dirs)) for each in _LOADERS]
@@ -144,7 +145,9 @@ class Baseline:
         sys.stdin, sys.stdout, sys.stderr = self._streams
         sys.argv[:], sys.path[:] = self._argv, self._path
         if warnings.filters != self._warnings:
-            warnings.filters[:] = self._warnings
+            warnings.resetwarnings()
+            filters: Any = warnings.filters
+            filters[:] = self._warnings
         for number, handler in self._signals.items():
             if signal.getsignal(number) is not handler:
                 signal.signal(number, handler)

@@ -15,9 +15,10 @@ from runner.executor import ansible_core
 from runner.executor.orders import environment, has_tags
 
 LOADED = """
-from runner.executor.child import Warm
+from runner.executor.jobs import Limits
+from runner.executor.worker import Warm
 
-warm = Warm()
+warm = Warm(Limits())
 print(sorted(warm.inline), warm.left_out)
 """
 

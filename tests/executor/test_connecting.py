@@ -100,9 +100,10 @@ def unknown():
     raise LookupError("another kubernetes.core")
 
 connecting.check = unknown
-from runner.executor.child import Warm
+from runner.executor.jobs import Limits
+from runner.executor.worker import Warm
 
-warm = Warm()
+warm = Warm(Limits())
 print(sorted(warm.inline), warm.left_out)
 """
 

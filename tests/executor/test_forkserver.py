@@ -8,14 +8,14 @@ SERVER = """
 import socket, sys, time
 from types import SimpleNamespace
 from runner.executor import forkserver, processes
+from runner.executor.jobs import Limits
 
 processes.LIMIT = 0.2
 processes.end_tree = lambda pid, *, limit=0: []
 lessons, _ = socket.socketpair()
-warm = SimpleNamespace(
-    lessons=lessons, play=lambda connection: time.sleep(600), gathering=lambda: None, wait=lambda hatch: time.sleep(600)
-)
-forkserver.Server(socket.socket(fileno=int(sys.argv[1])), warm).serve()
+lessons = SimpleNamespace(fileno=lessons.fileno, forked=lambda: None)
+warm = SimpleNamespace(lessons=lessons, serve=lambda server, is_ahead: time.sleep(600), gathering=lambda: None)
+forkserver.Server(socket.socket(fileno=int(sys.argv[1])), warm, Limits()).serve()
 """
 
 
@@ -29,7 +29,7 @@ def test_a_run_whose_process_cannot_be_killed_is_given_up_alone() -> None:
         for ident in ("one", "two"):
             connection, other = socket.socketpair()
             with connection, other:
-                socket.send_fds(ours, [json.dumps({"play": ident}).encode()], [other.fileno()])
+                socket.send_fds(ours, [json.dumps({"play": ident, "pool": ""}).encode()], [other.fileno()])
         ours.send(json.dumps({"end": "one"}).encode())
         told = json.loads(ours.recv(65536))
         assert (told["ended"], told["code"], len(told["left"])) == ("one", -9, 1)
