@@ -17,7 +17,7 @@ TEXT}. When the control socket closes, the runner is gone, and every process of 
 A worker plays jobs of one pool, one after another; a job without a pool has a worker of its own. Each worker has a socket to
 the fork server, on which jobs come, {"again": BOOL} with the job's socket, and where it answers each, when nothing of the
 run is left, by {"retired": REASON}; with a reason it ends. When no job has come for a while and there is no worker, one is
-forked for the next job, for which all is prepared then.
+forked for the next job.
 
 The fork server waits for nothing but news. A worker is killed, not its processes one by one: what has lost its parent by
 that becomes the fork server's own child, is killed as such, and so on, as the kernel tells of each death.
@@ -175,7 +175,7 @@ class Server:
         elif self._may_prepare and not self._workers:
             self._may_prepare = False
             with contextlib.suppress(OSError):
-                self._fork_worker(is_ahead=True)
+                self._fork_worker()
         for worker in self._surplus():
             if time.monotonic() - worker.free_since >= self._limits.idle:
                 self._dismiss(worker)
@@ -271,14 +271,14 @@ class Server:
             self._tell_end(ident, 0, of=worker)
             worker.retired = "died"
 
-    def _fork_worker(self, *, is_ahead: bool = False) -> _Worker:
+    def _fork_worker(self) -> _Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
         def work() -> None:
             ours.close()
             for other in self._workers.values():
                 other.socket.close()
-            self._warm.serve(theirs, is_ahead=is_ahead)
+            self._warm.serve(theirs)
 
         with theirs:
             try:

@@ -38,7 +38,6 @@ from runner.executor import ansible_core, cleaning, connecting, facts, inline, p
 from runner.executor.jobs import Job, Limits
 from runner.executor.lessons import Lessons
 from runner.executor.orders import LOCAL_TEMP, order, write_inputs
-from runner.executor.pages import Pages
 from runner.executor.recording import Recorder
 
 # Seconds.
@@ -113,9 +112,7 @@ class Warm:
             ]
         )
         self.left_out = {**left_out, **others}
-        self._pages = Pages()
-        # The largest lesson last: the others must have room.
-        self.lessons = Lessons({**{name: installed[name] for name in lasting if name in installed}, "pages": self._pages})
+        self.lessons = Lessons({name: installed[name] for name in lasting if name in installed})
         self._facts: facts.Facts | None = installed.get("facts")
         self._parsed: parsing.Parsed | None = installed.get("parsing")
         self._connections: connecting.Connections | None = connections.get("connections")
@@ -146,9 +143,8 @@ class Warm:
                 raise RuntimeError(f"the warm-up run failed: {printed}")
         ansible_core.forget_run()
         for kind in self.lessons.kinds.values():
-            if kind is not self._pages:
-                # It is known here, and not for every fork to tell.
-                kind.learned()
+            # It is known here, and not for every fork to tell.
+            kind.learned()
         load_extra_vars.extra_vars = load_options_vars.options_vars = None
         # Where ansible-core is not as known, each job has a process of its own.
         self._baseline = None if self.left_out else reset.Baseline(self.inline)
@@ -164,13 +160,8 @@ class Warm:
         self._facts.gather()
         self.lessons.tell("facts")
 
-    def serve(self, server: socket.socket, *, is_ahead: bool) -> None:
-        """Play the jobs whose connections come through the fork server's socket, until it is closed or one was the last.
-
-        `is_ahead`: there is none yet, and time to prepare for it.
-        """
-        if is_ahead:
-            self._pages.copy()
+    def serve(self, server: socket.socket) -> None:
+        """Play the jobs whose connections come through the fork server's socket, until it is closed or one was the last."""
         # A short life, in which what lives on is looked through again and again for little.
         gc.set_threshold(50_000, 20, 100)
         if self._baseline is not None:
