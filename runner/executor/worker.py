@@ -42,6 +42,11 @@ from runner.executor.recording import Recorder
 
 # Seconds.
 _GATHERING = 120
+# Events after which another one comes at once, or the end: they are sent together with it.
+_FOLLOWED_AT_ONCE = frozenset({
+    *("playbook_on_start", "playbook_on_play_start", "playbook_on_task_start", "playbook_on_stats"),
+    *("runner_on_ok", "runner_on_skipped", "runner_on_failed", "verbose"),
+})  # fmt: skip
 # Bytes of what the fork server says with a job.
 _ORDER = 1024
 
@@ -132,7 +137,7 @@ class Warm:
             places = tempfile.tempdir, constants.DEFAULT_LOCAL_TMP
             try:
                 asked = {**order(job), "gather_facts": False}
-                code, _, printed = _run(asked, Recorder(asked, lambda event: None))
+                code, _, printed = _run(asked, Recorder(asked, lambda event: None), lambda: None)
             finally:
                 os.environ.clear()
                 os.environ.update(before)
@@ -202,12 +207,11 @@ class Warm:
 
         def tell(line: str) -> None:
             stream.write(line + "\n")
-            stream.flush()
 
         tell(json.dumps({"begun": begun}))
         recorder = Recorder(asked, tell)
         try:
-            code, has_events, printed = _run(asked, recorder)
+            code, has_events, printed = _run(asked, recorder, stream.flush)
         except Exception:
             # Of the runner's own code: a playbook's failure is a result.
             tell(json.dumps({"done": 1, "printed": recorder.masked(traceback.format_exc())[-4000:]}))
@@ -238,7 +242,7 @@ def _asking_nobody(kubeconfig: Path) -> list[dict[str, Any]]:
     return [{name: arguments, "ignore_errors": True} for name in found]
 
 
-def _run(asked: dict[str, Any], recorder: Recorder) -> tuple[int, bool, str]:
+def _run(asked: dict[str, Any], recorder: Recorder, flush: Callable[[], None]) -> tuple[int, bool, str]:
     """The exit code of ansible-playbook, whether there were events, and what it printed."""
     config = ansible_runner.interface.init_runner(**recorder.arguments()).config
     (recorder.artifacts / "job_events").mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -248,7 +252,7 @@ def _run(asked: dict[str, Any], recorder: Recorder) -> tuple[int, bool, str]:
     os.environ.clear()
     os.environ.update(config.env)
     os.chdir(config.cwd)
-    events = _Events(recorder, config.ident)
+    events = _Events(recorder, config.ident, flush)
     screen = OutputEventFilter(None, events, suppress_ansible_output=True)
     sys.stdout, sys.stderr = _Terminal(screen), _Terminal(screen)
     color.ANSIBLE_COLOR = _has_colours()
@@ -335,9 +339,10 @@ class _Terminal:
 class _Events:
     """Takes the events from ansible-runner's filter, with the data that its callback plugin has put aside for them."""
 
-    def __init__(self, recorder: Recorder, ident: str) -> None:
+    def __init__(self, recorder: Recorder, ident: str, flush: Callable[[], None]) -> None:
         self.count = 0
         self._recorder = recorder
+        self._flush = flush
         self._ident = ident
         plugin = callback_loader.get("awx_display", class_only=True)
         module = plugin.v2_playbook_on_start.__globals__
@@ -385,3 +390,5 @@ class _Events:
             text = f"{aside[:-1]}, {json.dumps(rest)[1:]}"
         text = self._recorder.record(text, event["stdout"])
         self._recorder.keep_event(event["counter"], event["uuid"], text)
+        if event.get("event") not in _FOLLOWED_AT_ONCE:
+            self._flush()
