@@ -1,13 +1,16 @@
-"""An interrupted bench cleans up after itself, and what it looks on at is as it is."""
+"""The bench measures operators in turn, cleans up after itself when interrupted, and what it looks on at is as it is."""
 
+import json
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
 
 import pytest
 
-from bench.driver import PATIENCE, ROOT, Cluster, Operator, until
+from bench.driver import FREE_PORTS, PATIENCE, ROOT, RUN, Cluster, Operator, serving_seconds, until
+from bench.figures import FIGURES
 from runner.devcluster import Cluster as Devcluster
 from runner.resource.metadata import ObjectKey
 from tests.behaviour.test_dependents import CONFIG_MAP
@@ -53,3 +56,36 @@ async def test_what_is_followed_is_as_it_is(world: Cluster, one: ObjectKey) -> N
                 lambda objects: one in objects, "it is back", patience=0.1, attend=lambda: attended.append(None)
             )
     assert attended
+
+
+async def test_operators_are_measured_in_turn(devcluster: Devcluster, tmp_path: Path) -> None:
+    own = shlex.join([*RUN, *FREE_PORTS, f"--runs-dir={tmp_path / 'runs'}"])
+    operators = [own, f"env ANSIBLE_FORKS=1 {own}"]
+    command = [sys.executable, "-m", "bench", "--crs=2", "--changes=2", "--rounds=2", "--facts=without"]
+    command += [f"--operator={operator}" for operator in operators] + [f"--json={tmp_path / 'figures.json'}"]
+    environ = {"KUBECONFIG": str(devcluster.kubeconfig), "TMPDIR": str(tmp_path)}
+    bench = Operator(command, folder=ROOT, log=tmp_path / "log", environ=environ)
+
+    async def ended() -> bool:
+        return bench.process.poll() is not None
+
+    try:
+        await until(ended, "all is measured", patience=2 * PATIENCE)
+    finally:
+        bench.kill()
+    assert bench.process.returncode == 0, bench.output
+    begun = [line.partition(": ")[2] for line in bench.output.splitlines() if line.startswith("  round ")]
+    assert begun == operators * 2
+    measured = json.loads((tmp_path / "figures.json").read_text())["operators"]
+    # What the API server takes is not known of a cluster that others have started.
+    known = FIGURES.keys() - {"burst_cpu_ms", "burst_api_cpu_ms", "pass_cpu_ms", "pass_api_cpu_ms"}
+    for found, operator in zip(measured, operators, strict=True):
+        assert (found["operator"], found["facts"]) == (operator, "without")
+        assert [figures.keys() for figures in found["rounds"]] == [known] * 2
+        assert found["medians"]["pass_reconciles"] >= 1
+        assert found["ratios_to_first"].keys() == known
+
+
+async def test_what_the_api_server_takes_is_told_of_an_own_cluster(devcluster: Devcluster) -> None:
+    assert (serving_seconds(devcluster) or 0) > 0
+    assert serving_seconds(None) is None
