@@ -1,8 +1,9 @@
 """The figures: `make bench`, or `python -m bench --crs 100 --operator 'COMMAND' --operator 'ANOTHER'`.
 
-An operator is any command line that takes its cluster from $KUBECONFIG and its namespace from $WATCH_NAMESPACE. Without
-any, the two executors are compared. Their project is a role made for the purpose: `--project one`, of one task;
-`--project ten`, of ten tasks with templates and loops; or the example operator.
+An operator is any command line that takes its cluster from $KUBECONFIG and its namespace from $WATCH_NAMESPACE, writes
+ansible-operator's conditions, and watches what its CRs own. Without any, the two executors are compared. Their project is a
+role made for the purpose: `--project one`, of one task; `--project ten`, of ten tasks with templates and loops; or the
+example operator.
 
 The operators take turns, on one cluster (one of its own, or that of $KUBECONFIG), so that what else happens on the machine
 hits all alike. In each round each is started, gets a namespace and CRs of its own, is made warm by a burst that does not

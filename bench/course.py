@@ -38,7 +38,7 @@ class Course:
     A reconcile is over when its CR's status has another `ansibleResult.completion`. Processor time is counted until the
     operator is at rest, so that what a burst leaves to be done is a part of it: CRs that are reconciled once more because
     their Deployments have changed, and processes that are made ready for the next run. The API server's has in it what the
-    server takes when nobody asks, some percent of a core, which weighs the more the slower an operator is.
+    server takes when nobody asks, which weighs the more the slower an operator is.
     """
 
     def __init__(

@@ -1,5 +1,6 @@
 """The bench measures operators in turn, cleans up after itself when interrupted, and what it looks on at is as it is."""
 
+import asyncio
 import json
 import os
 import shlex
@@ -65,15 +66,10 @@ async def test_operators_are_measured_in_turn(devcluster: Devcluster, tmp_path: 
     command += [f"--operator={operator}" for operator in operators] + [f"--json={tmp_path / 'figures.json'}"]
     environ = {"KUBECONFIG": str(devcluster.kubeconfig), "TMPDIR": str(tmp_path)}
     bench = Operator(command, folder=ROOT, log=tmp_path / "log", environ=environ)
-
-    async def ended() -> bool:
-        return bench.process.poll() is not None
-
     try:
-        await until(ended, "all is measured", patience=2 * PATIENCE)
+        assert await asyncio.to_thread(bench.process.wait, 2 * PATIENCE) == 0, bench.output
     finally:
         bench.kill()
-    assert bench.process.returncode == 0, bench.output
     begun = [line.partition(": ")[2] for line in bench.output.splitlines() if line.startswith("  round ")]
     assert begun == operators * 2
     measured = json.loads((tmp_path / "figures.json").read_text())["operators"]
@@ -84,6 +80,18 @@ async def test_operators_are_measured_in_turn(devcluster: Devcluster, tmp_path: 
         assert [figures.keys() for figures in found["rounds"]] == [known] * 2
         assert found["medians"]["pass_reconciles"] >= 1
         assert found["ratios_to_first"].keys() == known
+
+
+async def test_an_operator_takes_its_own_code_and_its_end_is_told(devcluster: Devcluster, tmp_path: Path) -> None:
+    environ = {"KUBECONFIG": str(devcluster.kubeconfig), "TMPDIR": str(tmp_path), "PYTHONPATH": ""}
+    operator = "sh -c 'echo path: [$PYTHONPATH], gathering: [$ANSIBLE_GATHERING]; exit 3'"
+    command = [sys.executable, "-m", "bench", "--rounds=1", f"--operator={operator}", "--facts=without"]
+    bench = Operator(command, folder=ROOT, log=tmp_path / "log", environ=environ)
+    try:
+        assert await asyncio.to_thread(bench.process.wait, PATIENCE) == 1
+    finally:
+        bench.kill()
+    assert "the operator ended with exit code 3\npath: [], gathering: [explicit]" in bench.output
 
 
 async def test_what_the_api_server_takes_is_told_of_an_own_cluster(devcluster: Devcluster) -> None:
