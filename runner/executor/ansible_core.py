@@ -31,7 +31,7 @@ _SEQUENCES: frozenset[type] = frozenset({list})
 
 if TAGS:
     from ansible.module_utils._internal._ansiballz import _loader as ansiballz
-    from ansible.module_utils._internal._datatag import AnsibleTaggedObject
+    from ansible.module_utils._internal._datatag import AnsibleTaggedObject, _AnsibleTagsMapping
     from ansible.parsing.vault import VaultSecretsContext
 
     _TAGGED = AnsibleTaggedObject._tagged_type_map
@@ -91,6 +91,13 @@ def is_plain(content: Any) -> bool:
     except NotPlain:
         return False
     return True
+
+
+def share_leaves() -> None:
+    """Have `copy.deepcopy` share strings that have tags or positions, as it shares plain ones, and the tags themselves."""
+    for kind in [*_LEAVES, *([_AnsibleTagsMapping] if TAGS else [])]:
+        if kind.__module__ not in ("builtins", "datetime"):
+            kind.__deepcopy__ = lambda self, memo: self
 
 
 class NotPlain(Exception):

@@ -134,6 +134,7 @@ def check() -> None:
 
 
 def put() -> Parsed:
+    ansible_core.share_leaves()
     load = DataLoader.load_from_file
     kept = Parsed(load)
 

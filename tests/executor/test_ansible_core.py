@@ -1,9 +1,11 @@
 """The ansible-core and the kubernetes.core that are installed are known: no part of a run goes the slow way."""
 
+import copy
 import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -41,15 +43,21 @@ def test_whether_strings_carry_tags_is_known_without_ansible() -> None:
 VAULTED = "!vault '$ANSIBLE_VAULT;1.1;AES256\n\n  6162'"
 
 
-def test_a_copy_of_parsed_yaml_is_independent_and_knows_where_it_is_from() -> None:
+def deep_copied(content: Any) -> Any:
+    ansible_core.share_leaves()
+    return copy.deepcopy(content)
+
+
+@pytest.mark.parametrize("copied", [ansible_core.copied, deep_copied], ids=["copied", "deepcopy"])
+def test_a_copy_of_parsed_yaml_is_independent_and_knows_where_it_is_from(copied: Callable[[Any], Any]) -> None:
     text = "a: [{b: !unsafe c, d: 2026-01-01}, [1, 2.5, true, null]]\n3: x\n"
     content = DataLoader().load(text, file_name="/some/file.yml")
-    copy, another = ansible_core.copied(content), ansible_core.copied(content)
-    assert copy == content
-    copy["a"][0]["b"] = "changed"
-    copy["a"][1].append("more")
-    assert another == content != copy
-    for part, of in ((copy, content), (copy["a"], content["a"]), (copy["a"][0], content["a"][0])):
+    one, another = copied(content), copied(content)
+    assert one == content
+    one["a"][0]["b"] = "changed"
+    one["a"][1].append("more")
+    assert another == content != one
+    for part, of in ((one, content), (one["a"], content["a"]), (one["a"][0], content["a"][0])):
         assert type(part) is type(of)
         assert where(part) == where(of)
         assert "/some/file.yml" in repr(where(part))
