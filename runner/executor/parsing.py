@@ -19,7 +19,6 @@ import yaml
 from ansible import constants
 from ansible.cli.playbook import PlaybookCLI
 from ansible.executor import playbook_executor
-from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import PluginLoader, get_plugin_class
 from ansible.utils.display import Display
@@ -166,25 +165,6 @@ def check_yaml() -> None:
 def put_yaml() -> None:
     """Kubeconfigs and the like are read by PyYAML's safe loader; the one in C reads the same."""
     yaml.safe_load = ansible_runner.loader.safe_load = lambda stream: yaml.load(stream, Loader=yaml.CSafeLoader)
-
-
-def check_inventory() -> None:
-    expect(InventoryManager._fetch_inventory_plugins, "self")
-
-
-def put_inventory() -> None:
-    """The plugins that inventories are tried with are loaded beforehand; whoever asks again in a run gets others."""
-    fetch, here = InventoryManager._fetch_inventory_plugins, os.getpid()
-    loaded: list[Any] = []
-
-    def fetch_inventory_plugins(self: Any) -> Any:
-        if os.getpid() == here:
-            # In the fork server's first run: once for it, and once for each fork.
-            loaded[:] = [fetch(self)]
-            return fetch(self)
-        return loaded.pop() if loaded else fetch(self)
-
-    InventoryManager._fetch_inventory_plugins = fetch_inventory_plugins
 
 
 def check_arguments() -> None:
