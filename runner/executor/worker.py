@@ -109,7 +109,6 @@ class Warm:
                 *((name, check, put) for name, (check, put) in lasting.items()),
                 ("names of filters", templates.check_names, templates.put_names),
                 ("YAML", parsing.check_yaml, parsing.put_yaml),
-                ("inventory", parsing.check_inventory, parsing.put_inventory),
                 ("cleaning", cleaning.check, cleaning.put),
                 ("arguments", parsing.check_arguments, parsing.put_arguments),
                 ("plugins", parsing.check_plugins, parsing.put_plugins),
