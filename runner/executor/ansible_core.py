@@ -23,12 +23,19 @@ from runner.executor.orders import has_tags
 TAGS = has_tags()
 
 if TAGS:
+    from ansible.module_utils._internal import _traceback
     from ansible.module_utils._internal._ansiballz import _loader as ansiballz
     from ansible.parsing.vault import VaultSecretsContext
 else:
     from ansible.module_utils.common.json import AnsibleJSONEncoder
     from ansible.parsing.ajson import AnsibleJSONDecoder
     from ansible.parsing.yaml.objects import AnsibleVaultEncryptedUnicode
+
+
+# Module-level variables with what the first module of a process was given.
+OF_A_MODULE: tuple[tuple[Any, str], ...] = (
+    ((basic, "_PARSED_MODULE_ARGS"), (_traceback, "_module_tracebacks_enabled_events")) if TAGS else ()
+)
 
 
 def forget_run() -> None:

@@ -74,8 +74,8 @@ _WATCHED: tuple[Any, ...] = (
 )
 # Module-level variables that belong to a run; the last has the passwords of those that were asked.
 _OF_A_RUN = (
-    *((context, "CLIARGS"), (color, "ANSIBLE_COLOR"), (basic, "_PARSED_MODULE_ARGS"), (tempfile, "tempdir")),
-    (urllib.request, "_opener"),
+    *ansible_core.OF_A_MODULE,
+    *((context, "CLIARGS"), (color, "ANSIBLE_COLOR"), (tempfile, "tempdir"), (urllib.request, "_opener")),
 )
 # Functions that keep what they have read for the first run.
 _KEEPING = ((load_extra_vars, "extra_vars"), (load_options_vars, "options_vars"))
@@ -121,8 +121,8 @@ def put() -> None:
         _loaded.append(self.path)
         return get_code(self, name)
 
-    # What calls it is no longer on the way when the code is run, and so in no traceback.
-    SourceFileLoader.get_code = noted  # type: ignore[method-assign]
+    # It is no longer on the stack when the code is run, and so in no traceback.
+    setattr(SourceFileLoader, "get_code", noted)  # noqa: B010
 
 
 class Baseline:

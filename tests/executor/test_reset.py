@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from runner.executor.orders import has_tags
+
 # A process with Ansible loaded, which does in a fork of its own what each line of JSON says: look, poison, restore, look.
 SERVER = """
 import json, os, sys
@@ -58,6 +60,9 @@ from ansible.utils.display import Display
 from ansible.utils.vars import load_extra_vars, load_options_vars
 display = Display()
 
+def said(text):
+    return (text,) if isinstance(display._warns, set) else (text, 1)
+
 def mask():
     found = os.umask(0)
     os.umask(found)
@@ -94,10 +99,7 @@ RESTORED = {
     "variable": ("os.environ['LEFT'] = 'x'", "os.environ.get('LEFT')"),
     "variable removed": ("del os.environ['PATH']", "'PATH' in os.environ"),
     "folder": ("os.chdir('/')", "os.getcwd()"),
-    "folder that is gone": (
-        "os.chdir(tempfile.mkdtemp()); os.rmdir(os.getcwd()); os.environ['PWD'] = '/'",
-        "os.environ.get('PWD')",
-    ),
+    "folder that is gone": ("os.chdir(tempfile.mkdtemp()); os.rmdir(os.getcwd())", "len(os.listdir('.')) > 0"),
     "umask": ("os.umask(0o77)", "mask()"),
     "arguments": ("sys.argv.append('x')", "list(sys.argv)"),
     "other arguments": ("sys.argv = ['x']", "list(sys.argv)"),
@@ -122,29 +124,31 @@ RESTORED = {
         "urllib.request._opener is None",
     ),
     "verbosity": ("display.verbosity = 4", "display.verbosity"),
-    "warning": (
-        "display._warns.add('x') if isinstance(display._warns, set) else display._warns.update(x=1)",
-        "len(display._warns)",
-    ),
+    "warning": ("(getattr(display._warns, 'add', None) or display._warns.__setitem__)(*said('x'))", "len(display._warns)"),
     "other warnings": ("display._warns = {'x': 1}", "len(display._warns)"),
     "attribute of the display": ("display.mine = 1", "hasattr(display, 'mine')"),
     "command line": ("context.CLIARGS = {'a': 1}", "'a' in context.CLIARGS"),
     "local folder": ("constants.DEFAULT_LOCAL_TMP = '/x'", "constants.DEFAULT_LOCAL_TMP == '/x'"),
     "colours": ("color.ANSIBLE_COLOR = 'x'", "color.ANSIBLE_COLOR == 'x'"),
     "temporary folder": ("tempfile.tempdir = '/x'", "tempfile.tempdir"),
-    "arguments of a module": ("basic._PARSED_MODULE_ARGS = {'a': 1}", "basic._PARSED_MODULE_ARGS"),
     "extra vars": ("load_extra_vars.extra_vars = {'a': 1}", "getattr(load_extra_vars, 'extra_vars', None)"),
     "options": ("load_options_vars.options_vars = {'a': 1}", "getattr(load_options_vars, 'options_vars', None)"),
-    "keys of a vault": (
-        "VaultAES256._gen_key_initctr(b'password', b'salt')",
-        "VaultAES256._gen_key_initctr.cache_info().currsize if hasattr(VaultAES256._gen_key_initctr, 'cache_info') else 0",
-    ),
     "plugins": ("loader.lookup_loader.add_directory('/tmp')", "list(loader.lookup_loader._extra_dirs)"),
     "list among the defaults": ("constants.VARIABLE_PRECEDENCE.append('x')", "list(constants.VARIABLE_PRECEDENCE)"),
     "table among the defaults": ("constants.COLOR_CODES['x'] = '1'", "sorted(constants.COLOR_CODES)"),
     "default": ("constants.DEFAULT_BECOME = True", "constants.DEFAULT_BECOME"),
     "another default": ("constants.MINE = True", "hasattr(constants, 'MINE')"),
 }
+
+if has_tags():
+    # Until 2.18 there is no such thing.
+    RESTORED |= {
+        "arguments of a module": ("basic._PARSED_MODULE_ARGS = {'a': 1}", "basic._PARSED_MODULE_ARGS"),
+        "keys of a vault": (
+            "VaultAES256._gen_key_initctr(b'password', b'salt')",
+            "VaultAES256._gen_key_initctr.cache_info().currsize",
+        ),
+    }
 
 # Poison that leaves what cannot be put back, and the reason why no other run is played then.
 TOLD = {
@@ -168,17 +172,11 @@ TOLD = {
     "display": ("Display.display = None", "patched"),
     "replaced module": ("sys.modules['json'] = types.ModuleType('json')", "code"),
     "removed module": ("del sys.modules['json']", "code"),
-    "foreign module": (
-        "module = types.ModuleType('left'); module.__file__ = '/tmp/left.py'; sys.modules['left'] = module",
-        "code",
-    ),
+    "foreign module": ("left = sys.modules['left'] = types.ModuleType('left'); left.__file__ = '/tmp/left.py'", "code"),
     "finder": ("sys.meta_path.append(object())", "process"),
     "path hook": ("sys.path_hooks.append(print)", "process"),
     "limit": ("resource.setrlimit(resource.RLIMIT_NOFILE, (100, 1000))", "process"),
-    "locale": (
-        "locale.setlocale(locale.LC_ALL, 'POSIX' if locale.setlocale(locale.LC_ALL) != 'C' else 'C.UTF-8')",
-        "process",
-    ),
+    "locale": ("locale.setlocale(locale.LC_ALL, 'C' if locale.setlocale(locale.LC_ALL) != 'C' else 'C.UTF-8')", "process"),
     "handler of logs": ("logging.getLogger().addHandler(logging.NullHandler())", "process"),
     "level of logs": ("logging.getLogger().setLevel(1)", "process"),
     "no logs": ("logging.disable()", "process"),
@@ -229,10 +227,8 @@ def test_pythons_and_installed_code_is_none(ask: Ask) -> None:
 
 
 def test_what_is_left_running_is_ended(ask: Ask) -> None:
-    for start in (
-        "subprocess.Popen(['sleep', '600']).pid",
-        "int(subprocess.check_output(['sh', '-c', 'sleep 600 >&2 & echo $!']))",
-    ):
+    orphan = "int(subprocess.check_output(['sh', '-c', 'sleep 600 >&2 & echo $!']))"
+    for start in ("subprocess.Popen(['sleep', '600']).pid", orphan):
         told = ask(f"pid = {start}", "os.path.exists(f'/proc/{pid}')", prepare="pid = 0")
         assert (told["reason"], told["poisoned"], told["after"]) == ("child", True, False)
 
