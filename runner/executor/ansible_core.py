@@ -30,6 +30,7 @@ _MAPPINGS: frozenset[type] = frozenset({dict})
 _SEQUENCES: frozenset[type] = frozenset({list})
 
 if TAGS:
+    from ansible.module_utils._internal import _traceback
     from ansible.module_utils._internal._ansiballz import _loader as ansiballz
     from ansible.module_utils._internal._datatag import AnsibleTaggedObject, _AnsibleTagsMapping
     from ansible.parsing.vault import VaultSecretsContext
@@ -47,6 +48,12 @@ else:
     _LEAVES |= {AnsibleUnicode, AnsibleUnsafeText, AnsibleUnsafeBytes}
     _MAPPINGS |= {AnsibleMapping}
     _SEQUENCES |= {AnsibleSequence}
+
+
+# Module-level variables with what the first module of a process was given.
+OF_A_MODULE: tuple[tuple[Any, str], ...] = (
+    ((basic, "_PARSED_MODULE_ARGS"), (_traceback, "_module_tracebacks_enabled_events")) if TAGS else ()
+)
 
 
 def forget_run() -> None:

@@ -5,7 +5,7 @@ before the first job; what a run may not have changed is compared with what it w
 the worker plays no other job: it is to be found in `rolerunner_worker_retired_total`, and here, beside each comparison.
 
 What is not compared, is kept away: Python that is neither ansible-core's, nor an installed library's, nor of the collections
-whose modules are called in the process, ends its worker (`code`), as it may have changed anything.
+whose modules are called in the process, ends its worker (`code`), as it may have changed anything; also if its import fails.
 """
 
 from __future__ import annotations
@@ -32,13 +32,16 @@ import sysconfig
 import tempfile
 import threading
 import time
+import urllib.request
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import jinja2
+import jinja2.defaults
 import jinja2.environment
 import jinja2.filters
 import jinja2.runtime
@@ -48,6 +51,7 @@ from ansible import constants, context
 from ansible.executor.task_queue_manager import TaskQueueManager
 from ansible.module_utils import basic
 from ansible.parsing import dataloader
+from ansible.parsing.vault import VaultAES256
 from ansible.plugins import action, callback, loader, lookup
 from ansible.utils import color
 from ansible.utils.display import Display
@@ -62,20 +66,26 @@ from runner.executor.seams import expect
 # Of these, every attribute is to be what it was; and of the classes below, every method.
 _WATCHED: tuple[Any, ...] = (
     *(builtins, json, os, os.path, random, shutil, socket, ssl, subprocess, time, logging, io, yaml),
-    *(jinja2, jinja2.environment, jinja2.filters, jinja2.runtime),
+    *(jinja2, jinja2.defaults, jinja2.environment, jinja2.filters, jinja2.runtime, jinja2.tests),
     *(action, lookup, callback, manager, dataloader),
     *(action.ActionBase, lookup.LookupBase, manager.VariableManager, dataloader.DataLoader, jinja2.environment.Environment),
     *(basic.AnsibleModule, json.JSONEncoder, json.JSONDecoder, socket.socket, subprocess.Popen, TaskQueueManager),
+    *(callback.CallbackBase, loader.PluginLoader, loader.Jinja2Loader, Display),
 )
-# Module-level variables of Ansible that belong to a run.
+# Module-level variables that belong to a run; the last has the passwords of those that were asked.
 _OF_A_RUN = (
-    *((context, "CLIARGS"), (constants, "DEFAULT_LOCAL_TMP"), (color, "ANSIBLE_COLOR"), (basic, "_PARSED_MODULE_ARGS")),
-    (tempfile, "tempdir"),
+    *ansible_core.OF_A_MODULE,
+    *((context, "CLIARGS"), (color, "ANSIBLE_COLOR"), (tempfile, "tempdir"), (urllib.request, "_opener")),
 )
 # Functions that keep what they have read for the first run.
 _KEEPING = ((load_extra_vars, "extra_vars"), (load_options_vars, "options_vars"))
 _LOADERS = tuple(each for each in vars(loader).values() if isinstance(each, loader.PluginLoader))
 _LIMITS = tuple(number for name, number in vars(resource).items() if name.startswith("RLIMIT_"))
+_TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+# Seconds for which a thread that has ended may still be listed.
+_ENDING = (0.0, 0.001, 0.01, 0.1)
+# What the interpreter has in a module; each handler of logs, which is made by whoever imports a library that logs.
+_CHANGING = frozenset({"__builtins__", "__annotations__", "_handlerList"})
 # Exit codes of an ansible-playbook that has come to its end: all is well, a task failed.
 _ENDED_BY_ITSELF = (0, 2)
 
@@ -90,8 +100,12 @@ def check() -> None:
     _ = loader.MODULE_CACHE, loader.PLUGIN_PATH_CACHE
 
 
+# The files of Python code that were loaded since a worker has last looked.
+_loaded: list[str] = []
+
+
 def put() -> None:
-    """Have each run close its lock file, instead of the garbage collector some time later."""
+    """Have each run close its lock file, instead of the garbage collector some time later; and note what is imported."""
     cleanup = TaskQueueManager.cleanup
 
     def closing(self: Any) -> None:
@@ -101,6 +115,14 @@ def put() -> None:
             self._connection_lockfile.close()
 
     TaskQueueManager.cleanup = closing
+    get_code = SourceFileLoader.get_code
+
+    def noted(self: Any, name: str) -> Any:
+        _loaded.append(self.path)
+        return get_code(self, name)
+
+    # It is no longer on the stack when the code is run, and so in no traceback.
+    setattr(SourceFileLoader, "get_code", noted)  # noqa: B010
 
 
 class Baseline:
@@ -109,7 +131,9 @@ class Baseline:
     def __init__(self, collections: frozenset[str]) -> None:
         self._collections = {tuple(name.split(".")) for name in collections}
         self._watched = [(each, dict(vars(each))) for each in _WATCHED]
-        self._tables = [(each, dict(each)) for each in (jinja2.filters.FILTERS, jinja2.tests.TESTS)]
+        self._containers = [(each, each.copy()) for _, known in self._watched for each in _containers(known)]
+        self._defaults = dict(vars(constants))
+        self._default_containers = [(each, each.copy()) for each in _containers(self._defaults)]
         self._of_a_run = [(owner, name, getattr(owner, name)) for owner, name in _OF_A_RUN]
         self._display = {name: value.copy() if _is_filled(value) else value for name, value in vars(Display()).items()}
         self._loaders = [(each, list(each._extra_dirs)) for each in _LOADERS]
@@ -117,45 +141,72 @@ class Baseline:
 
     def begin(self) -> None:
         self._modules = dict(sys.modules)
+        _loaded.clear()
         self._environment, self._folder, self._mask = dict(os.environ), os.getcwd(), _umask()
         self._streams = sys.stdin, sys.stdout, sys.stderr
         self._argv, self._path = list(sys.argv), list(sys.path)
         self._warnings = list(warnings.filters)
         self._signals = {number: signal.getsignal(number) for number in signal.valid_signals()}
+        self._blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        self._collector = gc.isenabled(), gc.get_threshold()
         self._process = _process()
         self._descriptors = _descriptors()
 
     def restore(self) -> None:
         """Put back what can be."""
+        for timer in _TIMERS:
+            signal.setitimer(timer, 0)
         ansible_core.forget_run()
         for owner, name, value in self._of_a_run:
             setattr(owner, name, value)
         for function, name in _KEEPING:
             setattr(function, name, None)
+        # Derived from passwords.
+        getattr(VaultAES256._gen_key_initctr, "cache_clear", lambda: None)()
+        self._restore_defaults()
         self._restore_display()
         self._restore_loaders()
         if (module := sys.modules.get("ansible.plugins.vars.host_group_vars")) is not None:
             for name in ("FOUND", "NAK", "CANONICAL_PATHS"):
                 getattr(module, name, {}).clear()
         if os.environ != self._environment:
+            zone = os.environ.get("TZ")
             os.environ.clear()
             os.environ.update(self._environment)
+            if zone != os.environ.get("TZ"):
+                time.tzset()
         os.chdir(self._folder)
         os.umask(self._mask)
         sys.stdin, sys.stdout, sys.stderr = self._streams
         sys.argv[:], sys.path[:] = self._argv, self._path
-        if warnings.filters != self._warnings:
-            warnings.resetwarnings()
-            filters: Any = warnings.filters
-            filters[:] = self._warnings
+        # In any case: only so is what was said once said again.
+        warnings.resetwarnings()
+        filters: Any = warnings.filters
+        filters[:] = self._warnings
         for number, handler in self._signals.items():
             if signal.getsignal(number) is not handler:
                 signal.signal(number, handler)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._blocked)
+        if gc.isenabled() != self._collector[0]:
+            (gc.enable if self._collector[0] else gc.disable)()
+        gc.set_threshold(*self._collector[1])
         random.seed()
+
+    def _restore_defaults(self) -> None:
+        """What templates get of them is not always a copy."""
+        state = vars(constants)
+        state.update(self._defaults)
+        for name in state.keys() - self._defaults.keys():
+            del state[name]
+        for each, known in self._default_containers:
+            if each != known:
+                each.clear()
+                (each.extend if isinstance(each, list) else each.update)(known)
 
     def _restore_display(self) -> None:
         state = vars(Display())
+        for name in state.keys() - self._display.keys():
+            del state[name]
         for name, value in self._display.items():
             if _is_filled(value):
                 state[name].clear()
@@ -179,7 +230,7 @@ class Baseline:
 
     def _comparisons(self) -> Iterator[tuple[str, Callable[[], bool]]]:
         yield "child", _had_children
-        yield "thread", lambda: threading.active_count() != 1 or len(os.listdir("/proc/self/task")) != 1
+        yield "thread", _has_threads
         yield "code", self._has_new_code
         yield "patched", self._is_patched
         yield "process", lambda: _process() != self._process
@@ -187,6 +238,11 @@ class Baseline:
 
     def _has_new_code(self) -> bool:
         modules = sys.modules
+        loaded, _loaded[:] = list(_loaded), []
+        if not all(map(self._is_of_a_library, loaded)):
+            return True
+        if modules == self._modules:
+            return False
         if any(modules.get(name) is not module for name, module in self._modules.items()):
             return True
         new = {name: modules[name] for name in modules.keys() - self._modules.keys()}
@@ -201,11 +257,14 @@ class Baseline:
             known = {*self._collections, ("ansible", "builtin"), ("ansible", "legacy")}
             return any(tuple(parts[:2]) == each[: len(parts[:2])] for each in known)
         path = getattr(module, "__file__", None)
-        return path is None or os.path.abspath(path).startswith(self._libraries)
+        return path is None or self._is_of_a_library(path)
+
+    def _is_of_a_library(self, path: str) -> bool:
+        return os.path.abspath(path).startswith(self._libraries)
 
     def _is_patched(self) -> bool:
-        return any(vars(each) != known for each, known in self._watched) or any(
-            table != known for table, known in self._tables
+        return any(vars(each) != known and _is_changed(vars(each), known) for each, known in self._watched) or any(
+            each != known for each, known in self._containers
         )
 
     def _has_other_descriptors(self) -> bool:
@@ -238,6 +297,20 @@ class Uses:
         # The first run loads what the later ones use.
         self._memory = self._memory or memory
         return "memory" if memory - self._memory > self._limits.memory else ""
+
+
+def _containers(values: Mapping[str, Any]) -> Iterable[Any]:
+    """Those that could be changed in place."""
+    return [each for name, each in values.items() if isinstance(each, (list, dict, set)) and name not in _CHANGING]
+
+
+def _is_changed(values: Mapping[str, Any], known: dict[str, Any]) -> bool:
+    """Whether there is more than modules of a package that have come with their import; `known` has them then."""
+    new = {name: values[name] for name in values.keys() - known.keys()}
+    if not all(isinstance(each, ModuleType) for each in new.values()):
+        return True
+    known.update(new)
+    return values != known
 
 
 def _is_filled(value: Any) -> bool:
@@ -273,6 +346,16 @@ def _had_children() -> bool:
     return True
 
 
+def _has_threads() -> bool:
+    for pause in _ENDING:
+        time.sleep(pause)
+        if threading.active_count() != 1:
+            return True
+        if len(os.listdir("/proc/self/task")) == 1:
+            return False
+    return True
+
+
 def _descriptors() -> Mapping[int, str]:
     found = {}
     for name in os.listdir("/proc/self/fd"):
@@ -285,7 +368,7 @@ def _descriptors() -> Mapping[int, str]:
 def _process() -> tuple[Any, ...]:
     """What the kernel and the interpreter keep of a process, and a run could change."""
     return (
-        *(os.getresuid(), os.getresgid(), os.getgroups(), os.getpriority(os.PRIO_PROCESS, 0), os.getsid(0)),
+        *(os.getresuid(), os.getresgid(), os.getgroups(), os.getpriority(os.PRIO_PROCESS, 0), os.getsid(0), os.getpgrp()),
         *map(resource.getrlimit, _LIMITS),
         locale.setlocale(locale.LC_ALL),
         time.tzname,
