@@ -74,12 +74,12 @@ class Parsed:
             bounded(self._known, _MOST)
 
     def learned(self) -> Iterable[Key]:
-        learned, self._learned = self._learned, set()
-        return learned
+        return self._learned
 
     def end_run(self) -> None:
         """Between two runs of a process: keep what the one has read for the other."""
-        for key in self.learned():
+        learned, self._learned = self._learned, set()
+        for key in learned:
             self.keep(key)
 
     def take(self, key: Key) -> Any:

@@ -118,6 +118,8 @@ class Warm:
         self.left_out = {**left_out, **others}
         self.lessons = Lessons({name: installed[name] for name in lasting if name in installed})
         self._facts: facts.Facts | None = installed.get("facts")
+        # In the fork server's own folder.
+        self._facts_file = Path(tempfile.gettempdir()) / "facts"
         self._parsed: parsing.Parsed | None = installed.get("parsing")
         self._connections: connecting.Connections | None = connections.get("connections")
 
@@ -147,8 +149,10 @@ class Warm:
                 raise RuntimeError(f"the warm-up run failed: {printed}")
         ansible_core.forget_run()
         for kind in self.lessons.kinds.values():
-            # It is known here, and not for every fork to tell.
+            # It is known here, and not for every worker to tell.
             kind.learned()
+        if self._parsed is not None:
+            self._parsed.end_run()
         load_extra_vars.extra_vars = load_options_vars.options_vars = None
         # Where ansible-core is not as known, each job has a process of its own.
         self._baseline = None if self.left_out else reset.Baseline(self.inline)
@@ -162,7 +166,7 @@ class Warm:
         # Somewhere on the machine something may hang.
         signal.alarm(_GATHERING)
         self._facts.gather()
-        self.lessons.tell("facts")
+        self._facts.store(self._facts_file)
 
     def serve(self, server: socket.socket) -> None:
         """Play the jobs whose connections come through the fork server's socket, until it is closed or one was the last."""
@@ -182,13 +186,17 @@ class Warm:
             self.lessons.tell()
             if retired:
                 return
+            if self._parsed is not None:
+                self._parsed.end_run()
 
     def _put_back(self) -> str:
         """Why this process plays no other job; empty if it does."""
         if self._baseline is None:
             return "unknown"
+        if self._connections is not None:
+            self._connections.end_run()
         self._baseline.restore()
-        return self._baseline.difference()
+        return self._baseline.difference(self._connections.descriptors() if self._connections is not None else ())
 
     def _play(self, connection: socket.socket) -> int | None:
         """Play the job whose order comes through the connection, and send its events there; its exit code, if it has one."""
@@ -201,6 +209,8 @@ class Warm:
         begun = time.monotonic()
         if self._parsed is not None:
             self._parsed.own_folder = asked["folder"]
+        if self._facts is not None:
+            self._facts.refresh(self._facts_file)
         if self._connections is not None:
             self._connections.own = asked["environment"].get(connecting.KUBECONFIG)
 
