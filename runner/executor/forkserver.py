@@ -1,8 +1,8 @@
 """The warm process: has Ansible loaded, and forks workers, which play jobs.
 
-`python -m runner.executor.forkserver RUNNER FOLDER FD LIMITS`, started by `runner.executor.warm`: the runner's process id, a
-folder for temporary files, which goes with it, and `jobs.Limits` as JSON. It stands below a guard. It has no threads and no
-event loop, so that a fork of it is whole. On the control socket FD it is told, one datagram each,
+Started by `runner.executor.warm` below a guard, with a control socket's descriptor, a folder for temporary files, which goes
+with it, and `jobs.Limits` as JSON. It has no threads and no event loop, so that a fork of it is whole. On the control socket
+it is told, one datagram each,
 
     {"play": IDENT, "pool": POOL} with a socket of the job's own        {"end": IDENT}        {"ping": NUMBER}
 
@@ -55,12 +55,14 @@ _LULL = 0.2
 _AGAIN = 0.1
 
 
-def main(control: socket.socket, folder: str, limits: Limits) -> None:
+def main(descriptor: str, folder: str, asked: str) -> None:
     begun = time.monotonic()
+    control = socket.socket(fileno=int(descriptor))
     tempfile.tempdir = folder
     with _environment_of_a_run(folder):
         from runner.executor import worker
 
+        limits = Limits(**json.loads(asked))
         warm = worker.Warm(limits)
     warm.warm_up()
     # What is there now stays: the collector must not touch, and thereby copy, the pages that the workers share.
@@ -373,9 +375,3 @@ class Server:
         number = of.number if of is not None else 0
         about = {"code": code, "left": left, "error": error, "number": number, "retired": retired}
         self.tell({"ended": ident, **about})
-
-
-if __name__ == "__main__":
-    runner, place, number, asked = sys.argv[1:]
-    processes.guard(int(runner), place)
-    main(socket.socket(fileno=int(number)), place, Limits(**json.loads(asked)))
