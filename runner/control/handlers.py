@@ -8,7 +8,6 @@ Next on the way: `runner.control.workqueue`.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 from runner.control import Priority, Request
 from runner.control.echoes import Change, Echoes
+from runner.json_codec import encode
 from runner.kube.primaries import EventType
 from runner.mapping import MappingError
 from runner.resource.metadata import (
@@ -301,7 +301,7 @@ def _own_content(obj: Object) -> dict[str, Any]:
 
 def _digest(value: Any) -> str:
     """Equal for equal JSON. An annotation may have 256 KB, and a Secret 1 MB: they are not kept."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode(errors="surrogatepass")).hexdigest()
+    return hashlib.sha256(encode(value, sort_keys=True)).hexdigest()
 
 
 def _differ(before: Any, after: Any) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import json
 import logging
 import os
 import shutil
@@ -34,6 +33,7 @@ from runner.control.plan import Plan
 from runner.executor.arguments import Arguments
 from runner.executor.artifacts import RunFolders
 from runner.executor.jobs import Execute, ExecutorError, Fold, Job, JobEvent, Loops, Outcome
+from runner.json_codec import encode
 from runner.kube.backoff import Backoff
 from runner.kube.client import ApiClient, Conflict, Invalid, KubeError, NotFound, Refused
 from runner.kube.discovery import Discovery, Resource
@@ -801,7 +801,7 @@ def _is_of_object(error: NotFound, request: Request) -> bool:
 def _sized(turn: Turn, obj: Object) -> Turn:
     """The reconcile of a CR that is of a size to be run at all. Raises Unusable."""
     parameters.check_size(obj)
-    return replace(turn, is_big=len(json.dumps(obj, default=str)) > _BIG)
+    return replace(turn, is_big=len(encode(obj, default=str)) > _BIG)
 
 
 def _is_long(event: JobEvent) -> bool:

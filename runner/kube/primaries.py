@@ -11,7 +11,6 @@ Next on the way: `runner.control.handlers`.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any, cast
@@ -20,6 +19,7 @@ import aiohttp
 import kopf
 from kopf._cogs.structs.references import Insights, NamespaceName, match_namespace
 
+from runner.json_codec import encode
 from runner.kube.backoff import Backoff
 from runner.kube.client import ApiClient, KubeError, Unreadable, in_cluster_namespace, is_not_ready, lines, parsed
 from runner.kube.discovery import Discovery, group_version_path
@@ -374,14 +374,14 @@ class _Events:
                 logger.debug("A kind is listed again", extra={"reason": str(event["object"].get("message"))[:500]})
                 await self._patience.ended(self._path, in_vain=not heard)
                 # Only for "Gone" kopf lists that kind again; for any other it would end with all its watches.
-                yield json.dumps({**event, "object": {**event["object"], "code": 410}}).encode() + b"\n"
+                yield encode({**event, "object": {**event["object"], "code": 410}}) + b"\n"
                 return
             heard = True
             if self._patience.takes(self._path, event["object"]):
                 yield line + b"\n"
             elif event["type"] == "DELETED":
                 # For this its name is enough.
-                yield json.dumps(event).encode() + b"\n"
+                yield encode(event) + b"\n"
         await self._patience.ended(self._path, in_vain=not heard and loop.time() - begun < _SHORT)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -26,6 +25,7 @@ from aiohttp.typedefs import Handler
 from multidict import CIMultiDict, CIMultiDictProxy, MultiDict
 from yarl import URL
 
+from runner.json_codec import decode, encode
 from runner.kube.client import ApiClient, Conflict, KubeError, NotFound
 from runner.kube.discovery import Discovery
 from runner.proxy import preconditions, tunnel
@@ -280,7 +280,7 @@ class ProxyServer:
         _json_if_acceptable(headers)
 
         async def ask(sent: Any) -> Answer:
-            data = body if sent is None else json.dumps(sent).encode()
+            data = body if sent is None else encode(sent)
             async with self._asked(call, data, headers) as answer:
                 return Answer(answer.status, answer.reason, answer.headers, await answer.read())
 
@@ -312,7 +312,7 @@ class ProxyServer:
                 info = info if info.name else replace(info, name=str(obj.get("metadata", {}).get("name", "")))
                 session.has_written(info, obj, before=before)
                 if to_own and (owned := await self._made_owned(call, info, obj)) is not obj:
-                    obj, content = owned, json.dumps(owned).encode()
+                    obj, content = owned, encode(owned)
                 await self._notice(call, obj)
         headers = _forward(answer.headers, drop={"content-length"})
         return web.Response(status=answer.status, reason=answer.reason, headers=headers, body=content)
@@ -377,7 +377,7 @@ class ProxyServer:
             # Protobuf, YAML, something compressed, or nothing that the API server would take either.
             return body, True
         own(obj, owner, namespace=info.namespace if resource.namespaced else "")
-        return json.dumps(obj).encode(), False
+        return encode(obj), False
 
     async def _made_owned(self, call: Call, info: RequestInfo, obj: dict[str, Any]) -> dict[str, Any]:
         """The object with its owner added in the cluster; as it is if that cannot be done."""
@@ -407,7 +407,7 @@ class ProxyServer:
         """Whether an object that is written in full is not there yet, or has the owner already."""
         content = from_store(call.info, MultiDict(), None, session=call.session, covering=self._covering)
         try:
-            existing = json.loads(content) if content else await self._client.get(call.path)
+            existing = decode(content) if content else await self._client.get(call.path)
         except NotFound:
             return True
         except KubeError:
@@ -497,7 +497,7 @@ def _is_trial(body: bytes | None) -> bool:
 def _decoded(content: bytes) -> Any:
     """The JSON that this is; None if it is none. At its largest (`_BODY_LIMIT`) it takes a fraction of a second."""
     try:
-        return json.loads(content)
+        return decode(content)
     except (ValueError, RecursionError):
         return None
 
