@@ -26,7 +26,7 @@ from runner import metrics
 from runner.control import Request, Result, Retry
 from runner.control.broken_conditionals import BrokenConditionals, Places
 from runner.control.echoes import Echoes
-from runner.control.failures import explained
+from runner.control.failures import explained, is_to_be_explained
 from runner.control.handlers import wants
 from runner.control.narrator import Narrator
 from runner.control.plan import Plan
@@ -78,6 +78,8 @@ _NOTE_LIMIT = 1000
 # Bytes of a CR as JSON, and characters of an event, from which on they are worked on in a thread: the event loop has the
 # lease to renew meanwhile.
 _BIG = 64 * 1024
+# What each run has in its own folder: kubeconfigs for Go's and for Python's clients, and a place for temporary files.
+_FOR_GO, _FOR_PYTHON, _SCRATCH = "kubeconfig", "kubeconfig-python", "tmp"
 # Printed texts that are kept for the log of what Ansible printed.
 _PRINTED_KEPT = 10_000
 
@@ -414,15 +416,15 @@ class Reconciler:
             job = Job(
                 ident=ident,
                 folder=folder,
-                scratch=private / "tmp",
+                scratch=private / _SCRATCH,
                 role=content.role,
                 playbook=content.playbook,
                 data=built.data,
                 extra_vars=built.extra_vars,
                 is_big=turn.is_big,
                 environment={
-                    "KUBECONFIG": _written(private / "kubeconfig", for_go),
-                    "K8S_AUTH_KUBECONFIG": _written(private / "kubeconfig-python", for_python),
+                    "KUBECONFIG": _written(private / _FOR_GO, for_go),
+                    "K8S_AUTH_KUBECONFIG": _written(private / _FOR_PYTHON, for_python),
                     # kubectl's, which it names by the server's URL, and so by the token.
                     "KUBECACHEDIR": str(private / "cache"),
                 },
@@ -452,7 +454,8 @@ class Reconciler:
                 first = True
                 async for told in running:
                     event = loops.joined(told)
-                    event = await asyncio.to_thread(explained, event) if _is_long(event) else explained(event)
+                    if is_to_be_explained(event):
+                        event = await asyncio.to_thread(explained, event) if _is_long(event) else explained(event)
                     if first:
                         turn.phases.over("start")
                         first = False
@@ -823,8 +826,24 @@ async def _run_folder(folder: Path) -> AsyncIterator[Path]:
     try:
         yield private
     finally:
-        # What a run may have left there is for it to say; a thread goes on with it also when this is cancelled.
-        await asyncio.to_thread(shutil.rmtree, private, ignore_errors=True)
+        if not _removed(private):
+            # What a run may have left there is for it to say; a thread goes on with it also when this is cancelled.
+            await asyncio.to_thread(shutil.rmtree, private, ignore_errors=True)
+
+
+def _removed(private: Path) -> bool:
+    """Remove the folder of a run that has left nothing there beside its own inputs; whether it was one."""
+    folder = str(private)
+    try:
+        for name in (_FOR_GO, _FOR_PYTHON):
+            if os.lstat(f"{folder}/{name}").st_size > _BIG:
+                return False
+            os.unlink(f"{folder}/{name}")
+        os.rmdir(f"{folder}/{_SCRATCH}")
+        os.rmdir(folder)
+    except OSError:
+        return False
+    return True
 
 
 def _written(path: Path, text: str) -> str:
