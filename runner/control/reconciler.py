@@ -283,28 +283,31 @@ class Reconciler:
         """
         if turn.request in self._slow:
             obj = await self._mark(turn, obj, conditions.mark_running) or obj
-        over = asyncio.Event()
-        announcing = asyncio.create_task(self._announce(turn, obj, over))
+        # Most runs are over before, and need no task of their own for this.
+        announcing: list[asyncio.Task[dict[str, Any] | None]] = []
+        timer = asyncio.get_running_loop().call_later(
+            _ANNOUNCE_AFTER, lambda: announcing.append(asyncio.create_task(self._announce(turn, obj)))
+        )
+
+        async def announced() -> dict[str, Any] | None:
+            timer.cancel()
+            if not announcing:
+                self._slow.discard(turn.request)
+            return await announcing[0] if announcing else None
+
         try:
             marked = {**obj, "status": conditions.mark_running(_status(obj), datetime.now(UTC))}
             outcome = await self._run(turn, marked, finalizing=finalizing)
         except asyncio.CancelledError:
-            over.set()
-            await announcing
+            await announced()
             await self._last_word(turn)
             raise
         finally:
-            over.set()
-            announced = await announcing
-        return outcome, announced or obj
+            marked_meanwhile = await announced()
+        return outcome, marked_meanwhile or obj
 
-    async def _announce(self, turn: Turn, obj: Object, over: asyncio.Event) -> dict[str, Any] | None:
-        """The CR with the status that was written, if the run was not over before."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_ANNOUNCE_AFTER):
-                await over.wait()
-            self._slow.discard(turn.request)
-            return None
+    async def _announce(self, turn: Turn, obj: Object) -> dict[str, Any] | None:
+        """The CR with the status that was written; None if that was not to be."""
         self._slow.add(turn.request)
         try:
             return await self._mark(turn, obj, conditions.mark_running)
@@ -445,7 +448,7 @@ class Reconciler:
         """Run the job to its end, or to the end of its time. Raises ExecutorError."""
         folded, loops, places = Fold(), Loops(), Places()
         printed: deque[str] = deque(maxlen=_PRINTED_KEPT)
-        length = asyncio.create_task(self._tell_of_length(job, turn, folded))
+        end_of_telling = self._tell_of_length(job, turn, folded)
         try:
             async with (
                 asyncio.timeout(turn.watch.timeout) as deadline,
@@ -477,18 +480,24 @@ class Reconciler:
             at = f", in task {folded.task!r}" if folded.task else ""
             raise ExecutorError(f"The run was ended at its timeout of {turn.watch.timeout:g} s{at}") from None
         finally:
-            length.cancel()
+            end_of_telling()
             if self._with.debug_logs:
                 narrator.tell_all(printed)
 
-    async def _tell_of_length(self, job: Job, turn: Turn, folded: Fold) -> None:
-        """Warn of a run that goes on and on: until it ends it holds one of the places for runs."""
-        begun = monotonic()
-        while True:
-            await asyncio.sleep(self._with.long_run)
+    def _tell_of_length(self, job: Job, turn: Turn, folded: Fold) -> Callable[[], None]:
+        """Warn of a run that goes on and on, as it holds one of the places for runs, until what this returns is called."""
+        loop, begun = asyncio.get_running_loop(), monotonic()
+        timer: asyncio.TimerHandle
+
+        def tell() -> None:
+            nonlocal timer
             fields = {"job": job.ident, "task": folded.task, "seconds": round(monotonic() - begun)}
             remedy = "set `timeout` for its kind in watches.yaml to have such a run ended" if not turn.watch.timeout else ""
             logger.warning("A run takes very long", extra={**turn.request.fields, **fields, "remedy": remedy})
+            timer = loop.call_later(self._with.long_run, tell)
+
+        timer = loop.call_later(self._with.long_run, tell)
+        return lambda: timer.cancel()
 
     def _session(self, turn: Turn, on_write: OnWrite) -> Session:
         watch, owner = turn.watch, turn.owner
