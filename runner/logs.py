@@ -6,13 +6,14 @@ is `cr` in `extra=`, as logging keeps `name` for itself.
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TextIO
+
+from runner.json_codec import encode
 
 FORMATS = ("auto", "console", "json")
 LEVELS = ("debug", "info", "warning", "error")
@@ -29,6 +30,8 @@ _BLOCKS = ("error", "output")
 
 # Characters of one value: more of it helps nobody, and what a tenant writes into a CR must not be what fills the log.
 VALUE_LIMIT = 16 * 1024
+# Up to this, an integer is short as text.
+_LARGE = 2**63
 
 
 def _utc(seconds: float) -> datetime:
@@ -106,13 +109,13 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
 
 def _bounded(value: Any) -> Any:
     """The value, or if it is too long a text that ends with how much was cut."""
-    if value is None or isinstance(value, bool | float):
-        return value
     if isinstance(value, str):
         text = value
+    elif value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < _LARGE):
+        return value
     else:
         try:
-            text = json.dumps(value, default=str, ensure_ascii=False)
+            text = encode(value, default=str).decode()
         except (TypeError, ValueError, RecursionError):
             # A key that is no text, a circle, or nested too deeply: no formatter could write it.
             value = text = f"{type(value).__name__} that cannot be written as JSON"
@@ -148,7 +151,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["stacktrace"] = _trace(self._readable(self.formatException(record.exc_info)))
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return encode(line, default=str).decode()
 
 
 class ConsoleFormatter(logging.Formatter):

@@ -5,8 +5,10 @@ Beside its own those are controller-runtime's and client-go's. A `controller` is
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -19,6 +21,8 @@ from prometheus_client import (
 )
 
 import runner
+
+_Metric = TypeVar("_Metric", Counter, Gauge, Histogram)
 
 # A registry of our own: the default one would add another library's series, and ours to another program's. It asks also
 # those collectors for their names that do not tell them on their own, so that no name is given twice.
@@ -151,16 +155,22 @@ _leading = Gauge(
 )
 
 
+@functools.cache
+def _series(metric: _Metric, *labels: str) -> _Metric:
+    """The series of these labels. The metric keeps it for ever, and finds it less quickly."""
+    return metric.labels(*labels)
+
+
 @contextmanager
 def reconciling(gvk: str) -> Iterator[None]:
     """Measures a run from its start to its end."""
-    with _reconciles.labels(GVK=gvk).time():
+    with _series(_reconciles, gvk).time():
         yield
 
 
 def phase(name: str, seconds: float) -> None:
     """A part of a turn is over."""
-    _phases.labels(name).observe(seconds)
+    _series(_phases, name).observe(seconds)
 
 
 def loop_lag(seconds: float) -> None:
@@ -177,11 +187,11 @@ def worker_run(number: int, retired: str) -> None:
 
 def slow(part: str) -> None:
     """This part of the runs goes the slow way, for as long as this process lives."""
-    _slow.labels(part).set(1)
+    _series(_slow, part).set(1)
 
 
 def reconciled(gvk: str, *, succeeded: bool) -> None:
-    _results.labels(GVK=gvk, result="succeeded" if succeeded else "failed").inc()
+    _series(_results, gvk, "succeeded" if succeeded else "failed").inc()
 
 
 def follow(
@@ -211,48 +221,48 @@ def follow(
 
 def queued(controller: str) -> None:
     """A turn waits."""
-    _adds.labels(controller, controller).inc()
+    _series(_adds, controller, controller).inc()
 
 
 def delayed(controller: str) -> None:
     """A turn will wait when its time has come."""
-    _retries.labels(controller, controller).inc()
+    _series(_retries, controller, controller).inc()
 
 
 def begun(controller: str, *, waited: float) -> None:
     """A turn is on, after so many seconds."""
-    _waits.labels(controller, controller).observe(waited)
+    _series(_waits, controller, controller).observe(waited)
 
 
 def ended(controller: str, *, worked: float) -> None:
     """A turn is over, after so many seconds."""
-    _works.labels(controller, controller).observe(worked)
+    _series(_works, controller, controller).observe(worked)
 
 
 @contextmanager
 def turning(controller: str) -> Iterator[None]:
     """Measures a reconcile from its start to its end."""
-    with _turn_seconds.labels(controller).time():
+    with _series(_turn_seconds, controller).time():
         yield
 
 
 def turned(controller: str, result: str, *, panic: bool = False) -> None:
     """A reconcile ended as `success`, `error` or `requeue_after`; `panic` if it was a fault of the runner's own."""
-    _turns.labels(controller, result).inc()
+    _series(_turns, controller, result).inc()
     if result == "error":
-        _errors.labels(controller).inc()
+        _series(_errors, controller).inc()
     if panic:
-        _panics.labels(controller).inc()
+        _series(_panics, controller).inc()
 
 
 def requested(*, code: str, method: str, host: str) -> None:
     """The API server answered, or, with `<error>` as code, it did not."""
-    _requests.labels(code, method, host).inc()
+    _series(_requests, code, method, host).inc()
 
 
 def leading(name: str, is_leader: bool) -> None:
     """Whether this replica leads, by the Lease of this name."""
-    _leading.labels(name).set(is_leader)
+    _series(_leading, name).set(is_leader)
 
 
 def exposition() -> bytes:

@@ -115,6 +115,10 @@ class Watch:
     # Another watch has the same kind and version, in another group.
     has_namesake: bool = False
 
+    def __hash__(self) -> int:
+        # It is a key in what is looked up again and again; hardly two watches have one kind.
+        return hash(self.gvk)
+
     @property
     def controller(self) -> str:
         """What metrics call this watch: the Go operator's name, and with the group where that would mean two."""

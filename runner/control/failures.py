@@ -16,9 +16,14 @@ _FAILURES = ("runner_on_failed", "runner_item_on_failed", "runner_on_unreachable
 _SENT = ("definition", "resource_definition", "patch")
 
 
+def is_to_be_explained(event: JobEvent) -> bool:
+    """Whether it is a failure that counts; most events are none."""
+    return event.event in _FAILURES and event.data.get("ignore_errors") is not True
+
+
 def explained(event: JobEvent) -> JobEvent:
     """The event; if it is a failure, with the API server's answers as sentences, and with a remedy where there is one."""
-    if event.event not in _FAILURES or event.data.get("ignore_errors") is True:
+    if not is_to_be_explained(event):
         return event
     event = replace(event, items=tuple(map(explained, event.items)))
     try:

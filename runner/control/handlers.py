@@ -8,7 +8,6 @@ Next on the way: `runner.control.workqueue`.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 from runner.control import Priority, Request
 from runner.control.echoes import Change, Echoes
+from runner.json_codec import encode
 from runner.kube.primaries import EventType
 from runner.mapping import MappingError
 from runner.resource.metadata import (
@@ -91,6 +91,8 @@ class Handlers:
         for watch in watches:
             self._by_kind.setdefault(watch.gvk.group_kind, []).append(watch)
         self._seen: dict[Request, Sight] = {}
+        # The same, of the last change that was asked for with `is_news`: it may be on its way here.
+        self._coming: dict[Request, Sight] = {}
         # CRs that wait for their turn because of a change, as they are now.
         self._waiting: dict[Request, Object] = {}
         self._related: dict[GroupVersionKind, list[tuple[Watch, Related]]] = {}
@@ -104,6 +106,20 @@ class Handlers:
         # Why CRs have last been put on the queue.
         self._causes: dict[Request, str] = {}
 
+    def is_news(self, obj: Object) -> bool:
+        """Whether `primary` would make anything of a CR that was changed; of the statuses that runs write, it would not."""
+        gvk, news = GroupVersionKind.of(obj), False
+        for watch in [watch for watch in self._by_kind.get(gvk.group_kind, ()) if watch.gvk == gvk]:
+            request = Request(watch, ObjectKey.of(obj))
+            coming = self._coming.pop(request, None)
+            if watch in self._crs or not watch.selector.matches(obj):
+                news = True
+                continue
+            sight = self._coming[request] = Sight.of(watch, obj)
+            if not sight == coming == self._seen.get(request) or request in self._waiting:
+                news = True
+        return news
+
     def primary(self, watch: Watch, event: EventType, obj: Object) -> None:
         """Something happened to a CR, or it was found by listing (`event` None)."""
         request = Request(watch, ObjectKey.of(obj))
@@ -112,7 +128,7 @@ class Handlers:
             return
         self._remember(watch, obj)
         if not watch.selector.matches(obj):
-            for known in (self._seen, self._waiting, self._causes):
+            for known in (self._seen, self._coming, self._waiting, self._causes):
                 known.pop(request, None)
             return
         sight, before = Sight.of(watch, obj), self._seen.get(request)
@@ -190,6 +206,7 @@ class Handlers:
         if uid is not None and sight is not None and sight.uid != uid:
             return False
         self._seen.pop(request, None)
+        self._coming.pop(request, None)
         self._waiting.pop(request, None)
         self._causes.pop(request, None)
         if request.watch in self._crs:
@@ -301,7 +318,7 @@ def _own_content(obj: Object) -> dict[str, Any]:
 
 def _digest(value: Any) -> str:
     """Equal for equal JSON. An annotation may have 256 KB, and a Secret 1 MB: they are not kept."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode(errors="surrogatepass")).hexdigest()
+    return hashlib.sha256(encode(value, sort_keys=True)).hexdigest()
 
 
 def _differ(before: Any, after: Any) -> bool:

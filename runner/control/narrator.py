@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 
 _SET_FACT = frozenset({"set_fact", "ansible.builtin.set_fact"})
 _DEBUG = frozenset({"debug", "ansible.builtin.debug"})
+_UNTOLD = _SET_FACT | _DEBUG
 
 
 class Narrator:
@@ -36,7 +37,7 @@ class Narrator:
             # The message, which the CR's status has as well, has only its end.
             more = {"stderr": event.stderr} if event.stderr and event.stderr not in event.message else {}
             logger.error("Task failed", extra={**self._fields, **fields, **more})
-        elif event.event == "playbook_on_task_start" and action not in _SET_FACT | _DEBUG:
+        elif event.event == "playbook_on_task_start" and action not in _UNTOLD:
             logger.info("Task", extra={**self._fields, "task": event.task})
         elif event.event == "runner_on_ok" and action in _DEBUG:
             logger.info("Debug", extra={**self._fields, "task": event.task, "output": event.printed.strip()})

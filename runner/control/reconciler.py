@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import json
 import logging
 import os
 import shutil
@@ -27,13 +26,14 @@ from runner import metrics
 from runner.control import Request, Result, Retry
 from runner.control.broken_conditionals import BrokenConditionals, Places
 from runner.control.echoes import Echoes
-from runner.control.failures import explained
+from runner.control.failures import explained, is_to_be_explained
 from runner.control.handlers import wants
 from runner.control.narrator import Narrator
 from runner.control.plan import Plan
 from runner.executor.arguments import Arguments
 from runner.executor.artifacts import RunFolders
 from runner.executor.jobs import Execute, ExecutorError, Fold, Job, JobEvent, Loops, Outcome
+from runner.json_codec import encode
 from runner.kube.backoff import Backoff
 from runner.kube.client import ApiClient, Conflict, Invalid, KubeError, NotFound, Refused
 from runner.kube.discovery import Discovery, Resource
@@ -78,6 +78,8 @@ _NOTE_LIMIT = 1000
 # Bytes of a CR as JSON, and characters of an event, from which on they are worked on in a thread: the event loop has the
 # lease to renew meanwhile.
 _BIG = 64 * 1024
+# What each run has in its own folder: kubeconfigs for Go's and for Python's clients, and a place for temporary files.
+_FOR_GO, _FOR_PYTHON, _SCRATCH = "kubeconfig", "kubeconfig-python", "tmp"
 # Printed texts that are kept for the log of what Ansible printed.
 _PRINTED_KEPT = 10_000
 
@@ -283,28 +285,31 @@ class Reconciler:
         """
         if turn.request in self._slow:
             obj = await self._mark(turn, obj, conditions.mark_running) or obj
-        over = asyncio.Event()
-        announcing = asyncio.create_task(self._announce(turn, obj, over))
+        # Most runs are over before, and need no task of their own for this.
+        announcing: list[asyncio.Task[dict[str, Any] | None]] = []
+        timer = asyncio.get_running_loop().call_later(
+            _ANNOUNCE_AFTER, lambda: announcing.append(asyncio.create_task(self._announce(turn, obj)))
+        )
+
+        async def announced() -> dict[str, Any] | None:
+            timer.cancel()
+            if not announcing:
+                self._slow.discard(turn.request)
+            return await announcing[0] if announcing else None
+
         try:
             marked = {**obj, "status": conditions.mark_running(_status(obj), datetime.now(UTC))}
             outcome = await self._run(turn, marked, finalizing=finalizing)
         except asyncio.CancelledError:
-            over.set()
-            await announcing
+            await announced()
             await self._last_word(turn)
             raise
         finally:
-            over.set()
-            announced = await announcing
-        return outcome, announced or obj
+            marked_meanwhile = await announced()
+        return outcome, marked_meanwhile or obj
 
-    async def _announce(self, turn: Turn, obj: Object, over: asyncio.Event) -> dict[str, Any] | None:
-        """The CR with the status that was written, if the run was not over before."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_ANNOUNCE_AFTER):
-                await over.wait()
-            self._slow.discard(turn.request)
-            return None
+    async def _announce(self, turn: Turn, obj: Object) -> dict[str, Any] | None:
+        """The CR with the status that was written; None if that was not to be."""
         self._slow.add(turn.request)
         try:
             return await self._mark(turn, obj, conditions.mark_running)
@@ -418,15 +423,15 @@ class Reconciler:
             job = Job(
                 ident=ident,
                 folder=folder,
-                scratch=private / "tmp",
+                scratch=private / _SCRATCH,
                 role=content.role,
                 playbook=content.playbook,
                 data=built.data,
                 extra_vars=built.extra_vars,
                 is_big=turn.is_big,
                 environment={
-                    "KUBECONFIG": _written(private / "kubeconfig", for_go),
-                    "K8S_AUTH_KUBECONFIG": _written(private / "kubeconfig-python", for_python),
+                    "KUBECONFIG": _written(private / _FOR_GO, for_go),
+                    "K8S_AUTH_KUBECONFIG": _written(private / _FOR_PYTHON, for_python),
                     # kubectl's, which it names by the server's URL, and so by the token.
                     "KUBECACHEDIR": str(private / "cache"),
                 },
@@ -448,7 +453,7 @@ class Reconciler:
         """Run the job to its end, or to the end of its time. Raises ExecutorError."""
         folded, loops, places = Fold(), Loops(), Places()
         printed: deque[str] = deque(maxlen=_PRINTED_KEPT)
-        length = asyncio.create_task(self._tell_of_length(job, turn, folded))
+        end_of_telling = self._tell_of_length(job, turn, folded)
         try:
             async with (
                 asyncio.timeout(turn.watch.timeout) as deadline,
@@ -457,7 +462,8 @@ class Reconciler:
                 first = True
                 async for told in running:
                     event = loops.joined(told)
-                    event = await asyncio.to_thread(explained, event) if _is_long(event) else explained(event)
+                    if is_to_be_explained(event):
+                        event = await asyncio.to_thread(explained, event) if _is_long(event) else explained(event)
                     if first:
                         turn.phases.over("start")
                         first = False
@@ -479,18 +485,24 @@ class Reconciler:
             at = f", in task {folded.task!r}" if folded.task else ""
             raise ExecutorError(f"The run was ended at its timeout of {turn.watch.timeout:g} s{at}") from None
         finally:
-            length.cancel()
+            end_of_telling()
             if self._with.debug_logs:
                 narrator.tell_all(printed)
 
-    async def _tell_of_length(self, job: Job, turn: Turn, folded: Fold) -> None:
-        """Warn of a run that goes on and on: until it ends it holds one of the places for runs."""
-        begun = monotonic()
-        while True:
-            await asyncio.sleep(self._with.long_run)
+    def _tell_of_length(self, job: Job, turn: Turn, folded: Fold) -> Callable[[], None]:
+        """Warn of a run that goes on and on, as it holds one of the places for runs, until what this returns is called."""
+        loop, begun = asyncio.get_running_loop(), monotonic()
+        timer: asyncio.TimerHandle
+
+        def tell() -> None:
+            nonlocal timer
             fields = {"job": job.ident, "task": folded.task, "seconds": round(monotonic() - begun)}
             remedy = "set `timeout` for its kind in watches.yaml to have such a run ended" if not turn.watch.timeout else ""
             logger.warning("A run takes very long", extra={**turn.request.fields, **fields, "remedy": remedy})
+            timer = loop.call_later(self._with.long_run, tell)
+
+        timer = loop.call_later(self._with.long_run, tell)
+        return lambda: timer.cancel()
 
     def _session(self, turn: Turn, on_write: OnWrite) -> Session:
         watch, owner = turn.watch, turn.owner
@@ -806,7 +818,7 @@ def _is_of_object(error: NotFound, request: Request) -> bool:
 def _sized(turn: Turn, obj: Object) -> Turn:
     """The reconcile of a CR that is of a size to be run at all. Raises Unusable."""
     parameters.check_size(obj)
-    return replace(turn, is_big=len(json.dumps(obj, default=str)) > _BIG)
+    return replace(turn, is_big=len(encode(obj, default=str)) > _BIG)
 
 
 def _is_long(event: JobEvent) -> bool:
@@ -828,8 +840,24 @@ async def _run_folder(folder: Path) -> AsyncIterator[Path]:
     try:
         yield private
     finally:
-        # What a run may have left there is for it to say; a thread goes on with it also when this is cancelled.
-        await asyncio.to_thread(shutil.rmtree, private, ignore_errors=True)
+        if not _removed(private):
+            # What a run may have left there is for it to say; a thread goes on with it also when this is cancelled.
+            await asyncio.to_thread(shutil.rmtree, private, ignore_errors=True)
+
+
+def _removed(private: Path) -> bool:
+    """Remove the folder of a run that has left nothing there beside its own inputs; whether it was one."""
+    folder = str(private)
+    try:
+        for name in (_FOR_GO, _FOR_PYTHON):
+            if os.lstat(f"{folder}/{name}").st_size > _BIG:
+                return False
+            os.unlink(f"{folder}/{name}")
+        os.rmdir(f"{folder}/{_SCRATCH}")
+        os.rmdir(folder)
+    except OSError:
+        return False
+    return True
 
 
 def _written(path: Path, text: str) -> str:

@@ -296,7 +296,10 @@ class WorkQueue:
         self._wake()
 
     def _lines(self, watch: Watch) -> dict[Priority, _Line]:
-        return self._waiting.setdefault(watch, {priority: OrderedDict() for priority in Priority})
+        lines = self._waiting.get(watch)
+        if lines is None:
+            lines = self._waiting[watch] = {priority: OrderedDict() for priority in Priority}
+        return lines
 
     def _depth(self, watch: Watch, priority: Priority) -> int:
         return len(self._lines(watch)[priority])

@@ -114,14 +114,13 @@ def _is_of_cr(folder: Path) -> bool:
     return (folder / "env" / "extravars").is_file()
 
 
-def write_private(path: Path, text: str) -> None:
+def write_private(path: Path | str, text: str | bytes) -> None:
     """Write a file that is its owner's alone, in the place of what may stand there."""
+    left = memoryview(text.encode() if isinstance(text, str) else text)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        # A run writes some twenty: a file object would look at each of them first.
-        content = text.encode()
-        while content:
-            content = content[os.write(descriptor, content) :]
+        while left:
+            left = left[os.write(descriptor, left) :]
     finally:
         os.close(descriptor)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from runner.executor.artifacts import write_private
 from runner.executor.jobs import Job, told_as_executor_error
+from runner.json_codec import encode
 
 PACKAGE = Path(__file__).parent.parent.parent
 # operator_sdk.util, for roles to find without any set-up.
@@ -73,7 +74,7 @@ def _marked(data: Mapping[str, Any]) -> dict[str, Any]:
 def _marked_strings(value: Any) -> Any:
     if isinstance(value, str):
         return {_UNSAFE: value}
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {name: _marked_strings(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_marked_strings(item) for item in value]
@@ -121,15 +122,24 @@ def _inventory(scratch: Path) -> str:
 
 def _configured(section: str = "defaults") -> Collection[str]:
     """What the user's ansible.cfg has in a section; which file counts, Ansible decides the same way."""
-    given = os.environ.get("ANSIBLE_CONFIG", "")
-    places = [Path("ansible.cfg"), Path("~/.ansible.cfg").expanduser(), Path("/etc/ansible/ansible.cfg")]
-    if given:
-        path = Path(given).expanduser()
-        places.insert(0, path / "ansible.cfg" if path.is_dir() else path)
+    places = ["ansible.cfg", os.path.expanduser("~/.ansible.cfg"), "/etc/ansible/ansible.cfg"]
+    if given := os.environ.get("ANSIBLE_CONFIG"):
+        path = os.path.expanduser(given)
+        places.insert(0, os.path.join(path, "ansible.cfg") if os.path.isdir(path) else path)
+    for place in places:
+        with contextlib.suppress(OSError, ValueError):
+            found = os.stat(place)
+            return _read(os.path.abspath(place), found.st_mtime_ns, found.st_size, found.st_ino).get(section, ())
+    return ()
+
+
+@functools.lru_cache(maxsize=4)
+def _read(path: str, *_: int) -> Mapping[str, Collection[str]]:
+    """The names in each section of an ansible.cfg, read again when its time, its size or its inode is another."""
     parser = configparser.RawConfigParser(strict=False)
     with contextlib.suppress(OSError, ValueError, configparser.Error):
-        parser.read(next((place for place in places if place.exists()), ()), encoding="utf-8")
-    return parser[section] if parser.has_section(section) else ()
+        parser.read(path, encoding="utf-8")
+    return {section: frozenset(parser[section]) for section in parser.sections()}
 
 
 def _without_proxy(environ: Mapping[str, str]) -> dict[str, str]:
@@ -178,21 +188,51 @@ async def put_inputs(job: Job) -> None:
 
 
 def _write_inputs(job: Job) -> None:
-    job.scratch.mkdir(mode=0o700, exist_ok=True)
+    folder, inventory = str(job.folder), f"{job.folder}/inventory"
+    _be_folder(str(job.scratch))
     # Itself first: those that are made on the way to another have the mode that the umask leaves.
-    for name in ("", "env", "project", "artifacts"):
-        (job.folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_private(job.folder / "env" / "extravars", json.dumps({**_marked(job.data), **job.extra_vars}))
-    write_private(job.folder / "env" / "cmdline", f"{job.arguments} --check --diff" if job.check else job.arguments)
-    inventory = job.folder / "inventory"
+    for path in (folder, f"{folder}/env", f"{folder}/project", f"{folder}/artifacts"):
+        _be_folder(path)
+    write_private(f"{folder}/env/extravars", _variables(job))
+    _write_news(f"{folder}/env/cmdline", f"{job.arguments} --check --diff" if job.check else job.arguments)
     if os.environ.get("ANSIBLE_INVENTORY"):
         # Ansible reads the user's where it stands; ansible-runner would take this folder instead.
         shutil.rmtree(inventory, ignore_errors=True)
     else:
-        inventory.mkdir(mode=0o700, exist_ok=True)
-        write_private(inventory / "hosts", _inventory(job.scratch))
+        _be_folder(inventory)
+        _write_news(f"{inventory}/hosts", _inventory(job.scratch))
     if job.role:
         # Beside the play, where Ansible looks first, so that the roles path stays the user's; its siblings come along.
-        roles = job.folder / "project" / "roles"
-        roles.unlink(missing_ok=True)
-        roles.symlink_to(job.role.parent)
+        _be_link(f"{folder}/project/roles", str(job.role.parent))
+
+
+def _variables(job: Job) -> bytes:
+    """What `env/extravars` has: no name is both in the data and among the watch's own variables, which may be NaN."""
+    parts = (encode(_marked(job.data)), json.dumps(job.extra_vars).encode())
+    return b"{%s}" % b",".join(part[1:-1] for part in parts if part != b"{}")
+
+
+def _be_folder(path: str) -> None:
+    if not os.path.isdir(path):
+        Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _be_link(path: str, target: str) -> None:
+    with contextlib.suppress(OSError):
+        if os.readlink(path) == target:
+            return
+    Path(path).unlink(missing_ok=True)
+    os.symlink(target, path)
+
+
+def _write_news(path: str, text: str) -> None:
+    """Write a file that is the same from run to run, if it is not."""
+    content = text.encode()
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            if os.read(descriptor, len(content) + 1) == content:
+                return
+        finally:
+            os.close(descriptor)
+    write_private(path, content)

@@ -27,6 +27,7 @@ from kubernetes.aio import client as official
 from kubernetes.aio import config as official_config
 
 from runner import metrics
+from runner.json_codec import encode
 from runner.kube import nesting
 from runner.kube.backoff import Backoff
 from runner.settings import ConfigurationError
@@ -277,7 +278,7 @@ class ApiClient:
         body: Body | None = None,
         content_type: str = "application/json",
     ) -> dict[str, Any]:
-        data = None if body is None else json.dumps(body).encode()
+        data = None if body is None else encode(body)
         headers = {"Content-Type": content_type} if data is not None else {}
         repeatable = method == "GET" or content_type == APPLY_PATCH or _names_its_version(method, body)
         loop = asyncio.get_running_loop()

@@ -10,12 +10,12 @@ Next on the way: `runner.control.handlers`, and `runner.proxy.reads`.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from runner.json_codec import encode
 from runner.kube.backoff import Backoff
 from runner.kube.client import ApiClient, Expired, KubeError, NotFound, NotReady, Refused, Silent, Unreadable
 from runner.kube.discovery import Resource
@@ -84,7 +84,7 @@ class Informer:
         if key not in self._encoded:
             if key not in self.store:
                 return None
-            self._encoded[key] = json.dumps(self.store[key], separators=(",", ":")).encode()
+            self._encoded[key] = encode(self.store[key])
         return self._encoded[key]
 
     async def run(self) -> None:

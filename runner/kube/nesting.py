@@ -12,6 +12,8 @@ import json
 import re
 from typing import Any
 
+from runner.json_codec import decode
+
 # Levels within one object. What people write has some 30.
 DEEPEST = 200
 # A list's or an event's own levels, above those of an object.
@@ -45,7 +47,9 @@ def parse(content: bytes) -> Any:
 
     Raises ValueError, and RecursionError where the value as a whole nests too deep.
     """
-    return json.loads(_cut(content) if exceeds(content, DEEPEST + _AROUND) else content)
+    if exceeds(content, DEEPEST + _AROUND):
+        return decode(_cut(content))
+    return decode(content, shallow=True)
 
 
 def _cut(content: bytes) -> bytes:

@@ -11,7 +11,6 @@ Next on the way: `runner.control.handlers`.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any, cast
@@ -20,6 +19,7 @@ import aiohttp
 import kopf
 from kopf._cogs.structs.references import Insights, NamespaceName, match_namespace
 
+from runner.json_codec import encode
 from runner.kube.backoff import Backoff
 from runner.kube.client import ApiClient, KubeError, Unreadable, in_cluster_namespace, is_not_ready, lines, parsed
 from runner.kube.discovery import Discovery, group_version_path
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 # What happened to a CR: ADDED, MODIFIED, DELETED, or None for one that was found by listing.
 EventType = str | None
 Notify = Callable[[Watch, EventType, Object], None]
+# Whether anything could come of what was changed of a CR.
+IsNews = Callable[[Object], bool]
 # The CRs of a watch that there are, by a list of a namespace or (namespace empty) of all.
 Listed = Callable[[Watch, str, Collection[ObjectKey]], None]
 
@@ -55,17 +57,19 @@ async def watch_primaries(
     namespaces: Sequence[str],
     notify: Notify,
     listed: Listed = lambda watch, namespace, present: None,
+    is_news: IsNews = lambda obj: True,
     started: Callable[[], None],
 ) -> None:
     """Call `notify` for every event on a CR of the watches, until cancelled. An empty `namespaces` means all of them.
 
-    `notify` and `listed` are called in the event loop and must not block. `started` is called whenever kopf has been
-    started: it has then set handlers for SIGTERM and SIGINT.
+    A change that is no news is kept from kopf, which takes its time over each. `notify`, `listed` and `is_news` are called
+    in the event loop and must not block. `started` is called whenever kopf has been started: it has then set handlers for
+    SIGTERM and SIGINT.
     """
     backoff = Backoff(_FIRST_DELAY, _LAST_DELAY, jitter=0)
     while True:
         begun = asyncio.get_running_loop().time()
-        patience = Patience(watches, listed)
+        patience = Patience(watches, listed, is_news)
         reason = await _watch_once(
             client, watches=watches, namespaces=namespaces, notify=notify, patience=patience, started=started
         )
@@ -238,7 +242,12 @@ class Patience:
     out as if there was none, and an object that nests too deep is taken out of lists and watches.
     """
 
-    def __init__(self, watches: Sequence[Watch], listed: Listed = lambda watch, namespace, present: None) -> None:
+    def __init__(
+        self,
+        watches: Sequence[Watch],
+        listed: Listed = lambda watch, namespace, present: None,
+        is_news: IsNews = lambda obj: True,
+    ) -> None:
         self._watches = tuple(watches)
         self._paths = tuple({group_version_path(watch.gvk.api_version) + "/" for watch in watches})
         # Among the paths of the core group, but read for kopf's own sake.
@@ -246,6 +255,7 @@ class Patience:
         # The level at which it was said that there is something to wait for.
         self._said = logging.NOTSET
         self._listed = listed
+        self._is_news = is_news
         # By path, what the pages of a list have had so far.
         self._present: dict[str, set[ObjectKey]] = {}
         # By path, the watches in a row that came to nothing.
@@ -328,6 +338,14 @@ class Patience:
             logger.warning("A CR is passed over: it nests deeper than can be read", extra={**fields, "limit": DEEPEST})
         return False
 
+    def is_news(self, event: Mapping[str, Any]) -> bool:
+        """Whether an event is for kopf to tell."""
+        try:
+            return event["type"] != "MODIFIED" or self._is_news(event["object"])
+        except Exception:
+            # Of an odd object; who is told of it says so.
+            return True
+
     async def ended(self, path: str, *, in_vain: bool) -> None:
         """A watch has come to its end. If that was one of several that came to nothing, wait a while."""
         count = self._in_vain[path] = min(self._in_vain.get(path, 0) + 1, 20) if in_vain else 0
@@ -374,14 +392,15 @@ class _Events:
                 logger.debug("A kind is listed again", extra={"reason": str(event["object"].get("message"))[:500]})
                 await self._patience.ended(self._path, in_vain=not heard)
                 # Only for "Gone" kopf lists that kind again; for any other it would end with all its watches.
-                yield json.dumps({**event, "object": {**event["object"], "code": 410}}).encode() + b"\n"
+                yield encode({**event, "object": {**event["object"], "code": 410}}) + b"\n"
                 return
             heard = True
             if self._patience.takes(self._path, event["object"]):
-                yield line + b"\n"
+                if self._patience.is_news(event):
+                    yield line + b"\n"
             elif event["type"] == "DELETED":
                 # For this its name is enough.
-                yield json.dumps(event).encode() + b"\n"
+                yield encode(event) + b"\n"
         await self._patience.ended(self._path, in_vain=not heard and loop.time() - begun < _SHORT)
 
 

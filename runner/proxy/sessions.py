@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NewType
 
+from runner.json_codec import encode
 from runner.kube.discovery import Resource
 from runner.proxy.rehearsal import Rehearsal
 from runner.proxy.requestinfo import RequestInfo
@@ -167,7 +167,7 @@ def kubeconfigs(token: Token, *, port: int, namespace: str) -> tuple[str, str]:
 
 def _kubeconfig(cluster: dict[str, str], token: Token, namespace: str) -> str:
     context = {"cluster": "proxy", "user": "run", **({"namespace": namespace} if namespace else {})}
-    return json.dumps(
+    return encode(
         {
             "apiVersion": "v1",
             "kind": "Config",
@@ -177,7 +177,7 @@ def _kubeconfig(cluster: dict[str, str], token: Token, namespace: str) -> str:
             "current-context": "run",
             "preferences": {},
         }
-    )
+    ).decode()
 
 
 def basic_authorization(token: Token) -> str:

@@ -45,7 +45,7 @@ class Rest:
         """The connection's end is told by the connection."""
 
 
-async def pass_through(request: web.Request, response: web.StreamResponse, answer: aiohttp.ClientResponse) -> None:
+async def pass_through(request: web.BaseRequest, response: web.StreamResponse, answer: aiohttp.ClientResponse) -> None:
     """Send the 101 on, then bytes both ways, until one side ends. Raises ConnectionError if one breaks off."""
     upstream = answer.connection
     if upstream is None or upstream.transport is None or upstream.protocol is None or request.transport is None:
@@ -62,7 +62,7 @@ async def pass_through(request: web.Request, response: web.StreamResponse, answe
 
 
 async def join(
-    request: web.Request, response: web.StreamResponse, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    request: web.BaseRequest, response: web.StreamResponse, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
     """Send the answer to a CONNECT, then bytes both ways between the client and the connection that was made for it."""
     if request.transport is None:

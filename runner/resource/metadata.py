@@ -203,6 +203,9 @@ def _primary_resource(key: ObjectKey) -> str:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     """The value; nothing where another type stands than Kubernetes has there, as in an object within an object."""
+    # Asked hundreds of times for each reconcile; an abstract class takes its time to say.
+    if not value or isinstance(value, dict):
+        return value or {}
     return value if isinstance(value, Mapping) else {}
 
 

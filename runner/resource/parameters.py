@@ -141,7 +141,7 @@ def check_size(obj: Object) -> None:
             if left < 0:
                 raise Unusable(f"The CR has more than {MOST_VALUES} fields and list items, too many to be handed to a role")
             following += [
-                item for item in (value if isinstance(value, list) else value.values()) if isinstance(item, (list, Mapping))
+                item for item in (value if isinstance(value, list) else value.values()) if isinstance(item, (list, dict))
             ]
         if following and levels >= MOST_LEVELS:
             raise Unusable(f"The CR is nested more than {MOST_LEVELS} levels deep, too deep to be handed to a role")
@@ -175,14 +175,14 @@ def build(
         else:
             fields[variable] = _snake_keys(value) if snake_case else value
     key = variable_name(gvk)
-    whole = _without_marks(obj, "", dropped)
+    whole = _without_marks(dict(obj), "", dropped)
     whole.setdefault("spec", {})
     at = ObjectKey.of(obj)
     data = {
         **_without_marks(fields, "spec", {}),
         "ansible_operator_meta": {"name": at.name, "namespace": at.namespace},
         key: whole,
-        f"{key}_spec": _without_marks(spec, "spec", {}),
+        f"{key}_spec": whole["spec"] if isinstance(whole["spec"], dict) else {},
     }
     data = {name: value for name, value in data.items() if name not in watch_vars}
     left_out = tuple(dropped)
@@ -207,7 +207,7 @@ def is_reserved(variable: str) -> bool:
 
 
 def _snake_keys(value: Any) -> Any:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {to_snake(name): _snake_keys(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_snake_keys(item) for item in value]
@@ -231,7 +231,7 @@ def _below(path: str, name: str) -> str:
 
 def _without_marks(value: Any, path: str, dropped: dict[str, None]) -> Any:
     """A copy without the keys that Ansible's JSON loader takes as its own marks."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         kept = {}
         for name, item in value.items():
             at = _below(path, name)

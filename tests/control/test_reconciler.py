@@ -427,17 +427,33 @@ async def test_a_failed_run_is_told_and_tried_again(stage: Stage) -> None:
 
 @pytest.mark.parametrize("error", [*FAILURES, GONE, Conflict(409, "other")], ids=[*NAMES, "gone", "conflict"])
 async def test_a_run_goes_on_though_its_beginning_cannot_be_told(stage: Stage, error: KubeError) -> None:
-    over = asyncio.Event()
     stage.server.next["put"] = [error]
     async with asyncio.timeout(SOON):
-        await stage.reconciler._announce(stage.turn, stage.cr, over)
+        await stage.reconciler._announce(stage.turn, stage.cr)
 
 
 async def test_a_run_that_takes_long_is_announced(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_ANNOUNCE_AFTER", 0.0)
-    marked = await stage.reconciler._announce(stage.turn, stage.cr, asyncio.Event())
-    assert marked is not None
-    assert stage.server.condition("Running")["reason"] == "Running"
+    reasons: list[str] = []
+
+    async def execute(job: Job) -> AsyncGenerator[JobEvent, None]:
+        async with asyncio.timeout(SOON):
+            while not stage.server.writes:  # noqa: ASYNC110 - what is awaited is a write
+                await asyncio.sleep(0.001)
+        reasons.append(stage.server.condition("Running")["reason"])
+        yield stats(ok=1)
+
+    stage.having(execute=execute)
+    assert await stage.reconcile() == Result(requeue_after=60)
+    assert reasons == ["Running"]
+    assert stage.server.condition("Running")["reason"] == "Successful"
+    assert stage.server.writes == ["status", "status"]
+
+
+async def test_a_run_that_is_soon_over_is_not_announced(stage: Stage) -> None:
+    stage.told = [stats(ok=1)]
+    assert await stage.reconcile() == Result(requeue_after=60)
+    assert stage.server.writes == ["status"]
 
 
 @pytest.mark.parametrize("error", [*FAILURES, GONE], ids=[*NAMES, "gone"])
@@ -680,3 +696,22 @@ async def test_the_log_of_what_ansible_printed_has_the_last(
         await stage.reconcile()
     said = [record.__dict__["output"] for record in caplog.records if record.getMessage() == "Ansible's output"]
     assert said == ["line 97\nline 98\nline 99"]
+
+
+@pytest.mark.parametrize("left", ["nothing", "a file", "a tree", "fewer", "large", "not begun"])
+async def test_a_runs_own_folder_goes_with_it_whatever_it_has_left_there(left: str, tmp_path: Path) -> None:
+    async with module._run_folder(tmp_path / "running") as private:
+        if left != "not begun":
+            (private / "kubeconfig").write_text("{}")
+            (private / "kubeconfig-python").write_text("{}")
+            (private / "tmp").mkdir()
+        match left:
+            case "a file":
+                (private / "tmp" / "file").write_text("a")
+            case "a tree":
+                (private / "cache" / "deep").mkdir(parents=True)
+            case "fewer":
+                (private / "kubeconfig").unlink()
+            case "large":
+                (private / "kubeconfig").write_text("a" * 1024**2)
+    assert list((tmp_path / "running").iterdir()) == []

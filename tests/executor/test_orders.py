@@ -1,5 +1,6 @@
 import asyncio
 import json
+import math
 import subprocess
 import sys
 import threading
@@ -10,7 +11,7 @@ import pytest
 
 from runner.executor import orders
 from runner.executor.jobs import Job
-from runner.executor.orders import environment, put_inputs
+from runner.executor.orders import environment, put_inputs, temporary, write_inputs
 
 
 @pytest.mark.parametrize(
@@ -111,3 +112,73 @@ def test_the_inventory_says_the_same_in_each_form(tmp_path: Path, monkeypatch: p
     assert found["_meta"]["hostvars"] == {"localhost": variables}
     assert found["ungrouped"] == {"hosts": ["localhost"]}
     assert found["all"]["children"] == ["ungrouped"]
+
+
+def places(tmp_path: Path) -> dict[str, Path]:
+    return {"folder": tmp_path / "it", "scratch": tmp_path / "tmp", "role": tmp_path / "roles" / "role"}
+
+
+def test_what_an_earlier_run_has_left_in_the_inputs_places_is_replaced(tmp_path: Path) -> None:
+    write_inputs(Job(ident="one", **places(tmp_path), arguments="--tags one", extra_vars={"a": 1}))
+    write_inputs(Job(ident="two", **{**places(tmp_path), "role": tmp_path / "others" / "role"}, arguments="--tags three"))
+
+    folder = tmp_path / "it"
+    assert (folder / "env" / "cmdline").read_text() == "--tags three"
+    assert json.loads((folder / "env" / "extravars").read_text()) == {}
+    assert (folder / "project" / "roles").readlink() == tmp_path / "others"
+
+
+def test_inputs_that_somebody_has_changed_are_put_right(tmp_path: Path) -> None:
+    job = Job(ident="one", **places(tmp_path), arguments="--tags one")
+    write_inputs(job)
+    folder = tmp_path / "it"
+    (folder / "env" / "cmdline").write_text("--tags one --check")
+    (folder / "project" / "roles").unlink()
+    (folder / "inventory" / "hosts").unlink()
+    (folder / "artifacts").rmdir()
+
+    write_inputs(job)
+
+    assert (folder / "env" / "cmdline").read_text() == "--tags one"
+    assert (folder / "project" / "roles").readlink() == tmp_path / "roles"
+    assert "localhost" in (folder / "inventory" / "hosts").read_text()
+    assert (folder / "artifacts").is_dir()
+
+
+def test_inputs_are_their_owners_alone(tmp_path: Path) -> None:
+    write_inputs(Job(ident="one", **places(tmp_path)))
+
+    made = [tmp_path / "it", tmp_path / "tmp", *(tmp_path / "it").rglob("*")]
+    assert {path.name: path.lstat().st_mode & 0o077 for path in made if not path.is_symlink()} == {
+        path.name: 0 for path in made if not path.is_symlink()
+    }
+
+
+def test_variables_are_written_as_json_has_them(tmp_path: Path) -> None:
+    """The data of a CR may hold what orjson refuses, and the watch's own variables what JSON has not."""
+    data = {"large": 2**70, "lone": "\ud800", "text": "é\u2028"}
+    write_inputs(Job(ident="one", **places(tmp_path), data=data, extra_vars={"number": math.inf}))
+
+    unsafe = "__ansible_unsafe"
+    assert json.loads((tmp_path / "it" / "env" / "extravars").read_text()) == {
+        **{"large": 2**70, "lone": {unsafe: "\ud800"}, "text": {unsafe: "é\u2028"}},
+        "number": math.inf,
+    }
+
+
+def test_an_ansible_cfg_that_has_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TMPDIR", "ANSIBLE_LOCAL_TEMP"):
+        monkeypatch.delenv(name, raising=False)
+    config = tmp_path / "ansible.cfg"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("ANSIBLE_CONFIG", str(config))
+    scratch = {"TMPDIR": "/run/it", "ANSIBLE_LOCAL_TEMP": "/run/it"}
+    config.write_text("[defaults]\n")
+    assert temporary("/run/it") == scratch
+
+    config.write_text("[defaults]\nlocal_tmp = /elsewhere\n")
+    assert temporary("/run/it") == {"TMPDIR": "/run/it"}
+
+    config.unlink()
+    monkeypatch.chdir(tmp_path)
+    assert temporary("/run/it") == scratch

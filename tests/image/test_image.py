@@ -219,7 +219,7 @@ async def test_its_operator_works(
         assert lines(container, "Ansible is warm")
         assert container.stop() == 0
     assert lines(container, "Stopped")
-    for sign in ("Traceback", "Read-only file system", "Permission denied", '"level": "error"', '"level": "warning"'):
+    for sign in ("Traceback", "Read-only file system", "Permission denied", '"level":"error"', '"level":"warning"'):
         assert sign not in container.output
 
 

@@ -322,6 +322,9 @@ class Following:
     def notify(self, watch: Watch, event: str | None, obj: Any) -> None:
         self.told.append(f"{event} {watch.gvk.kind} {obj['metadata']['name']}")
 
+    def is_news(self, obj: Any) -> bool:
+        return "dull" not in obj["metadata"]["name"] and bool(obj["metadata"]["name"] != "odd" or obj["spec"]["missing"])
+
     def note(self, watch: Watch, namespace: str, present: Any) -> None:
         self.listed.append((watch.gvk.kind, namespace, {key.name for key in present}))
 
@@ -335,6 +338,7 @@ class Following:
                     namespaces=(),
                     notify=self.notify,
                     listed=self.note,
+                    is_news=self.is_news,
                     started=lambda: None,
                 )
             )
@@ -478,3 +482,17 @@ async def test_a_list_without_an_answer_is_asked_for_again(monkeypatch: pytest.M
     async with following.of(stub):
         await following.until(lambda: "None Thing one" in following.told, "it is told")
     assert stub.scans == 1
+
+
+async def test_a_change_that_is_no_news_is_not_told() -> None:
+    stub, following = Stub(), Following()
+    changes = [stub.event("MODIFIED", stub.item(name)) for name in ("dull", "odd", "one")]
+    stub.events["things"] = [
+        b"".join([stub.event("ADDED", stub.item("dull")), *changes, stub.event("DELETED", stub.item("dull"))]),
+        None,
+    ]
+    async with following.of(stub):
+        await following.until(lambda: "MODIFIED Thing one" in following.told, "it is told")
+        await following.until(lambda: "DELETED Thing dull" in following.told, "that it is gone is told")
+    assert "MODIFIED Thing odd" in following.told
+    assert "MODIFIED Thing dull" not in following.told

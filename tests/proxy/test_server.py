@@ -410,6 +410,14 @@ async def test_a_body_that_is_too_large_is_said_to_be() -> None:
         assert answer.status == 413
 
 
+async def test_what_else_a_client_expects_is_refused() -> None:
+    async with proxied(Echo().answer) as run:
+        reader, writer = await asyncio.open_connection("127.0.0.1", run.port)
+        writer.write(b"GET /version HTTP/1.1\r\nHost: a\r\nExpect: wonders\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 417 ")
+        writer.close()
+
+
 async def test_an_answer_that_breaks_off_breaks_off() -> None:
     async def handler(request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse(headers={"Content-Length": "1000"})
