@@ -583,7 +583,7 @@ class Workers:
         return Case(stage, {"verbosity": 1, **job}, frozenset(reasons or {""}))
 
     async def play(self, cases: Mapping[str, Case], times: int = 3) -> None:
-        """Each so many times in a random order, and compare what came of it; it is in the test's output."""
+        """Each so many times in a random order, and compare what came of it."""
         for case in cases.values():
             case.plain = await self._came(case, subprocess.execute, "run")
         names = [name for name in cases for _ in range(times)]
@@ -593,9 +593,8 @@ class Workers:
             case = cases[name]
             came = await self._came(case, self.warm.execute, f"run-{count}", ident=f"it-{count}", pool="pool")
             number, retired, before = *self.answers[-1], (0 if retired else number)
-            print(f"{name}: number {number} of its worker, {retired or 'which stays'}")
-            assert number == before + 1
-            assert retired in case.reasons
+            assert number == before + 1, name
+            assert retired in case.reasons, name
             for one, other in zip(came[0], case.plain[0], strict=True):
                 assert one == other, name
             assert came[1] == case.plain[1], name
