@@ -70,7 +70,7 @@ lint: venv ## Style, types and import directions
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: venv ## The figures; ARGS="--crs 100"
+bench: venv ## The figures; ARGS="--crs 100 --facts both"
 	@$(BIN)/python -m bench $(ARGS)
 
 molecule: venv ## The example operator's own checks

@@ -17,11 +17,12 @@ from typing import Any, TypeVar
 import click
 import yaml
 
+from bench.processes import seconds, split, tree
 from runner.devcluster.cluster import Cluster as Devcluster
 from runner.devcluster.supervisor import ended_with_parent
 from runner.kube.client import ApiClient, Conflict, KubeError, NotFound
 from runner.kube.discovery import Discovery, Resource
-from runner.kube.informer import Informer
+from runner.kube.informer import Informer, Notify
 from runner.resource.metadata import GroupVersionKind, Object, ObjectKey
 
 ROOT = Path(__file__).parent.parent
@@ -81,15 +82,11 @@ class Operator:
 
     def processes(self) -> list[int]:
         """It and everything below it."""
-        return tree(self.process.pid)
+        return list(tree(self.process.pid))
 
-    def processor_seconds(self) -> float:
-        """Of all its processes, those that ended and were waited for included."""
-        ticks = 0
-        for pid in self.processes():
-            with contextlib.suppress(OSError):
-                ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]))
-        return ticks / os.sysconf("SC_CLK_TCK")
+    def processor_seconds(self) -> tuple[float, float]:
+        """Of its own process, and of all below it, those that ended and were waited for included."""
+        return split(self.process.pid, tree(self.process.pid))
 
     def memory(self) -> dict[str, float]:
         """MB, over all its processes: resident (shared pages counted for each) and proportional (counted once)."""
@@ -120,29 +117,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def tree(root: int) -> list[int]:
-    """A process and everything below it."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError, IndexError):
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                children.setdefault(parent, []).append(int(entry.name))
-    found, todo = [], [root]
-    while todo:
-        pid = todo.pop()
-        found.append(pid)
-        todo += children.get(pid, [])
-    return found
-
-
 @contextlib.contextmanager
 def resting(cluster: Devcluster | None) -> Iterator[None]:
     """The cluster's controllers, scheduler and nodes do nothing meanwhile; only the API server answers. None: as it is.
 
     For each Deployment that an operator changes they are at work for longer than it, on the same processors.
     """
-    pids = [pid for pid in (tree(cluster.pid) if cluster else ()) if _command(pid) in _AT_WORK]
+    pids = [process.pid for process in (tree(cluster.pid) if cluster else {}).values() if process.name in _AT_WORK]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
@@ -155,13 +136,14 @@ def resting(cluster: Devcluster | None) -> Iterator[None]:
 
 # As the kernel has them, which cuts them.
 _AT_WORK = {"kube-controller", "kube-scheduler", "kwok"}
+_SERVING = {"kube-apiserver", "etcd"}
 
 
-def _command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return ""
+def serving_seconds(cluster: Devcluster | None) -> float | None:
+    """Processor time of the cluster's API server and etcd; None for a cluster whose processes are not known."""
+    if cluster is None:
+        return None
+    return seconds(process for process in tree(cluster.pid).values() if process.name in _SERVING)
 
 
 @contextlib.contextmanager
@@ -217,6 +199,10 @@ class Followed:
                 await asyncio.wait_for(self.news.wait(), 1)
 
 
+def _ignore(before: Object | None, after: Object | None) -> None:
+    """Nobody wants to know."""
+
+
 class Cluster:
     """Objects by kind and key, in the cluster of a kubeconfig."""
 
@@ -243,10 +229,18 @@ class Cluster:
         return resource
 
     @contextlib.asynccontextmanager
-    async def following(self, gvk: GroupVersionKind, namespace: str) -> AsyncIterator[Followed]:
-        """What there is of a kind, as a watch tells it: asking again and again takes the processor from who is measured."""
+    async def following(self, gvk: GroupVersionKind, namespace: str, notify: Notify = _ignore) -> AsyncIterator[Followed]:
+        """What there is of a kind, as a watch tells it: asking again and again takes the processor from who is measured.
+
+        `notify` is called with what an object was and is, for each change.
+        """
         news = asyncio.Event()
-        informer = Informer(self.client, await self._resource(gvk), namespace, lambda *_: news.set())
+
+        def changed(before: Object | None, after: Object | None) -> None:
+            notify(before, after)
+            news.set()
+
+        informer = Informer(self.client, await self._resource(gvk), namespace, changed)
         following = asyncio.create_task(informer.run())
         try:
             try:

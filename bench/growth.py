@@ -120,7 +120,7 @@ async def measure(world: Cluster, cluster: Devcluster | None, kubeconfig: Path, 
                 for key in keys:
                     await world.create(memcached(key.name, 1), namespace)
                 await crs.until(idle, f"{size.crs} CRs are made", patience=PATIENCE)
-                before, used = _phases(port), operator.processor_seconds()
+                before, used = _phases(port), sum(operator.processor_seconds())
                 begun = time.monotonic()
                 for key in keys:
                     await world.patch(MEMCACHED, key, {"spec": {"size": 0}})
@@ -130,7 +130,7 @@ async def measure(world: Cluster, cluster: Devcluster | None, kubeconfig: Path, 
             return Cost(
                 size=size,
                 per_second=round(size.crs / seconds, 2),
-                processor_ms=round(1000 * (operator.processor_seconds() - used) / size.crs, 1),
+                processor_ms=round(1000 * (sum(operator.processor_seconds()) - used) / size.crs, 1),
                 phases_ms=_means(before, _phases(port)),
                 idle_mb=operator.memory()["pss_mb"],
             )

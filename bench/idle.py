@@ -73,9 +73,9 @@ async def measure(kubeconfig: Path, folder: Path, *, crs: int, dependents: int, 
             with running(command, folder=folder, log=folder / "log", environ=environ) as operator:
                 await create_and_settle(world, operator, HOLDER, namespace, crs=crs, patience=PATIENCE)
                 await asyncio.sleep(SETTLE)
-                begun, used = time.monotonic(), operator.processor_seconds()
+                begun, used = time.monotonic(), sum(operator.processor_seconds())
                 await asyncio.sleep(seconds)
-                share = (operator.processor_seconds() - used) / (time.monotonic() - begun)
+                share = (sum(operator.processor_seconds()) - used) / (time.monotonic() - begun)
                 return {"idle_cpu_percent": round(100 * share, 2), **operator.memory()}
         finally:
             await world.delete(NAMESPACE, ObjectKey("", namespace))

@@ -37,8 +37,8 @@ PATIENCE = 3600.0
 CRS = 20
 # What memory may vary by from one look to another, in MB and as a share: allocators keep what they once had.
 TOLERANCE_MB, TOLERANCE = 8.0, 0.06
-# The processes when nothing is on: the runner, the warm process, and its fork that waits for the next run.
-AT_REST = 3
+# The processes when nothing has been on for a while: the runner, a guard, the fork server, and one worker of the watch.
+AT_REST = 4
 
 
 def look(operator: Operator, temporary: Path, runs: Path) -> dict[str, float]:
@@ -102,7 +102,7 @@ async def measure(kubeconfig: Path, folder: Path, *, reconciles: int, every: int
                     await until(done, f"turn {turn} is over", patience=PATIENCE, interval=0.2)
                     count = (turn + 1) * CRS
                     if count % every < CRS:
-                        await until(at_rest, "a fork waits for the next run", patience=PATIENCE)
+                        await until(at_rest, "one worker waits for the next run", patience=PATIENCE)
                         looks.append({"reconciles": count, **look(operator, temporary, runs)})
                         click.echo(json.dumps(looks[-1]), err=True)
         finally:
@@ -112,7 +112,7 @@ async def measure(kubeconfig: Path, folder: Path, *, reconciles: int, every: int
 
 @click.command(help=__doc__)
 @click.option("--reconciles", type=click.IntRange(1000), default=10_000, show_default=True)
-@click.option("--every", type=click.IntRange(100), default=500, show_default=True, help="Reconciles from look to look.")
+@click.option("--every", type=click.IntRange(100), default=1000, show_default=True, help="Reconciles from look to look.")
 def main(reconciles: int, every: int) -> None:
     tidy_on_sigterm()
     with contextlib.ExitStack() as stack:

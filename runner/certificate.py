@@ -14,11 +14,6 @@ import ssl
 import tempfile
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
 from runner.ownership import below_shared, owners_of
 from runner.settings import ConfigurationError
 
@@ -101,6 +96,12 @@ def _is_foreign(folder: Path) -> bool:
 
 def _self_signed() -> bytes:
     """A key and its certificate for localhost, as controller-runtime makes it: who scrapes cannot check it, only encrypt."""
+    # Large, and not needed where metrics are not served over TLS.
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "rolerunner metrics")])
     now = datetime.datetime.now(datetime.UTC)

@@ -7,6 +7,7 @@ is tagged. The patches ask here for what differs and are the same for both.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import importlib
 import json
 import traceback
@@ -15,6 +16,7 @@ from typing import Any
 
 from ansible.executor.process import worker
 from ansible.module_utils import basic
+from ansible.parsing.dataloader import DataLoader
 from ansible.utils.context_objects import GlobalCLIArgs
 
 from runner.executor.orders import has_tags
@@ -22,14 +24,30 @@ from runner.executor.orders import has_tags
 # Whether strings carry tags: ansible-core from 2.19 on.
 TAGS = has_tags()
 
+# What parsed YAML is made of.
+_LEAVES: frozenset[type] = frozenset({str, bytes, int, float, bool, type(None), datetime.date, datetime.datetime})
+_MAPPINGS: frozenset[type] = frozenset({dict})
+_SEQUENCES: frozenset[type] = frozenset({list})
+
 if TAGS:
     from ansible.module_utils._internal import _traceback
     from ansible.module_utils._internal._ansiballz import _loader as ansiballz
+    from ansible.module_utils._internal._datatag import AnsibleTaggedObject, _AnsibleTagsMapping
     from ansible.parsing.vault import VaultSecretsContext
+
+    _TAGGED = AnsibleTaggedObject._tagged_type_map
+    _LEAVES |= {_TAGGED[kind] for kind in _LEAVES if kind in _TAGGED}
+    _MAPPINGS |= {_TAGGED[dict]}
+    _SEQUENCES |= {_TAGGED[list]}
 else:
     from ansible.module_utils.common.json import AnsibleJSONEncoder
     from ansible.parsing.ajson import AnsibleJSONDecoder
-    from ansible.parsing.yaml.objects import AnsibleVaultEncryptedUnicode
+    from ansible.parsing.yaml.objects import AnsibleMapping, AnsibleSequence, AnsibleUnicode
+    from ansible.utils.unsafe_proxy import AnsibleUnsafeBytes, AnsibleUnsafeText
+
+    _LEAVES |= {AnsibleUnicode, AnsibleUnsafeText, AnsibleUnsafeBytes}
+    _MAPPINGS |= {AnsibleMapping}
+    _SEQUENCES |= {AnsibleSequence}
 
 
 # Module-level variables with what the first module of a process was given.
@@ -47,15 +65,57 @@ def forget_run() -> None:
         AnsibleJSONDecoder._vaults.clear()
 
 
-def has_vault_values(content: Any) -> bool:
-    """Whether parsed YAML has encrypted values, which until 2.18 hold the passwords of the run that parsed it."""
+def copied(content: Any) -> Any:
+    """A copy of parsed YAML: containers anew, with the tags or positions that they have; what nobody changes is shared.
+
+    Raises NotPlain where there is anything else in it. An encrypted value is: it holds what it was decrypted to, or, until
+    2.18, the passwords of the run that parsed it.
+    """
+    kind = type(content)
+    if kind in _LEAVES:
+        return content
+    if not _LEAVES.issuperset(map(type, content)) if kind in _MAPPINGS else kind not in _SEQUENCES:
+        raise NotPlain
+    made: Any
+    if kind in _MAPPINGS:
+        made = {name: item if type(item) in _LEAVES else copied(item) for name, item in content.items()}
+    else:
+        made = [item if type(item) in _LEAVES else copied(item) for item in content]
+    if kind in (dict, list):
+        return made
+    made = kind(made)
     if TAGS:
+        made._ansible_tags_mapping = content._ansible_tags_mapping
+    else:
+        vars(made).update(vars(content))
+    return made
+
+
+def is_plain(content: Any) -> bool:
+    """Whether it can be `copied`."""
+    try:
+        copied(content)
+    except NotPlain:
         return False
-    if isinstance(content, dict):
-        return any(map(has_vault_values, content.values()))
-    if isinstance(content, list):
-        return any(map(has_vault_values, content))
-    return isinstance(content, AnsibleVaultEncryptedUnicode)
+    return True
+
+
+def share_leaves() -> None:
+    """Have `copy.deepcopy` share strings that have tags or positions, as it shares plain ones, and the tags themselves."""
+    for kind in [*_LEAVES, *([_AnsibleTagsMapping] if TAGS else [])]:
+        if kind.__module__ not in ("builtins", "datetime"):
+            kind.__deepcopy__ = lambda self, memo: self
+
+
+class NotPlain(Exception):
+    """What is to be copied is not of the types that are known."""
+
+
+def check_copied() -> None:
+    """LookupError where parsed YAML is made of other things."""
+    content = DataLoader().load("a: [1, {b: c, d: !unsafe e}]")
+    if not is_plain(content):
+        raise LookupError("parsed YAML is made of other types")
 
 
 def check_modules() -> None:

@@ -117,8 +117,13 @@ def _is_of_cr(folder: Path) -> bool:
 def write_private(path: Path, text: str) -> None:
     """Write a file that is its owner's alone, in the place of what may stand there."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
+    try:
+        # A run writes some twenty: a file object would look at each of them first.
+        content = text.encode()
+        while content:
+            content = content[os.write(descriptor, content) :]
+    finally:
+        os.close(descriptor)
 
 
 def settle(folder: Path, ident: str, keep: int | None) -> None:

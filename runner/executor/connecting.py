@@ -1,30 +1,49 @@
-"""A seam of kubernetes.core: how to reach the cluster is read once in a run, instead of by each of its tasks.
+"""A seam of kubernetes.core: how to reach the cluster is read once in a run, instead of by each of its tasks; and what a
+client has found out and its connections stay for the runs to come.
 
 It is so for the run's own kubeconfig only, in which there is no more than an address and a token: with others a task may
-have something done (start a process for a token, say) each time.
+have something done (start a process for a token, say) each time. Each run's configuration, and so its token, is its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import json
 import os
 import sys
-from collections.abc import Callable, Hashable
+import time
+from collections.abc import Callable, Hashable, Iterator
+from pathlib import Path
 from typing import Any
 
+from runner.executor.lessons import bounded
 from runner.executor.seams import expect
 
 _COLLECTION = "ansible_collections.kubernetes.core"
 _CLIENT = f"{_COLLECTION}.plugins.module_utils.k8s.client"
 # In a run's environment, where its kubeconfig is.
 KUBECONFIG = "K8S_AUTH_KUBECONFIG"
+# Seconds: how long a client's discovery counts (what it does not find it looks for again at once), and how long a connection
+# may be idle.
+_AGE, _IDLE = 60.0, 15.0
+# Clients that are kept: one does for nearly all.
+_MOST = 4
+# What a task may say of how to reach the cluster beside the kubeconfig, for its client to be kept.
+_HARMLESS = frozenset({"kubeconfig", "context", "verify_ssl", "no_proxy", "persist_config"})
+# Of a client's configuration: what is the run's own, and loggers, which are the process'.
+_OF_THE_RUN = frozenset({"api_key", "refresh_api_key_hook", "kubeconfig"})
+_LOGGING = frozenset({"logger", "logger_formatter", "logger_stream_handler", "logger_file_handler"})
 
 
 def check() -> None:
     if (client := _client()) is not None:
         expect(client._create_configuration, "auth")
         expect(client.get_api_client)
+        expect(client.create_api_client)
         expect(client.kubernetes.client.Configuration.set_default, "default")
+        expect(client.kubernetes.config.kube_config._cleanup_temp_files)
+        _ = client._pool.clear
 
 
 def put() -> Connections | None:
@@ -32,8 +51,8 @@ def put() -> Connections | None:
     if client is None:
         # Not every operator has Kubernetes' collection.
         return None
-    connections = Connections(client._create_configuration, client.kubernetes.client.Configuration.set_default)
-    client._create_configuration = connections.create
+    connections = Connections(client)
+    client._create_configuration, client.create_api_client = connections.create, connections.client
     shorten_imports()
     return connections
 
@@ -57,13 +76,21 @@ def _client() -> Any:
 
 
 class Connections:
-    """`create` is kubernetes.core's `_create_configuration`. `own`: the path of the run's own kubeconfig."""
+    """`create` and `client` take the places of kubernetes.core's `_create_configuration` and `create_api_client`.
 
-    def __init__(self, original: Callable[[dict[str, Any]], Any], set_default: Callable[[Any], None]) -> None:
+    `own`: the path of the run's own kubeconfig. `module`: kubernetes.core's, whose functions they call.
+    """
+
+    def __init__(self, module: Any) -> None:
         self.own: str | None = None
-        self._original = original
-        self._set_default = set_default
+        self._create, self._make = module._create_configuration, module.create_api_client
+        self._pool: dict[str, Any] = module._pool
+        self._set_default: Callable[[Any], None] = module.kubernetes.client.Configuration.set_default
+        self._clean_up: Callable[[], None] = module.kubernetes.config.kube_config._cleanup_temp_files
         self._last: tuple[Hashable, Any] | None = None
+        # The run's configurations of which the clients may be kept: by their ids, with what there is of secrets in them.
+        self._simple: dict[int, tuple[Any, str]] = {}
+        self._kept: dict[Hashable, _Kept] = {}
 
     def create(self, auth: dict[str, Any]) -> Any:
         """`auth` are a task's arguments of that kind, and what the environment says in their place."""
@@ -72,9 +99,58 @@ class Connections:
             return self._last[1]
         # The Kubernetes client's default is the process', and what it makes begins as a copy of it.
         self._set_default(None)
-        configuration = self._original(auth)
+        is_simple = {name for name, value in auth.items() if value} <= _HARMLESS
+        configuration = self._create(auth)
         self._last = None if known is None else (known, configuration)
+        if known is not None and is_simple and (token := _token(self.own)):
+            self._simple[id(configuration)] = configuration, token
         return configuration
+
+    def client(self, configuration: Any, **headers: Any) -> Any:
+        """A client that has this configuration: one that was kept, or a new one."""
+        found = self._simple.get(id(configuration))
+        if found is None or headers:
+            return self._make(configuration, **headers)
+        with _without(configuration, found[1]):
+            key = _key(configuration, found[1])
+            kept = self._kept.pop(key, None)
+            if kept is not None and not kept.is_fresh():
+                self._forget(kept.client)
+                kept = None
+            if kept is None:
+                kept = _Kept(self._make(configuration))
+                if key is None or not kept.is_as_known():
+                    return kept.client
+        kept.use(configuration)
+        self._kept[key] = kept
+        bounded(self._kept, _MOST)
+        return kept.client
+
+    def _forget(self, client: Any) -> None:
+        for digest, pooled in list(self._pool.items()):
+            if pooled is client:
+                del self._pool[digest]
+        # What it holds is its own affair.
+        with contextlib.suppress(Exception):
+            client.client.close()
+
+    def end_run(self) -> None:
+        """Forget what the run has used but what it has found out, which is for those that come after it."""
+        self._last = None
+        self._simple.clear()
+        for kept in self._kept.values():
+            kept.release()
+        kept_clients = [kept.client for kept in self._kept.values()]
+        for client in list(self._pool.values()):
+            if not any(client is kept for kept in kept_clients):
+                self._forget(client)
+        self._pool.clear()
+        self._set_default(None)
+        self._clean_up()
+
+    def descriptors(self) -> set[int]:
+        """Those of the connections that are kept."""
+        return {number for kept in self._kept.values() for number in kept.descriptors()}
 
     def _all_it_depends_on(self, auth: dict[str, Any]) -> Hashable:
         """None where it is not the run's own kubeconfig."""
@@ -85,3 +161,75 @@ class Connections:
         except OSError:
             return None
         return repr(sorted(auth.items())), state.st_mtime_ns, state.st_size, state.st_ino, frozenset(os.environ.items())
+
+
+class _Kept:
+    """A client of kubernetes.core. Between two runs it has no configuration."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self._headers = dict(client.client.default_headers)
+        self._made = self._used = time.monotonic()
+
+    def is_fresh(self) -> bool:
+        return time.monotonic() - self._made < _AGE and self.client.client.default_headers == self._headers
+
+    def is_as_known(self) -> bool:
+        """Whether it has its configuration, and so its token, where it is looked for here."""
+        configuration = vars(self.client).get("configuration")
+        return configuration is not None and configuration is vars(self.client.client).get("configuration")
+
+    def use(self, configuration: Any) -> None:
+        if time.monotonic() - self._used > _IDLE:
+            # Its other end may just be closing it.
+            self.client.client.rest_client.pool_manager.clear()
+        self._used = time.monotonic()
+        self._configure(configuration)
+
+    def release(self) -> None:
+        self._used = time.monotonic()
+        self._configure(None)
+
+    def descriptors(self) -> Iterator[int]:
+        pools = self.client.client.rest_client.pool_manager.pools
+        for key in pools.keys():  # noqa: SIM118 - it cannot be iterated over itself
+            for connection in list(pools[key].pool.queue):
+                if connection is not None and connection.sock is not None:
+                    yield connection.sock.fileno()
+
+    def _configure(self, configuration: Any) -> None:
+        for part in (self.client, self.client.client, self.client.client.rest_client):
+            part.configuration = configuration
+
+
+def _token(kubeconfig: str | None) -> str | None:
+    """The token in a run's own kubeconfig; None if it is not in its place."""
+    try:
+        (user,) = json.loads(Path(kubeconfig or "").read_text())["users"]
+        return str(user["user"]["username"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _key(configuration: Any, token: str) -> Hashable:
+    """All that a client depends on but the run's token; None where there is more of that, or of files, which may go."""
+    values = vars(configuration)
+    if values.get("ssl_ca_cert") or values.get("cert_file") or values.get("key_file"):
+        return None
+    text = repr(sorted((name, repr(value)) for name, value in values.items() if name not in _OF_THE_RUN | _LOGGING))
+    return None if token in text else text
+
+
+@contextlib.contextmanager
+def _without(configuration: Any, token: str) -> Iterator[None]:
+    """Meanwhile the address of the proxy is without the token, which is sent otherwise: clients remember it."""
+    proxy = configuration.proxy
+    if not proxy or token not in proxy:
+        yield
+        return
+    scheme, _, rest = proxy.partition("://")
+    configuration.proxy = f"{scheme}://{rest.rpartition('@')[2]}"
+    try:
+        yield
+    finally:
+        configuration.proxy = proxy

@@ -2,18 +2,21 @@
 
 What changes by itself (time, memory, load, uptime, how full a mount is, the environment, the user, local facts) is gathered
 by each run as ever. What is a matter of how the machine is built (devices, mounts, network, distribution …) a run takes
-from the warm process. That has it gathered anew, in a process of its own, when it plays a job, an earlier one wanted facts,
-and the last time was more than a minute ago. What has not been gathered yet, or not for an hour, a run gathers itself.
+from a file of the fork server. That has it gathered anew, in a process of its own, when it plays a job, an earlier one
+wanted facts, and the last time was more than a minute ago. What has not been gathered yet, or not for an hour, a run gathers
+itself.
 """
 
 from __future__ import annotations
 
 import json
 import marshal
+import os
 import threading
 import time
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils import basic
@@ -27,8 +30,6 @@ from ansible.modules import setup
 from runner.executor import ansible_core
 from runner.executor.seams import expect
 
-# Told instead of facts by a run that has asked for some.
-_WANTED = None
 # Seconds.
 _AGE, _OLDEST = 60.0, 3600.0
 # The collectors that start processes, look for programs, go through many files or take a long text apart, by the names that
@@ -47,6 +48,8 @@ class Facts:
         # Marshalled, which is quicker to copy.
         self._kept: dict[str, bytes] = {}
         self._gathered = -_OLDEST
+        # Of the file that these are from: its number and time.
+        self._stored: tuple[int, int] | None = None
         self._begun = -_OLDEST
         # Whether this run, or one that this process was told of, has asked.
         self._wanted = False
@@ -73,17 +76,34 @@ class Facts:
         )
         collector.collect(module=_module())
 
-    def learned(self) -> Iterable[dict[str, bytes] | None]:
-        if self._recording:
-            return [self._kept]
-        return [_WANTED] if self._wanted else []
+    def learned(self) -> Iterable[None]:
+        """That facts are wanted, where these are old."""
+        wanted, self._wanted = self._wanted, False
+        return [None] if wanted and time.monotonic() - self._gathered > _AGE else []
 
-    def keep(self, lesson: dict[str, bytes] | None) -> None:
-        if lesson is _WANTED:
-            self._wanted = True
+    def keep(self, lesson: None) -> None:
+        self._wanted = True
+
+    def store(self, path: Path) -> None:
+        """In the process that gathers: write down what it has, for those that play to `refresh` theirs."""
+        fresh = path.with_name(f".{path.name}-{os.getpid()}")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "wb") as file:
+            # The clock is the machine's.
+            marshal.dump((time.monotonic(), self._kept), file)
+        fresh.replace(path)
+
+    def refresh(self, path: Path) -> None:
+        """Before a run: take what another process has gathered since the last time, if it has."""
+        try:
+            found = os.stat(path)
+            state = found.st_ino, found.st_mtime_ns
+            if state != self._stored:
+                self._gathered, self._kept = marshal.loads(path.read_bytes())
+                self._stored = state
+        except (OSError, ValueError, TypeError, EOFError):
+            # None has, or it is gone. Each run gathers for itself then, or goes on with what there is.
             return
-        self._kept = lesson
-        self._gathered = time.monotonic()
 
     def knows(self, what: str) -> bool:
         return not self._recording and what in self._kept and time.monotonic() - self._gathered < _OLDEST

@@ -1,8 +1,8 @@
 """The warm process: has Ansible loaded, and forks workers, which play jobs.
 
-`python -m runner.executor.forkserver RUNNER FOLDER FD LIMITS`, started by `runner.executor.warm`: the runner's process id, a
-folder for temporary files, which goes with it, and `jobs.Limits` as JSON. It stands below a guard. It has no threads and no
-event loop, so that a fork of it is whole. On the control socket FD it is told, one datagram each,
+Started by `runner.executor.warm` below a guard, with a control socket's descriptor, a folder for temporary files, which goes
+with it, and `jobs.Limits` as JSON. It has no threads and no event loop, so that a fork of it is whole. On the control socket
+it is told, one datagram each,
 
     {"play": IDENT, "pool": POOL} with a socket of the job's own        {"end": IDENT}        {"ping": NUMBER}
 
@@ -17,7 +17,7 @@ TEXT}. When the control socket closes, the runner is gone, and every process of 
 A worker plays jobs of one pool, one after another; a job without a pool has a worker of its own. Each worker has a socket to
 the fork server, on which jobs come, {"again": BOOL} with the job's socket, and where it answers each, when nothing of the
 run is left, by {"retired": REASON}; with a reason it ends. When no job has come for a while and there is no worker, one is
-forked for the next job, for which all is prepared then.
+forked for the next job.
 
 The fork server waits for nothing but news. A worker is killed, not its processes one by one: what has lost its parent by
 that becomes the fork server's own child, is killed as such, and so on, as the kernel tells of each death.
@@ -55,12 +55,14 @@ _LULL = 0.2
 _AGAIN = 0.1
 
 
-def main(control: socket.socket, folder: str, limits: Limits) -> None:
+def main(descriptor: str, folder: str, asked: str) -> None:
     begun = time.monotonic()
+    control = socket.socket(fileno=int(descriptor))
     tempfile.tempdir = folder
     with _environment_of_a_run(folder):
         from runner.executor import worker
 
+        limits = Limits(**json.loads(asked))
         warm = worker.Warm(limits)
     warm.warm_up()
     # What is there now stays: the collector must not touch, and thereby copy, the pages that the workers share.
@@ -175,7 +177,7 @@ class Server:
         elif self._may_prepare and not self._workers:
             self._may_prepare = False
             with contextlib.suppress(OSError):
-                self._fork_worker(is_ahead=True)
+                self._fork_worker()
         for worker in self._surplus():
             if time.monotonic() - worker.free_since >= self._limits.idle:
                 self._dismiss(worker)
@@ -271,14 +273,14 @@ class Server:
             self._tell_end(ident, 0, of=worker)
             worker.retired = "died"
 
-    def _fork_worker(self, *, is_ahead: bool = False) -> _Worker:
+    def _fork_worker(self) -> _Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
         def work() -> None:
             ours.close()
             for other in self._workers.values():
                 other.socket.close()
-            self._warm.serve(theirs, is_ahead=is_ahead)
+            self._warm.serve(theirs)
 
         with theirs:
             try:
@@ -373,9 +375,3 @@ class Server:
         number = of.number if of is not None else 0
         about = {"code": code, "left": left, "error": error, "number": number, "retired": retired}
         self.tell({"ended": ident, **about})
-
-
-if __name__ == "__main__":
-    runner, place, number, asked = sys.argv[1:]
-    processes.guard(int(runner), place)
-    main(socket.socket(fileno=int(number)), place, Limits(**json.loads(asked)))

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from runner.executor import processes
+from runner.executor import guard, processes
 from runner.executor.jobs import told_as_executor_error
 
 logger = logging.getLogger(__name__)
@@ -43,9 +43,9 @@ class Guarded:
     async def start(
         cls, module: str, *arguments: str, environment: Mapping[str, str], folder: Path | None = None, **how: Any
     ) -> Self:
-        """`python -m module RUNNER FOLDER ARGUMENTS`; the folder is removed when it ends. Raises ExecutorError."""
+        """Call the module's `main` with the arguments; the folder is removed when it ends. Raises ExecutorError."""
         mark = f"{os.getpid()}-{secrets.token_hex(8)}"
-        command = (sys.executable, "-m", module, str(os.getpid()), str(folder or ""), *arguments)
+        command = (sys.executable, "-m", guard.__name__, str(os.getpid()), str(folder or ""), module, *arguments)
         env = {**environment, processes.MARK: mark}
         try:
             with told_as_executor_error(f"{module} could not be started"):

@@ -1,8 +1,7 @@
 """One run in a process of its own: reads what to run from standard input, writes events to standard output, ends.
 
-`python -m runner.executor.launcher RUNNER FOLDER`, started by `runner.executor.subprocess` (the folder is none). It stands
-below a guard. Every process that the run starts ends with this one: on SIGTERM, when standard input closes (the runner is
-gone), when the play is over, and when it is killed.
+Started by `runner.executor.subprocess` below a guard. Every process that the run starts ends with this one: on SIGTERM, when
+standard input closes (the runner is gone), when the play is over, and when it is killed.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import sys
 import threading
 from typing import Any
 
-from runner.executor.processes import adopt_orphans, be_first_out_of_memory, end_descendants, guard
+from runner.executor.processes import adopt_orphans, be_first_out_of_memory, end_descendants
 
 
 def main() -> int:
@@ -61,8 +60,3 @@ def _await_end_of_input() -> None:
 def _end_all_and_exit() -> None:
     end_descendants()
     os._exit(128 + signal.SIGTERM)
-
-
-if __name__ == "__main__":
-    guard(int(sys.argv[1]))
-    sys.exit(main())

@@ -23,9 +23,6 @@ PACKAGE = Path(__file__).parent.parent.parent
 COLLECTIONS = Path(__file__).parent.parent / "collections"
 _CALLBACKS = Path(__file__).parent / "callback_plugins"
 
-# This host, with this Python.
-INVENTORY = f"localhost ansible_connection=local ansible_python_interpreter={json.dumps(sys.executable)}\n"
-
 _LOOPBACK = "127.0.0.1"
 _HTTP_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _UNSAFE = "__ansible_unsafe"
@@ -109,14 +106,21 @@ def temporary(scratch: str) -> dict[str, str]:
 
 
 def _inventory(scratch: Path) -> str:
-    """This host's modules have their temporary files there. A variable of the environment would count for all hosts."""
-    if any(map(os.environ.get, _REMOTE_TEMP)) or "remote_tmp" in _configured():
-        return INVENTORY
-    return f"{INVENTORY.rstrip()} ansible_remote_tmp={json.dumps(str(scratch))}\n"
+    """This host, with this Python, as JSON, which Ansible reads first and fastest.
+
+    Its modules have their temporary files in the folder. A variable of the environment would count for all hosts.
+    """
+    variables = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    if not any(map(os.environ.get, _REMOTE_TEMP)) and "remote_tmp" not in _configured():
+        variables["ansible_remote_tmp"] = str(scratch)
+    if os.environ.get("ANSIBLE_INVENTORY_ENABLED") or "enable_plugins" in _configured("inventory"):
+        # The user's own choice of inventory plugins may be without YAML's, which reads JSON.
+        return " ".join(["localhost", *(f"{name}={json.dumps(value)}" for name, value in variables.items())]) + "\n"
+    return json.dumps({"ungrouped": {"hosts": {"localhost": variables}}})
 
 
-def _configured() -> Collection[str]:
-    """The defaults that the user's ansible.cfg has; which one counts, Ansible decides the same way."""
+def _configured(section: str = "defaults") -> Collection[str]:
+    """What the user's ansible.cfg has in a section; which file counts, Ansible decides the same way."""
     given = os.environ.get("ANSIBLE_CONFIG", "")
     places = [Path("ansible.cfg"), Path("~/.ansible.cfg").expanduser(), Path("/etc/ansible/ansible.cfg")]
     if given:
@@ -125,7 +129,7 @@ def _configured() -> Collection[str]:
     parser = configparser.RawConfigParser(strict=False)
     with contextlib.suppress(OSError, ValueError, configparser.Error):
         parser.read(next((place for place in places if place.exists()), ()), encoding="utf-8")
-    return parser["defaults"] if parser.has_section("defaults") else ()
+    return parser[section] if parser.has_section(section) else ()
 
 
 def _without_proxy(environ: Mapping[str, str]) -> dict[str, str]:

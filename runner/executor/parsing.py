@@ -1,16 +1,17 @@
 """Seams of ansible-core and of what it uses: what has been parsed is not parsed again.
 
-Files that an earlier run has read are reused while they are unchanged. The fork server parses what its children say they
-have parsed, so that the next ones have it. A child hands out what it has inherited once, without a copy: it is its own.
-From then on ansible-core's cache does its work.
+Files that an earlier run has read are reused while they are unchanged, a copy for each who reads them. Between two runs a
+process parses what the one has read, and the fork server what its children say they have read, so that the next run has it.
+That is done without the passwords of any run: what is encrypted is never kept.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import ansible_runner.loader
@@ -18,7 +19,6 @@ import yaml
 from ansible import constants
 from ansible.cli.playbook import PlaybookCLI
 from ansible.executor import playbook_executor
-from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import PluginLoader, get_plugin_class
 from ansible.utils.display import Display
@@ -35,71 +35,89 @@ _LISTED = ("connection_loader", "shell_loader", "become_loader")
 
 # A file's path, and how it is read: as JSON only, as a trusted template.
 Key = tuple[str, bool, bool]
+# Times, size and number of a file.
+State = tuple[int, ...]
+# A file may as well contain nothing.
+UNKNOWN = object()
+# Of the display: what has been said by now and is not said twice.
+_SAID = ("_warns", "_deprecations", "_errors")
 
 
 class Parsed:
+    """The files that are known, each with what it was like before it was read."""
+
     def __init__(self, load: Any) -> None:
         self._load = load
-        # With what the file was like before it was read.
-        self._known: dict[Key, tuple[tuple[int, ...], Any]] = {}
+        self._known: dict[Key, tuple[State, Any]] = {}
         self._learned: set[Key] = set()
-        self._taken: set[Key] = set()
+        # What has something to be told each time, or is encrypted.
+        self._refused: dict[Key, State] = {}
         # Files below this folder are the run's own.
         self.own_folder = ""
 
     def keep(self, key: Key) -> None:
+        """Read a file for the runs to come, with no run's passwords."""
         path, json_only, trusted = key
-        said = _said()
-        before = [set(messages) for messages in said]
+        how = {"trusted_as_template": trusted} if ansible_core.TAGS else {}
         try:
-            state = _state(path)
-            how = {"trusted_as_template": trusted} if ansible_core.TAGS else {}
-            content = self._load(DataLoader(), path, "none", True, json_only, **how)
+            with _nothing_said() as said:
+                state = _state(path)
+                content = self._load(DataLoader(), path, "none", True, json_only, **how)
         except Exception:
             # Whatever is wrong with it is for a run to say.
             return
-        finally:
-            # So is what there is to say of its content, each time: what was said once is not said again.
-            silent = before == [set(messages) for messages in said]
-            for messages, earlier in zip(said, before, strict=True):
-                for message in set(messages) - earlier:
-                    _unsay(messages, message)
-        if silent and state[0] < time.time_ns() - _SETTLED and not ansible_core.has_vault_values(content):
+        if any(said) or not ansible_core.is_plain(content):
+            self._refused[key] = state
+            bounded(self._refused, _MOST)
+        elif state[0] < time.time_ns() - _SETTLED:
             self._known[key] = state, content
             bounded(self._known, _MOST)
 
     def learned(self) -> Iterable[Key]:
+        return self._learned
+
+    def end_run(self) -> None:
+        """Between two runs of a process: keep what the one has read for the other."""
         learned, self._learned = self._learned, set()
-        return learned
+        for key in learned:
+            self.keep(key)
 
     def take(self, key: Key) -> Any:
-        """The content, once, if it is known and the file has not changed; None otherwise."""
-        known = self._known.pop(key, None)
-        with contextlib.suppress(OSError):
-            if known is not None and _state(key[0]) == known[0]:
-                self._taken.add(key)
-                return known[1]
-        if key not in self._taken and not key[0].startswith(self.own_folder + os.sep):
+        """The content, a copy of its own for each, if it is known and the file has not changed; else UNKNOWN."""
+        state, content = self._known.get(key, (None, UNKNOWN))
+        try:
+            now = _state(key[0])
+        except OSError:
+            now = None
+        if now is not None and now == state:
+            return ansible_core.copied(content)
+        self._known.pop(key, None)
+        if now != self._refused.get(key) and not key[0].startswith(self.own_folder + os.sep):
             self._learned.add(key)
-        return None
+        return UNKNOWN
 
 
-def _state(path: str) -> tuple[int, ...]:
+def _state(path: str) -> State:
     found = os.stat(path)
     return found.st_mtime_ns, found.st_size, found.st_ino, found.st_ctime_ns
 
 
-def _said() -> list[set[str] | dict[str, int]]:
-    """What has been said by now and is not said twice: warnings, deprecations, errors."""
+@contextlib.contextmanager
+def _nothing_said() -> Iterator[list[set[str] | dict[str, int]]]:
+    """Meanwhile nothing has been said before: warnings, deprecations, errors. Gives what has been said at the end.
+
+    Whoever reads the file in a run says it there, once in each run.
+    """
     display = Display()
-    return [display._warns, display._deprecations, display._errors]
-
-
-def _unsay(messages: set[str] | dict[str, int], message: str) -> None:
-    if isinstance(messages, dict):
-        del messages[message]
-    else:
-        messages.remove(message)
+    before = {name: getattr(display, name) for name in _SAID}
+    said = [type(messages)() for messages in before.values()]
+    for name, messages in zip(_SAID, said, strict=True):
+        setattr(display, name, messages)
+    try:
+        yield said
+    finally:
+        for name, messages in before.items():
+            setattr(display, name, messages)
 
 
 def check() -> None:
@@ -107,13 +125,15 @@ def check() -> None:
         DataLoader.load_from_file,
         *("self", "file_name", "cache", "unsafe", "json_only", *(["trusted_as_template"] if ansible_core.TAGS else [])),
     )
+    ansible_core.check_copied()
     _ = DataLoader()._FILE_CACHE
-    for messages in _said():
-        if not isinstance(messages, (set, dict)):
+    for name in _SAID:
+        if not isinstance(messages := getattr(Display(), name), (set, dict)):
             raise TypeError(f"what has been said is kept in a {type(messages).__name__}")
 
 
 def put() -> Parsed:
+    ansible_core.share_leaves()
     load = DataLoader.load_from_file
     kept = Parsed(load)
 
@@ -123,9 +143,15 @@ def put() -> Parsed:
         path = self.path_dwim(file_name)
         if path not in self._FILE_CACHE:
             content = kept.take((str(path), json_only, kwargs.get("trusted_as_template", False)))
-            if content is not None:
+            if content is not UNKNOWN:
                 return content
-        return load(self, file_name, cache, unsafe, json_only, **kwargs)
+        content = load(self, file_name, cache, True, json_only, **kwargs)
+        if unsafe:
+            return content
+        try:
+            return ansible_core.copied(content)
+        except ansible_core.NotPlain:
+            return copy.deepcopy(content)
 
     DataLoader.load_from_file = load_from_file
     return kept
@@ -139,25 +165,6 @@ def check_yaml() -> None:
 def put_yaml() -> None:
     """Kubeconfigs and the like are read by PyYAML's safe loader; the one in C reads the same."""
     yaml.safe_load = ansible_runner.loader.safe_load = lambda stream: yaml.load(stream, Loader=yaml.CSafeLoader)
-
-
-def check_inventory() -> None:
-    expect(InventoryManager._fetch_inventory_plugins, "self")
-
-
-def put_inventory() -> None:
-    """The plugins that inventories are tried with are loaded beforehand; whoever asks again in a run gets others."""
-    fetch, here = InventoryManager._fetch_inventory_plugins, os.getpid()
-    loaded: list[Any] = []
-
-    def fetch_inventory_plugins(self: Any) -> Any:
-        if os.getpid() == here:
-            # In the fork server's first run: once for it, and once for each fork.
-            loaded[:] = [fetch(self)]
-            return fetch(self)
-        return loaded.pop() if loaded else fetch(self)
-
-    InventoryManager._fetch_inventory_plugins = fetch_inventory_plugins
 
 
 def check_arguments() -> None:

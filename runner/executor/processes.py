@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Container
@@ -81,6 +79,9 @@ def guard(runner: int, *folders: str) -> None:
                 code = os.waitstatus_to_exitcode(status)
     if left := end_descendants():
         os.write(2, f"Processes that cannot be ended: {left}\n".encode())
+    # Not before it is used: the guard is to be small.
+    import shutil
+
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
     code = -signal.SIGTERM if code is None else code
@@ -220,6 +221,8 @@ def _stat(pid: int) -> list[str]:
 def _processes() -> list[tuple[int, int]]:
     """(pid, parent's pid) of every live process."""
     if sys.platform != "linux":
+        import subprocess
+
         with subprocess.Popen(["ps", "-axo", "pid=,ppid=,stat="], stdout=subprocess.PIPE, text=True) as ps:
             rows = [line.split() for line in ps.communicate()[0].splitlines()]
         return [(int(row[0]), int(row[1])) for row in rows if not row[2].startswith("Z") and int(row[0]) != ps.pid]

@@ -35,7 +35,8 @@ import threading
 import time
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -161,7 +162,7 @@ class Baseline:
         self._blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self._collector = gc.isenabled(), gc.get_threshold()
         self._process = _process()
-        self._descriptors = _descriptors()
+        self._descriptors = _descriptors(())
 
     def restore(self) -> None:
         """Put back what can be."""
@@ -235,17 +236,17 @@ class Baseline:
             loader.PLUGIN_PATH_CACHE[each.class_name] = each._plugin_path_cache = _empty_like(each._plugin_path_cache)
             each._clear_caches()
 
-    def difference(self) -> str:
-        """What is not as it was; empty: nothing."""
-        return next((name for name, is_different in self._comparisons() if is_different()), "")
+    def difference(self, kept: Collection[int] = ()) -> str:
+        """What is not as it was; empty: nothing. `kept`: descriptors that are to stay."""
+        return next((name for name, is_different in self._comparisons(kept) if is_different()), "")
 
-    def _comparisons(self) -> Iterator[tuple[str, Callable[[], bool]]]:
+    def _comparisons(self, kept: Collection[int]) -> Iterator[tuple[str, Callable[[], bool]]]:
         yield "child", _had_children
         yield "thread", _has_threads
         yield "code", self._has_new_code
         yield "patched", self._is_patched
         yield "process", lambda: _process() != self._process
-        yield "descriptor", self._has_other_descriptors
+        yield "descriptor", partial(self._has_other_descriptors, kept)
 
     def _has_new_code(self) -> bool:
         modules = sys.modules
@@ -278,12 +279,12 @@ class Baseline:
             each != known for each, known in self._containers
         )
 
-    def _has_other_descriptors(self) -> bool:
-        if _descriptors() == self._descriptors:
+    def _has_other_descriptors(self, kept: Collection[int]) -> bool:
+        if _descriptors(kept) == self._descriptors:
             return False
         # Some are closed with what had them.
         gc.collect()
-        return _descriptors() != self._descriptors
+        return _descriptors(kept) != self._descriptors
 
 
 class Uses:
@@ -367,12 +368,13 @@ def _has_threads() -> bool:
     return True
 
 
-def _descriptors() -> Mapping[int, str]:
+def _descriptors(kept: Collection[int]) -> Mapping[int, str]:
     found = {}
-    for name in os.listdir("/proc/self/fd"):
+    for number in map(int, os.listdir("/proc/self/fd")):
         # That of the listing itself is no more.
         with contextlib.suppress(OSError):
-            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+            if number not in kept:
+                found[number] = os.readlink(f"/proc/self/fd/{number}")
     return found
 
 

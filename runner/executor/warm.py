@@ -169,8 +169,7 @@ class _ForkServer:
         try:
             guarded = await Guarded.start(
                 forkserver.__name__,
-                str(theirs.fileno()),
-                json.dumps(asdict(limits)),
+                *(str(theirs.fileno()), str(folder), json.dumps(asdict(limits))),
                 environment={**os.environ, **common, "PYTHONPATH": os.pathsep.join(paths)},
                 folder=folder,
                 stdin=asyncio.subprocess.DEVNULL,

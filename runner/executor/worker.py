@@ -38,11 +38,15 @@ from runner.executor import ansible_core, cleaning, connecting, facts, inline, p
 from runner.executor.jobs import Job, Limits
 from runner.executor.lessons import Lessons
 from runner.executor.orders import LOCAL_TEMP, order, write_inputs
-from runner.executor.pages import Pages
 from runner.executor.recording import Recorder
 
 # Seconds.
 _GATHERING = 120
+# Events after which another one comes at once, or the end: they are sent together with it.
+_FOLLOWED_AT_ONCE = frozenset({
+    *("playbook_on_start", "playbook_on_play_start", "playbook_on_task_start", "playbook_on_stats"),
+    *("runner_on_ok", "runner_on_skipped", "runner_on_failed", "verbose"),
+})  # fmt: skip
 # Bytes of what the fork server says with a job.
 _ORDER = 1024
 
@@ -105,7 +109,6 @@ class Warm:
                 *((name, check, put) for name, (check, put) in lasting.items()),
                 ("names of filters", templates.check_names, templates.put_names),
                 ("YAML", parsing.check_yaml, parsing.put_yaml),
-                ("inventory", parsing.check_inventory, parsing.put_inventory),
                 ("cleaning", cleaning.check, cleaning.put),
                 ("arguments", parsing.check_arguments, parsing.put_arguments),
                 ("plugins", parsing.check_plugins, parsing.put_plugins),
@@ -113,10 +116,10 @@ class Warm:
             ]
         )
         self.left_out = {**left_out, **others}
-        self._pages = Pages()
-        # The largest lesson last: the others must have room.
-        self.lessons = Lessons({**{name: installed[name] for name in lasting if name in installed}, "pages": self._pages})
+        self.lessons = Lessons({name: installed[name] for name in lasting if name in installed})
         self._facts: facts.Facts | None = installed.get("facts")
+        # In the fork server's own folder.
+        self._facts_file = Path(tempfile.gettempdir()) / "facts"
         self._parsed: parsing.Parsed | None = installed.get("parsing")
         self._connections: connecting.Connections | None = connections.get("connections")
 
@@ -135,7 +138,7 @@ class Warm:
             places = tempfile.tempdir, constants.DEFAULT_LOCAL_TMP
             try:
                 asked = {**order(job), "gather_facts": False}
-                code, _, printed = _run(asked, Recorder(asked, lambda event: None))
+                code, _, printed = _run(asked, Recorder(asked, lambda event: None), lambda: None)
             finally:
                 os.environ.clear()
                 os.environ.update(before)
@@ -146,9 +149,10 @@ class Warm:
                 raise RuntimeError(f"the warm-up run failed: {printed}")
         ansible_core.forget_run()
         for kind in self.lessons.kinds.values():
-            if kind is not self._pages:
-                # It is known here, and not for every fork to tell.
-                kind.learned()
+            # It is known here, and not for every worker to tell.
+            kind.learned()
+        if self._parsed is not None:
+            self._parsed.end_run()
         load_extra_vars.extra_vars = load_options_vars.options_vars = None
         # Where ansible-core is not as known, each job has a process of its own.
         self._baseline = None if self.left_out else reset.Baseline(self.inline)
@@ -162,15 +166,10 @@ class Warm:
         # Somewhere on the machine something may hang.
         signal.alarm(_GATHERING)
         self._facts.gather()
-        self.lessons.tell("facts")
+        self._facts.store(self._facts_file)
 
-    def serve(self, server: socket.socket, *, is_ahead: bool) -> None:
-        """Play the jobs whose connections come through the fork server's socket, until it is closed or one was the last.
-
-        `is_ahead`: there is none yet, and time to prepare for it.
-        """
-        if is_ahead:
-            self._pages.copy()
+    def serve(self, server: socket.socket) -> None:
+        """Play the jobs whose connections come through the fork server's socket, until it is closed or one was the last."""
         # A short life, in which what lives on is looked through again and again for little.
         gc.set_threshold(50_000, 20, 100)
         if self._baseline is not None:
@@ -187,13 +186,17 @@ class Warm:
             self.lessons.tell()
             if retired:
                 return
+            if self._parsed is not None:
+                self._parsed.end_run()
 
     def _put_back(self) -> str:
         """Why this process plays no other job; empty if it does."""
         if self._baseline is None:
             return "unknown"
+        if self._connections is not None:
+            self._connections.end_run()
         self._baseline.restore()
-        return self._baseline.difference()
+        return self._baseline.difference(self._connections.descriptors() if self._connections is not None else ())
 
     def _play(self, connection: socket.socket) -> int | None:
         """Play the job whose order comes through the connection, and send its events there; its exit code, if it has one."""
@@ -206,17 +209,18 @@ class Warm:
         begun = time.monotonic()
         if self._parsed is not None:
             self._parsed.own_folder = asked["folder"]
+        if self._facts is not None:
+            self._facts.refresh(self._facts_file)
         if self._connections is not None:
             self._connections.own = asked["environment"].get(connecting.KUBECONFIG)
 
         def tell(line: str) -> None:
             stream.write(line + "\n")
-            stream.flush()
 
         tell(json.dumps({"begun": begun}))
         recorder = Recorder(asked, tell)
         try:
-            code, has_events, printed = _run(asked, recorder)
+            code, has_events, printed = _run(asked, recorder, stream.flush)
         except Exception:
             # Of the runner's own code: a playbook's failure is a result.
             tell(json.dumps({"done": 1, "printed": recorder.masked(traceback.format_exc())[-4000:]}))
@@ -247,7 +251,7 @@ def _asking_nobody(kubeconfig: Path) -> list[dict[str, Any]]:
     return [{name: arguments, "ignore_errors": True} for name in found]
 
 
-def _run(asked: dict[str, Any], recorder: Recorder) -> tuple[int, bool, str]:
+def _run(asked: dict[str, Any], recorder: Recorder, flush: Callable[[], None]) -> tuple[int, bool, str]:
     """The exit code of ansible-playbook, whether there were events, and what it printed."""
     config = ansible_runner.interface.init_runner(**recorder.arguments()).config
     (recorder.artifacts / "job_events").mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -257,7 +261,7 @@ def _run(asked: dict[str, Any], recorder: Recorder) -> tuple[int, bool, str]:
     os.environ.clear()
     os.environ.update(config.env)
     os.chdir(config.cwd)
-    events = _Events(recorder, config.ident)
+    events = _Events(recorder, config.ident, flush)
     screen = OutputEventFilter(None, events, suppress_ansible_output=True)
     sys.stdout, sys.stderr = _Terminal(screen), _Terminal(screen)
     color.ANSIBLE_COLOR = _has_colours()
@@ -344,9 +348,10 @@ class _Terminal:
 class _Events:
     """Takes the events from ansible-runner's filter, with the data that its callback plugin has put aside for them."""
 
-    def __init__(self, recorder: Recorder, ident: str) -> None:
+    def __init__(self, recorder: Recorder, ident: str, flush: Callable[[], None]) -> None:
         self.count = 0
         self._recorder = recorder
+        self._flush = flush
         self._ident = ident
         plugin = callback_loader.get("awx_display", class_only=True)
         module = plugin.v2_playbook_on_start.__globals__
@@ -394,3 +399,5 @@ class _Events:
             text = f"{aside[:-1]}, {json.dumps(rest)[1:]}"
         text = self._recorder.record(text, event["stdout"])
         self._recorder.keep_event(event["counter"], event["uuid"], text)
+        if event.get("event") not in _FOLLOWED_AT_ONCE:
+            self._flush()

@@ -26,9 +26,9 @@ from tests.chaos.world import (
 
 __all__ = ["MARK", "nothing_more", "served", "unharmed"]
 
-# Descriptors that come and go with kept connections and the fork that waits for the next run.
+# Descriptors that come and go with kept connections and workers.
 _SLACK = 12
-# Processes of an operator at rest: the runner, the fork server, the fork that waits, and room for what watches over them.
+# Processes of an operator at rest: the runner, a guard, the fork server, and as many workers as runs at once.
 _AT_REST = 5
 # An event loop that was held up so long by its own work, in seconds, is a fault; by the machine, it is not.
 _LONGEST_LAG = 1.0
@@ -140,7 +140,7 @@ def _more(world: World, now: AtRest, before: AtRest | None) -> list[str]:
     if before is not None:
         if now.descriptors > before.descriptors + _SLACK:
             wrong.append(f"{now.descriptors} descriptors after {before.descriptors}")
-        # Names differ with each run; of the fork that waits there may be one.
+        # Names differ with each run; of a worker there may be one.
         if len(now.temporary) > len(before.temporary) + 1:
             more = sorted(now.temporary - before.temporary)
             wrong.append(f"{len(more)} temporary files, such as {more[0]}")

@@ -14,7 +14,7 @@ processes.LIMIT = 0.2
 processes.end_tree = lambda pid, *, limit=0: []
 lessons, _ = socket.socketpair()
 lessons = SimpleNamespace(fileno=lessons.fileno, forked=lambda: None)
-warm = SimpleNamespace(lessons=lessons, serve=lambda server, is_ahead: time.sleep(600), gathering=lambda: None)
+warm = SimpleNamespace(lessons=lessons, serve=lambda server: time.sleep(600), gathering=lambda: None)
 forkserver.Server(socket.socket(fileno=int(sys.argv[1])), warm, Limits()).serve()
 """
 

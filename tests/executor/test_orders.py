@@ -1,7 +1,10 @@
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,3 +81,33 @@ async def test_a_run_that_is_ended_while_its_inputs_are_written_leaves_nobody_wr
     await asyncio.wait({putting})
     assert putting.cancelled()
     assert (tmp_path / "it" / "env" / "extravars").exists()
+
+
+def read(folder: Path) -> Any:
+    """What Ansible knows of its hosts by this inventory."""
+    command = [str(Path(sys.executable).with_name("ansible-inventory")), "--inventory", str(folder), "--list"]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder).stdout)
+
+
+@pytest.mark.parametrize("choice", ["", "environment", "configuration"])
+def test_the_inventory_says_the_same_in_each_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("ANSIBLE_INVENTORY", "ANSIBLE_CONFIG", "ANSIBLE_REMOTE_TEMP", "ANSIBLE_REMOTE_TMP"):
+        monkeypatch.delenv(name, raising=False)
+    # There is no YAML among them.
+    if choice == "environment":
+        monkeypatch.setenv("ANSIBLE_INVENTORY_ENABLED", "ini")
+    if choice == "configuration":
+        (tmp_path / "ansible.cfg").write_text("[inventory]\nenable_plugins = ini\n")
+        monkeypatch.setenv("ANSIBLE_CONFIG", str(tmp_path / "ansible.cfg"))
+    scratch = tmp_path / "with a space"
+    orders.write_inputs(Job(ident="it", folder=tmp_path / "it", scratch=scratch, role=tmp_path / "role"))
+    variables = {
+        "ansible_connection": "local",
+        "ansible_python_interpreter": sys.executable,
+        "ansible_remote_tmp": str(scratch),
+    }
+    found = read(tmp_path / "it" / "inventory")
+    assert found["_meta"]["hostvars"] == {"localhost": variables}
+    assert found["ungrouped"] == {"hosts": ["localhost"]}
+    assert found["all"]["children"] == ["ungrouped"]
