@@ -14,6 +14,7 @@ import builtins
 import contextlib
 import gc
 import importlib
+import inspect
 import io
 import json
 import locale
@@ -38,7 +39,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import jinja2
@@ -53,7 +54,7 @@ from ansible.executor.task_queue_manager import TaskQueueManager
 from ansible.module_utils import basic
 from ansible.parsing import dataloader
 from ansible.parsing.vault import VaultAES256
-from ansible.plugins import action, callback, loader, lookup
+from ansible.plugins import action, cache, callback, loader, lookup
 from ansible.utils import color
 from ansible.utils.display import Display
 from ansible.utils.vars import load_extra_vars, load_options_vars
@@ -98,7 +99,7 @@ def check() -> None:
         getattr(owner, name)
     for each in _LOADERS:
         _ = each._extra_dirs, each._paths, each._clear_caches
-    _ = loader.MODULE_CACHE, loader.PLUGIN_PATH_CACHE
+    _ = loader.MODULE_CACHE, loader.PLUGIN_PATH_CACHE, cache.tempfile.mkstemp, cache.BaseFileCacheModule.set
 
 
 # The files of Python code that were loaded since a worker has last looked.
@@ -116,6 +117,9 @@ def put() -> None:
             self._connection_lockfile.close()
 
     TaskQueueManager.cleanup = closing
+    if "os.close" not in inspect.getsource(cache.BaseFileCacheModule.set):
+        # Until 2.19 the files that facts are kept in stay open.
+        cache.tempfile = SimpleNamespace(mkstemp=_made)
     get_code = SourceFileLoader.get_code
 
     def noted(self: Any, name: str) -> Any:
@@ -124,6 +128,13 @@ def put() -> None:
 
     # It is no longer on the stack when the code is run, and so in no traceback.
     setattr(SourceFileLoader, "get_code", noted)  # noqa: B010
+
+
+def _made(*args: Any, **kwargs: Any) -> tuple[int, str]:
+    """As `tempfile.mkstemp`, where the name is all that is used."""
+    descriptor, path = tempfile.mkstemp(*args, **kwargs)
+    os.close(descriptor)
+    return -1, path
 
 
 class Baseline:

@@ -2,21 +2,26 @@
 
 import asyncio
 import json
+import random
 import re
 import shutil
 import subprocess as subprocesses
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from bench.driver import Cluster
 from runner.devcluster import Cluster as Devcluster
 from runner.executor import subprocess
-from runner.executor.jobs import Execute, ExecutorError, Job, JobEvent, fold
+from runner.executor import warm as warm_module
+from runner.executor.jobs import Execute, ExecutorError, Job, JobEvent, Limits, fold
 from runner.executor.warm import WarmExecutor
+from runner.resource.metadata import GroupVersionKind, ObjectKey
 
 # What differs from run to run, wherever it stands.
 _VOLATILE = {
@@ -30,6 +35,8 @@ _TEXTS = (
     (re.compile(r"j\d+\.\d+"), "JID"),
     (re.compile(r"'audit-id': '[-\w]+'|\w{3}, \d\d \w{3} \d{4}"), "ID"),
     (re.compile(r"0x[0-9a-f]+"), "ADDRESS"),
+    # The folder of a run.
+    (re.compile(r"/run-\d+/"), "/run/"),
     (re.compile(r"ansible-(tmp|local)-[-\w.]+(/tmp\w+)?"), "TMP"),
     # A traceback leads through the wrapper that ansible-core puts around a module, until 2.18; also as it stands in JSON.
     (re.compile(r"(?:\\n|\n)  File (?:(?!(?:\\n|\n)\S).)*", re.DOTALL), ""),
@@ -38,15 +45,18 @@ _TEXTS = (
 )
 
 LOCAL = """
+# words
 - name: Say
   ansible.builtin.debug: {msg: "hello {{ number }} {{ fallback }}"}
 - name: Loop
   ansible.builtin.debug: {msg: "{{ item.a }}"}
   loop: [{a: 1}, {a: 2}]
   loop_control: {label: "{{ item.a }}"}
+# handlers
 - name: Notify
   ansible.builtin.command: "true"
   notify: handled
+# block
 - name: Remember
   ansible.builtin.set_fact: {x: "{{ number | int + 1 }}"}
 - name: Block
@@ -58,6 +68,7 @@ LOCAL = """
     - ansible.builtin.debug: {var: ansible_failed_result.msg}
   always:
     - ansible.builtin.assert: {that: [x | int == number | int + 1]}
+# programs
 - name: Ignored
   ansible.builtin.command: "sh -c 'echo out; echo err >&2; exit 3'"
   ignore_errors: true
@@ -68,6 +79,7 @@ LOCAL = """
   register: said
   changed_when: false
 - ansible.builtin.debug: {var: said.stdout}
+# files
 - name: Template
   ansible.builtin.template: {src: t.j2, dest: "{{ out }}/t.txt", mode: "0644"}
   diff: true
@@ -75,6 +87,7 @@ LOCAL = """
 - name: Check
   ansible.builtin.copy: {content: "x {{ number }}", dest: "{{ out }}/c.txt"}
   check_mode: true
+# until and include
 - name: Until
   ansible.builtin.command: "true"
   register: tried
@@ -85,10 +98,13 @@ LOCAL = """
   loop: [1, 2]
   loop_control: {loop_var: outer}
 - ansible.builtin.import_tasks: imported.yml
+# own module
 - name: Own module
   own: {value: "{{ number }}"}
+# own filter
 - name: Own filter
   ansible.builtin.debug: {msg: "{{ 'abc' | shout }}"}
+# modules of this program
 - name: Hidden
   ansible.builtin.debug: {msg: hidden}
   no_log: true
@@ -100,10 +116,12 @@ LOCAL = """
 - name: Unknown argument
   operator_sdk.util.requeue_after: {tim: soon}
   ignore_errors: true
+# skipped and flushed
 - name: Skipped
   ansible.builtin.debug: {msg: no}
   when: false
 - ansible.builtin.meta: flush_handlers
+# undefined
 - name: Undefined
   ansible.builtin.debug: {msg: "{{ nothing_here }}"}
   ignore_errors: true
@@ -111,21 +129,25 @@ LOCAL = """
   ansible.builtin.command: echo delegated
   delegate_to: other
   vars: {ansible_connection: local, ansible_python_interpreter: "{{ ansible_playbook_python }}"}
+# asynchronous
 - name: Asynchronous
   ansible.builtin.command: sleep 1
   async: 20
   poll: 1
+# stat and lookups
 - name: Stat
   ansible.builtin.stat: {path: "{{ role_path }}/files/t.txt", get_attributes: false}
   no_log: true
 - name: Lookups
   ansible.builtin.debug: {msg: "{{ lookup('file', 't.txt') }}"}
+# hosts
 - name: Another host
   ansible.builtin.add_host: {name: extra, groups: [more], word: "{{ number }}"}
 - name: By its group
   ansible.builtin.group_by: {key: "number_{{ number }}"}
 - name: Groups
   ansible.builtin.debug: {msg: "{{ groups }} {{ hostvars.extra.word }}"}
+# roles
 - name: Another role
   ansible.builtin.include_role: {name: other}
   vars: {fallback: given}
@@ -135,6 +157,7 @@ LOCAL = """
   ansible.builtin.include_role: {name: other, tasks_from: more}
   loop: [a, b]
   loop_control: {loop_var: letter}
+# own plugins
 - name: Own lookup
   ansible.builtin.debug: {msg: "{{ lookup('thrice', 'abc') }}"}
 - name: Own action
@@ -142,6 +165,7 @@ LOCAL = """
 - name: Own test
   ansible.builtin.debug: {msg: even}
   when: (number | int + 1) is even_number
+# failures
 - name: By its page
   ansible.builtin.uri: {url: "file:///nowhere", return_content: true}
   ignore_errors: true
@@ -155,6 +179,7 @@ LOCAL = """
 - name: Asserted in vain
   ansible.builtin.assert: {that: [number == '8'], fail_msg: "it is {{ number }}", quiet: true}
   ignore_errors: true
+# handlers notified twice
 - name: End of the host
   ansible.builtin.meta: noop
 - name: Twice as a handler
@@ -165,11 +190,13 @@ LOCAL = """
   notify: handled
 """
 CLUSTER = """
+# elsewhere
 - name: Elsewhere, with all that it takes to get there
   kubernetes.core.k8s_info: {api_version: v1, kind: Secret, name: none, host: "http://127.0.0.1:19", api_key: nobody}
   ignore_errors: true
   register: elsewhere
 - ansible.builtin.assert: {that: elsewhere is failed and 'port=19' in elsewhere.msg ~ elsewhere.module_stderr | default('')}
+# objects
 - name: Make
   kubernetes.core.k8s: &made
     definition:
@@ -199,6 +226,7 @@ CLUSTER = """
   kubernetes.core.k8s:
     definition: {apiVersion: v1, kind: ConfigMap, metadata: {name: "{{ item }}", namespace: "{{ namespace }}"}}
   loop: [a, b]
+# refused
 - name: Refused
   kubernetes.core.k8s:
     definition: {apiVersion: v1, kind: ConfigMap, metadata: {name: "NOT A NAME", namespace: "{{ namespace }}"}}
@@ -206,6 +234,7 @@ CLUSTER = """
 - name: No such kind
   kubernetes.core.k8s_info: {api_version: nowhere.example.com/v1, kind: Nothing}
   ignore_errors: true
+# hidden and defaults
 - name: Hidden
   kubernetes.core.k8s_info: {api_version: v1, kind: ConfigMap, name: made, namespace: "{{ namespace }}"}
   no_log: true
@@ -213,6 +242,7 @@ CLUSTER = """
   module_defaults: {kubernetes.core.k8s_info: {api_version: v1, kind: ConfigMap, namespace: "{{ namespace }}"}}
   block:
     - kubernetes.core.k8s_info: {name: a}
+# a deployment
 - name: A Deployment
   kubernetes.core.k8s:
     definition:
@@ -231,11 +261,13 @@ CLUSTER = """
 - name: Exec in what is not there
   kubernetes.core.k8s_exec: {namespace: "{{ namespace }}", pod: none, command: ls}
   ignore_errors: true
+# in the background
 - name: In the background
   kubernetes.core.k8s_info: {api_version: v1, kind: ConfigMap, name: made, namespace: "{{ namespace }}"}
   async: 60
   poll: 2
   ignore_errors: true
+# patches
 - name: A chart
   kubernetes.core.helm_template: {chart_ref: ./nowhere}
   ignore_errors: true
@@ -248,6 +280,7 @@ CLUSTER = """
     {api_version: v1, kind: ConfigMap, name: made, namespace: "{{ namespace }}", patch: "{{ [replace] }}"}
   vars: {replace: {op: replace, path: /x/y, value: 1}}
   ignore_errors: true
+# other ways
 - name: Of a kubeconfig that is none
   kubernetes.core.k8s_info: {api_version: v1, kind: ConfigMap, kubeconfig: "{{ role_path }}/files/t.txt"}
   ignore_errors: true
@@ -258,6 +291,7 @@ CLUSTER = """
 - name: By a short name
   k8s_info: {api_version: v1, kind: ConfigMap, name: a, namespace: "{{ namespace }}"}
   collections: [kubernetes.core]
+# removed
 - name: Remove
   kubernetes.core.k8s: {api_version: v1, kind: ConfigMap, name: "{{ item }}", namespace: "{{ namespace }}", state: absent}
   loop: [made, a, b, templated]
@@ -321,6 +355,16 @@ module.exit_json(changed=True, value=module.params["value"])
 }
 
 
+# A role's own Python, which is run in the process.
+PYTHON = {name for name in FILES if name.startswith(("lookup_", "action_", "test_", "filter_"))}
+
+
+def split(tasks: str) -> dict[str, str]:
+    """The tasks after each comment, by its text."""
+    _, *parts = re.split(r"^# (.+)\n", tasks, flags=re.MULTILINE)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
 def same_each_time(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: same_each_time(item) for name, item in value.items() if name not in _VOLATILE}
@@ -335,40 +379,41 @@ def same_each_time(value: Any) -> Any:
 class Stage:
     """A role, and a place where its runs leave things."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, without: Container[str] = ()) -> None:
         self.folder = folder
         self.role = folder / "roles" / "thing"
         self.out = folder / "out"
         for name, text in FILES.items():
-            self.write(name, text)
+            if name not in without:
+                self.write(name, text)
 
     def write(self, name: str, text: str) -> None:
         path = self.role / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
-    async def events(self, execute: Execute, **job: Any) -> list[JobEvent]:
+    async def events(self, execute: Execute, place: str = "run", **job: Any) -> list[JobEvent]:
         shutil.rmtree(self.out, ignore_errors=True)
         self.out.mkdir()
         extra = {"number": "7", "out": str(self.out), **job.pop("extra_vars", {})}
-        places = {"folder": self.folder / "run", "scratch": self.folder / "run" / "tmp"}
-        shutil.rmtree(self.folder / "run", ignore_errors=True)
-        (self.folder / "run").mkdir()
+        places = {"folder": self.folder / place, "scratch": self.folder / place / "tmp"}
+        shutil.rmtree(self.folder / place, ignore_errors=True)
+        (self.folder / place).mkdir()
         made = Job(**{"ident": "it", **places, "role": self.role, "extra_vars": extra, **job})
         return [event async for event in execute(made)]
 
     async def compared(self, warm: Execute, **job: Any) -> list[JobEvent]:
         """The warm way's events; it is an error if the plain way's are others."""
         ours, plain = await self.events(warm, **job), await self.events(subprocess.execute, **job)
-
-        def told(events: list[JobEvent]) -> list[Any]:
-            # How often a task that takes its time was asked for is a matter of time.
-            lasting = [event for event in events if event.event != "runner_on_async_poll"]
-            return [same_each_time([event.event, event.stdout, event.data]) for event in lasting]
-
         for one, other in zip(told(ours), told(plain), strict=True):
             assert one == other
         return ours
+
+
+def told(events: list[JobEvent]) -> list[Any]:
+    # How often a task that takes its time was asked for is a matter of time.
+    lasting = [event for event in events if event.event != "runner_on_async_poll"]
+    return [same_each_time([event.event, event.stdout, event.data]) for event in lasting]
 
 
 @pytest.fixture
@@ -412,12 +457,13 @@ async def test_a_playbook_and_arguments(stage: Stage) -> None:
     assert fold(events).messages == ("boo",)
 
 
-async def test_vaults(stage: Stage) -> None:
-    """A file that is encrypted as a whole, and a single value; the password's file is named by the operator."""
+async def write_vaults(stage: Stage) -> str:
+    """A role with secrets; the arguments that a run takes to read them."""
     (stage.folder / "password").write_text("open sesame")
     secret = stage.role / "vars" / "secret.yml"
     stage.write("vars/secret.yml", "hidden: treasure\n")
-    vault = [str(Path(sys.executable).with_name("ansible-vault")), "encrypt", "--vault-password-file", "password"]
+    password = str(stage.folder / "password")
+    vault = [str(Path(sys.executable).with_name("ansible-vault")), "encrypt", "--vault-password-file", password]
     await asyncio.to_thread(subprocesses.run, [*vault, str(secret)], check=True, capture_output=True)
     value = await asyncio.to_thread(
         subprocesses.run, [*vault[:1], "encrypt_string", *vault[2:], "pearl"], check=True, capture_output=True, text=True
@@ -427,7 +473,12 @@ async def test_vaults(stage: Stage) -> None:
         "tasks/main.yml",
         "- ansible.builtin.include_vars: {file: secret.yml}\n- ansible.builtin.debug: {msg: '{{ hidden }} {{ alone }}'}\n",
     )
-    arguments = f"--vault-password-file {stage.folder / 'password'}"
+    return f"--vault-password-file {password}"
+
+
+async def test_vaults(stage: Stage) -> None:
+    """A file that is encrypted as a whole, and a single value; the password's file is named by the operator."""
+    arguments = await write_vaults(stage)
     async with WarmExecutor() as warm:
         # Whatever is learned by one run: it needs the password, too.
         for _ in range(2):
@@ -500,3 +551,123 @@ async def test_the_artifacts_are_the_same(stage: Stage) -> None:
             found.append((names, command["command"], command["cwd"], texts))
     for one, other in zip(*found, strict=True):
         assert one == other
+
+
+# Many runs of a worker
+
+
+@dataclass
+class Case:
+    stage: Stage
+    job: dict[str, Any] = field(default_factory=dict)
+    # Why its worker may end after it.
+    reasons: frozenset[str] = frozenset({""})
+    plain: Any = None
+
+
+@dataclass
+class Workers:
+    """Plays cases in workers of one pool, and the plain way."""
+
+    folder: Path
+    warm: WarmExecutor
+    # What the fork server has said of each run.
+    answers: list[tuple[int, str]]
+    # What a run has left outside of its folder.
+    left: Callable[[Stage], Awaitable[Any]]
+
+    def case(self, name: str, tasks: str, *reasons: str, files: Mapping[str, str] | None = None, **job: Any) -> Case:
+        stage = Stage(self.folder / re.sub(r"\W", "-", name), () if "code" in reasons else PYTHON)
+        for path, text in {"tasks/main.yml": tasks, **(files or {})}.items():
+            stage.write(path, text)
+        return Case(stage, {"verbosity": 1, **job}, frozenset(reasons or {""}))
+
+    async def play(self, cases: Mapping[str, Case], times: int = 3) -> None:
+        """Each so many times in a random order, and compare what came of it."""
+        for case in cases.values():
+            case.plain = await self._came(case, subprocess.execute, "run")
+        names = [name for name in cases for _ in range(times)]
+        random.Random(15).shuffle(names)
+        number, retired, used = 0, "new", 0
+        for count, name in enumerate(names):
+            case = cases[name]
+            came = await self._came(case, self.warm.execute, f"run-{count}", ident=f"it-{count}", pool="pool")
+            number, retired, before = *self.answers[-1], (0 if retired else number)
+            assert number == before + 1, name
+            assert retired in case.reasons, name
+            for one, other in zip(came[0], case.plain[0], strict=True):
+                assert one == other, name
+            assert came[1] == case.plain[1], name
+            used += number > 1
+        assert used > len(names) / 2
+
+    async def _came(self, case: Case, execute: Execute, place: str, **job: Any) -> Any:
+        events = told(await case.stage.events(execute, place, **case.job, **job))
+        return events, await self.left(case.stage)
+
+
+@pytest.fixture
+async def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Workers]:
+    answers: list[tuple[int, str]] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ANSIBLE_GATHERING", "explicit")
+    monkeypatch.setattr(warm_module.metrics, "worker_run", lambda *said: answers.append(said))
+
+    async def left(stage: Stage) -> Any:
+        return {path.name: path.read_text() for path in stage.out.iterdir()}
+
+    async with WarmExecutor(Limits()) as warm:
+        yield Workers(tmp_path, warm, answers, left)
+
+
+async def test_workers_give_what_the_plain_way_gives(workers: Workers) -> None:
+    reasons = {"own filter": ["code"], "own plugins": ["code"], "asynchronous": ["", "child"]}
+    cases = {name: workers.case(name, tasks, *reasons.get(name, [])) for name, tasks in split(LOCAL).items()}
+    broken = {
+        "no module": "- no_such_module:\n",
+        "no YAML": "- ansible.builtin.debug: {msg: 'open\n",
+        "no tasks": "nonsense\n",
+    }
+    cases |= {name: workers.case(name, tasks, "exit") for name, tasks in broken.items()}
+    cases["failed"] = workers.case("failed", "- ansible.builtin.fail: {msg: boo}\n")
+    words = cases["words"].stage
+    cases["words at length"] = Case(words, {"verbosity": 3})
+    cases["words with arguments"] = Case(words, {"arguments": "-e fallback=given --diff"})
+    cases["files in check mode"] = Case(cases["files"].stage, {"check": True})
+    cases["secret"] = workers.case("vaults", "[]")
+    arguments = await write_vaults(cases["secret"].stage)
+    cases["secret"].job["arguments"] = arguments
+    cases["secret without its password"] = Case(cases["secret"].stage)
+    await workers.play(cases)
+
+
+_KINDS = (GroupVersionKind("", "v1", "ConfigMap"), GroupVersionKind("apps", "v1", "Deployment"))
+
+
+async def test_workers_give_what_the_plain_way_gives_in_a_cluster(
+    workers: Workers, devcluster: Devcluster, namespace: str
+) -> None:
+    environment = {name: str(devcluster.kubeconfig) for name in ("KUBECONFIG", "K8S_AUTH_KUBECONFIG")}
+    async with Cluster.connected(devcluster.kubeconfig) as cluster:
+
+        async def left(_: Stage) -> Any:
+            """The objects, which are removed."""
+            found = []
+            for gvk in _KINDS:
+                for item in await cluster.list(gvk, namespace):
+                    metadata = item["metadata"]
+                    if not metadata["name"].startswith("kube-"):
+                        found.append(same_each_time(item))
+                        await cluster.delete(gvk, ObjectKey(namespace, metadata["name"]))
+            return found
+
+        workers.left = left
+        parts = split(CLUSTER)
+        made = parts["objects"].partition("- name: Make again")[0]
+        cases = {}
+        for name, tasks in parts.items():
+            first = "" if name in ("elsewhere", "objects", "a deployment", "refused") else made
+            reasons = ["", "child"] if name == "in the background" else []
+            how = {"environment": environment, "extra_vars": {"namespace": namespace}}
+            cases[name] = workers.case(name, first + tasks, *reasons, **how)
+        await workers.play(cases)
