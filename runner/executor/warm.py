@@ -28,6 +28,7 @@ from runner.executor.artifacts import settle
 from runner.executor.guarded import Guarded
 from runner.executor.jobs import ExecutorError, Job, JobEvent, Limits, told_as_executor_error
 from runner.executor.orders import LONGEST_LINE, PACKAGE, environment, order, put_inputs
+from runner.json_codec import decode, encode
 
 logger = logging.getLogger(__name__)
 
@@ -86,13 +87,13 @@ class WarmExecutor:
         last: dict[str, Any] = {}
         try:
             reader, writer = await asyncio.open_connection(sock=ours, limit=LONGEST_LINE)
-            writer.write(json.dumps(order(job)).encode() + b"\n")
+            writer.write(encode(order(job)) + b"\n")
             with contextlib.suppress(ConnectionError):
                 async for line in reader:
                     if not line.endswith(b"\n"):
                         # Its process has died over it.
                         break
-                    last = json.loads(line)
+                    last = decode(line, strict=False)
                     if "begun" in last:
                         metrics.phase("fork", last["begun"] - asked)
                     elif "done" in last:
