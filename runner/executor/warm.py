@@ -309,7 +309,9 @@ class _ForkServer:
                 logger.error("Processes of a run cannot be ended", extra={"job": message["ended"], "pids": message["left"]})
             run.reason = message["error"] or _reason(message["code"])
             if message["number"]:
-                metrics.worker_run(message["number"], message["retired"])
+                about = {name: message[name] for name in ("number", "retired")}
+                logger.debug("A worker has played a run", extra={"job": message["ended"], **about})
+                metrics.worker_run(**about)
             run.ended.set()
 
     def _lost(self) -> None:
