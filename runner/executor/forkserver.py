@@ -17,7 +17,7 @@ TEXT}. When the control socket closes, the runner is gone, and every process of 
 A worker plays jobs of one pool, one after another; a job without a pool has a worker of its own. Each worker has a socket to
 the fork server, on which jobs come, {"again": BOOL} with the job's socket, and where it answers each, when nothing of the
 run is left, by {"retired": REASON}; with a reason it ends. When no job has come for a while and there is no worker, one is
-forked for the next job.
+forked for the next job. A job whose worker has died before it read the order is another's.
 
 The fork server waits for nothing but news. A worker is killed, not its processes one by one: what has lost its parent by
 that becomes the fork server's own child, is killed as such, and so on, as the kernel tells of each death.
@@ -53,6 +53,10 @@ _DATAGRAM = 64 * 1024
 _LULL = 0.2
 # Seconds until what does not die is killed once more.
 _AGAIN = 0.1
+# What an order begins with.
+_UNREAD = b'{"ident"'
+
+_Socket = socket.socket
 
 
 def main(descriptor: str, folder: str, asked: str) -> None:
@@ -95,15 +99,26 @@ class _Worker:
     """A process that plays jobs, and the fork server's end of its socket."""
 
     pid: int
-    socket: socket.socket
+    socket: _Socket
     # Of its first job, and so of all; None before it.
     pool: str | None = None
     # What it plays.
     job: str | None = None
+    # The job's, where another may play it should this one have died meanwhile.
+    connection: _Socket | None = None
     # How many jobs it has got.
     number: int = 0
     retired: str = "died"
     free_since: float = field(default_factory=time.monotonic)
+
+    def close(self) -> None:
+        self.socket.close()
+        self.forget_connection()
+
+    def forget_connection(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
 
 
 class Server:
@@ -213,6 +228,8 @@ class Server:
         # Those that have not played yet may play anything.
         for worker in (*(self._free(pool) if pool else ()), *self._free(None)):
             if self._hand_over(worker, ident, pool, connection):
+                with contextlib.suppress(OSError):
+                    worker.connection = connection.dup()
                 break
         else:
             self._make_room()
@@ -221,6 +238,15 @@ class Server:
         if self._gatherer is None and (gather := self._warm.gathering()):
             with contextlib.suppress(OSError):
                 self._gatherer = self._fork(gather)
+
+    def _play_again(self, worker: _Worker) -> bool:
+        """Whether the worker had died before it read its job's order; a new one has got the job then."""
+        if worker.job is None or worker.pool is None or worker.connection is None:
+            return False
+        with contextlib.suppress(OSError):
+            if worker.connection.recv(len(_UNREAD), socket.MSG_PEEK | socket.MSG_DONTWAIT) == _UNREAD:
+                return self._hand_over(self._fork_worker(), worker.job, worker.pool, worker.connection)
+        return False
 
     def _hand_over(self, worker: _Worker, ident: str, pool: str, connection: socket.socket) -> bool:
         """Whether the worker is there, and has got the job."""
@@ -235,8 +261,9 @@ class Server:
 
     def _free(self, pool: str | None) -> list[_Worker]:
         """Those that wait for a job of this pool (None: for their first), first the one that has waited least."""
-        free = [worker for worker in self._workers.values() if worker.job is None and worker.pool == pool]
-        return sorted(free, key=lambda worker: worker.free_since, reverse=True)
+        free = [each for each in self._workers.values() if each.job is None and each.pool == pool]
+        alive = [worker for worker in free if worker.pid not in self._killed]
+        return sorted(alive, key=lambda worker: worker.free_since, reverse=True)
 
     def _surplus(self) -> list[_Worker]:
         """Those that wait for a job beside another one of the same pool."""
@@ -254,7 +281,7 @@ class Server:
         del self._workers[worker.pid]
         with contextlib.suppress(KeyError):
             self._news.unregister(worker.socket)
-        worker.socket.close()
+        worker.close()
 
     def _answered(self, worker: _Worker) -> None:
         """A worker has played its job, or has died."""
@@ -270,6 +297,7 @@ class Server:
         worker.retired = json.loads(text)["retired"]
         if not worker.retired and worker.job is not None:
             ident, worker.job, worker.free_since = worker.job, None, time.monotonic()
+            worker.forget_connection()
             self._tell_end(ident, 0, of=worker)
             worker.retired = "died"
 
@@ -278,8 +306,6 @@ class Server:
 
         def work() -> None:
             ours.close()
-            for other in self._workers.values():
-                other.socket.close()
             self._warm.serve(theirs)
 
         with theirs:
@@ -302,6 +328,8 @@ class Server:
                 self._news.close()
                 self._control.close()
                 self._ended.close()
+                for other in self._workers.values():
+                    other.close()
                 self._warm.lessons.forked()
                 os.setsid()
                 processes.die_with_parent(parent)
@@ -323,6 +351,7 @@ class Server:
     def _end(self, ident: str) -> None:
         for worker in list(self._workers.values()):
             if worker.job == ident:
+                worker.forget_connection()
                 self._killed.setdefault(worker.pid, time.monotonic() + processes.LIMIT)
                 # Where orphans do not come here, this is all there is.
                 processes.end_tree(worker.pid, limit=0 if sys.platform == "linux" else 1)
@@ -344,7 +373,7 @@ class Server:
     def _bury(self, worker: _Worker, code: int) -> None:
         # Its last answer may still be there.
         self._answered(worker)
-        if worker.job is not None:
+        if worker.job is not None and not self._play_again(worker):
             self._ending[worker] = (code, time.monotonic() + processes.LIMIT)
         self._dismiss(worker)
 
@@ -364,9 +393,11 @@ class Server:
         for pid, deadline in list(self._killed.items()):
             if time.monotonic() >= deadline:
                 del self._killed[pid]
-                worker = self._workers[pid]
-                self._dismiss(worker)
-                self._tell_end(worker.job, -signal.SIGKILL, [pid], of=worker)
+                if (worker := self._workers.get(pid)) is not None:
+                    self._dismiss(worker)
+                    # Or it has answered meanwhile.
+                    if worker.job is not None:
+                        self._tell_end(worker.job, -signal.SIGKILL, [pid], of=worker)
 
     def _tell_end(
         self, ident: str | None, code: int = 1, left: Sequence[int] = (), error: str = "", of: _Worker | None = None

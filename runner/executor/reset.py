@@ -6,6 +6,7 @@ the worker plays no other job: it is to be found in `rolerunner_worker_retired_t
 
 What is not compared, is kept away: Python that is neither ansible-core's, nor an installed library's, nor of the collections
 whose modules are called in the process, ends its worker (`code`), as it may have changed anything; also if its import fails.
+So do plugins of the operator that all runs have (`callback_plugins`, `filter_plugins` in ansible.cfg): each run, then.
 """
 
 from __future__ import annotations
@@ -88,6 +89,8 @@ _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _ENDING = (0.0, 0.001, 0.01, 0.1)
 # What the interpreter has in a module; each handler of logs, which is made by whoever imports a library that logs.
 _CHANGING = frozenset({"__builtins__", "__annotations__", "_handlerList"})
+# What the path of a collection's file has in it.
+_COLLECTIONS = "/ansible_collections/"
 # Exit codes of an ansible-playbook that has come to its end: all is well, a task failed.
 _ENDED_BY_ITSELF = (0, 2)
 
@@ -107,7 +110,9 @@ _loaded: list[str] = []
 
 
 def put() -> None:
-    """Have each run close its lock file, instead of the garbage collector some time later; and note what is imported."""
+    """Have each run close its lock file and its last task's pipe, instead of the garbage collector some time later; and note
+    what is imported.
+    """
     cleanup = TaskQueueManager.cleanup
 
     def closing(self: Any) -> None:
@@ -115,6 +120,9 @@ def put() -> None:
             cleanup(self)
         finally:
             self._connection_lockfile.close()
+            for task in filter(None, getattr(self, "_workers", ())):
+                task.worker_queue._reader.close()
+                task.worker_queue._writer.close()
 
     TaskQueueManager.cleanup = closing
     if "os.close" not in inspect.getsource(cache.BaseFileCacheModule.set):
@@ -141,7 +149,10 @@ class Baseline:
     """What is the process' own, as it is before the first job; made in the fork server, and `begin` called in a worker."""
 
     def __init__(self, collections: frozenset[str]) -> None:
-        self._collections = {tuple(name.split(".")) for name in collections}
+        found = {name: sys.modules.get(f"ansible_collections.{name}") for name in collections}
+        # Those that are there: another of the same name that comes with a playbook is not known.
+        self._collections = {tuple(name.split(".")) for name, module in found.items() if module}
+        self._called = tuple(os.path.join(path, "") for module in found.values() if module for path in module.__path__)
         self._watched = [(each, dict(vars(each))) for each in _WATCHED]
         self._containers = [(each, each.copy()) for _, known in self._watched for each in _containers(known)]
         self._defaults = dict(vars(constants))
@@ -149,7 +160,10 @@ class Baseline:
         self._of_a_run = [(owner, name, getattr(owner, name)) for owner, name in _OF_A_RUN]
         self._display = {name: value.copy() if _is_filled(value) else value for name, value in vars(Display()).items()}
         self._loaders = [(each, list(each._extra_dirs)) for each in _LOADERS]
-        self._libraries = tuple(_libraries())
+        self._libraries = sorted(_libraries(), key=len, reverse=True)
+        # The operator's own plugins, which all runs have: loaded once, they keep what they keep for all of them.
+        plugins = [module for each in _LOADERS for module in each._module_cache.values()]
+        self._has_plugins = not all(self._is_known_code(module.__name__, module) for module in plugins)
 
     def begin(self) -> None:
         self._modules = dict(sys.modules)
@@ -251,7 +265,7 @@ class Baseline:
     def _has_new_code(self) -> bool:
         modules = sys.modules
         loaded, _loaded[:] = list(_loaded), []
-        if not all(map(self._is_of_a_library, loaded)):
+        if self._has_plugins or not all(map(self._is_of_a_library, loaded)):
             return True
         if modules == self._modules:
             return False
@@ -272,7 +286,12 @@ class Baseline:
         return path is None or self._is_of_a_library(path)
 
     def _is_of_a_library(self, path: str) -> bool:
-        return os.path.abspath(path).startswith(self._libraries)
+        path = os.path.abspath(path)
+        if path.startswith(self._called):
+            return True
+        library = next((folder for folder in self._libraries if path.startswith(folder)), None)
+        # Other collections may be installed as libraries are.
+        return library is not None and _COLLECTIONS not in path[len(library) - 1 :]
 
     def _is_patched(self) -> bool:
         return any(vars(each) != known and _is_changed(vars(each), known) for each, known in self._watched) or any(

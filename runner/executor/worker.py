@@ -49,6 +49,8 @@ _FOLLOWED_AT_ONCE = frozenset({
 })  # fmt: skip
 # Bytes of what the fork server says with a job.
 _ORDER = 1024
+# Seconds without a job after which there is time for the garbage collector; and how many objects runs may leave until then.
+_LULL, _LEFT = 0.05, 10_000
 
 # Whose modules are called in the process. What they keep between two calls that a later one could stumble over is the
 # Kubernetes client's default, which `connecting` sees to; where it cannot, all of them take ansible-core's way.
@@ -176,7 +178,7 @@ class Warm:
             self._baseline.begin()
         uses = reset.Uses(self._limits)
         while True:
-            told, connections, _, _ = socket.recv_fds(server, _ORDER, 1)
+            told, connections = _next(server)
             if not connections:
                 return
             with socket.socket(fileno=connections[0]) as connection:
@@ -188,6 +190,10 @@ class Warm:
                 return
             if self._parsed is not None:
                 self._parsed.end_run()
+            # Between two runs there is hardly anything else to look through, and what is large goes early.
+            objects, passes, _ = gc.get_count()
+            if passes or objects > _LEFT:
+                gc.collect()
 
     def _put_back(self) -> str:
         """Why this process plays no other job; empty if it does."""
@@ -229,6 +235,19 @@ class Warm:
         done = 0 if has_events else code
         tell(json.dumps({"done": done, "printed": "" if done == 0 else printed[-4000:]}))
         return code
+
+
+def _next(server: socket.socket) -> tuple[bytes, list[int]]:
+    """What the fork server says, and the next job's connection. While there is none, the garbage collector has time."""
+    server.settimeout(_LULL)
+    try:
+        told, connections, _, _ = socket.recv_fds(server, _ORDER, 1)
+    except TimeoutError:
+        gc.collect()
+        server.settimeout(None)
+        told, connections, _, _ = socket.recv_fds(server, _ORDER, 1)
+    server.settimeout(None)
+    return told, connections
 
 
 def _asking_nobody(kubeconfig: Path) -> list[dict[str, Any]]:

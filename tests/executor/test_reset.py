@@ -9,16 +9,18 @@ from typing import Any
 
 import pytest
 
-from runner.executor.orders import has_tags
+from runner.executor.jobs import Limits
+from runner.executor.orders import COLLECTIONS, has_tags, python_path
 
 # A process with Ansible loaded, which does in a fork of its own what each line of JSON says: look, poison, restore, look.
 SERVER = """
-import json, os, sys
+import importlib, json, os, sys
 from ansible.plugins.loader import init_plugin_loader
 from runner.executor import processes, reset
 from runner.executor.worker import COLLECTIONS
 
 init_plugin_loader()
+importlib.import_module("ansible_collections.operator_sdk.util")
 reset.check()
 reset.put()
 BEFORE = {BEFORE}
@@ -76,7 +78,12 @@ Ask = Callable[..., dict[str, Any]]
 def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     temporary = str(tmp_path_factory.mktemp("reset"))
     command = [sys.executable, "-c", SERVER.replace("{BEFORE}", repr(BEFORE))]
-    environment = {**os.environ, "TMPDIR": temporary, "ANSIBLE_LOCAL_TEMP": temporary}
+    environment = {
+        **os.environ,
+        "TMPDIR": temporary,
+        "ANSIBLE_LOCAL_TEMP": temporary,
+        "PYTHONPATH": python_path(COLLECTIONS),
+    }
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as server:
         assert server.stdin is not None
         assert server.stdout is not None
@@ -224,6 +231,40 @@ def test_a_roles_python_is_a_reason_to_end(ask: Ask, name: str) -> None:
 
 def test_pythons_and_installed_code_is_none(ask: Ask) -> None:
     assert ask("import wave, yaml.cyaml, ansible.plugins.lookup.sequence")["reason"] == ""
+
+
+LOADED = "from runner.executor import reset; import sysconfig, os; reset._loaded.append(os.path.join({}))"
+
+
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [
+        (("sysconfig.get_path('purelib')", "'library/it.py'"), ""),
+        (("sysconfig.get_path('purelib')", "'ansible_collections/other/thing/roles/it/filter_plugins/it.py'"), "code"),
+        (("sysconfig.get_path('purelib')", "'ansible_collections/other/thing/plugins/lookup/it.py'"), "code"),
+        (("'/elsewhere'", "'ansible_collections/operator_sdk/util/plugins/lookup/it.py'"), "code"),
+        (("*CALLED", "'plugins/lookup/it.py'"), ""),
+    ],
+    ids=["library", "role of a collection", "collection", "same name elsewhere", "collection that is called"],
+)
+def test_python_counts_by_where_it_is(ask: Ask, parts: tuple[str, ...], reason: str) -> None:
+    poison = LOADED.format(", ".join(parts)).replace(
+        "CALLED", "sys.modules['ansible_collections.operator_sdk.util'].__path__"
+    )
+    assert ask(poison)["reason"] == reason
+
+
+def test_memory_is_a_reason_to_end() -> None:
+    """What it has more than after its first run."""
+    from runner.executor.reset import Uses
+
+    uses = Uses(Limits(memory=64 * 1024**2))
+    assert [uses.reason(0), uses.reason(0)] == ["", ""]
+    taken = b"x" * (256 * 1024**2)
+    assert uses.reason(0) == "memory"
+    del taken
+    # As it is now, not as it once was.
+    assert uses.reason(0) == ""
 
 
 def test_what_is_left_running_is_ended(ask: Ask) -> None:

@@ -86,7 +86,7 @@ def answers() -> Iterator[list[tuple[int, str]]]:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="rr-") as folder:
         patch.chdir(folder)
         patch.setenv("ANSIBLE_GATHERING", "explicit")
-        patch.setattr(warm_module.metrics, "worker_run", lambda *told: found.append(told))
+        patch.setattr(warm_module.metrics, "worker_run", lambda number, retired: found.append((number, retired)))
         yield found
 
 
@@ -299,6 +299,38 @@ async def test_a_roles_own_action_ends_its_worker(stand: Stand, pool: str) -> No
     )
     runs = [await stand.play(pool) for _ in range(2)]
     assert [(run.number, run.retired, run.said) for run in runs] == [(1, "code", 0), (1, "code", 0)]
+
+
+OPERATORS = {
+    "filter": ("ANSIBLE_FILTER_PLUGINS", *PLUGINS["filter"]),
+    "lookup": ("ANSIBLE_LOOKUP_PLUGINS", *PLUGINS["lookup"]),
+    "callback": (
+        "ANSIBLE_CALLBACK_PLUGINS",
+        "callback_plugins/own.py",
+        "from ansible.plugins.callback import CallbackBase\n\nclass CallbackModule(CallbackBase):\n"
+        "    CALLBACK_VERSION, CALLBACK_TYPE, CALLBACK_NAME = 2.0, 'aggregate', 'own'\n"
+        "    def v2_playbook_on_start(self, playbook):\n        print(left)\n",
+        "x",
+    ),
+}
+
+
+@pytest.mark.parametrize(("variable", "name", "code", "use"), OPERATORS.values(), ids=OPERATORS)
+async def test_python_that_all_runs_have_ends_each_worker(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch, variable: str, name: str, code: str, use: str
+) -> None:
+    """Of the operator's own folders of plugins. Some of it is loaded before the first worker is forked."""
+    monkeypatch.setenv(variable, str(stand.folder / Path(name).parent))
+    # Of a worker's own and of all together.
+    sign = SIGN + "mine = {'count': 0}\n\ndef count():\n    mine['count'] += 1\n    return mine['count']\n"
+    (stand.folder / name).parent.mkdir()
+    (stand.folder / name).write_text(sign + code.replace("left", "count()"))
+    stand.write("tasks/main.yml", f"- ansible.builtin.debug: {{msg: {json.dumps(use)}}}\n")
+    stand = await limited(stand)
+    async with stand.warm:
+        runs = [await stand.play() for _ in range(3)]
+    assert [(run.number, run.retired) for run in runs] == [(1, "code")] * 3
+    assert runs[0].told == runs[1].told == runs[2].told
 
 
 async def test_a_roles_own_modules_do_not(stand: Stand, pool: str) -> None:
@@ -586,6 +618,22 @@ async def test_there_are_no_more_than_so_many(stand: Stand) -> None:
         assert (await seen(stand, "3"))[:2] == (found[3], 2)
 
 
+async def test_pools_that_come_and_go_leave_nothing(stand: Stand) -> None:
+    stand = await limited(stand, workers=2)
+    async with stand.warm:
+        await seen(stand, "0")
+        before = sorted(os.listdir(f"/proc/{server_pid(stand)}/fd"))
+        found = [await seen(stand, str(number % 5)) for number in range(10)]
+        assert [run[1:] for run in found[1:]] == [(1, "")] * 9
+
+        async def two() -> bool:
+            return len(workers(stand)) == 2
+
+        await until(two, "two workers are left")
+        # The socket of one more.
+        assert len(os.listdir(f"/proc/{server_pid(stand)}/fd")) == len(before) + 1
+
+
 async def test_those_that_play_are_never_too_many(stand: Stand) -> None:
     stand = await limited(stand, workers=1)
     async with stand.warm:
@@ -660,6 +708,30 @@ async def test_an_idle_worker_that_dies_is_not_missed(stand: Stand, pool: str) -
     os.kill(pid, signal.SIGKILL)
     await ended(pid)
     assert (await seen(stand, pool))[1:] == (1, "")
+
+
+async def test_a_job_of_an_idle_worker_that_dies_is_anothers(stand: Stand, pool: str) -> None:
+    """It has got the job, and has not begun."""
+    pid, *_ = await seen(stand, pool)
+    os.kill(pid, signal.SIGSTOP)
+    run = asyncio.create_task(seen(stand, pool))
+    server = stand.warm._server
+    assert server is not None
+
+    async def asked() -> bool:
+        return bool(server._playing)
+
+    async def answered() -> bool:
+        return server._unanswered == 0
+
+    await until(asked, "the job is on its way")
+    server._unanswered = 1
+    server._tell({"ping": 1})
+    await until(answered, "the fork server has handed it over")
+    os.kill(pid, signal.SIGKILL)
+    found = await run
+    assert found[1:] == (1, "")
+    assert await seen(stand, pool) == (found[0], 2, "")
 
 
 async def test_a_worker_that_dies_while_it_plays_fails_that_run_only(stand: Stand, pool: str) -> None:
