@@ -311,7 +311,7 @@ class _ForkServer:
             if message["number"]:
                 about = {name: message[name] for name in ("number", "retired")}
                 logger.debug("A worker has played a run", extra={"job": message["ended"], **about})
-                metrics.worker_run(**about)
+                metrics.worker_run(message["number"], message["retired"])
             run.ended.set()
 
     def _lost(self) -> None:

@@ -621,7 +621,7 @@ async def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
 
 
 async def test_workers_give_what_the_plain_way_gives(workers: Workers) -> None:
-    reasons = {"own filter": ["code"], "own plugins": ["code"], "asynchronous": ["", "child"]}
+    reasons = {"own plugins": ["code"], "asynchronous": ["", "child"]}
     cases = {name: workers.case(name, tasks, *reasons.get(name, [])) for name, tasks in split(LOCAL).items()}
     broken = {
         "no module": "- no_such_module:\n",
