@@ -87,8 +87,8 @@ _LIMITS = tuple(number for name, number in vars(resource).items() if name.starts
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 # Seconds for which a thread that has ended may still be listed.
 _ENDING = (0.0, 0.001, 0.01, 0.1)
-# What the interpreter has in a module; each handler of logs, which is made by whoever imports a library that logs.
-_CHANGING = frozenset({"__builtins__", "__annotations__", "_handlerList"})
+# What the interpreter has in a module or class; each handler of logs, which is made by whoever imports a library that logs.
+_CHANGING = frozenset({"__builtins__", "__annotations__", "__slotnames__", "_handlerList"})
 # What the path of a collection's file has in it.
 _COLLECTIONS = "/ansible_collections/"
 # Exit codes of an ansible-playbook that has come to its end: all is well, a task failed.
@@ -336,9 +336,9 @@ def _containers(values: Mapping[str, Any]) -> Iterable[Any]:
 
 
 def _is_changed(values: Mapping[str, Any], known: dict[str, Any]) -> bool:
-    """Whether there is more than modules of a package that have come with their import; `known` has them then."""
+    """Whether there is more than modules of a package that have come with their import, say; `known` has them then."""
     new = {name: values[name] for name in values.keys() - known.keys()}
-    if not all(isinstance(each, ModuleType) for each in new.values()):
+    if not all(name in _CHANGING or isinstance(each, ModuleType) for name, each in new.items()):
         return True
     known.update(new)
     return values != known
