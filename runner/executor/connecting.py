@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterator
@@ -101,6 +102,10 @@ class Connections:
         self._set_default(None)
         is_simple = {name for name, value in auth.items() if value} <= _HARMLESS
         configuration = self._create(auth)
+        if known is not None:
+            # A request's head and body are sent apart, and to what urllib3 takes for a proxy it leaves Nagle's algorithm on:
+            # the body would wait 40 ms for the head to be acknowledged.
+            configuration.socket_options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
         self._last = None if known is None else (known, configuration)
         if known is not None and is_simple and (token := _token(self.own)):
             self._simple[id(configuration)] = configuration, token

@@ -6,6 +6,7 @@ the worker plays no other job: it is to be found in `rolerunner_worker_retired_t
 
 What is not compared, is kept away: Python that is neither ansible-core's, nor an installed library's, nor of the collections
 whose modules are called in the process, ends its worker (`code`), as it may have changed anything; also if its import fails.
+A role's own filters and tests may be `harmless`: their modules are dropped, and loaded anew by the next run.
 So do plugins of the operator that all runs have (`callback_plugins`, `filter_plugins` in ansible.cfg): each run, then.
 """
 
@@ -62,6 +63,7 @@ from ansible.utils.vars import load_extra_vars, load_options_vars
 from ansible.vars import manager
 
 from runner.executor import ansible_core, processes
+from runner.executor.harmless import is_harmless
 from runner.executor.jobs import Limits
 from runner.executor.orders import PACKAGE
 from runner.executor.seams import expect
@@ -91,6 +93,8 @@ _ENDING = (0.0, 0.001, 0.01, 0.1)
 _CHANGING = frozenset({"__builtins__", "__annotations__", "__slotnames__", "_handlerList"})
 # What the path of a collection's file has in it.
 _COLLECTIONS = "/ansible_collections/"
+# What Python's imports note down in a module.
+_OF_IMPORTS = ("__spec__", "__loader__", "__package__", "__path__", "__file__", "__cached__", "__doc__")
 # Exit codes of an ansible-playbook that has come to its end: all is well, a task failed.
 _ENDED_BY_ITSELF = (0, 2)
 
@@ -242,9 +246,11 @@ class Baseline:
 
     def _restore_loaders(self) -> None:
         """A role's own folders of modules and plugins are the run's: its path may be of a CR's folder."""
+        self._had_folders = False
         for each, folders in self._loaders:
             if each._extra_dirs == folders:
                 continue
+            self._had_folders = True
             each._extra_dirs[:] = folders
             loader.MODULE_CACHE[each.class_name] = each._module_cache = {}
             loader.PLUGIN_PATH_CACHE[each.class_name] = each._plugin_path_cache = _empty_like(each._plugin_path_cache)
@@ -265,16 +271,21 @@ class Baseline:
     def _has_new_code(self) -> bool:
         modules = sys.modules
         loaded, _loaded[:] = list(_loaded), []
-        if self._has_plugins or not all(map(self._is_of_a_library, loaded)):
+        own = [path for path in loaded if not self._is_of_a_library(path)]
+        # A role's own, whose modules are dropped with what else the loaders have of its folders.
+        if self._has_plugins or (own and not (self._had_folders and all(map(is_harmless, own)))):
             return True
         if modules == self._modules:
             return False
         if any(modules.get(name) is not module for name, module in self._modules.items()):
             return True
-        new = {name: modules[name] for name in modules.keys() - self._modules.keys()}
-        if not all(self._is_known_code(name, module) for name, module in new.items()):
-            return True
-        self._modules.update(new)
+        for name in modules.keys() - self._modules.keys():
+            if getattr(modules[name], "__file__", None) in own:
+                del modules[name]
+            elif self._is_known_code(name, modules[name]):
+                self._modules[name] = modules[name]
+            else:
+                return True
         return False
 
     def _is_known_code(self, name: str, module: ModuleType) -> bool:
@@ -336,11 +347,12 @@ def _containers(values: Mapping[str, Any]) -> Iterable[Any]:
 
 
 def _is_changed(values: Mapping[str, Any], known: dict[str, Any]) -> bool:
-    """Whether there is more than modules of a package that have come with their import, say; `known` has them then."""
+    """Whether there is more than what imports and copies do: modules of a package come, or it is found another way."""
     new = {name: values[name] for name in values.keys() - known.keys()}
     if not all(name in _CHANGING or isinstance(each, ModuleType) for name, each in new.items()):
         return True
     known.update(new)
+    known.update({name: values[name] for name in _OF_IMPORTS if name in values})
     return values != known
 
 

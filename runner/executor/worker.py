@@ -56,6 +56,9 @@ _LULL, _LEFT = 0.05, 10_000
 # Kubernetes client's default, which `connecting` sees to; where it cannot, all of them take ansible-core's way.
 COLLECTIONS = frozenset({"kubernetes.core", "operator_sdk.util"})
 
+# Parts that a worker must know to be put back; the others are for speed.
+_NEEDED_BY_WORKERS = frozenset({"workers", "connections", "tasks", "modules", "temporary folders"})
+
 # Something of everything that most runs need: facts, a condition, a loop, a template, modules.
 _WARM_UP = """
 - ansible.builtin.gather_facts: {gather_subset: ["!all", "!min", env]}
@@ -156,8 +159,8 @@ class Warm:
         if self._parsed is not None:
             self._parsed.end_run()
         load_extra_vars.extra_vars = load_options_vars.options_vars = None
-        # Where ansible-core is not as known, each job has a process of its own.
-        self._baseline = None if self.left_out else reset.Baseline(self.inline)
+        # Where what a run does is not as known, each job has a process of its own.
+        self._baseline = None if self.left_out.keys() & _NEEDED_BY_WORKERS else reset.Baseline(self.inline)
 
     def gathering(self) -> Callable[[], None] | None:
         """What a fork should do beside the runs, if it is time for it: gather facts for those to come."""

@@ -23,6 +23,12 @@ from runner.executor.orders import environment
 from runner.proxy.sessions import Token, kubeconfigs
 
 
+class _Configuration:
+    """Each is another one."""
+
+    socket_options: Any = None
+
+
 class World:
     """A kubernetes.core that notes down what it is asked, and a Kubernetes client with a default."""
 
@@ -42,7 +48,7 @@ class World:
     def _create(self, auth: dict[str, Any]) -> object:
         self.asked.append(dict(auth))
         self.defaults.append(self.default)
-        self.default = object()
+        self.default = _Configuration()
         return self.default
 
     def _set_default(self, default: Any) -> None:

@@ -19,12 +19,12 @@ def never() -> Any:
     raise AssertionError("these facts are kept")
 
 
-def test_what_was_gathered_for_the_runs_to_come_each_of_them_gets_as_its_own() -> None:
+def test_what_was_gathered_for_the_runs_to_come_each_of_them_gets_as_its_own(tmp_path: Path) -> None:
     gathering, run = Facts(), Facts()
     gathering._recording = True
     assert gathering.ask("hardware", gathered) == gathered()
-    (lesson,) = gathering.learned()
-    run.keep(lesson)
+    gathering.store(tmp_path / "facts")
+    run.refresh(tmp_path / "facts")
     for _ in range(2):
         found = run.ask("hardware", never)
         assert found == {"devices": {"sda": {"holders": ["dm-0"]}}, "processors": ["a", "b"]}

@@ -201,7 +201,8 @@ TOLD = {
 # A module of a role: what it leaves in the interpreter is unknown, also when it fails.
 PLUGIN = """
 folder = tempfile.mkdtemp()
-for name, text in (("good", "x = 1"), ("bad", "1 / 0"), ("shy", "import sys; del sys.modules[__name__]")):
+shy = "import sys; del sys.modules[__name__]"
+for name, text in (("good", "import os"), ("bad", "import os; 1 / 0"), ("shy", shy), ("own", "x = 1"), ("broken", "1 / 0")):
     with open(f"{folder}/{name}.py", "w") as file:
         file.write(text)
 loader.lookup_loader.add_directory(folder)
@@ -227,6 +228,16 @@ def test_a_roles_python_is_a_reason_to_end(ask: Ask, name: str) -> None:
     assert ask(PLUGIN + "sys.path.append(folder)\n" + poison)["reason"] == "code"
     poison = f"with contextlib.suppress(Exception): loader.lookup_loader.get({name!r})"
     assert ask(PLUGIN + poison)["reason"] == "code"
+
+
+@pytest.mark.parametrize("name", ["own", "broken"])
+def test_a_roles_python_that_keeps_nothing_is_dropped(ask: Ask, name: str) -> None:
+    poison = f"with contextlib.suppress(Exception): loader.lookup_loader.get({name!r})"
+    told = ask(PLUGIN + poison, f"any(name.endswith('.{name}') for name in sys.modules)")
+    assert (told["after"], told["reason"]) == (told["before"], "")
+    # Without folders of a role's own it is of somebody else.
+    poison = f"with contextlib.suppress(Exception): __import__({name!r})"
+    assert ask(PLUGIN.replace("loader.lookup", "#") + "sys.path.append(folder)\n" + poison)["reason"] == "code"
 
 
 def test_pythons_and_installed_code_is_none(ask: Ask) -> None:

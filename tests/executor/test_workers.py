@@ -416,7 +416,9 @@ async def test_plugins_and_modules_that_come_later_are_found(stand: Stand, pool:
     stand.write(name, "left = 'found'\n" + code)
     stand.write("library/own.py", MODULE % "found")
     after = await stand.play(pool)
-    assert (after.said, after.number, after.retired) == ("found", 2, "code")
+    assert (after.said, after.number, after.retired) == ("found", 2, "")
+    stand.write(name, "left = 'found anew'\n" + code)
+    assert (await stand.play(pool)).said == "found anew"
     stand.write("tasks/main.yml", "- own:\n")
     assert (await stand.play(pool)).said == "found"
     # And gone again.
