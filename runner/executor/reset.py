@@ -275,6 +275,8 @@ class Baseline:
         # A role's own, whose modules are dropped with what else the loaders have of its folders.
         if self._has_plugins or (own and not (self._had_folders and all(map(is_harmless, own)))):
             return True
+        if any(path in each._module_cache for path in own for each in _LOADERS):
+            return True
         if modules == self._modules:
             return False
         if any(modules.get(name) is not module for name, module in self._modules.items()):
@@ -381,9 +383,11 @@ def _umask() -> int:
 
 
 def _had_children() -> bool:
-    """Whether a run has left processes, which are ended."""
-    processes.ended()
-    if not processes.children():
+    """Whether a run has left processes, which are ended. All that have lost their parent are children of this process."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
         return False
     processes.end_descendants()
     return True
