@@ -78,6 +78,8 @@ def test_every_series_and_its_labels(text: str) -> None:
         # The parser takes _total off the counters' names.
         "rolerunner_phase_seconds": ("histogram", {"phase"}),
         "rolerunner_slow_parts": ("gauge", {"part"}),
+        "rolerunner_worker_runs": ("histogram", frozenset()),
+        "rolerunner_worker_retired": ("counter", {"reason"}),
         "rolerunner_event_loop_lag_seconds": ("histogram", frozenset()),
         "controller_runtime_reconcile": ("counter", {"controller", "result"}),
         "controller_runtime_reconcile_errors": ("counter", controller),

@@ -89,8 +89,8 @@ _LIMITS = tuple(number for name, number in vars(resource).items() if name.starts
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 # Seconds for which a thread that has ended may still be listed.
 _ENDING = (0.0, 0.001, 0.01, 0.1)
-# What the interpreter has in a module; each handler of logs, which is made by whoever imports a library that logs.
-_CHANGING = frozenset({"__builtins__", "__annotations__", "_handlerList"})
+# What the interpreter has in a module or class; each handler of logs, which is made by whoever imports a library that logs.
+_CHANGING = frozenset({"__builtins__", "__annotations__", "__slotnames__", "_handlerList"})
 # What the path of a collection's file has in it.
 _COLLECTIONS = "/ansible_collections/"
 # What Python's imports note down in a module.
@@ -275,6 +275,8 @@ class Baseline:
         # A role's own, whose modules are dropped with what else the loaders have of its folders.
         if self._has_plugins or (own and not (self._had_folders and all(map(is_harmless, own)))):
             return True
+        if any(path in each._module_cache for path in own for each in _LOADERS):
+            return True
         if modules == self._modules:
             return False
         if any(modules.get(name) is not module for name, module in self._modules.items()):
@@ -347,9 +349,9 @@ def _containers(values: Mapping[str, Any]) -> Iterable[Any]:
 
 
 def _is_changed(values: Mapping[str, Any], known: dict[str, Any]) -> bool:
-    """Whether there is more than what imports do: modules of a package come, or it is found another way."""
+    """Whether there is more than what imports and copies do: modules of a package come, or it is found another way."""
     new = {name: values[name] for name in values.keys() - known.keys()}
-    if not all(isinstance(each, ModuleType) for each in new.values()):
+    if not all(name in _CHANGING or isinstance(each, ModuleType) for name, each in new.items()):
         return True
     known.update(new)
     known.update({name: values[name] for name in _OF_IMPORTS if name in values})
@@ -381,9 +383,11 @@ def _umask() -> int:
 
 
 def _had_children() -> bool:
-    """Whether a run has left processes, which are ended."""
-    processes.ended()
-    if not processes.children():
+    """Whether a run has left processes, which are ended. All that have lost their parent are children of this process."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
         return False
     processes.end_descendants()
     return True

@@ -242,6 +242,9 @@ def test_a_roles_python_that_keeps_nothing_is_dropped(ask: Ask, name: str) -> No
 
 def test_pythons_and_installed_code_is_none(ask: Ask) -> None:
     assert ask("import wave, yaml.cyaml, ansible.plugins.lookup.sequence")["reason"] == ""
+    # Whoever copies an object, leaves something with its class.
+    told = ask("import copy; copy.copy(json.JSONDecoder())", "'__slotnames__' in vars(json.JSONDecoder)")
+    assert (told["before"], told["poisoned"], told["reason"]) == (False, True, "")
 
 
 LOADED = "from runner.executor import reset; import sysconfig, os; reset._loaded.append(os.path.join({}))"

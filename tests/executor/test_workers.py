@@ -302,6 +302,7 @@ async def test_a_roles_own_action_ends_its_worker(stand: Stand, pool: str) -> No
 
 
 OPERATORS = {
+    "test": ("ANSIBLE_TEST_PLUGINS", *PLUGINS["test"]),
     "filter": ("ANSIBLE_FILTER_PLUGINS", *PLUGINS["filter"]),
     "lookup": ("ANSIBLE_LOOKUP_PLUGINS", *PLUGINS["lookup"]),
     "callback": (
@@ -321,11 +322,13 @@ async def test_python_that_all_runs_have_ends_each_worker(
 ) -> None:
     """Of the operator's own folders of plugins. Some of it is loaded before the first worker is forked."""
     monkeypatch.setenv(variable, str(stand.folder / Path(name).parent))
-    # Of a worker's own and of all together.
-    sign = SIGN + "mine = {'count': 0}\n\ndef count():\n    mine['count'] += 1\n    return mine['count']\n"
+    sign = "mine = {'count': 0}\n\ndef count():\n    mine['count'] += 1\n    return mine['count']\n"
     (stand.folder / name).parent.mkdir()
     (stand.folder / name).write_text(sign + code.replace("left", "count()"))
     stand.write("tasks/main.yml", f"- ansible.builtin.debug: {{msg: {json.dumps(use)}}}\n")
+    # The role has plugins, too.
+    for kind in ("filter", "lookup", "test"):
+        stand.write(f"{kind}_plugins/more.py", "")
     stand = await limited(stand)
     async with stand.warm:
         runs = [await stand.play() for _ in range(3)]
