@@ -15,6 +15,7 @@ def text() -> str:
     metrics.reconciled("a/v1, Kind=K", succeeded=True)
     metrics.phase("a phase", 0.5)
     metrics.slow("modules")
+    metrics.worker_run(1, "code")
     metrics.loop_lag(0.02)
     metrics.follow(NAME, limit=3, depths={0: lambda: 4, -1: lambda: 0}, running=lambda: [1.5, 2.5])
     metrics.queued(NAME)
