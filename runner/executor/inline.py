@@ -56,10 +56,13 @@ class InlineWorker(worker.WorkerProcess):  # type: ignore[misc]
     """Runs its task when it is started, and is done. What a fork would keep apart is kept apart here."""
 
     _task: Any
+    # Whether the task has had something done by the process that plays, to its host perhaps.
+    has_asked = False
 
     def start(self) -> None:
         host, current = self._host, worker.current_worker
         variables, groups = host.vars, host.groups
+        InlineWorker.has_asked = False
         # It is worked on while it runs (arguments are templated, say), and may be run again: as a handler, in a retry.
         parent = self._task._parent
         self._task = self._task.copy(exclude_parent=True)
@@ -68,7 +71,8 @@ class InlineWorker(worker.WorkerProcess):  # type: ignore[misc]
             with _caught_output():
                 ansible_core.run_task(self, self._run)
         finally:
-            host.vars, host.groups = variables, groups
+            if not InlineWorker.has_asked:
+                host.vars, host.groups = variables, groups
             worker.current_worker = current
 
     def is_alive(self) -> bool:
@@ -170,6 +174,14 @@ def _rpc() -> Any:
         return None
 
 
+def _asking(function: Callable[..., Any]) -> Callable[..., Any]:
+    def asked(*args: Any, **kwargs: Any) -> Any:
+        InlineWorker.has_asked = True
+        return function(*args, **kwargs)
+
+    return asked
+
+
 def _put_tasks() -> None:
     strategy.WorkerProcess = InlineWorker
     Display.display = _display_through(Display.display)
@@ -179,7 +191,7 @@ def _put_tasks() -> None:
         from ansible._internal import _rpc_host
 
         # The caller and the called are one: no server and none of its threads, and no waiting for oneself.
-        client = SimpleNamespace(**{name: getattr(rpc, name).__wrapped__ for name in _RPC})
+        client = SimpleNamespace(**{name: _asking(getattr(rpc, name).__wrapped__) for name in _RPC})
         rpc.get_client = classmethod(lambda cls: client)
         _rpc_host.LocalManager.shared_instance = classmethod(lambda cls: None)
 

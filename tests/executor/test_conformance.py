@@ -611,7 +611,7 @@ async def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     answers: list[tuple[int, str]] = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ANSIBLE_GATHERING", "explicit")
-    monkeypatch.setattr(warm_module.metrics, "worker_run", lambda *said: answers.append(said))
+    monkeypatch.setattr(warm_module.metrics, "worker_run", lambda number, retired: answers.append((number, retired)))
 
     async def left(stage: Stage) -> Any:
         return {path.name: path.read_text() for path in stage.out.iterdir()}
@@ -621,7 +621,7 @@ async def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
 
 
 async def test_workers_give_what_the_plain_way_gives(workers: Workers) -> None:
-    reasons = {"own plugins": ["code"], "asynchronous": ["", "child"]}
+    reasons = {"own filter": ["code", ""], "own plugins": ["code"], "asynchronous": ["", "child"]}
     cases = {name: workers.case(name, tasks, *reasons.get(name, [])) for name, tasks in split(LOCAL).items()}
     broken = {
         "no module": "- no_such_module:\n",
