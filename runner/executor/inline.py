@@ -56,13 +56,13 @@ class InlineWorker(worker.WorkerProcess):  # type: ignore[misc]
     """Runs its task when it is started, and is done. What a fork would keep apart is kept apart here."""
 
     _task: Any
-    # Whether the task has had something done by the process that plays, to its host perhaps.
-    has_asked = False
+    # That which runs.
+    current: InlineWorker | None = None
 
     def start(self) -> None:
         host, current = self._host, worker.current_worker
-        variables, groups = host.vars, host.groups
-        InlineWorker.has_asked = False
+        self.keep_host()
+        InlineWorker.current = self
         # It is worked on while it runs (arguments are templated, say), and may be run again: as a handler, in a retry.
         parent = self._task._parent
         self._task = self._task.copy(exclude_parent=True)
@@ -71,9 +71,12 @@ class InlineWorker(worker.WorkerProcess):  # type: ignore[misc]
             with _caught_output():
                 ansible_core.run_task(self, self._run)
         finally:
-            if not InlineWorker.has_asked:
-                host.vars, host.groups = variables, groups
+            # A worker empties what it takes for its own copy.
+            host.vars, host.groups = self._kept
             worker.current_worker = current
+
+    def keep_host(self) -> None:
+        self._kept = self._host.vars, self._host.groups
 
     def is_alive(self) -> bool:
         return False
@@ -175,9 +178,13 @@ def _rpc() -> Any:
 
 
 def _asking(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that a task calls in the process that plays, which may change the task's own host."""
+
     def asked(*args: Any, **kwargs: Any) -> Any:
-        InlineWorker.has_asked = True
-        return function(*args, **kwargs)
+        found = function(*args, **kwargs)
+        if InlineWorker.current is not None:
+            InlineWorker.current.keep_host()
+        return found
 
     return asked
 
