@@ -124,6 +124,12 @@ async def test_the_examples_role_is_enough(restricted: Restricted, world: Cluste
         uid = (await until(lambda gvk=gvk: world.get(gvk, one), f"{gvk} is there"))["metadata"]["uid"]
         await world.delete(gvk, one)
         await until(lambda gvk=gvk: comes_back(gvk), f"{gvk} is made again")
+
+    async def at_rest() -> bool:
+        return len(lines(operator, "Running")) == len(lines(operator, "Run succeeded"))
+
+    # What was made again is there before its run is over, and a run has no CR to write to that is deleted meanwhile.
+    await until(at_rest, "all runs are over")
     for gvk in (MEMCACHED, SETTINGS):
         await world.delete(gvk, one)
 
