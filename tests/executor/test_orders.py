@@ -11,7 +11,7 @@ import pytest
 
 from runner.executor import orders
 from runner.executor.jobs import Job
-from runner.executor.orders import environment, put_inputs, temporary, write_inputs
+from runner.executor.orders import environment, has_tags, put_inputs, temporary, write_inputs
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,8 @@ def test_variables_are_written_as_json_has_them(tmp_path: Path) -> None:
 
     unsafe = "__ansible_unsafe"
     assert json.loads((tmp_path / "it" / "env" / "extravars").read_text()) == {
-        **{"large": 2**70, "lone": {unsafe: "\ud800"}, "text": {unsafe: "é\u2028"}},
+        "large": 2**70 if has_tags() else {unsafe: 2**70},
+        **{"lone": {unsafe: "\ud800"}, "text": {unsafe: "é\u2028"}},
         "number": math.inf,
     }
 
