@@ -21,6 +21,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from ansible.errors import AnsibleError
 from ansible.executor.process import worker
 from ansible.module_utils.common import warnings as module_warnings
 from ansible.plugins import action, strategy
@@ -58,6 +59,13 @@ class InlineWorker(worker.WorkerProcess):  # type: ignore[misc]
     _task: Any
     # That which runs.
     current: InlineWorker | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__init__(*args, **kwargs)
+        except OSError as error:
+            # Strategies take that for the end of the play, and its tasks, not run, for done.
+            raise AnsibleError(f"A task could not be started: {error}") from error
 
     def start(self) -> None:
         host, current = self._host, worker.current_worker

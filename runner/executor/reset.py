@@ -165,6 +165,8 @@ class Baseline:
         self._display = {name: value.copy() if _is_filled(value) else value for name, value in vars(Display()).items()}
         self._loaders = [(each, list(each._extra_dirs)) for each in _LOADERS]
         self._libraries = sorted(_libraries(), key=len, reverse=True)
+        # The fork server's may be lowered for a while, and so those of a worker that it forks meanwhile.
+        self._limits = _limits()
         # The operator's own plugins, which all runs have: loaded once, they keep what they keep for all of them.
         plugins = [module for each in _LOADERS for module in each._module_cache.values()]
         self._has_plugins = not all(self._is_known_code(module.__name__, module) for module in plugins)
@@ -265,7 +267,7 @@ class Baseline:
         yield "thread", _has_threads
         yield "code", self._has_new_code
         yield "patched", self._is_patched
-        yield "process", lambda: _process() != self._process
+        yield "process", lambda: _process() != self._process or _limits() != self._limits
         yield "descriptor", partial(self._has_other_descriptors, kept)
 
     def _has_new_code(self) -> bool:
@@ -417,7 +419,6 @@ def _process() -> tuple[Any, ...]:
     """What the kernel and the interpreter keep of a process, and a run could change."""
     return (
         *(os.getresuid(), os.getresgid(), os.getgroups(), os.getpriority(os.PRIO_PROCESS, 0), os.getsid(0), os.getpgrp()),
-        *map(resource.getrlimit, _LIMITS),
         locale.setlocale(locale.LC_ALL),
         time.tzname,
         socket.getdefaulttimeout(),
@@ -427,6 +428,10 @@ def _process() -> tuple[Any, ...]:
         (logging.root.level, tuple(logging.root.handlers), logging.root.manager.disable),
         importlib.__import__,
     )
+
+
+def _limits() -> tuple[Any, ...]:
+    return tuple(map(resource.getrlimit, _LIMITS))
 
 
 def _resident() -> int:

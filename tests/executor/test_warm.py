@@ -48,8 +48,8 @@ class Stage:
         scratch = self.scratch / str(self.count)
         return Job(ident=f"job-{self.count}", folder=folder, role=self.folder / "roles" / "thing", scratch=scratch)
 
-    async def played(self, warm: WarmExecutor) -> list[JobEvent]:
-        return [event async for event in warm.execute(self.job())]
+    async def played(self, warm: WarmExecutor, pool: str = "") -> list[JobEvent]:
+        return [event async for event in warm.execute(replace(self.job(), pool=pool))]
 
     async def pids(self) -> list[int]:
         """Those of the role's processes, when all have been started."""
@@ -91,6 +91,25 @@ async def test_a_role_edited_on_disk_counts_from_the_next_run_on(stage: Stage) -
             stage.role(f"- ansible.builtin.debug: {{{{msg: {word}}}}}\n")
             events = await stage.played(warm)
             assert [event.result["msg"] for event in events if event.event == "runner_on_ok"] == [word]
+
+
+async def test_a_run_without_descriptors_fails_and_its_worker_is_not_used_again(stage: Stage) -> None:
+    """Ansible's strategies pass over a task that cannot be started, and the play ends well."""
+    stage.role("- ansible.builtin.debug:\n")
+    async with WarmExecutor() as warm:
+        assert fold(await stage.played(warm, "pool")).ok == 1
+        server = server_pid(warm)
+        for worker in processes._descendants(server, deep=False):
+            os.kill(worker, signal.SIGKILL)
+        await stage.ended(processes._descendants(server, deep=False))
+        limits = resource.prlimit(server, resource.RLIMIT_NOFILE)
+        used = max(map(int, os.listdir(f"/proc/{server}/fd")))
+        for more in range(1, 8):
+            resource.prlimit(server, resource.RLIMIT_NOFILE, (used + more, limits[1]))
+            with contextlib.suppress(ExecutorError):
+                assert fold(await stage.played(warm, "pool")).ok == 1
+        resource.prlimit(server, resource.RLIMIT_NOFILE, limits)
+        assert fold(await stage.played(warm, "pool")).ok == 1
 
 
 async def test_several_at_once(stage: Stage) -> None:
