@@ -128,8 +128,7 @@ class Handlers:
             return
         self._remember(watch, obj)
         if not watch.selector.matches(obj):
-            for known in (self._seen, self._coming, self._waiting, self._causes):
-                known.pop(request, None)
+            self._forget_request(request)
             return
         sight, before = Sight.of(watch, obj), self._seen.get(request)
         if sight != before or request in self._waiting:
@@ -205,13 +204,15 @@ class Handlers:
         sight = self._seen.get(request)
         if uid is not None and sight is not None and sight.uid != uid:
             return False
-        self._seen.pop(request, None)
-        self._coming.pop(request, None)
-        self._waiting.pop(request, None)
-        self._causes.pop(request, None)
+        self._forget_request(request)
         if request.watch in self._crs:
             self._crs[request.watch].pop(request.key, None)
         return True
+
+    def _forget_request(self, request: Request) -> None:
+        """Forget what was seen of a CR, and that it waits."""
+        for known in (self._seen, self._coming, self._waiting, self._causes):
+            known.pop(request, None)
 
     def _put(self, request: Request, priority: Priority, cause: str, after: float = 0) -> None:
         logger.debug("Queued", extra={**request.fields, "cause": cause})

@@ -18,6 +18,7 @@ from ansible.executor.process import worker
 from ansible.module_utils import basic
 from ansible.parsing.dataloader import DataLoader
 from ansible.utils.context_objects import GlobalCLIArgs
+from ansible.utils.vars import load_extra_vars, load_options_vars
 
 from runner.executor.orders import has_tags
 
@@ -57,8 +58,9 @@ OF_A_MODULE: tuple[tuple[Any, str], ...] = (
 
 
 def forget_run() -> None:
-    """Reset what a process may have once, so that the next run can make its own: command line and vault secrets."""
+    """Reset what a process has once, so that the next run can make its own: command line, its variables, vault secrets."""
     GlobalCLIArgs._Singleton__instance = None
+    load_extra_vars.extra_vars = load_options_vars.options_vars = None
     if TAGS:
         VaultSecretsContext._current = None
     else:

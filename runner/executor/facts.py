@@ -28,6 +28,7 @@ from ansible.module_utils.facts.utils import get_mount_size
 from ansible.modules import setup
 
 from runner.executor import ansible_core
+from runner.executor.artifacts import write_private
 from runner.executor.seams import expect
 
 # Seconds.
@@ -87,10 +88,8 @@ class Facts:
     def store(self, path: Path) -> None:
         """In the process that gathers: write down what it has, for those that play to `refresh` theirs."""
         fresh = path.with_name(f".{path.name}-{os.getpid()}")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(descriptor, "wb") as file:
-            # The clock is the machine's.
-            marshal.dump((time.monotonic(), self._kept), file)
+        # The clock is the machine's.
+        write_private(fresh, marshal.dumps((time.monotonic(), self._kept)))
         fresh.replace(path)
 
     def refresh(self, path: Path) -> None:

@@ -48,10 +48,10 @@ class Lessons:
         """In a child, first of all."""
         self._here.close()
 
-    def tell(self, *names: str) -> None:
-        """In a child, when it has nothing else to do: what it has learned of these kinds, or of all."""
-        for name in names or self.kinds:
-            for lesson in self.kinds[name].learned():
+    def tell(self) -> None:
+        """In a child, when it has nothing else to do: what it has learned."""
+        for name, kind in self.kinds.items():
+            for lesson in kind.learned():
                 with contextlib.suppress(OSError, ValueError):
                     told = marshal.dumps((name, lesson))
                     # A longer one would arrive cut, if at all.

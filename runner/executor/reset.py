@@ -59,7 +59,6 @@ from ansible.parsing.vault import VaultAES256
 from ansible.plugins import action, cache, callback, loader, lookup
 from ansible.utils import color
 from ansible.utils.display import Display
-from ansible.utils.vars import load_extra_vars, load_options_vars
 from ansible.vars import manager
 
 from runner.executor import ansible_core, processes
@@ -82,8 +81,6 @@ _OF_A_RUN = (
     *ansible_core.OF_A_MODULE,
     *((context, "CLIARGS"), (color, "ANSIBLE_COLOR"), (tempfile, "tempdir"), (urllib.request, "_opener")),
 )
-# Functions that keep what they have read for the first run.
-_KEEPING = ((load_extra_vars, "extra_vars"), (load_options_vars, "options_vars"))
 _LOADERS = tuple(each for each in vars(loader).values() if isinstance(each, loader.PluginLoader))
 _LIMITS = tuple(number for name, number in vars(resource).items() if name.startswith("RLIMIT_"))
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
@@ -191,8 +188,6 @@ class Baseline:
         ansible_core.forget_run()
         for owner, name, value in self._of_a_run:
             setattr(owner, name, value)
-        for function, name in _KEEPING:
-            setattr(function, name, None)
         # Derived from passwords.
         getattr(VaultAES256._gen_key_initctr, "cache_clear", lambda: None)()
         self._restore_defaults()

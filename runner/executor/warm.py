@@ -309,9 +309,11 @@ class _ForkServer:
                 logger.error("Processes of a run cannot be ended", extra={"job": message["ended"], "pids": message["left"]})
             run.reason = message["error"] or _reason(message["code"])
             if message["number"]:
-                about = {name: message[name] for name in ("number", "retired")}
-                logger.debug("A worker has played a run", extra={"job": message["ended"], **about})
-                metrics.worker_run(message["number"], message["retired"])
+                number, retired = message["number"], message["retired"]
+                logger.debug(
+                    "A worker has played a run", extra={"job": message["ended"], "number": number, "retired": retired}
+                )
+                metrics.worker_run(number, retired)
             run.ended.set()
 
     def _lost(self) -> None:

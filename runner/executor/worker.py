@@ -12,6 +12,7 @@ import gc
 import io
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -31,7 +32,6 @@ from ansible import constants
 from ansible.cli.playbook import PlaybookCLI
 from ansible.plugins.loader import callback_loader, init_plugin_loader, module_loader
 from ansible.utils import color
-from ansible.utils.vars import load_extra_vars, load_options_vars
 from ansible_runner.utils import OutputEventFilter
 
 from runner.executor import ansible_core, cleaning, connecting, facts, inline, parsing, reset, seams, templates
@@ -158,7 +158,6 @@ class Warm:
             kind.learned()
         if self._parsed is not None:
             self._parsed.end_run()
-        load_extra_vars.extra_vars = load_options_vars.options_vars = None
         # Where what a run does is not as known, each job has a process of its own.
         self._baseline = None if self.left_out.keys() & _NEEDED_BY_WORKERS else reset.Baseline(self.inline)
 
@@ -184,8 +183,8 @@ class Warm:
             told, connections = _next(server)
             if not connections:
                 return
-            with socket.socket(fileno=connections[0]) as connection:
-                code = self._play(connection)
+            with socket.socket(fileno=connections[0]) as connection, connection.makefile("rw", encoding="utf-8") as stream:
+                code = self._play(stream)
             retired = "isolated" if not json.loads(told)["again"] else uses.reason(code) or self._put_back()
             server.send(json.dumps({"retired": retired}).encode())
             self.lessons.tell()
@@ -207,12 +206,8 @@ class Warm:
         self._baseline.restore()
         return self._baseline.difference(self._connections.descriptors() if self._connections is not None else ())
 
-    def _play(self, connection: socket.socket) -> int | None:
-        """Play the job whose order comes through the connection, and send its events there; its exit code, if it has one."""
-        with connection.makefile("rw", encoding="utf-8") as stream:
-            return self._play_through(stream)
-
-    def _play_through(self, stream: Any) -> int | None:
+    def _play(self, stream: Any) -> int | None:
+        """Play the job whose order comes through the stream, and send its events there; its exit code, if it has one."""
         asked = json.loads(stream.readline())
         # The clock is the machine's, and so the runner's.
         begun = time.monotonic()
@@ -242,14 +237,9 @@ class Warm:
 
 def _next(server: socket.socket) -> tuple[bytes, list[int]]:
     """What the fork server says, and the next job's connection. While there is none, the garbage collector has time."""
-    server.settimeout(_LULL)
-    try:
-        told, connections, _, _ = socket.recv_fds(server, _ORDER, 1)
-    except TimeoutError:
+    if not select.select([server], [], [], _LULL)[0]:
         gc.collect()
-        server.settimeout(None)
-        told, connections, _, _ = socket.recv_fds(server, _ORDER, 1)
-    server.settimeout(None)
+    told, connections, _, _ = socket.recv_fds(server, _ORDER, 1)
     return told, connections
 
 

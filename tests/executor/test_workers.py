@@ -660,8 +660,8 @@ async def test_a_surplus_ends_after_a_while(stand: Stand) -> None:
         assert (await seen(stand))[1] == 2
 
 
-async def test_a_run_that_is_given_up_ends_its_worker(stand: Stand, pool: str) -> None:
-    pid, *_ = await seen(stand, pool)
+async def hanging(stand: Stand, pool: str) -> asyncio.Task[Played]:
+    """A run that has begun, and does not end by itself."""
     stand.write("tasks/main.yml", f"- ansible.builtin.shell: touch {stand.folder}/begun; sleep 600\n")
     run = asyncio.create_task(stand.play(pool))
 
@@ -669,6 +669,12 @@ async def test_a_run_that_is_given_up_ends_its_worker(stand: Stand, pool: str) -
         return (stand.folder / "begun").exists()
 
     await until(begun, "the run has begun")
+    return run
+
+
+async def test_a_run_that_is_given_up_ends_its_worker(stand: Stand, pool: str) -> None:
+    pid, *_ = await seen(stand, pool)
+    run = await hanging(stand, pool)
     run.cancel()
     await asyncio.wait({run})
     assert stand.answers[-1] == (2, "died")
@@ -741,13 +747,7 @@ async def test_a_job_of_an_idle_worker_that_dies_is_anothers(stand: Stand, pool:
 
 async def test_a_worker_that_dies_while_it_plays_fails_that_run_only(stand: Stand, pool: str) -> None:
     pid, *_ = await seen(stand, pool)
-    stand.write("tasks/main.yml", f"- ansible.builtin.shell: touch {stand.folder}/begun; sleep 600\n")
-    run = asyncio.create_task(stand.play(pool))
-
-    async def begun() -> bool:
-        return (stand.folder / "begun").exists()
-
-    await until(begun, "the run has begun")
+    run = await hanging(stand, pool)
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(ExecutorError, match="killed"):
         await run
