@@ -1,5 +1,5 @@
-"""A seam of kubernetes.core: how to reach the cluster is read once in a run, instead of by each of its tasks; and what a
-client has found out and its connections stay for the runs to come.
+"""A seam of kubernetes.core: how to reach the cluster is read once, instead of by each task of each run; and what a client
+has found out and its connections stay for the runs to come.
 
 It is so for the run's own kubeconfig only, in which there is no more than an address and a token: with others a task may
 have something done (start a process for a token, say) each time. Each run's configuration, and so its token, is its own.
@@ -7,14 +7,18 @@ have something done (start a process for a token, say) each time. Each run's con
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import copy
 import importlib
 import json
 import os
+import re
 import socket
 import sys
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +39,10 @@ _HARMLESS = frozenset({"kubeconfig", "context", "verify_ssl", "no_proxy", "persi
 # Of a client's configuration: what is the run's own, and loggers, which are the process'.
 _OF_THE_RUN = frozenset({"api_key", "refresh_api_key_hook", "kubeconfig"})
 _LOGGING = frozenset({"logger", "logger_formatter", "logger_stream_handler", "logger_file_handler"})
+_NOT_COMPARED = frozenset({"refresh_api_key_hook", *_LOGGING})
+# What stands for a run's token; what the Kubernetes client reads of the environment.
+_TOKEN = "TOKEN-OF-THE-RUN"
+_PROXY = re.compile("_proxy$|^REQUEST_METHOD$", re.IGNORECASE)
 
 
 def check() -> None:
@@ -92,6 +100,8 @@ class Connections:
         # The run's configurations of which the clients may be kept: by their ids, with what there is of secrets in them.
         self._simple: dict[int, tuple[Any, str]] = {}
         self._kept: dict[Hashable, _Kept] = {}
+        # Configurations but for what is a run's own, by all that they depend on.
+        self._forms: dict[Hashable, Any] = {}
 
     def create(self, auth: dict[str, Any]) -> Any:
         """`auth` are a task's arguments of that kind, and what the environment says in their place."""
@@ -100,15 +110,28 @@ class Connections:
             return self._last[1]
         # The Kubernetes client's default is the process', and what it makes begins as a copy of it.
         self._set_default(None)
-        is_simple = {name for name, value in auth.items() if value} <= _HARMLESS
-        configuration = self._create(auth)
+        own = _Own.read(self.own) if known is not None else None
+        configuration = self._read(auth, own) if own is not None and _is_all(auth) else self._create(auth)
         if known is not None:
             # A request's head and body are sent apart, and to what urllib3 takes for a proxy it leaves Nagle's algorithm on:
             # the body would wait 40 ms for the head to be acknowledged.
             configuration.socket_options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
         self._last = None if known is None else (known, configuration)
-        if known is not None and is_simple and (token := _token(self.own)):
-            self._simple[id(configuration)] = configuration, token
+        if own is not None and {name for name, value in auth.items() if value} <= _HARMLESS:
+            self._simple[id(configuration)] = configuration, own.token
+        return configuration
+
+    def _read(self, auth: dict[str, Any], own: _Own) -> Any:
+        """The configuration of the run's own kubeconfig, read if an earlier run has had another but for its token."""
+        key = own.text.replace(own.token, ""), *(item for item in os.environ.items() if _PROXY.search(item[0]))
+        if (form := self._forms.get(key)) is not None:
+            configuration = own.filled(form)
+            self._set_default(configuration)
+            return configuration
+        configuration = self._create(auth)
+        if (form := own.form(configuration)) is not None:
+            self._forms[key] = form
+            bounded(self._forms, _MOST)
         return configuration
 
     def client(self, configuration: Any, **headers: Any) -> Any:
@@ -207,21 +230,63 @@ class _Kept:
             part.configuration = configuration
 
 
-def _token(kubeconfig: str | None) -> str | None:
-    """The token in a run's own kubeconfig; None if it is not in its place."""
-    try:
-        (user,) = json.loads(Path(kubeconfig or "").read_text())["users"]
-        return str(user["user"]["username"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """A run's own kubeconfig, with the token in its place."""
+
+    path: str
+    text: str
+    token: str
+    authorization: str
+
+    @staticmethod
+    def read(path: str | None) -> _Own | None:
+        try:
+            text = Path(path or "").read_text()
+            (user,) = json.loads(text)["users"]
+            token, password = str(user["user"]["username"]), user["user"].get("password", "")
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return None
+        authorization = base64.b64encode(f"{token}:{password}".encode()).decode()
+        return _Own(str(path), text, token, f"Basic {authorization}") if token else None
+
+    def form(self, configuration: Any) -> Any:
+        """A copy of the configuration without what is the run's own; None if there is more of that than is known."""
+        form = copy.deepcopy(configuration)
+        form.api_key = dict.fromkeys(form.api_key, "")
+        form.proxy = str(form.proxy).replace(self.token, _TOKEN)
+        # It would read the same again.
+        form.kubeconfig = form.refresh_api_key_hook = None
+        filled, values = vars(self.filled(form)), repr(vars(form))
+        is_known = all(filled.get(name) == value for name, value in vars(configuration).items() if name not in _NOT_COMPARED)
+        has_secrets = self.token in values or self.authorization in values
+        return form if is_known and not has_secrets and not _has_files(form) else None
+
+    def filled(self, form: Any) -> Any:
+        configuration = copy.deepcopy(form)
+        configuration.api_key = dict.fromkeys(form.api_key, self.authorization)
+        configuration.proxy = form.proxy.replace(_TOKEN, self.token)
+        configuration.kubeconfig = self.path
+        return configuration
+
+
+def _is_all(auth: Mapping[str, Any]) -> bool:
+    """Whether a task says of how to reach the cluster no more than where its kubeconfig is."""
+    return all(name == "kubeconfig" or value is None or value == {} for name, value in auth.items())
+
+
+def _has_files(configuration: Any) -> bool:
+    """Which may go."""
+    return bool(configuration.ssl_ca_cert or configuration.cert_file or configuration.key_file)
 
 
 def _key(configuration: Any, token: str) -> Hashable:
-    """All that a client depends on but the run's token; None where there is more of that, or of files, which may go."""
-    values = vars(configuration)
-    if values.get("ssl_ca_cert") or values.get("cert_file") or values.get("key_file"):
+    """All that a client depends on but the run's token; None where there is more of that, or of files."""
+    if _has_files(configuration):
         return None
-    text = repr(sorted((name, repr(value)) for name, value in values.items() if name not in _OF_THE_RUN | _LOGGING))
+    text = repr(
+        sorted((name, repr(value)) for name, value in vars(configuration).items() if name not in _OF_THE_RUN | _LOGGING)
+    )
     return None if token in text else text
 
 

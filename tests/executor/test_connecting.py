@@ -258,6 +258,33 @@ def test_of_a_run_that_has_ended_no_token_is_left(process: Process) -> None:
             held += [value for value in gc.get_referents(one) if not isinstance(value, dict) or "__name__" not in value]
 
 
+def test_a_kubeconfig_that_differs_in_its_token_only_is_not_read_again(
+    process: Process, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Any] = []
+    create = process.connections._create
+    monkeypatch.setattr(process.connections, "_create", lambda auth: (read.append(process.connections.own), create(auth))[1])
+    for token in ("first-token", "second-token"):
+        process.run(token)
+    assert len(read) == 1
+    # Not what a task says beside it, nor a proxy.
+    process.run("third-token", verify_ssl=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    process.run("fourth-token")
+    assert len(read) == 3
+
+
+def test_a_configuration_that_was_not_read_is_as_if_it_had_been(process: Process) -> None:
+    def values(configuration: Any) -> dict[str, Any]:
+        return {name: value for name, value in vars(configuration).items() if "logger" not in name and "hook" not in name}
+
+    for token in ("first-token", "second-token"):
+        process.begin_run(token)
+        created = process.module._create_configuration({"kubeconfig": process.connections.own, "proxy_headers": {}})
+        read = process.connections._create({"kubeconfig": process.connections.own, "proxy_headers": {}})
+        assert {**values(read), "socket_options": created.socket_options} == values(created)
+
+
 def test_what_is_not_known_yet_is_looked_for(process: Process, server: Server) -> None:
     process.run("the-token-of-run-1")
     server.kinds["others"] = "Other"
