@@ -196,12 +196,10 @@ class Baseline:
         if (module := sys.modules.get("ansible.plugins.vars.host_group_vars")) is not None:
             for name in ("FOUND", "NAK", "CANONICAL_PATHS"):
                 getattr(module, name, {}).clear()
-        if os.environ != self._environment:
-            zone = os.environ.get("TZ")
-            os.environ.clear()
-            os.environ.update(self._environment)
-            if zone != os.environ.get("TZ"):
-                time.tzset()
+        zone = os.environ.get("TZ")
+        be_environment(self._environment)
+        if zone != os.environ.get("TZ"):
+            time.tzset()
         os.chdir(self._folder)
         os.umask(self._mask)
         sys.stdin, sys.stdout, sys.stderr = self._streams
@@ -314,6 +312,16 @@ class Baseline:
         # Some are closed with what had them.
         gc.collect()
         return _descriptors(kept) != self._descriptors
+
+
+def be_environment(variables: Mapping[str, str]) -> None:
+    """Have these be the process' environment. What is as it should be, which is most of it, is not set again."""
+    now = dict(os.environ)
+    for name in now.keys() - variables.keys():
+        del os.environ[name]
+    for name, value in variables.items():
+        if now.get(name) != value:
+            os.environ[name] = value
 
 
 class Uses:

@@ -8,7 +8,9 @@ the data that they exchange through files is kept in memory. Between two jobs `r
 from __future__ import annotations
 
 import atexit
+import functools
 import gc
+import inspect
 import io
 import json
 import os
@@ -32,6 +34,7 @@ from ansible import constants
 from ansible.cli.playbook import PlaybookCLI
 from ansible.plugins.loader import callback_loader, init_plugin_loader, module_loader
 from ansible.utils import color
+from ansible.utils.display import Display
 from ansible_runner.utils import OutputEventFilter
 
 from runner.executor import ansible_core, cleaning, connecting, facts, inline, parsing, reset, seams, templates
@@ -99,7 +102,7 @@ class Warm:
         warnings.filterwarnings("ignore", message="AnsibleCollectionFinder has already been configured")
         init_plugin_loader()
         # It wraps what displays, and is to be wrapped by the seams.
-        callback_loader.get("awx_display", class_only=True)
+        _lighten(callback_loader.get("awx_display", class_only=True).set_options.__globals__)
         lasting = {
             "facts": (facts.check, facts.put),
             "templates": (templates.check, templates.put),
@@ -145,8 +148,7 @@ class Warm:
                 asked = {**order(job), "gather_facts": False}
                 code, _, printed = _run(asked, Recorder(asked, lambda event: None), lambda: None)
             finally:
-                os.environ.clear()
-                os.environ.update(before)
+                reset.be_environment(before)
                 os.chdir(where)
                 sys.stdout, sys.stderr = outputs
                 tempfile.tempdir, constants.DEFAULT_LOCAL_TMP = places
@@ -235,6 +237,31 @@ class Warm:
         return code
 
 
+def _lighten(module: dict[str, Any]) -> None:
+    """Spare the callback plugin's wrappers what takes them longer than it takes to display something."""
+    marked = Display.debug
+
+    def debug(display: Any, msg: str, host: str | None = None) -> None:
+        # A hundred times in a run, mostly for nothing.
+        if constants.DEFAULT_DEBUG:
+            marked(display, msg, host=host)
+
+    Display.debug = debug
+    if {"_getsignature", "_getcallargs"} <= module.keys():
+        module["_getsignature"], module["_getcallargs"] = _parameters, _arguments
+
+
+@functools.cache
+def _parameters(function: Callable[..., Any]) -> dict[str, Any]:
+    """The names of its parameters, and their defaults."""
+    return {name: each.default for name, each in inspect.signature(function).parameters.items()}
+
+
+def _arguments(parameters: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """What a function is called with. If it cannot be, it says so itself."""
+    return {**parameters, **dict(zip(parameters, args, strict=False)), **kwargs}
+
+
 def _next(server: socket.socket) -> tuple[bytes, list[int]]:
     """What the fork server says, and the next job's connection. While there is none, the garbage collector has time."""
     if not select.select([server], [], [], _LULL)[0]:
@@ -270,8 +297,7 @@ def _run(asked: dict[str, Any], recorder: Recorder, flush: Callable[[], None]) -
     command = {"command": config.command, "cwd": config.cwd, "env": config.env}
     recorder.keep("stderr", "")
     recorder.keep("command", json.dumps(recorder.redacted(command)))
-    os.environ.clear()
-    os.environ.update(config.env)
+    reset.be_environment(config.env)
     os.chdir(config.cwd)
     events = _Events(recorder, config.ident, flush)
     screen = OutputEventFilter(None, events, suppress_ansible_output=True)
