@@ -5,6 +5,7 @@ No more than the files: what the specs mean for a kind is in `scaffolding.crd`, 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,13 @@ Loader.add_multi_constructor("!", lambda loader, suffix, node: getattr(node, "va
 def find(*, role: Path | None, playbook: Path | None) -> Path | None:
     """The file that counts: in the role's meta folder, as for Ansible, or `NAME.argument_specs.yml` beside `NAME.yml`."""
     if playbook:
-        places = [playbook.with_suffix(f".argument_specs.{ending}") for ending in _ENDINGS]
+        places = [f"{playbook.with_suffix('')}.argument_specs.{ending}" for ending in _ENDINGS]
     elif role:
-        places = [role / "meta" / f"{name}.{ending}" for name in ("argument_specs", "main") for ending in _ENDINGS]
+        places = [f"{role}/meta/{name}.{ending}" for name in ("argument_specs", "main") for ending in _ENDINGS]
     else:
         places = []
-    return next(filter(Path.is_file, places), None)
+    # Looked for with each run, mostly in vain.
+    return next(map(Path, filter(os.path.isfile, places)), None)
 
 
 def own_variables(role: Path | None) -> dict[str, Any]:

@@ -78,6 +78,9 @@ def configure(options: Options, *, stream: TextIO | None = None, readable: Reada
         if console
         else JsonFormatter(time_encoding=options.time_encoding, readable=readable)
     )
+    # Asked for each record, and written in none: where it comes from, and which thread and process it is of.
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(options.level.upper())

@@ -116,8 +116,8 @@ class Watch:
     has_namesake: bool = False
 
     def __hash__(self) -> int:
-        # It is a key in what is looked up again and again; hardly two watches have one kind.
-        return hash(self.gvk)
+        # It is a key in what is looked up again and again; hardly two watches have one kind, and a text knows its hash.
+        return hash(self.gvk.kind)
 
     @property
     def controller(self) -> str:

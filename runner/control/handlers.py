@@ -29,7 +29,7 @@ from runner.resource.metadata import (
     owner_references,
     owners,
 )
-from runner.watches import DRY_RUN, Related, Watch, is_dry_run
+from runner.watches import Related, Watch, is_dry_run
 
 logger = logging.getLogger(__name__)
 
@@ -69,15 +69,14 @@ class Sight:
 
     @classmethod
     def of(cls, watch: Watch, obj: Object) -> Sight:
-        metadata, annotations = obj["metadata"], annotations_of(obj)
-        noticed = annotations if watch.watch_annotations else {DRY_RUN: is_dry_run(watch, obj)}
+        metadata = obj["metadata"]
         generation = metadata.get("generation")
         return cls(
             uid=metadata.get("uid", ""),
             deleting=is_deleting(obj),
             # Secrets, Nodes and others have no generation: what a generation would count is looked at itself.
             generation=generation if isinstance(generation, int) and generation else _digest(_own_content(obj)),
-            annotations=_digest(noticed),
+            annotations=_digest(annotations_of(obj)) if watch.watch_annotations else str(is_dry_run(watch, obj)),
         )
 
 
@@ -158,10 +157,10 @@ class Handlers:
             requests.update(request for obj in versions for request in self._concerned(obj))
         if not requests:
             return
-        change, cause = Change.between(before, after), _what_changed(before, after)
+        change = Change.between(before, after)
         for request in requests:
             if not self._echoes.pass_over(request, change):
-                self._put(request, Priority.DEPENDENT, cause)
+                self._put(request, Priority.DEPENDENT, _what_changed(before, after))
 
     def keeps(self, obj: Object) -> bool:
         """Whether what happens to an object that is no CR may ever concern one: it says that it is owned, or is related."""

@@ -827,9 +827,12 @@ def _is_long(event: JobEvent) -> bool:
 
 
 def _made(folder: Path) -> Path:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     private = folder / f"run-{uuid.uuid4().hex[:8]}"
-    private.mkdir(mode=0o700)
+    try:
+        os.mkdir(private, 0o700)
+    except FileNotFoundError:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.mkdir(private, 0o700)
     return private
 
 
@@ -861,7 +864,11 @@ def _removed(private: Path) -> bool:
 
 
 def _written(path: Path, text: str) -> str:
+    content = text.encode()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
+    try:
+        while content:
+            content = content[os.write(descriptor, content) :]
+    finally:
+        os.close(descriptor)
     return str(path)

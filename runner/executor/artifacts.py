@@ -152,11 +152,11 @@ def rotate(folder: Path, keep: int) -> None:
     """Remove the oldest runs' artifacts beyond `keep`; 0 keeps all."""
     if keep <= 0:
         return
-    runs = [
-        (path.stat().st_mtime, path) for path in (folder / ARTIFACTS).iterdir() if path.is_dir() and not path.is_symlink()
-    ]
-    for _, path in sorted(runs)[:-keep]:
-        shutil.rmtree(path, ignore_errors=True)
+    with os.scandir(folder / ARTIFACTS) as entries:
+        runs = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+    if len(runs) > keep:
+        for _, path in sorted((run.stat(follow_symlinks=False).st_mtime, run.path) for run in runs)[:-keep]:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _taken(run: Path) -> tuple[float, int, Path]:

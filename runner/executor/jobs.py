@@ -150,7 +150,7 @@ class JobEvent:
     @property
     def printed(self) -> str:
         """`stdout` without colours."""
-        return _COLOURS.sub("", self.stdout)
+        return _COLOURS.sub("", self.stdout) if "\x1b" in self.stdout else self.stdout
 
     @property
     def location(self) -> str:
@@ -160,7 +160,7 @@ class JobEvent:
     @property
     def result(self) -> Mapping[str, Any]:
         result = self.data.get("res")
-        return result if isinstance(result, Mapping) else {}
+        return result if isinstance(result, dict) else {}
 
     @property
     def stderr(self) -> str:
@@ -247,6 +247,8 @@ class Loops:
 
     def joined(self, event: JobEvent) -> JobEvent:
         """The event; with its items, if it is a loop's failure."""
+        if not event.event.startswith("runner_"):
+            return event
         key = str(event.data.get("task_uuid")), str(event.data.get("host"))
         if event.event == "runner_item_on_failed":
             items, count = self._items.get(key, ([], 0))

@@ -15,7 +15,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from runner.executor.artifacts import write_private
 from runner.executor.jobs import Job, told_as_executor_error
 from runner.json_codec import encode
 
@@ -193,14 +192,14 @@ def _write_inputs(job: Job) -> None:
     # Itself first: those that are made on the way to another have the mode that the umask leaves.
     for path in (folder, f"{folder}/env", f"{folder}/project", f"{folder}/artifacts"):
         _be_folder(path)
-    write_private(f"{folder}/env/extravars", _variables(job))
-    _write_news(f"{folder}/env/cmdline", f"{job.arguments} --check --diff" if job.check else job.arguments)
+    _write_over(f"{folder}/env/extravars", _variables(job))
+    _write_over(f"{folder}/env/cmdline", (f"{job.arguments} --check --diff" if job.check else job.arguments).encode())
     if os.environ.get("ANSIBLE_INVENTORY"):
         # Ansible reads the user's where it stands; ansible-runner would take this folder instead.
         shutil.rmtree(inventory, ignore_errors=True)
     else:
         _be_folder(inventory)
-        _write_news(f"{inventory}/hosts", _inventory(job.scratch))
+        _write_over(f"{inventory}/hosts", _inventory(job.scratch).encode())
     if job.role:
         # Beside the play, where Ansible looks first, so that the roles path stays the user's; its siblings come along.
         _be_link(f"{folder}/project/roles", str(job.role.parent))
@@ -214,7 +213,10 @@ def _variables(job: Job) -> bytes:
 
 def _be_folder(path: str) -> None:
     if not os.path.isdir(path):
-        Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            os.mkdir(path, 0o700)
+        except FileNotFoundError:
+            Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _be_link(path: str, target: str) -> None:
@@ -225,14 +227,18 @@ def _be_link(path: str, target: str) -> None:
     os.symlink(target, path)
 
 
-def _write_news(path: str, text: str) -> None:
-    """Write a file that is the same from run to run, if it is not."""
-    content = text.encode()
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            if os.read(descriptor, len(content) + 1) == content:
-                return
-        finally:
-            os.close(descriptor)
-    write_private(path, content)
+def _write_over(path: str, content: bytes) -> None:
+    """Write a private file over what an earlier run has there, if that is not the same.
+
+    What is truncated before it is written, some file systems bring to the disk at once.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        if os.read(descriptor, len(content) + 1) == content:
+            return
+        written = 0
+        while written < len(content):
+            written += os.pwrite(descriptor, content[written:], written)
+        os.ftruncate(descriptor, len(content))
+    finally:
+        os.close(descriptor)

@@ -33,6 +33,8 @@ from runner.json_codec import decode, encode
 logger = logging.getLogger(__name__)
 
 _DATAGRAM = 64 * 1024
+# Of what a run tells, read at a time.
+_CHUNK = 256 * 1024
 # Seconds: imports and the warm-up run, on a machine that is busy.
 _START = 120.0
 # Seconds between two questions whether it is there, and how many of them it may leave without an answer. Questions are
@@ -85,21 +87,21 @@ class WarmExecutor:
         run = server.play(job.ident, job.pool, theirs)
         writer: asyncio.StreamWriter | None = None
         last: dict[str, Any] = {}
+        begun: list[bytes] = []
         try:
-            reader, writer = await asyncio.open_connection(sock=ours, limit=LONGEST_LINE)
+            reader, writer = await asyncio.open_connection(sock=ours, limit=_CHUNK)
             writer.write(encode(order(job)) + b"\n")
             with contextlib.suppress(ConnectionError):
-                async for line in reader:
-                    if not line.endswith(b"\n"):
-                        # Its process has died over it.
-                        break
-                    last = decode(line, strict=False)
-                    if "begun" in last:
-                        metrics.phase("fork", last["begun"] - asked)
-                    elif "done" in last:
-                        break
-                    else:
-                        yield JobEvent.of(last)
+                # Of a line that has no end, its process has died.
+                while "done" not in last and (lines := await _lines(reader, begun)):
+                    for line in lines:
+                        last = decode(line, strict=False)
+                        if "begun" in last:
+                            metrics.phase("fork", last["begun"] - asked)
+                        elif "done" in last:
+                            break
+                        else:
+                            yield JobEvent.of(last)
             # Its worker has still to put itself back; of one that has died, the fork server knows why.
             await server.over(job.ident, run)
             if last.get("done", 1) != 0:
@@ -225,6 +227,8 @@ class _ForkServer:
 
     async def over(self, ident: str, run: _Run) -> None:
         """Wait until nothing of a job is left. A worker that does not see to it is ended, then the fork server."""
+        if run.ended.is_set():
+            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ENDING):
                 await run.ended.wait()
@@ -342,6 +346,22 @@ class _ForkServer:
             for run in self._playing.values():
                 run.ended.set()
             self._playing.clear()
+
+
+async def _lines(reader: asyncio.StreamReader, begun: list[bytes]) -> list[bytes]:
+    """The next lines that have come, and in `begun` the beginning of another; none when no more will come.
+
+    Raises ValueError for a line that is too long.
+    """
+    while chunk := await reader.read(_CHUNK):
+        first, *others = chunk.split(b"\n")
+        begun.append(first)
+        if others:
+            line, begun[:] = b"".join(begun), others[-1:]
+            return [line, *others[:-1]]
+        if len(begun) * _CHUNK > LONGEST_LINE and sum(map(len, begun)) > LONGEST_LINE:
+            raise ValueError("a line is too long")
+    return []
 
 
 def _reason(code: int) -> str:

@@ -124,7 +124,7 @@ def _each_of_ours(status: Status, change: Callable[[Mapping[str, Any]], Mapping[
         return dict(status)
 
     def is_ours(item: Any) -> bool:
-        return isinstance(item, Mapping) and isinstance(item.get("type"), str) and item["type"] in _STAND_INS
+        return isinstance(item, dict) and isinstance(item.get("type"), str) and item["type"] in _STAND_INS
 
     return {**status, "conditions": [change(item) if is_ours(item) else item for item in conditions]}
 
@@ -138,11 +138,14 @@ def _condition(kind: str, status: str, reason: str, message: str, result: Ansibl
 
 def _conditions(status: Status) -> list[Mapping[str, Any]]:
     conditions = status.get("conditions")
-    return [item for item in conditions if isinstance(item, Mapping)] if isinstance(conditions, list) else []
+    return [item for item in conditions if isinstance(item, dict)] if isinstance(conditions, list) else []
 
 
 def _find(status: Status, kind: str) -> Mapping[str, Any] | None:
-    return next((condition for condition in _conditions(status) if condition.get("type") == kind), None)
+    for condition in _conditions(status):
+        if condition.get("type") == kind:
+            return condition
+    return None
 
 
 def _set(status: dict[str, Any], condition: Mapping[str, Any], now: datetime) -> dict[str, Any]:
