@@ -118,6 +118,7 @@ class Warm:
                 ("names of filters", templates.check_names, templates.put_names),
                 ("YAML", parsing.check_yaml, parsing.put_yaml),
                 ("cleaning", cleaning.check, cleaning.put),
+                ("results told", cleaning.check_told, cleaning.put_told),
                 ("arguments", parsing.check_arguments, parsing.put_arguments),
                 ("plugins", parsing.check_plugins, parsing.put_plugins),
                 ("workers", reset.check, reset.put),
