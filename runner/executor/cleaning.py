@@ -6,6 +6,7 @@ has to be removed but Ansible's own notes. Anything else takes ansible-core's wa
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -138,3 +139,28 @@ def _restricted() -> re.Pattern[str]:
             rf"ansible_(?:{'|'.join(['become', *connections])})_|ansible_.*_interpreter$|(?:{names})$"
         )
     return _known[folders]
+
+
+def check_told() -> None:
+    if ansible_core.TAGS:
+        expect(_engine().transform, "self", "variable")
+
+
+def put_told() -> None:
+    """Have a plain result told in full (`-vv`) without being templated: 0.3 ms for a ConfigMap, 2 for a Deployment."""
+    if not ansible_core.TAGS:
+        return
+    engine = _engine()
+    transform = engine.transform
+
+    def transformed(self: Any, variable: Any) -> Any:
+        try:
+            return _copy(variable, None, strict=True)
+        except (_NotPlain, RecursionError):
+            return transform(self, variable)
+
+    engine.transform = transformed
+
+
+def _engine() -> Any:
+    return importlib.import_module("ansible._internal._templating._engine").TemplateEngine

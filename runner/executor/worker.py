@@ -102,7 +102,8 @@ class Warm:
         warnings.filterwarnings("ignore", message="AnsibleCollectionFinder has already been configured")
         init_plugin_loader()
         # It wraps what displays, and is to be wrapped by the seams.
-        _lighten(callback_loader.get("awx_display", class_only=True).set_options.__globals__)
+        if (plugin := callback_loader.get("awx_display", class_only=True)) is not None:
+            _lighten(plugin.set_options.__globals__)
         lasting = {
             "facts": (facts.check, facts.put),
             "templates": (templates.check, templates.put),
@@ -118,6 +119,7 @@ class Warm:
                 ("names of filters", templates.check_names, templates.put_names),
                 ("YAML", parsing.check_yaml, parsing.put_yaml),
                 ("cleaning", cleaning.check, cleaning.put),
+                ("results told", cleaning.check_told, cleaning.put_told),
                 ("arguments", parsing.check_arguments, parsing.put_arguments),
                 ("plugins", parsing.check_plugins, parsing.put_plugins),
                 ("workers", reset.check, reset.put),
@@ -316,13 +318,21 @@ def _run(asked: dict[str, Any], recorder: Recorder, flush: Callable[[], None]) -
         sys.stderr.flush()
         sys.stdout.close()
         events.close()
-        shutil.rmtree(constants.DEFAULT_LOCAL_TMP, ignore_errors=True)
+        _remove(constants.DEFAULT_LOCAL_TMP)
         if asked["ident"] != _WARM:
             atexit._run_exitfuncs()
     printed = recorder.close()
     recorder.keep("rc", str(code))
     recorder.keep("status", "successful" if code == 0 else "failed")
     return code, events.count > 0, printed
+
+
+def _remove(folder: str) -> None:
+    try:
+        # Most runs leave it empty.
+        os.rmdir(folder)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _has_colours() -> bool:
@@ -393,7 +403,7 @@ class _Events:
         self._ident = ident
         plugin = callback_loader.get("awx_display", class_only=True)
         module = plugin.v2_playbook_on_start.__globals__
-        self._encoder = module["AnsibleJSONEncoderLocal"]
+        self._encode: Callable[[Any], str] = module["AnsibleJSONEncoderLocal"]().encode
         self._aside: dict[str, Any] = {}
         self._plugin, self._begin, self._context = plugin, plugin.__init__, module["event_context"]
         context, begin = self._context, self._begin
@@ -420,7 +430,7 @@ class _Events:
 
     def set(self, key: str, value: dict[str, Any]) -> None:
         """What the callback plugin calls. Written down at once: what it holds goes on changing."""
-        self._aside[key.removeprefix(":1:ev-")] = json.dumps(value, cls=self._encoder)
+        self._aside[key.removeprefix(":1:ev-")] = self._encode(value)
 
     def __call__(self, event: dict[str, Any]) -> None:
         """What the filter calls, with the text that belongs to the event."""

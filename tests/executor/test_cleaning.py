@@ -11,7 +11,7 @@ from ansible.module_utils import basic
 from ansible.utils import vars as vars_
 from ansible.vars import clean
 
-from runner.executor import ansible_core
+from runner.executor import ansible_core, cleaning
 from runner.executor.cleaning import check, clean_facts, remove_values, transform_to_native_types
 
 if ansible_core.TAGS:
@@ -141,6 +141,30 @@ def test_a_result_for_callbacks_that_is_not_plain(value: Any) -> None:
     assert told == standard
     # Tagged strings are equal to plain ones.
     assert types(told) == types(standard)
+
+
+@with_tags
+@pytest.mark.parametrize(
+    ("value", "calls"),
+    [
+        (PLAIN, 0),
+        ({"a": [{"b": TAGGED}], "c": tagged("d")}, 1),
+        ({tagged("name"): 1, 2: {"b": 3}}, 1),
+        ({"a": (1, {"b": "c"}), "d": datetime.date(2026, 1, 1)}, 1),
+        ({"a": "{{ nothing }}"}, 0),
+    ],
+    ids=["plain", "tagged", "keys", "others", "template"],
+)
+def test_a_result_that_is_told_is_as_ansible_core_tells_it(value: Any, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = cleaning._engine()
+    standard = engine().transform(value)
+    original = Original(engine.transform)
+    monkeypatch.setattr(engine, "transform", lambda self, variable: original(self, variable))
+    cleaning.put_told()
+    told = engine().transform(value)
+    assert (told, types(told)) == (standard, types(standard))
+    assert told is not value
+    assert original.calls == calls
 
 
 def types(value: Any) -> Any:
