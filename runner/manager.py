@@ -181,7 +181,6 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
                 namespaces=settings.namespaces,
                 notify=handlers.primary,
                 listed=handlers.listed,
-                is_news=handlers.is_news,
                 started=started,
             )
             primaries = tasks.create_task(_kept_up("watching", watching_primaries))

@@ -90,8 +90,6 @@ class Handlers:
         for watch in watches:
             self._by_kind.setdefault(watch.gvk.group_kind, []).append(watch)
         self._seen: dict[Request, Sight] = {}
-        # The same, of the last change that was asked for with `is_news`: it may be on its way here.
-        self._coming: dict[Request, Sight] = {}
         # CRs that wait for their turn because of a change, as they are now.
         self._waiting: dict[Request, Object] = {}
         self._related: dict[GroupVersionKind, list[tuple[Watch, Related]]] = {}
@@ -104,20 +102,6 @@ class Handlers:
         self._failed: set[tuple[GroupVersionKind, GroupVersionKind]] = set()
         # Why CRs have last been put on the queue.
         self._causes: dict[Request, str] = {}
-
-    def is_news(self, obj: Object) -> bool:
-        """Whether `primary` would make anything of a CR that was changed; of the statuses that runs write, it would not."""
-        gvk, news = GroupVersionKind.of(obj), False
-        for watch in [watch for watch in self._by_kind.get(gvk.group_kind, ()) if watch.gvk == gvk]:
-            request = Request(watch, ObjectKey.of(obj))
-            coming = self._coming.pop(request, None)
-            if watch in self._crs or not watch.selector.matches(obj):
-                news = True
-                continue
-            sight = self._coming[request] = Sight.of(watch, obj)
-            if not sight == coming == self._seen.get(request) or request in self._waiting:
-                news = True
-        return news
 
     def primary(self, watch: Watch, event: EventType, obj: Object) -> None:
         """Something happened to a CR, or it was found by listing (`event` None)."""
@@ -210,7 +194,7 @@ class Handlers:
 
     def _forget_request(self, request: Request) -> None:
         """Forget what was seen of a CR, and that it waits."""
-        for known in (self._seen, self._coming, self._waiting, self._causes):
+        for known in (self._seen, self._waiting, self._causes):
             known.pop(request, None)
 
     def _put(self, request: Request, priority: Priority, cause: str, after: float = 0) -> None:

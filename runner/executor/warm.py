@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 _DATAGRAM = 64 * 1024
 # Of what a run tells, read at a time.
-_CHUNK = 256 * 1024
+_CHUNK = 64 * 1024
 # Seconds: imports and the warm-up run, on a machine that is busy.
 _START = 120.0
 # Seconds between two questions whether it is there, and how many of them it may leave without an answer. Questions are
@@ -85,15 +85,13 @@ class WarmExecutor:
         ours.setblocking(False)
         asked = time.monotonic()
         run = server.play(job.ident, job.pool, theirs)
-        writer: asyncio.StreamWriter | None = None
         last: dict[str, Any] = {}
         begun: list[bytes] = []
         try:
-            reader, writer = await asyncio.open_connection(sock=ours, limit=_CHUNK)
-            writer.write(encode(order(job)) + b"\n")
             with contextlib.suppress(ConnectionError):
+                await asyncio.get_running_loop().sock_sendall(ours, encode(order(job)) + b"\n")
                 # Of a line that has no end, its process has died.
-                while "done" not in last and (lines := await _lines(reader, begun)):
+                while "done" not in last and (lines := await _lines(ours, begun)):
                     for line in lines:
                         last = decode(line, strict=False)
                         if "begun" in last:
@@ -110,7 +108,7 @@ class WarmExecutor:
             raise ExecutorError(f"what the run has told cannot be read: {error}") from error
         finally:
             server.end(job.ident)
-            (writer or ours).close()
+            ours.close()
             await server.over(job.ident, run)
             await asyncio.to_thread(settle, job.folder, job.ident, job.max_artifacts)
 
@@ -348,12 +346,13 @@ class _ForkServer:
             self._playing.clear()
 
 
-async def _lines(reader: asyncio.StreamReader, begun: list[bytes]) -> list[bytes]:
+async def _lines(connection: socket.socket, begun: list[bytes]) -> list[bytes]:
     """The next lines that have come, and in `begun` the beginning of another; none when no more will come.
 
     Raises ValueError for a line that is too long.
     """
-    while chunk := await reader.read(_CHUNK):
+    loop = asyncio.get_running_loop()
+    while chunk := await loop.sock_recv(connection, _CHUNK):
         first, *others = chunk.split(b"\n")
         begun.append(first)
         if others:

@@ -11,7 +11,9 @@ Next on the way: `runner.control.handlers`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
@@ -33,12 +35,11 @@ logger = logging.getLogger(__name__)
 # What happened to a CR: ADDED, MODIFIED, DELETED, or None for one that was found by listing.
 EventType = str | None
 Notify = Callable[[Watch, EventType, Object], None]
-# Whether anything could come of what was changed of a CR.
-IsNews = Callable[[Object], bool]
 # The CRs of a watch that there are, by a list of a namespace or (namespace empty) of all.
 Listed = Callable[[Watch, str, Collection[ObjectKey]], None]
 
 NAMESPACE = GroupVersionKind("", "v1", "Namespace")
+CRD = GroupVersionKind("apiextensions.k8s.io", "v1", "CustomResourceDefinition")
 
 # Seconds.
 _FIRST_DELAY, _LAST_DELAY = 0.2, 10.0
@@ -57,22 +58,18 @@ async def watch_primaries(
     namespaces: Sequence[str],
     notify: Notify,
     listed: Listed = lambda watch, namespace, present: None,
-    is_news: IsNews = lambda obj: True,
     started: Callable[[], None],
 ) -> None:
     """Call `notify` for every event on a CR of the watches, until cancelled. An empty `namespaces` means all of them.
 
-    A change that is no news is kept from kopf, which takes its time over each. `notify`, `listed` and `is_news` are called
-    in the event loop and must not block. `started` is called whenever kopf has been started: it has then set handlers for
-    SIGTERM and SIGINT.
+    `notify` and `listed` are called in the event loop and must not block. `started` is called whenever kopf has been
+    started: it has then set handlers for SIGTERM and SIGINT.
     """
     backoff = Backoff(_FIRST_DELAY, _LAST_DELAY, jitter=0)
     while True:
         begun = asyncio.get_running_loop().time()
-        patience = Patience(watches, listed, is_news)
-        reason = await _watch_once(
-            client, watches=watches, namespaces=namespaces, notify=notify, patience=patience, started=started
-        )
+        patience = Patience(watches, notify, listed)
+        reason = await _watch_once(client, watches=watches, namespaces=namespaces, patience=patience, started=started)
         # kopf gives up where it could go on; nothing is lost by starting it again, but that it lists anew.
         if asyncio.get_running_loop().time() - begun > _LAST_DELAY:
             backoff.reset()
@@ -85,7 +82,6 @@ async def _watch_once(
     *,
     watches: Sequence[Watch],
     namespaces: Sequence[str],
-    notify: Notify,
     patience: Patience,
     started: Callable[[], None],
 ) -> str:
@@ -101,7 +97,7 @@ async def _watch_once(
 
     kopf.on.login(registry=registry)(login)
     for watch in watches:
-        _register(registry, watch, notify)
+        _register(registry, watch, patience.come)
     insights = Insights()
     # Not kopf.run() nor run_tasks(): on its way out that cancels every task of the loop which is younger than kopf's own.
     tasks = await kopf.spawn_tasks(
@@ -240,22 +236,29 @@ class Patience:
     Missing rights on the watched kinds are waited for too, since RBAC often arrives after its operator. On CRDs and
     namespaces they may be missing for good, in which case kopf does without. What is no answer of an API server is waited
     out as if there was none, and an object that nests too deep is taken out of lists and watches.
+
+    kopf takes its time over each event, and most are of statuses that runs have written. So a change is told past it,
+    unless something else of the CR is on its way through it, which has to come first.
     """
 
     def __init__(
         self,
         watches: Sequence[Watch],
+        notify: Notify = lambda watch, event, obj: None,
         listed: Listed = lambda watch, namespace, present: None,
-        is_news: IsNews = lambda obj: True,
     ) -> None:
         self._watches = tuple(watches)
+        # By path, whose CRs have been listed, but for kinds of which kopf itself has to know.
+        self._followed: dict[str, Watch] = {}
+        # By uid, how many events of a CR kopf has been given and has not handed on.
+        self._on_the_way: Counter[str] = Counter()
         self._paths = tuple({group_version_path(watch.gvk.api_version) + "/" for watch in watches})
         # Among the paths of the core group, but read for kopf's own sake.
         self._namespaces = "" if NAMESPACE in {watch.gvk for watch in watches} else "/api/v1/namespaces"
         # The level at which it was said that there is something to wait for.
         self._said = logging.NOTSET
+        self._notify = notify
         self._listed = listed
-        self._is_news = is_news
         # By path, what the pages of a list have had so far.
         self._present: dict[str, set[ObjectKey]] = {}
         # By path, the watches in a row that came to nothing.
@@ -306,10 +309,15 @@ class Patience:
             value["items"] = [obj for obj in objects if self.takes(path, obj)]
             if not isinstance(value.get("metadata"), dict):
                 raise Unreadable(f"GET {path}: the answer is no list")
+            if path in self._followed:
+                self._on_the_way.update(_uid(obj) for obj in value["items"])
         response.value = value
 
     def _note(self, path: str, query: Mapping[str, str], page: Mapping[str, Any], keys: set[ObjectKey]) -> None:
         """A page of a list; after the last, what there is of a watched kind is told."""
+        watches = [watch for watch in self._watches if _is_list_of(watch, path, page)]
+        if watches and watches[0].gvk not in (NAMESPACE, CRD):
+            self._followed[path] = watches[0]
         if not query.get("continue"):
             self._present[path] = set()
         present = self._present.setdefault(path, set())
@@ -318,11 +326,9 @@ class Patience:
         if isinstance(metadata, Mapping) and metadata.get("continue"):
             return
         del self._present[path]
-        for watch in self._watches:
-            base = group_version_path(watch.gvk.api_version) + "/"
-            if path.startswith(base) and page.get("kind") == f"{watch.gvk.kind}List":
-                place = path.removeprefix(base).split("/")
-                self._listed(watch, place[1] if len(place) == 3 else "", present)
+        for watch in watches:
+            place = path.removeprefix(group_version_path(watch.gvk.api_version) + "/").split("/")
+            self._listed(watch, place[1] if len(place) == 3 else "", present)
 
     def takes(self, path: str, obj: Object) -> bool:
         """Whether an object is one that can be handed on; if not, that is told once."""
@@ -338,13 +344,27 @@ class Patience:
             logger.warning("A CR is passed over: it nests deeper than can be read", extra={**fields, "limit": DEEPEST})
         return False
 
-    def is_news(self, event: Mapping[str, Any]) -> bool:
-        """Whether an event is for kopf to tell."""
-        try:
-            return event["type"] != "MODIFIED" or self._is_news(event["object"])
-        except Exception:
-            # Of an odd object; who is told of it says so.
-            return True
+    def tell(self, path: str, event: Mapping[str, Any]) -> bool:
+        """Tell an event of a watch, if that is not for kopf to do."""
+        watch, obj = self._followed.get(path), event["object"]
+        uid = _uid(obj)
+        if watch is None or not uid:
+            return False
+        if event["type"] == "MODIFIED" and not self._on_the_way[uid]:
+            # What goes wrong with an odd object, kopf will say.
+            with contextlib.suppress(Exception):
+                self._notify(watch, "MODIFIED", obj)
+                return True
+        self._on_the_way[uid] += 1
+        return False
+
+    def come(self, watch: Watch, event: EventType, obj: Object) -> None:
+        """Tell an event that kopf has handed on."""
+        uid = _uid(obj)
+        self._on_the_way[uid] -= 1
+        if self._on_the_way[uid] <= 0:
+            del self._on_the_way[uid]
+        self._notify(watch, event, obj)
 
     async def ended(self, path: str, *, in_vain: bool) -> None:
         """A watch has come to its end. If that was one of several that came to nothing, wait a while."""
@@ -396,8 +416,11 @@ class _Events:
                 return
             heard = True
             if self._patience.takes(self._path, event["object"]):
-                if self._patience.is_news(event):
-                    yield line + b"\n"
+                if self._patience.tell(self._path, event):
+                    # Should the watch break off, kopf goes on from here.
+                    version = event["object"]["metadata"].get("resourceVersion", "")
+                    line = encode({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": version}}})
+                yield line + b"\n"
             elif event["type"] == "DELETED":
                 # For this its name is enough.
                 yield encode(event) + b"\n"
@@ -409,6 +432,14 @@ def _is_object(item: Any) -> bool:
     return isinstance(metadata, dict) and all(
         isinstance(metadata.get(name) or "", str) for name in ("name", "namespace", "uid")
     )
+
+
+def _is_list_of(watch: Watch, path: str, page: Mapping[str, Any]) -> bool:
+    return path.startswith(group_version_path(watch.gvk.api_version) + "/") and page.get("kind") == f"{watch.gvk.kind}List"
+
+
+def _uid(obj: Object) -> str:
+    return obj["metadata"].get("uid") or ""
 
 
 def _is_event(event: Mapping[str, Any]) -> bool:

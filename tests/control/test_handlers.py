@@ -78,38 +78,6 @@ def test_a_cr_that_waits_is_handed_out_once_as_it_is_by_then() -> None:
     assert seen.handlers.take(request) is None
 
 
-def changed(generation: int = 1, **metadata: Any) -> dict[str, Any]:
-    return {"apiVersion": THING.gvk.api_version, "kind": THING.gvk.kind, **cr(generation=generation, **metadata)}
-
-
-def test_only_a_change_that_could_be_news_has_to_be_told() -> None:
-    seen = Seen()
-    request = Request(seen.watch, ObjectKey("default", "one"))
-    seen.primary("ADDED", changed())
-    # The first may follow one that is still on its way.
-    assert seen.handlers.is_news(changed(version="2"))
-    seen.primary("MODIFIED", changed(version="2"))
-    # It waits for its reconcile, which is to have the latest.
-    assert seen.handlers.is_news(changed(version="3"))
-    seen.handlers.take(request)
-    assert not seen.handlers.is_news(changed(version="4"))
-    assert seen.handlers.is_news(changed(2, version="5"))
-    # Until that has been told, nothing is passed over, also what is again as before.
-    assert seen.handlers.is_news(changed(version="6"))
-    seen.primary("MODIFIED", changed(2, version="5"))
-    seen.primary("MODIFIED", changed(version="6"))
-    seen.handlers.take(request)
-    assert not seen.handlers.is_news(changed(version="7"))
-    assert seen.handlers.is_news(changed(version="8", deletionTimestamp="2026-01-01T00:00:00Z"))
-
-
-def test_a_change_of_a_cr_that_was_left_out_or_is_unknown_has_to_be_told() -> None:
-    seen = Seen(selector=Selector((Requirement("mine", "In", ("yes",)),)))
-    for _ in range(2):
-        assert seen.handlers.is_news(changed())
-        assert seen.handlers.is_news(changed(labels={"mine": "yes"}))
-
-
 def test_annotations_are_news_where_the_watch_asks_for_them() -> None:
     seen = Seen(watch_annotations=True)
     seen.primary("ADDED", cr())

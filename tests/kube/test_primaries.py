@@ -322,9 +322,6 @@ class Following:
     def notify(self, watch: Watch, event: str | None, obj: Any) -> None:
         self.told.append(f"{event} {watch.gvk.kind} {obj['metadata']['name']}")
 
-    def is_news(self, obj: Any) -> bool:
-        return "dull" not in obj["metadata"]["name"] and bool(obj["metadata"]["name"] != "odd" or obj["spec"]["missing"])
-
     def note(self, watch: Watch, namespace: str, present: Any) -> None:
         self.listed.append((watch.gvk.kind, namespace, {key.name for key in present}))
 
@@ -338,7 +335,6 @@ class Following:
                     namespaces=(),
                     notify=self.notify,
                     listed=self.note,
-                    is_news=self.is_news,
                     started=lambda: None,
                 )
             )
@@ -484,15 +480,72 @@ async def test_a_list_without_an_answer_is_asked_for_again(monkeypatch: pytest.M
     assert stub.scans == 1
 
 
-async def test_a_change_that_is_no_news_is_not_told() -> None:
-    stub, following = Stub(), Following()
-    changes = [stub.event("MODIFIED", stub.item(name)) for name in ("dull", "odd", "one")]
-    stub.events["things"] = [
-        b"".join([stub.event("ADDED", stub.item("dull")), *changes, stub.event("DELETED", stub.item("dull"))]),
-        None,
-    ]
+class Gated(Stub):
+    """Each watch of things is answered when its gate is opened; `since` are the versions from which they were asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates = [asyncio.Event(), asyncio.Event()]
+        self.since: list[str] = []
+
+    async def handler(self, request: web.Request) -> web.StreamResponse:
+        if request.path.endswith("/things") and "watch" in request.query:
+            self.since.append(request.query["resourceVersion"])
+            if len(self.since) <= len(self.gates):
+                await self.gates[len(self.since) - 1].wait()
+        return await super().handler(request)
+
+
+async def test_a_change_is_told_past_kopf_when_nothing_of_its_cr_is_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub, following = Gated(), Following()
+    handed: list[str] = []
+    come = Patience.come
+
+    def noted(self: Patience, watch: Watch, event: str | None, obj: Any) -> None:
+        handed.append(f"{event} {obj['metadata']['name']}")
+        come(self, watch, event, obj)
+
+    monkeypatch.setattr(Patience, "come", noted)
+    stub.lists["things"] = [stub.listing(stub.item("old"))]
+    added, changed, deleted = (stub.event(kind, stub.item("new")) for kind in ("ADDED", "MODIFIED", "DELETED"))
+    # The first change comes while kopf has still to tell that the CR is there.
+    stub.events["things"] = [added + changed, changed + changed + deleted, None]
+    stub.gates[0].set()
     async with following.of(stub):
-        await following.until(lambda: "MODIFIED Thing one" in following.told, "it is told")
-        await following.until(lambda: "DELETED Thing dull" in following.told, "that it is gone is told")
-    assert "MODIFIED Thing odd" in following.told
-    assert "MODIFIED Thing dull" not in following.told
+        await following.until(lambda: "MODIFIED Thing new" in following.told, "the first change is told")
+        stub.gates[1].set()
+        await following.until(lambda: "DELETED Thing new" in following.told, "all is told")
+    assert sorted(handed[:3]) == ["ADDED new", "MODIFIED new", "None old"]
+    assert handed[3:] == ["DELETED new"]
+    told = [line for line in following.told if "new" in line]
+    assert told == ["ADDED Thing new", *["MODIFIED Thing new"] * 3, "DELETED Thing new"]
+
+
+async def test_what_goes_wrong_with_a_change_ends_no_watch() -> None:
+    stub, following = Stub(), Following()
+    stub.events["things"] = [stub.event("MODIFIED", stub.item("odd")) + stub.event("MODIFIED", stub.item("one")), None]
+    notify = following.notify
+
+    def stumble(watch: Watch, event: str | None, obj: Any) -> None:
+        notify(watch, event, obj)
+        if obj["metadata"]["name"] == "odd":
+            raise KeyError("missing")
+
+    following.notify = stumble  # type: ignore[method-assign]
+    async with following.of(stub):
+        await following.until(lambda: following.told.count("MODIFIED Thing odd") == 2, "kopf tells it, too, and logs it")
+        await following.until(lambda: "MODIFIED Thing one" in following.told, "the other one is told")
+    assert stub.scans == 1
+
+
+async def test_kopf_goes_on_from_what_was_told_past_it() -> None:
+    stub, following = Gated(), Following()
+    stub.lists["things"] = [stub.listing(stub.item("one"))]
+    changed = stub.item("one").replace(b'"resourceVersion": "4"', b'"resourceVersion": "7"')
+    stub.events["things"] = [stub.event("MODIFIED", changed), None]
+    async with following.of(stub):
+        await following.until(lambda: "None Thing one" in following.told, "the list is told")
+        stub.gates[0].set()
+        await following.until(lambda: len(stub.since) > 1, "it is watched again")
+        stub.gates[1].set()
+    assert stub.since[:2] == ["5", "7"]
