@@ -8,6 +8,7 @@ ansible-core's own code does what it always does.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import importlib
 import inspect
 import io
@@ -15,14 +16,16 @@ import os
 import re
 import shutil
 import sys
-import threading
 from collections.abc import Callable, Iterator
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.executor.process import worker
+from ansible.executor.task_queue_manager import FinalQueue
 from ansible.module_utils.common import warnings as module_warnings
 from ansible.plugins import action, strategy
 from ansible.plugins.action import ActionBase
@@ -60,15 +63,12 @@ class InlineWorker(worker.WorkerProcess):  # type: ignore[misc]
     # That which runs.
     current: InlineWorker | None = None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        try:
-            super().__init__(*args, **kwargs)
-        except OSError as error:
-            # Strategies take that for the end of the play, and its tasks, not run, for done.
-            raise AnsibleError(f"A task could not be started: {error}") from error
+    # That which starts it.
+    strategy: Any = None
 
     def start(self) -> None:
         host, current = self._host, worker.current_worker
+        self._final_q = _HandedOver(self.strategy)
         self.keep_host()
         InlineWorker.current = self
         # It is worked on while it runs (arguments are templated, say), and may be run again: as a handler, in a retry.
@@ -78,6 +78,9 @@ class InlineWorker(worker.WorkerProcess):  # type: ignore[misc]
         try:
             with _caught_output():
                 ansible_core.run_task(self, self._run)
+        except OSError as error:
+            # Strategies take that for the end of the play, and its tasks, not run, for done.
+            raise AnsibleError(f"A task could not be run: {error}") from error
         finally:
             # A worker empties what it takes for its own copy.
             host.vars, host.groups = self._kept
@@ -91,6 +94,42 @@ class InlineWorker(worker.WorkerProcess):  # type: ignore[misc]
 
     def close(self) -> None:
         pass
+
+
+class _HandedOver(FinalQueue):  # type: ignore[misc]
+    """The queue on which a task sends its result and a loop's items: they arrive at once, in the thread of the task.
+
+    With a thread that waits for them there, the strategy sleeps until it has noticed.
+    """
+
+    def __init__(self, strategy_of_task: Any) -> None:
+        self._strategy = strategy_of_task
+
+    def put(self, message: Any) -> None:
+        # A copy, as of what another process sends, in none of the task's contexts.
+        contextvars.Context().run(self._take, ForkingPickler.dumps(message))
+
+    def _take(self, message: Any) -> None:
+        current, worker.current_worker = worker.current_worker, None
+        self._messages = iter((ForkingPickler.loads(message), strategy._sentinel))
+        try:
+            with _outputs_of_displays():
+                strategy.results_thread_main(_Receiver(self._strategy, self))
+        finally:
+            worker.current_worker = current
+
+    def get(self) -> Any:
+        return next(self._messages)
+
+
+class _Receiver:
+    """A strategy, to a thread that takes what comes on another queue."""
+
+    def __init__(self, strategy_of_task: Any, queue: _HandedOver) -> None:
+        self._strategy, self._final_q = strategy_of_task, queue
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._strategy, name)
 
 
 @contextlib.contextmanager
@@ -109,33 +148,27 @@ def _caught_output() -> Iterator[None]:
 
 
 class _Aside(io.StringIO):
-    """Takes the place of an output for the thread that made it; `real` is the one that displays go to."""
+    """Takes the place of an output; `real` is the one that displays go to."""
 
     def __init__(self, replaced: Any) -> None:
         super().__init__()
         self.real = getattr(replaced, "real", replaced)
-        self._thread = threading.get_ident()
 
-    def write(self, text: str) -> int:
-        # The strategy's other thread tells the callbacks of a loop's items meanwhile.
-        return super().write(text) if threading.get_ident() == self._thread else int(self.real.write(text))
 
-    def flush(self) -> None:
-        if threading.get_ident() != self._thread:
-            self.real.flush()
+@contextlib.contextmanager
+def _outputs_of_displays() -> Iterator[None]:
+    aside = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (getattr(stream, "real", stream) for stream in aside)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = aside
 
 
 def _display_through(original: Callable[..., Any]) -> Callable[..., Any]:
     def through(self: Any, *args: Any, **kwargs: Any) -> Any:
-        aside = sys.stdout, sys.stderr
-        if threading.current_thread() is not threading.main_thread():
-            # These go through by themselves, and the other thread must not lose what takes its output.
+        with _outputs_of_displays():
             return original(self, *args, **kwargs)
-        sys.stdout, sys.stderr = (getattr(stream, "real", stream) for stream in aside)
-        try:
-            return original(self, *args, **kwargs)
-        finally:
-            sys.stdout, sys.stderr = aside
 
     return through
 
@@ -145,8 +178,7 @@ def _verbose_as_of_a_worker(original: Callable[..., Any]) -> Callable[..., Any]:
     unmarked = getattr(original, "__wrapped__", original)
 
     def verbose(self: Any, *args: Any, **kwargs: Any) -> Any:
-        in_task = worker.current_worker is not None and threading.current_thread() is threading.main_thread()
-        return (unmarked if in_task else original)(self, *args, **kwargs)
+        return (original if worker.current_worker is None else unmarked)(self, *args, **kwargs)
 
     return verbose
 
@@ -158,6 +190,12 @@ def _check_tasks() -> None:
         *("variable_manager", "shared_loader_obj", "worker_id", *(["cliargs"] if ansible_core.TAGS else [])),
     )
     expect(worker.WorkerProcess._run, "self")
+    expect(worker.WorkerQueue, "maxsize", "ctx")
+    expect(strategy.StrategyBase._queue_task, "self", "host", "task", "task_vars", "play_context")
+    expect(strategy.results_thread_main, "strategy")
+    expect(SimpleQueue.put, "self", "obj")
+    if not isinstance(strategy._sentinel, strategy.StrategySentinel) or not issubclass(FinalQueue, SimpleQueue):
+        raise LookupError("results come in another way")
     ansible_core.check_task_context()
     if strategy.WorkerProcess is not worker.WorkerProcess:
         raise LookupError("the strategies start other workers")
@@ -199,6 +237,18 @@ def _asking(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _put_tasks() -> None:
     strategy.WorkerProcess = InlineWorker
+    # What only a process would be answered with.
+    worker.WorkerQueue = lambda ctx: None
+    queue_task = strategy.StrategyBase._queue_task
+
+    def inline(self: Any, *args: Any, **kwargs: Any) -> None:
+        InlineWorker.strategy = self
+        try:
+            queue_task(self, *args, **kwargs)
+        finally:
+            InlineWorker.strategy = None
+
+    strategy.StrategyBase._queue_task = inline
     Display.display = _display_through(Display.display)
     Display.verbose = _verbose_as_of_a_worker(Display.verbose)
     rpc = _rpc()
@@ -359,6 +409,8 @@ def _path(plugin: Any, name: str, collections: frozenset[str]) -> str | None:
 
 def _has_this_python(variables: Any) -> bool:
     interpreter = variables.get("ansible_python_interpreter")
+    if interpreter == sys.executable:
+        return True
     return isinstance(interpreter, str) and Path(interpreter).resolve() == Path(sys.executable).resolve()
 
 

@@ -111,9 +111,7 @@ _loaded: list[str] = []
 
 
 def put() -> None:
-    """Have each run close its lock file and its last task's pipe, instead of the garbage collector some time later; and note
-    what is imported.
-    """
+    """Have each run close its lock file, instead of the garbage collector some time later; and note what is imported."""
     cleanup = TaskQueueManager.cleanup
 
     def closing(self: Any) -> None:
@@ -121,9 +119,6 @@ def put() -> None:
             cleanup(self)
         finally:
             self._connection_lockfile.close()
-            for task in filter(None, getattr(self, "_workers", ())):
-                task.worker_queue._reader.close()
-                task.worker_queue._writer.close()
 
     TaskQueueManager.cleanup = closing
     if "os.close" not in inspect.getsource(cache.BaseFileCacheModule.set):

@@ -1,4 +1,5 @@
-"""Seams of ansible-core: templates that an earlier run has compiled are not compiled again, nor names looked for in vain.
+"""Seams of ansible-core: templates that an earlier run has compiled are not compiled again, names are not looked for in
+vain, nor templates in what a task does not say.
 
 What Jinja makes of a template depends on its text, on a few settings, and on two things about the filters and tests in it:
 how they want to be called, and, where all of a filter's arguments are constants, what it gives. A template of which the
@@ -14,6 +15,11 @@ from types import CodeType
 from typing import Any
 
 import ansible.template
+from ansible.playbook.base import FieldAttributeBase
+from ansible.playbook.block import Block
+from ansible.playbook.handler import Handler
+from ansible.playbook.play_context import PlayContext
+from ansible.playbook.task import Task
 from ansible.plugins.loader import Jinja2Loader, filter_loader, test_loader
 from jinja2 import nodes
 from jinja2.environment import Environment, TemplateExpression
@@ -137,6 +143,82 @@ def put_names() -> None:
         return get_with_context(self, name, *args, **kwargs)
 
     Jinja2Loader.get_with_context = known
+
+
+# What has keywords, and whether those count here that are not always looked at; the others' are for what is in them.
+_WITH_KEYWORDS: dict[Any, bool] = {Task: True, Handler: True, PlayContext: True, Block: False}
+
+
+def check_keywords() -> None:
+    expect(FieldAttributeBase.post_validate, "self", "templar")
+    for kind, counts in _WITH_KEYWORDS.items():
+        for attribute in kind.fattributes.values():
+            _ = attribute.static, attribute.always_post_validate, attribute.required, attribute.isa
+        if ansible_core.TAGS and kind._post_validate_object is not counts:
+            raise LookupError(f"other keywords of a {kind.__name__} count")
+    if hasattr(type(vars(FieldAttributeBase)["fattributes"]), "__set__"):
+        raise LookupError("all objects of a kind have the same keywords")
+
+
+def put_keywords() -> None:
+    """Most keywords of a task have nothing to be worked out: they are not said, or a number, or an empty list."""
+    post_validate = FieldAttributeBase.post_validate
+    relevant = {
+        kind: {
+            name: attribute
+            for name, attribute in kind.fattributes.items()
+            if counts or attribute.always_post_validate or attribute.required or (attribute.static and name != "vars")
+        }
+        for kind, counts in _WITH_KEYWORDS.items()
+    }
+
+    def validated(self: Any, templar: Any) -> None:
+        if (keywords := relevant.get(type(self))) is None:
+            post_validate(self, templar)
+            return
+        self.fattributes = _Some((name, each) for name, each in keywords.items() if not _is_final(self, name, each))
+        self.fattributes.owner = type(self)
+        try:
+            post_validate(self, templar)
+        finally:
+            del self.fattributes
+
+    FieldAttributeBase.post_validate = validated
+
+
+class _Some(dict[str, Any]):
+    """The keywords to go through; those of a class, to whoever asks for one."""
+
+    owner: Any
+
+    def __missing__(self, name: str) -> Any:
+        return self.owner.fattributes[name]
+
+
+def _is_final(owner: Any, name: str, attribute: Any) -> bool:
+    """Whether a keyword's value stays as it is; it is the owner's then, inherited or not."""
+    value = getattr(owner, name)
+    kind = type(value)
+    if value is None:
+        return not attribute.required
+    if attribute.static:
+        return name == "vars" or (kind in (list, dict) and not value)
+    if hasattr(owner, f"_post_validate_{name}"):
+        return False
+    if kind is list and not value and attribute.isa == "list":
+        value = []
+    elif (kind, attribute.isa) not in _SIMPLE and not (_is_text(value) and attribute.isa == "string"):
+        return False
+    setattr(owner, name, value)
+    return True
+
+
+_SIMPLE = frozenset({(bool, "bool"), (int, "int")})
+
+
+def _is_text(value: Any) -> bool:
+    """Until ansible-core 2.18 a text may stand for a value to be left out."""
+    return ansible_core.TAGS and type(value) is str and "{" not in value
 
 
 def check() -> None:

@@ -117,6 +117,7 @@ class Warm:
                 *inline.seams(self.inline),
                 *((name, check, put) for name, (check, put) in lasting.items()),
                 ("names of filters", templates.check_names, templates.put_names),
+                ("keywords", templates.check_keywords, templates.put_keywords),
                 ("YAML", parsing.check_yaml, parsing.put_yaml),
                 ("cleaning", cleaning.check, cleaning.put),
                 ("results told", cleaning.check_told, cleaning.put_told),

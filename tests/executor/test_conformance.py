@@ -68,6 +68,29 @@ LOCAL = """
     - ansible.builtin.debug: {var: ansible_failed_result.msg}
   always:
     - ansible.builtin.assert: {that: [x | int == number | int + 1]}
+# keywords
+- name: Of a block
+  ignore_errors: "{{ number | int > 0 }}"
+  become: false
+  tags: [outer]
+  environment: {FOO: "{{ number }}"}
+  block:
+    - name: Inherited
+      ansible.builtin.shell: echo $FOO; exit 3
+      tags: [inner]
+      timeout: "{{ omit }}"
+      diff: "{{ omit }}"
+      no_log: "{{ number == 'x' }}"
+      run_once: "yes"
+    - name: No number
+      ansible.builtin.debug: {msg: no}
+      poll: "{{ fallback }}"
+    - name: No template
+      ansible.builtin.debug: {msg: no}
+      remote_user: "{{ nothing_here }}"
+    - ansible.builtin.import_role: {name: other}
+    - ansible.builtin.include_role: {name: other}
+  when: number is defined
 # programs
 - name: Ignored
   ansible.builtin.command: "sh -c 'echo out; echo err >&2; exit 3'"
