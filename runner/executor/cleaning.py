@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import re
+import json
+import marshal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
 from ansible import constants
-from ansible.executor import task_executor
+from ansible.executor import task_executor, task_result
 from ansible.module_utils import basic
 from ansible.plugins.loader import connection_loader
 from ansible.utils import vars as vars_
 from ansible.vars import clean, manager
 
-from runner.executor import ansible_core
+from runner.executor import ansible_core, inline
 from runner.executor.seams import expect
 
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 # What ansible-core notes down in a result.
 _NOTE = "_ansible_"
+_IN_ANY = _NOTE.encode()
+# What of a task looks at its variables when it has run.
+_LOOKING = ("changed_when", "failed_when", "until", "retries", "loop", "loop_with")
 
 
 class _NotPlain(Exception):
@@ -34,11 +38,16 @@ class _NotPlain(Exception):
 
 def check() -> None:
     expect(clean.clean_facts, "facts")
+    expect(clean.namespace_facts, "facts")
+    expect(clean.strip_internal_keys, "dirty", "exceptions")
     expect(basic.remove_values, "value", "no_log_strings")
     if ansible_core.TAGS:
         expect(vars_.transform_to_native_types, "value", "redact")
+    for profile in ansible_core.json_profiles():
+        expect(profile.Encoder.encode, "self", "o")
+        expect(profile.Decoder.raw_decode, "self", "s", "idx")
     expect(connection_loader.all)
-    if manager.clean_facts is not clean.clean_facts:
+    if manager.clean_facts is not clean.clean_facts or manager.namespace_facts is not clean.namespace_facts:
         raise LookupError("facts are cleaned elsewhere")
     _ = constants.MAGIC_VARIABLE_MAPPING, constants.COMMON_CONNECTION_VARS, connection_loader._extra_dirs
     _ = constants.RESTRICTED_RESULT_KEYS
@@ -48,10 +57,18 @@ def put() -> None:
     manager.clean_facts = clean_facts(clean.clean_facts)
     # Until ansible-core 2.20.
     if getattr(task_executor, "clean_facts", None) is clean.clean_facts:
-        task_executor.clean_facts = manager.clean_facts
+        task_executor.clean_facts = unless_unseen(manager.clean_facts)
+        task_executor.namespace_facts = unless_unseen(clean.namespace_facts)
+    if hasattr(task_result, "strip_internal_keys"):
+        task_result.strip_internal_keys = strip_internal_keys(task_result.strip_internal_keys)
     basic.remove_values = remove_values(basic.remove_values)
     if ansible_core.TAGS:
         vars_.transform_to_native_types = transform_to_native_types(vars_.transform_to_native_types)
+        # The cache gives them as a copy each time.
+        manager.namespace_facts = namespace_facts
+    for profile in ansible_core.json_profiles():
+        profile.Encoder.encode = encode(profile.Encoder.encode)
+        profile.Decoder.raw_decode = raw_decode(profile.Decoder.raw_decode)
 
 
 def clean_facts(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -59,14 +76,83 @@ def clean_facts(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
     def cleaned(facts: Any) -> Any:
         try:
-            restricted = _restricted().match
-            if any(restricted(name) for name in facts):
+            if _may_be_restricted(facts):
                 return original(facts)
             return _copy(facts, _is_note)
-        except (_NotPlain, TypeError, RecursionError):
+        except (_NotPlain, TypeError, AttributeError, RecursionError):
             return original(facts)
 
     return cleaned
+
+
+def unless_unseen(function: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+    """What makes variables of a task's facts, for the task itself: none, where it looks at none afterwards."""
+
+    def made(facts: Any) -> dict[str, Any]:
+        task = getattr(inline.InlineWorker.current, "_task", None)
+        if type(facts) is not dict or not facts or task is None or any(getattr(task, name) for name in _LOOKING):
+            return function(facts)
+        # Of the others it would be said that they are removed.
+        is_fine = all(type(name) is str for name in facts) and not _may_be_restricted(facts)
+        return {} if is_fine else function(facts)
+
+    return made
+
+
+def namespace_facts(facts: dict[str, Any]) -> dict[str, Any]:
+    """`ansible.vars.clean.namespace_facts`, for facts that belong to who asks, without a copy."""
+    return {
+        "ansible_facts": {
+            name[8:] if name.startswith("ansible_") and name != "ansible_local" else name: value
+            for name, value in facts.items()
+        }
+    }
+
+
+def strip_internal_keys(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`ansible.vars.clean.strip_internal_keys`, which `original` is, for results with notes at the usual places alone."""
+
+    def stripped(dirty: Any, exceptions: Any = None) -> Any:
+        if type(dirty) is dict:
+            for part in (dirty, dirty.get("ansible_facts")):
+                if type(part) is dict:
+                    for name in [name for name in part if _is_note(name) and name not in (exceptions or ())]:
+                        del part[name]
+            try:
+                if _IN_ANY not in marshal.dumps(list(dirty.values())):
+                    return dirty
+            except ValueError:
+                pass
+        return original(dirty, exceptions)
+
+    return stripped
+
+
+def encode(original: Callable[[Any, Any], str]) -> Callable[[Any, Any], str]:
+    """The `encode` of one of `json_profiles`, which `original` is, for values that are plain throughout."""
+
+    def encoded(self: Any, o: Any) -> str:
+        try:
+            # Nothing that has tags, or is JSON by what it inherits from, can be marshalled.
+            marshal.dumps(o)
+            return json.JSONEncoder.encode(self, o)
+        except (ValueError, TypeError, RecursionError):
+            return original(self, o)
+
+    return encoded
+
+
+def raw_decode(original: Callable[..., Any]) -> Callable[..., Any]:
+    """The `raw_decode` of one of `json_profiles`, which `original` is, for texts in which nothing has to be looked for."""
+    plain = json.JSONDecoder()
+
+    def decoded(self: Any, s: str, idx: int = 0) -> Any:
+        # What is escaped may be a key of Ansible's, or half of a character.
+        if s.isascii() and "__ansible_" not in s and "\\u" not in s:
+            return plain.raw_decode(s, idx)
+        return original(self, s, idx)
+
+    return decoded
 
 
 def remove_values(original: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -119,26 +205,27 @@ def _copy(value: Any, left_out: Callable[[Any], bool] | None, *, strict: bool = 
     return value
 
 
-_known: dict[tuple[str, ...], re.Pattern[str]] = {}
+# By the folders of a role's connection plugins, whose names count: names, and what names begin with.
+_known: dict[tuple[str, ...], tuple[frozenset[str], tuple[str, ...]]] = {}
 
 
-def _restricted() -> re.Pattern[str]:
-    """The names that ansible-core may remove from facts. A role may bring connection plugins, whose names count."""
+def _may_be_restricted(facts: Any) -> bool:
+    """Whether ansible-core may remove one of these facts by its name."""
     folders = tuple(connection_loader._extra_dirs)
     if folders not in _known:
-        connections = [re.escape(PurePath(path).stem) for path in connection_loader.all(path_only=True)]
-        exactly = {
+        connections = [PurePath(path).stem for path in connection_loader.all(path_only=True)]
+        names = {
             *itertools.chain.from_iterable(constants.MAGIC_VARIABLE_MAPPING.values()),
             *constants.COMMON_CONNECTION_VARS,
             *constants.RESTRICTED_RESULT_KEYS,
             # Until ansible-core 2.20.
             *getattr(constants, "INTERNAL_RESULT_KEYS", ()),
         }
-        names = "|".join(re.escape(name) for name in sorted(exactly))
-        _known[folders] = re.compile(
-            rf"ansible_(?:{'|'.join(['become', *connections])})_|ansible_.*_interpreter$|(?:{names})$"
-        )
-    return _known[folders]
+        _known[folders] = frozenset(names), tuple(f"ansible_{kind}_" for kind in ["become", *connections])
+    exactly, beginnings = _known[folders]
+    return not exactly.isdisjoint(facts) or any(
+        name.startswith(beginnings) or name.endswith(("_interpreter", "_interpreter\n")) for name in facts
+    )
 
 
 def check_told() -> None:

@@ -1,6 +1,9 @@
 """Facts are copied and looked through as ansible-core does it, only more quickly."""
 
+import copy
 import datetime
+import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +14,18 @@ from ansible.module_utils import basic
 from ansible.utils import vars as vars_
 from ansible.vars import clean
 
-from runner.executor import ansible_core, cleaning
-from runner.executor.cleaning import check, clean_facts, remove_values, transform_to_native_types
+from runner.executor import ansible_core, cleaning, inline
+from runner.executor.cleaning import (
+    check,
+    clean_facts,
+    encode,
+    namespace_facts,
+    raw_decode,
+    remove_values,
+    strip_internal_keys,
+    transform_to_native_types,
+    unless_unseen,
+)
 
 if ansible_core.TAGS:
     from ansible.module_utils._internal._datatag import AnsibleTagHelper
@@ -171,6 +184,123 @@ def types(value: Any) -> Any:
     if isinstance(value, dict):
         return [(type(name), types(item)) for name, item in value.items()]
     return [types(item) for item in value] if isinstance(value, (list, tuple)) else type(value)
+
+
+LOOKING = {name: None for name in ("changed_when", "failed_when", "until", "retries", "loop", "loop_with")}
+
+
+@pytest.mark.parametrize(
+    ("task", "facts", "is_left_out"),
+    [
+        ({}, {"ansible_lo": {}}, True),
+        ({"changed_when": ["ansible_lo"]}, {"ansible_lo": {}}, False),
+        ({"loop": [1, 2]}, {"ansible_lo": {}}, False),
+        ({"retries": 2}, {"ansible_lo": {}}, False),
+        # A warning would be missing, or an error.
+        ({}, {"ansible_lo": {}, "ansible_connection": "ssh"}, False),
+        ({}, {"ansible_lo": {}, 7: "seven"}, False),
+        ({}, ["no facts"], False),
+    ],
+    ids=["unseen", "changed when", "loop", "retries", "restricted", "key", "list"],
+)
+def test_the_variables_of_a_task_that_does_not_look_at_them(
+    task: dict[str, Any], facts: Any, is_left_out: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = SimpleNamespace(_task=SimpleNamespace(**{**LOOKING, **task}))
+    monkeypatch.setattr(inline.InlineWorker, "current", worker)
+    assert unless_unseen(lambda facts: {"made": True})(facts) == ({} if is_left_out else {"made": True})
+
+
+def test_facts_by_their_other_names() -> None:
+    facts = {"ansible_lo": {"a": [1]}, "ansible_local": {"b": 1}, "module_setup": True, "_ansible_facts_gathered": True}
+    assert namespace_facts(facts) == clean.namespace_facts(facts)
+
+
+@pytest.mark.parametrize("exceptions", [(), ("_ansible_no_log",)], ids=["none", "one"])
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"_ansible_parsed": True, "_ansible_no_log": False, "ansible_facts": {"_ansible_facts_gathered": True, "a": [{}]}},
+        {"results": [{"_ansible_no_log": False, "_ansible_item_label": "x"}], 1: {"_ansible_x": 1}},
+        {"ansible_facts": {"a": {"_ansible_x": 1, "b": 2}}, "c": TAGGED, "d": (1, {"_ansible_x": 1}), "e": object},
+        {"ansible_facts": "none", "msg": "of _ansible_x"},
+        [{"_ansible_x": 1}],
+    ],
+    ids=["usual", "deeper", "not plain", "text", "list"],
+)
+def test_notes_are_left_out_of_what_callbacks_get(result: Any, exceptions: Any) -> None:
+    standard = clean.strip_internal_keys(clean.module_response_deepcopy(result), exceptions=exceptions)
+    mine = clean.module_response_deepcopy(result)
+    assert strip_internal_keys(clean.strip_internal_keys)(mine, exceptions=exceptions) is mine
+    assert mine == standard
+
+
+def test_notes_of_a_result_at_the_usual_places_are_not_looked_for_elsewhere() -> None:
+    original = Original(clean.strip_internal_keys)
+    result = {"_ansible_parsed": True, "ansible_facts": {"_ansible_facts_gathered": True, "a": [{"b": None}]}}
+    assert strip_internal_keys(original)(result) == {"ansible_facts": {"a": [{"b": None}]}}
+    assert original.calls == 0
+
+
+@with_tags
+@pytest.mark.parametrize("profile", ansible_core.json_profiles(), ids=lambda profile: profile.__name__.rsplit("._")[-1])
+@pytest.mark.parametrize(
+    ("value", "is_plain"),
+    [
+        (PLAIN, True),
+        ({"ü": "\u20ac\ud83d", "n": float("nan"), "i": 2**70, "t": (1, 2)}, True),
+        ({1: "one", None: "none", False: "false", 1.5: "x"}, True),
+        ({"a": b"bytes", "b": TAGGED, "c": {1}, "d": datetime.date(2026, 1, 1)}, False),
+        ({"a": tagged("b"), tagged("c"): 1}, False),
+        ({"a": object}, False),
+        ({b"a": 1}, False),
+    ],
+    ids=["plain", "characters", "keys", "others", "tagged", "unknown", "key"],
+)
+def test_json_is_written_and_read_as_ansible_core_does_it(profile: Any, value: Any, is_plain: bool) -> None:
+    writing, reading = Original(profile.Encoder.encode), Original(profile.Decoder.raw_decode)
+
+    def outcome(function: Any, *args: Any) -> Any:
+        try:
+            found = function(*args)
+        except Exception as error:
+            return type(error), str(error)
+        return found, types(found[0])
+
+    encoder, decoder = profile.Encoder(), profile.Decoder()
+    text = outcome(profile.Encoder.encode, encoder, value)
+    assert outcome(encode(writing), encoder, copy.copy(value)) == text
+    assert writing.calls == (0 if is_plain else 1)
+    if isinstance(text[0], str):
+        read = outcome(profile.Decoder.raw_decode, decoder, text[0])
+        assert repr(outcome(raw_decode(reading), decoder, text[0])) == repr(read)
+
+
+@with_tags
+@pytest.mark.parametrize("profile", ansible_core.json_profiles(), ids=lambda profile: profile.__name__.rsplit("._")[-1])
+@pytest.mark.parametrize(
+    ("text", "is_plain"),
+    [
+        (json.dumps(PLAIN), True),
+        ('{"__ansible_type": "_AnsibleTaggedStr", "value": "a", "tags": []}', False),
+        (r'{"\u005f_ansible_type": "_AnsibleTaggedStr", "value": "a", "tags": []}', False),
+        (r'{"a": "\ud800"}', False),
+        ('{"a": "\ud800"}', False),
+        ('{"a": }', True),
+    ],
+    ids=["plain", "type", "escaped type", "half a character", "the same, raw", "no json"],
+)
+def test_json_in_which_something_may_stand_for_another(profile: Any, text: str, is_plain: bool) -> None:
+    reading = Original(profile.Decoder.raw_decode)
+
+    def outcome(function: Any) -> Any:
+        try:
+            return function(profile.Decoder(), text)
+        except Exception as error:
+            return type(error), str(error)
+
+    assert outcome(raw_decode(reading)) == outcome(profile.Decoder.raw_decode)
+    assert reading.calls == (0 if is_plain else 1)
 
 
 def test_this_ansible_core_is_known() -> None:
