@@ -459,14 +459,16 @@ class _Call:
 @contextlib.contextmanager
 def _kept_apart(environment: dict[str, str]) -> Iterator[None]:
     """A module may change what belongs to the whole process; its task's environment is its own."""
-    variables, folder, mask = dict(os.environ), os.getcwd(), os.umask(0o077)
+    # As the environment has them itself: to have them all decoded takes a while.
+    held: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]
+    variables, folder, mask = held.copy(), os.getcwd(), os.umask(0o077)
     os.umask(mask)
     os.environ.update({name: str(value) for name, value in environment.items()})
     try:
         yield
     finally:
-        if dict(os.environ) != variables:
-            os.environ.clear()
-            os.environ.update(variables)
+        if held != variables:
+            os.environb.clear()
+            os.environb.update(variables)
         os.chdir(folder)
         os.umask(mask)

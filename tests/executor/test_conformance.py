@@ -85,9 +85,12 @@ LOCAL = """
     - name: No number
       ansible.builtin.debug: {msg: no}
       poll: "{{ fallback }}"
-    - name: No template
-      ansible.builtin.debug: {msg: no}
-      remote_user: "{{ nothing_here }}"
+    - block:
+        - name: No such user
+          ansible.builtin.debug: {msg: no}
+          remote_user: "{{ nothing_here }}"
+      rescue:
+        - ansible.builtin.debug: {msg: rescued}
     - ansible.builtin.import_role: {name: other}
     - ansible.builtin.include_role: {name: other}
   when: number is defined
