@@ -34,7 +34,6 @@ if TAGS:
     from ansible.module_utils._internal import _traceback
     from ansible.module_utils._internal._ansiballz import _loader as ansiballz
     from ansible.module_utils._internal._datatag import AnsibleTaggedObject, _AnsibleTagsMapping
-    from ansible.module_utils._internal._json._profiles import _JSONSerializationProfile
     from ansible.parsing.vault import VaultSecretsContext
 
     _TAGGED = AnsibleTaggedObject._tagged_type_map
@@ -55,13 +54,6 @@ else:
 # Module-level variables with what the first module of a process was given.
 OF_A_MODULE: tuple[tuple[Any, str], ...] = (
     ((basic, "_PARSED_MODULE_ARGS"), (_traceback, "_module_tracebacks_enabled_events")) if TAGS else ()
-)
-
-
-_JSON_PROFILES = (
-    "ansible.module_utils._internal._json._profiles._module_legacy_m2c",
-    "ansible.module_utils._internal._json._profiles._module_legacy_c2m",
-    "ansible._internal._json._profiles._cache_persistence",
 )
 
 
@@ -158,30 +150,6 @@ def module_arguments(arguments: dict[str, Any], profile: str) -> Iterator[None]:
 def profile(form: Any) -> str:
     """The serialization profile of a module, from what `modify_module` returned; empty until 2.18, which has none."""
     return form.serialization_profile if TAGS else ""
-
-
-def json_profiles() -> list[Any]:
-    """Modules with an `Encoder` and a `Decoder` that leave plain JSON as it is: of module results, arguments and kept facts.
-
-    LookupError where one does not. There are none until 2.18.
-    """
-    if not TAGS:
-        return []
-    found = [importlib.import_module(name) for name in _JSON_PROFILES]
-    for module in found:
-        profile, base = module._Profile, _JSONSerializationProfile
-        is_plain = (
-            profile.pre_serialize.__func__ is base.pre_serialize.__func__
-            and profile.post_deserialize.__func__ is base.post_deserialize.__func__
-            and profile.handle_key.__func__ is base._handle_key_str_fallback.__func__
-            and profile.serialize_map[tuple].__func__ is base.serialize_as_list.__func__
-            and profile.serialize_map.keys().isdisjoint((str, int, float, bool, type(None), dict, list))
-            and list(profile.deserialize_map) == ["__ansible_type"]
-        )
-        coders = {"encode", "iterencode", "default", "decode", "raw_decode", "object_hook"}
-        if not is_plain or coders & (vars(module.Encoder).keys() | vars(module.Decoder).keys()):
-            raise LookupError(f"{module.__name__} writes JSON in another way")
-    return found
 
 
 def report_crash(error: Exception, profile: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import json
 import marshal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
@@ -43,9 +42,6 @@ def check() -> None:
     expect(basic.remove_values, "value", "no_log_strings")
     if ansible_core.TAGS:
         expect(vars_.transform_to_native_types, "value", "redact")
-    for profile in ansible_core.json_profiles():
-        expect(profile.Encoder.encode, "self", "o")
-        expect(profile.Decoder.raw_decode, "self", "s", "idx")
     expect(connection_loader.all)
     if manager.clean_facts is not clean.clean_facts or manager.namespace_facts is not clean.namespace_facts:
         raise LookupError("facts are cleaned elsewhere")
@@ -66,9 +62,6 @@ def put() -> None:
         vars_.transform_to_native_types = transform_to_native_types(vars_.transform_to_native_types)
         # The cache gives them as a copy each time.
         manager.namespace_facts = namespace_facts
-    for profile in ansible_core.json_profiles():
-        profile.Encoder.encode = encode(profile.Encoder.encode)
-        profile.Decoder.raw_decode = raw_decode(profile.Decoder.raw_decode)
 
 
 def clean_facts(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -126,33 +119,6 @@ def strip_internal_keys(original: Callable[..., Any]) -> Callable[..., Any]:
         return original(dirty, exceptions)
 
     return stripped
-
-
-def encode(original: Callable[[Any, Any], str]) -> Callable[[Any, Any], str]:
-    """The `encode` of one of `json_profiles`, which `original` is, for values that are plain throughout."""
-
-    def encoded(self: Any, o: Any) -> str:
-        try:
-            # Nothing that has tags, or is JSON by what it inherits from, can be marshalled.
-            marshal.dumps(o)
-            return json.JSONEncoder.encode(self, o)
-        except (ValueError, TypeError, RecursionError):
-            return original(self, o)
-
-    return encoded
-
-
-def raw_decode(original: Callable[..., Any]) -> Callable[..., Any]:
-    """The `raw_decode` of one of `json_profiles`, which `original` is, for texts in which nothing has to be looked for."""
-    plain = json.JSONDecoder()
-
-    def decoded(self: Any, s: str, idx: int = 0) -> Any:
-        # What is escaped may be a key of Ansible's, or half of a character.
-        if s.isascii() and "__ansible_" not in s and "\\u" not in s:
-            return plain.raw_decode(s, idx)
-        return original(self, s, idx)
-
-    return decoded
 
 
 def remove_values(original: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:

@@ -1,8 +1,6 @@
 """Facts are copied and looked through as ansible-core does it, only more quickly."""
 
-import copy
 import datetime
-import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,9 +16,7 @@ from runner.executor import ansible_core, cleaning, inline
 from runner.executor.cleaning import (
     check,
     clean_facts,
-    encode,
     namespace_facts,
-    raw_decode,
     remove_values,
     strip_internal_keys,
     transform_to_native_types,
@@ -240,67 +236,6 @@ def test_notes_of_a_result_at_the_usual_places_are_not_looked_for_elsewhere() ->
     result = {"_ansible_parsed": True, "ansible_facts": {"_ansible_facts_gathered": True, "a": [{"b": None}]}}
     assert strip_internal_keys(original)(result) == {"ansible_facts": {"a": [{"b": None}]}}
     assert original.calls == 0
-
-
-@with_tags
-@pytest.mark.parametrize("profile", ansible_core.json_profiles(), ids=lambda profile: profile.__name__.rsplit("._")[-1])
-@pytest.mark.parametrize(
-    ("value", "is_plain"),
-    [
-        (PLAIN, True),
-        ({"ü": "\u20ac\ud83d", "n": float("nan"), "i": 2**70, "t": (1, 2)}, True),
-        ({1: "one", None: "none", False: "false", 1.5: "x"}, True),
-        ({"a": b"bytes", "b": TAGGED, "c": {1}, "d": datetime.date(2026, 1, 1)}, False),
-        ({"a": tagged("b"), tagged("c"): 1}, False),
-        ({"a": object}, False),
-        ({b"a": 1}, False),
-    ],
-    ids=["plain", "characters", "keys", "others", "tagged", "unknown", "key"],
-)
-def test_json_is_written_and_read_as_ansible_core_does_it(profile: Any, value: Any, is_plain: bool) -> None:
-    writing, reading = Original(profile.Encoder.encode), Original(profile.Decoder.raw_decode)
-
-    def outcome(function: Any, *args: Any) -> Any:
-        try:
-            found = function(*args)
-        except Exception as error:
-            return type(error), str(error)
-        return found, types(found[0])
-
-    encoder, decoder = profile.Encoder(), profile.Decoder()
-    text = outcome(profile.Encoder.encode, encoder, value)
-    assert outcome(encode(writing), encoder, copy.copy(value)) == text
-    assert writing.calls == (0 if is_plain else 1)
-    if isinstance(text[0], str):
-        read = outcome(profile.Decoder.raw_decode, decoder, text[0])
-        assert repr(outcome(raw_decode(reading), decoder, text[0])) == repr(read)
-
-
-@with_tags
-@pytest.mark.parametrize("profile", ansible_core.json_profiles(), ids=lambda profile: profile.__name__.rsplit("._")[-1])
-@pytest.mark.parametrize(
-    ("text", "is_plain"),
-    [
-        (json.dumps(PLAIN), True),
-        ('{"__ansible_type": "_AnsibleTaggedStr", "value": "a", "tags": []}', False),
-        (r'{"\u005f_ansible_type": "_AnsibleTaggedStr", "value": "a", "tags": []}', False),
-        (r'{"a": "\ud800"}', False),
-        ('{"a": "\ud800"}', False),
-        ('{"a": }', True),
-    ],
-    ids=["plain", "type", "escaped type", "half a character", "the same, raw", "no json"],
-)
-def test_json_in_which_something_may_stand_for_another(profile: Any, text: str, is_plain: bool) -> None:
-    reading = Original(profile.Decoder.raw_decode)
-
-    def outcome(function: Any) -> Any:
-        try:
-            return function(profile.Decoder(), text)
-        except Exception as error:
-            return type(error), str(error)
-
-    assert outcome(raw_decode(reading)) == outcome(profile.Decoder.raw_decode)
-    assert reading.calls == (0 if is_plain else 1)
 
 
 def test_this_ansible_core_is_known() -> None:
