@@ -6,6 +6,7 @@ No more than the files: what the specs mean for a kind is in `scaffolding.crd`, 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,15 @@ def find(*, role: Path | None, playbook: Path | None) -> Path | None:
         places = [f"{role}/meta/{name}.{ending}" for name in ("argument_specs", "main") for ending in _ENDINGS]
     else:
         places = []
-    # Looked for with each run, mostly in vain.
-    return next(map(Path, filter(os.path.isfile, places)), None)
+    return next(map(Path, filter(_is_file, places)), None)
+
+
+def _is_file(path: str) -> bool:
+    """Looked for with each run, mostly in vain; what cannot be looked at is an error."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def own_variables(role: Path | None) -> dict[str, Any]:

@@ -141,10 +141,12 @@ class Handlers:
             requests.update(request for obj in versions for request in self._concerned(obj))
         if not requests:
             return
-        change = Change.between(before, after)
+        change, cause = Change.between(before, after), ""
         for request in requests:
             if not self._echoes.pass_over(request, change):
-                self._put(request, Priority.DEPENDENT, _what_changed(before, after))
+                # Once, however many are concerned, and for none that is passed over.
+                cause = cause or _what_changed(before, after)
+                self._put(request, Priority.DEPENDENT, cause)
 
     def keeps(self, obj: Object) -> bool:
         """Whether what happens to an object that is no CR may ever concern one: it says that it is owned, or is related."""

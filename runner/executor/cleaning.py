@@ -43,7 +43,7 @@ def check() -> None:
     if ansible_core.TAGS:
         expect(vars_.transform_to_native_types, "value", "redact")
     expect(connection_loader.all)
-    if manager.clean_facts is not clean.clean_facts or manager.namespace_facts is not clean.namespace_facts:
+    if manager.clean_facts is not clean.clean_facts:
         raise LookupError("facts are cleaned elsewhere")
     _ = constants.MAGIC_VARIABLE_MAPPING, constants.COMMON_CONNECTION_VARS, connection_loader._extra_dirs
     _ = constants.RESTRICTED_RESULT_KEYS
@@ -60,8 +60,6 @@ def put() -> None:
     basic.remove_values = remove_values(basic.remove_values)
     if ansible_core.TAGS:
         vars_.transform_to_native_types = transform_to_native_types(vars_.transform_to_native_types)
-        # The cache gives them as a copy each time.
-        manager.namespace_facts = namespace_facts
 
 
 def clean_facts(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -90,16 +88,6 @@ def unless_unseen(function: Callable[[Any], dict[str, Any]]) -> Callable[[Any], 
         return {} if is_fine else function(facts)
 
     return made
-
-
-def namespace_facts(facts: dict[str, Any]) -> dict[str, Any]:
-    """`ansible.vars.clean.namespace_facts`, for facts that belong to who asks, without a copy."""
-    return {
-        "ansible_facts": {
-            name[8:] if name.startswith("ansible_") and name != "ansible_local" else name: value
-            for name, value in facts.items()
-        }
-    }
 
 
 def strip_internal_keys(original: Callable[..., Any]) -> Callable[..., Any]:

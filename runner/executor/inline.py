@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.reduction import ForkingPickler
@@ -148,11 +149,20 @@ def _caught_output() -> Iterator[None]:
 
 
 class _Aside(io.StringIO):
-    """Takes the place of an output; `real` is the one that displays go to."""
+    """Takes the place of an output for the thread that made it; `real` is the one that displays go to."""
 
     def __init__(self, replaced: Any) -> None:
         super().__init__()
         self.real = getattr(replaced, "real", replaced)
+        self._thread = threading.get_ident()
+
+    def write(self, text: str) -> int:
+        # A thread of a plugin may display something while the task runs.
+        return super().write(text) if threading.get_ident() == self._thread else int(self.real.write(text))
+
+    def flush(self) -> None:
+        if threading.get_ident() != self._thread:
+            self.real.flush()
 
 
 @contextlib.contextmanager
@@ -167,6 +177,9 @@ def _outputs_of_displays() -> Iterator[None]:
 
 def _display_through(original: Callable[..., Any]) -> Callable[..., Any]:
     def through(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            # It goes through by itself; the task must not lose what takes its output, nor get it back when it is over.
+            return original(self, *args, **kwargs)
         with _outputs_of_displays():
             return original(self, *args, **kwargs)
 

@@ -351,8 +351,7 @@ async def _lines(connection: socket.socket, begun: list[bytes]) -> list[bytes]:
 
     Raises ValueError for a line that is too long.
     """
-    loop = asyncio.get_running_loop()
-    while chunk := await loop.sock_recv(connection, _CHUNK):
+    while chunk := await _received(connection):
         first, *others = chunk.split(b"\n")
         begun.append(first)
         if others:
@@ -361,6 +360,16 @@ async def _lines(connection: socket.socket, begun: list[bytes]) -> list[bytes]:
         if len(begun) * _CHUNK > LONGEST_LINE and sum(map(len, begun)) > LONGEST_LINE:
             raise ValueError("a line is too long")
     return []
+
+
+async def _received(connection: socket.socket) -> bytes:
+    try:
+        chunk = connection.recv(_CHUNK)
+    except BlockingIOError:
+        return await asyncio.get_running_loop().sock_recv(connection, _CHUNK)
+    # There may be more and more at once, and others want their turn.
+    await asyncio.sleep(0)
+    return chunk
 
 
 def _reason(code: int) -> str:

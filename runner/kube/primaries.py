@@ -362,7 +362,7 @@ class Patience:
         """Tell an event that kopf has handed on."""
         uid = _uid(obj)
         self._on_the_way[uid] -= 1
-        if self._on_the_way[uid] <= 0:
+        if event == "DELETED" or self._on_the_way[uid] <= 0:
             del self._on_the_way[uid]
         self._notify(watch, event, obj)
 

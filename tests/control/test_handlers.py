@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from runner.control import Priority, Request
+from runner.control import Priority, Request, handlers
 from runner.control.echoes import Change, Echoes
 from runner.control.handlers import Handlers, dependent_changed
 from runner.mapping import Mapper, by_expression, by_label
@@ -491,3 +491,24 @@ def test_what_others_did_during_a_run_is_a_cause_of_the_next() -> None:
     assert seen.added == ONE
     # Without one, an outcome that could not be written yet would stand for the run.
     assert seen.handlers.cause(request) == "a dependent changed during the run"
+
+
+def test_what_has_changed_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Seen()
+    looked: list[Any] = []
+
+    def what_changed(before: Any, after: Any) -> str:
+        looked.append(after)
+        return "it has changed"
+
+    monkeypatch.setattr(handlers, "_what_changed", what_changed)
+    names = [f"cr-{number}" for number in range(5)]
+    dependent = owned()
+    owner = dependent["metadata"]["ownerReferences"][0]
+    dependent["metadata"]["ownerReferences"] = [{**owner, "name": name, "uid": f"uid-{name}"} for name in names]
+    for name in names:
+        seen.primary("ADDED", cr(name))
+    seen.added.clear()
+    seen.handlers.changed(None, dependent)
+    assert {key for key, _ in seen.added} == {f"default/{name}" for name in names}
+    assert looked == [dependent]

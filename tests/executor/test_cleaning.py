@@ -16,7 +16,6 @@ from runner.executor import ansible_core, cleaning, inline
 from runner.executor.cleaning import (
     check,
     clean_facts,
-    namespace_facts,
     remove_values,
     strip_internal_keys,
     transform_to_native_types,
@@ -205,11 +204,6 @@ def test_the_variables_of_a_task_that_does_not_look_at_them(
     worker = SimpleNamespace(_task=SimpleNamespace(**{**LOOKING, **task}))
     monkeypatch.setattr(inline.InlineWorker, "current", worker)
     assert unless_unseen(lambda facts: {"made": True})(facts) == ({} if is_left_out else {"made": True})
-
-
-def test_facts_by_their_other_names() -> None:
-    facts = {"ansible_lo": {"a": [1]}, "ansible_local": {"b": 1}, "module_setup": True, "_ansible_facts_gathered": True}
-    assert namespace_facts(facts) == clean.namespace_facts(facts)
 
 
 @pytest.mark.parametrize("exceptions", [(), ("_ansible_no_log",)], ids=["none", "one"])

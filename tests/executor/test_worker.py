@@ -1,6 +1,8 @@
 """What is spared in what displays is not missed."""
 
 import inspect
+import sys
+import threading
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ pytest.importorskip("ansible_runner")
 from ansible import constants
 from ansible.utils.display import Display
 
-from runner.executor import worker
+from runner.executor import ansible_core, inline, worker
 
 
 @pytest.mark.parametrize(
@@ -37,3 +39,32 @@ def test_debugging_is_told_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch)
         Display().debug(f"said {debug}", host="a host")
     assert told == [("said True", "a host")]
     assert module == {"_getsignature": worker._parameters, "_getcallargs": worker._arguments}
+
+
+@pytest.mark.skipif(not ansible_core.TAGS, reason="what a task prints is not caught")
+def test_a_thread_that_displays_does_not_bring_back_a_tasks_output() -> None:
+    displaying, over = threading.Event(), threading.Event()
+
+    def display(display: Any, msg: str) -> None:
+        displaying.set()
+        assert over.wait(60)
+
+    thread = threading.Thread(target=inline._display_through(display), args=(None, "said"))
+    real = sys.stdout
+    with inline._caught_output():
+        thread.start()
+        assert displaying.wait(60)
+        assert sys.stdout is not real
+    over.set()
+    thread.join()
+    assert sys.stdout is real
+
+
+@pytest.mark.skipif(not ansible_core.TAGS, reason="what a task prints is not caught")
+def test_what_a_thread_says_is_not_what_a_task_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    with inline._caught_output():
+        sys.stdout.write("by the task\n")
+        thread = threading.Thread(target=print, args=("by a thread",))
+        thread.start()
+        thread.join()
+    assert capsys.readouterr().out == "by a thread\n"
