@@ -498,7 +498,7 @@ def test_what_has_changed_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) ->
     looked: list[Any] = []
 
     def what_changed(before: Any, after: Any) -> str:
-        looked.append(after)
+        looked.append(before)
         return "it has changed"
 
     monkeypatch.setattr(handlers, "_what_changed", what_changed)
@@ -509,6 +509,6 @@ def test_what_has_changed_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) ->
     for name in names:
         seen.primary("ADDED", cr(name))
     seen.added.clear()
-    seen.handlers.changed(None, dependent)
+    seen.handlers.changed(dependent, None)
     assert {key for key, _ in seen.added} == {f"default/{name}" for name in names}
     assert looked == [dependent]
