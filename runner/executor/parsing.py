@@ -106,9 +106,11 @@ def _state(path: str) -> State:
 def _nothing_said() -> Iterator[list[set[str] | dict[str, int]]]:
     """Meanwhile nothing has been said before: warnings, deprecations, errors. Gives what has been said at the end.
 
-    Whoever reads the file in a run says it there, once in each run.
+    None of it is displayed: whoever reads the file in a run says it there, once in each run, and ansible-runner's wrappers
+    would begin an event for it that nobody takes.
     """
     display = Display()
+    display.display = lambda *args, **kwargs: None
     before = {name: getattr(display, name) for name in _SAID}
     said = [type(messages)() for messages in before.values()]
     for name, messages in zip(_SAID, said, strict=True):
@@ -116,6 +118,7 @@ def _nothing_said() -> Iterator[list[set[str] | dict[str, int]]]:
     try:
         yield said
     finally:
+        del display.display
         for name, messages in before.items():
             setattr(display, name, messages)
 

@@ -789,3 +789,12 @@ async def test_many_runs_leave_nothing(stand: Stand, pool: str) -> None:
     )
     runs = [await stand.play(pool) for _ in range(30)]
     assert [(run.number, run.retired) for run in runs] == [(number, "") for number in range(1, 31)]
+
+
+async def test_a_file_of_which_there_is_something_to_say(stand: Stand, pool: str) -> None:
+    """It is read once more between two runs, to be kept, and the second run's events are as if it had not been."""
+    for text in ("{msg: {1: a, true: b}}", "{msg: hello}"):
+        stand.write("tasks/main.yml", f"- ansible.builtin.debug: {text}\n")
+        used, fresh = await stand.play(pool, verbosity=2), await stand.play("", verbosity=2)
+        assert used.told == fresh.told
+    assert (used.number, fresh.number) == (2, 1)
