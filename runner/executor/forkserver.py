@@ -169,8 +169,8 @@ class Server:
                         key.data()
                 if not ready:
                     self._look_around()
-        except ConnectionResetError:
-            # The runner is gone.
+        except (BrokenPipeError, ConnectionResetError):
+            # The runner is gone; perhaps there was something to tell it.
             pass
         finally:
             processes.end_descendants()

@@ -8,6 +8,7 @@ the data that they exchange through files is kept in memory. Between two jobs `r
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import gc
 import inspect
@@ -191,7 +192,9 @@ class Warm:
             with socket.socket(fileno=connections[0]) as connection, connection.makefile("rw", encoding="utf-8") as stream:
                 code = self._play(stream)
             retired = "isolated" if not json.loads(told)["again"] else uses.reason(code) or self._put_back()
-            server.send(json.dumps({"retired": retired}).encode())
+            with contextlib.suppress(BrokenPipeError):
+                # That nobody is there any more, is seen where the next job should come from.
+                server.send(json.dumps({"retired": retired}).encode())
             self.lessons.tell()
             if retired:
                 return
