@@ -31,7 +31,7 @@ from runner.control.handlers import wants
 from runner.control.narrator import Narrator
 from runner.control.plan import Plan
 from runner.executor.arguments import Arguments
-from runner.executor.artifacts import RunFolders
+from runner.executor.artifacts import RunFolders, write_private
 from runner.executor.jobs import Execute, ExecutorError, Fold, Job, JobEvent, Loops, Outcome
 from runner.json_codec import encode
 from runner.kube.backoff import Backoff
@@ -864,11 +864,5 @@ def _removed(private: Path) -> bool:
 
 
 def _written(path: Path, text: str) -> str:
-    content = text.encode()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        while content:
-            content = content[os.write(descriptor, content) :]
-    finally:
-        os.close(descriptor)
+    write_private(path, text, new=True)
     return str(path)

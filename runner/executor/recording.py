@@ -31,7 +31,6 @@ class Recorder:
         self._masker = Masker(order["secrets"], [*order["names"], *content.parts, *Path(order["folder"]).parts])
         self._folder = Path(order["folder"])
         self.artifacts = self._folder / "artifacts" / order["ident"]
-        self._place = str(self.artifacts)
         self._printed: list[str] = []
         self._printed_size = 0
         self._is_without = False
@@ -104,7 +103,7 @@ class Recorder:
         """Write one of the artifacts, if any are wanted. Where there is no room for it, the run goes on without."""
         if self._order["artifacts"]:
             try:
-                write_private(f"{self._place}/{name}", text)
+                write_private(f"{self.artifacts}/{name}", text)
             except OSError as error:
                 told, self._is_without = self._is_without, True
                 # What is written there is an event again, of a run in the warm process.
