@@ -89,15 +89,17 @@ class Operator:
         return split(self.process.pid, tree(self.process.pid))
 
     def memory(self) -> dict[str, float]:
-        """MB, over all its processes: resident (shared pages counted for each) and proportional (counted once)."""
-        total = {"Rss": 0, "Pss": 0}
+        """MB, over all its processes: resident (shared pages counted for each), proportional (counted once), and of the
+        latter what is no file's, which no process outside of these has a share in."""
+        names = {"Rss": "rss_mb", "Pss": "pss_mb", "Pss_Anon": "pss_anon_mb"}
+        total = dict.fromkeys(names, 0)
         for pid in self.processes():
             with contextlib.suppress(OSError):
                 for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
                     name, _, rest = line.partition(":")
                     if name in total:
                         total[name] += int(rest.split()[0])
-        return {"rss_mb": round(total["Rss"] / 1024, 1), "pss_mb": round(total["Pss"] / 1024, 1)}
+        return {names[name]: round(kilobytes / 1024, 1) for name, kilobytes in total.items()}
 
 
 @contextlib.contextmanager

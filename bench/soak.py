@@ -47,8 +47,10 @@ def look(operator: Operator, temporary: Path, runs: Path) -> dict[str, float]:
     for pid in processes:
         with contextlib.suppress(OSError):
             descriptors += len(os.listdir(f"/proc/{pid}/fd"))
+    memory = operator.memory()
+    del memory["pss_mb"]  # Becomes more when another process that has the same files open ends.
     return {
-        **operator.memory(),
+        **memory,
         "descriptors": descriptors,
         "processes": len(processes),
         "temporary_files": sum(1 for _ in temporary.rglob("*")),
