@@ -51,8 +51,8 @@ test: venv ## All tests; ARGS="-k queue" for some, CORE=2.18 with another ansibl
 
 # With the others, what depends on it. ansible-core from 2.20 on needs a newer Python, which not every machine has.
 test-cores: ## The tests of runs, with each other ansible-core that a Python is there for
-	$(MAKE) test CORE=2.16 ARGS="tests/executor/test_ansible_core.py tests/executor/test_data.py"
-	$(MAKE) test CORE=2.17 ARGS="tests/executor/test_ansible_core.py tests/executor/test_data.py tests/executor/test_conformance.py"
+	$(MAKE) test CORE=2.16 ARGS="tests/executor/patches tests/executor/test_data.py"
+	$(MAKE) test CORE=2.17 ARGS="tests/executor/patches tests/executor/test_data.py tests/executor/test_conformance.py"
 	$(MAKE) test CORE=2.18 ARGS="tests/executor tests/behaviour"
 	@if [ -n "$$($(MAKE) --no-print-directory python CORE=2.21)" ]; then \
 		$(MAKE) test CORE=2.21 ARGS="tests/executor tests/behaviour"; \

@@ -46,11 +46,11 @@ from bench.driver import (
     tidy_on_sigterm,
 )
 from bench.figures import Measured, as_json, table
-from runner.devcluster import DevclusterError
-from runner.devcluster.cluster import Cluster as Devcluster
+from devkit.devcluster import DevclusterError
+from devkit.devcluster.cluster import Cluster as Devcluster
+from runner.config.settings import ConfigurationError
 from runner.kube.client import KubeError
 from runner.resource.metadata import ObjectKey
-from runner.settings import ConfigurationError
 
 # What an operator's environment has of it. Facts are gathered unless it says otherwise.
 GATHERING: dict[str, dict[str, str]] = {"with": {}, "without": {"ANSIBLE_GATHERING": "explicit"}}

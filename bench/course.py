@@ -23,7 +23,7 @@ from bench.driver import (
     until,
 )
 from bench.figures import of_burst
-from runner.devcluster.cluster import Cluster as Devcluster
+from devkit.devcluster.cluster import Cluster as Devcluster
 from runner.resource.metadata import Object, ObjectKey
 
 # Seconds for a whole phase: a slow engine takes more than a second a run.

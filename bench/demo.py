@@ -34,11 +34,11 @@ from bench.driver import (
     tidy_on_sigterm,
     until,
 )
-from runner.devcluster import DevclusterError, cluster
-from runner.devcluster.cluster import Cluster as Devcluster
+from devkit.devcluster import DevclusterError, cluster
+from devkit.devcluster.cluster import Cluster as Devcluster
+from runner.config.settings import ConfigurationError
 from runner.kube.client import KubeError
 from runner.resource.metadata import ObjectKey
-from runner.settings import ConfigurationError
 
 NAME, SIZE, NEW_SIZE = "demo", 3, 5
 # Seconds a step may take.

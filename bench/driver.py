@@ -18,8 +18,8 @@ import click
 import yaml
 
 from bench.processes import seconds, split, tree
-from runner.devcluster.cluster import Cluster as Devcluster
-from runner.devcluster.supervisor import ended_with_parent
+from devkit.devcluster.cluster import Cluster as Devcluster
+from devkit.devcluster.supervisor import ended_with_parent
 from runner.kube.client import ApiClient, Conflict, KubeError, NotFound
 from runner.kube.discovery import Discovery, Resource
 from runner.kube.informer import Informer, Notify
@@ -89,9 +89,9 @@ class Operator:
         return split(self.process.pid, tree(self.process.pid))
 
     def memory(self) -> dict[str, float]:
-        """MB, over all its processes: resident (shared pages counted for each), proportional (counted once), and of the
-        latter what is no file's, which no process outside of these has a share in."""
-        names = {"Rss": "rss_mb", "Pss": "pss_mb", "Pss_Anon": "pss_anon_mb"}
+        """MB, over all its processes: resident (shared pages counted for each), of that what is no file's, and proportional
+        (shared pages counted once)."""
+        names = {"Rss": "rss_mb", "Anonymous": "anonymous_mb", "Pss": "pss_mb"}
         total = dict.fromkeys(names, 0)
         for pid in self.processes():
             with contextlib.suppress(OSError):

@@ -39,7 +39,7 @@ from bench.driver import (
     some_cluster,
     tidy_on_sigterm,
 )
-from runner.devcluster.cluster import Cluster as Devcluster
+from devkit.devcluster.cluster import Cluster as Devcluster
 from runner.resource.metadata import Object, ObjectKey
 
 PATIENCE = 3600.0

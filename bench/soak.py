@@ -48,7 +48,8 @@ def look(operator: Operator, temporary: Path, runs: Path) -> dict[str, float]:
         with contextlib.suppress(OSError):
             descriptors += len(os.listdir(f"/proc/{pid}/fd"))
     memory = operator.memory()
-    del memory["pss_mb"]  # Becomes more when another process that has the same files open ends.
+    # Becomes more when another process that has the same files open ends, and when a worker at rest has been in use for longer.
+    del memory["pss_mb"]
     return {
         **memory,
         "descriptors": descriptors,

@@ -3,12 +3,12 @@
 Layers, imports point down only::
 
     cli
-    dev | plan | view
-    manager | scaffolding | devcluster
+    manager
     control
     executor | proxy | serving
     kube
-    watches | argumentspecs | documents | settings | metrics | rolemetrics | certificate | logs
+    config
+    metrics | logs
     resource
 
 To read the program in the order in which a custom resource goes through it: `kube.primaries`, `control.handlers`,

@@ -1,7 +1,7 @@
 """The `rolerunner` command, which the image also has as `ansible-operator`.
 
-Turns a user's mistakes into one clear line, and calls what does the work. The flags of `run` are in `runner.flags`. Further
-commands come from the entry points of the group `rolerunner.commands`.
+Turns a user's mistakes into one clear line, and calls what does the work. The flags of `run` are in
+`runner.config.flags`. Further commands come from the entry points of the group `rolerunner.commands`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,12 @@ from typing import Any
 import click
 
 import runner
-from runner import flags, logs, settings, watches
-from runner.devcluster.commands import devcluster
-from runner.executor import orders
+from runner import logs
+from runner.config import flags, settings, watches
+from runner.config.schema import WATCHES
+from runner.config.settings import ConfigurationError, Settings
+from runner.executor import environment
 from runner.resource.refusals import readable
-from runner.scaffolding.commands import create, init
-from runner.scaffolding.manifests import manifests
-from runner.schema import WATCHES
-from runner.settings import ConfigurationError, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -37,17 +35,32 @@ logger = logging.getLogger(__name__)
 _ROLES_PATH = "./roles:~/.ansible/roles:/usr/share/ansible/roles:/etc/ansible/roles"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """This module's commands, and those of the entry points; the latter are imported when they are asked for."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted({*super().list_commands(context), *_entry_points()})
+
+    def get_command(self, context: click.Context, cmd_name: str) -> click.Command | None:
+        if (found := super().get_command(context, cmd_name)) is not None:
+            return found
+        entry_point = _entry_points().get(cmd_name)
+        command: click.Command | None = entry_point.load() if entry_point else None
+        return command
+
+
+def _entry_points() -> dict[str, metadata.EntryPoint]:
+    """Those whose package is there: it is the same distribution's, and an image leaves it out."""
+    return {
+        entry_point.name: entry_point
+        for entry_point in metadata.entry_points(group="rolerunner.commands")
+        if importlib.util.find_spec(entry_point.module.partition(".")[0])
+    }
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Kubernetes operators written in Ansible."""
-
-
-for command in (init, create, manifests, devcluster):
-    main.add_command(command)
-for entry_point in metadata.entry_points(group="rolerunner.commands"):
-    # The package is the same distribution's, and an image may leave it out.
-    if importlib.util.find_spec(entry_point.module.partition(".")[0]):
-        main.add_command(entry_point.load(), entry_point.name)
 
 
 @main.command()
@@ -69,12 +82,12 @@ def schema() -> None:
 @flags.declared
 def run(values: Mapping[str, Any], given: set[str]) -> None:
     """Run the operator of this folder against the current cluster."""
-    with _mistakes():
+    with mistakes():
         chosen = flags.read(values, given, os.environ)
         logs.configure(chosen.logging, readable=readable)
         for notice in chosen.notices:
             logger.warning(notice)
-        _hand_down(chosen)
+        hand_down(chosen)
         loaded = watches.load(chosen, os.environ)
         # Not needed by any other command, and slow to import.
         from runner import manager
@@ -82,58 +95,9 @@ def run(values: Mapping[str, Any], given: set[str]) -> None:
         asyncio.run(manager.run(chosen, loaded))
 
 
-@main.command()
-@click.option("-f", "--filename", "files", multiple=True, required=True, help="A file with CRs; - for standard input.")
-@click.option("-n", "--namespace", default="", help="Of CRs that name none.  [default: the current context's]")
-@flags.WATCHES_FILE
-@click.option("--output", type=click.Choice(("text", "json")), default="text", show_default=True)
-def plan(files: tuple[str, ...], namespace: str, watches_file: Path, output: str) -> None:
-    """Say what CRs would change, and change nothing.
-
-    Their roles and playbooks are run in check mode against the current cluster. The exit code is 0 if nothing would change,
-    2 if something would, and 1 if that cannot be told.
-    """
-    from runner import plan as planning
-
-    with _mistakes():
-        chosen = Settings(watches_file=watches_file, verbosity=0)
-        logs.configure(logs.Options(level="warning", format="console"), readable=readable)
-        _hand_down(chosen)
-        loaded = watches.load(chosen, os.environ)
-        written = planning.read(files, loaded, watches_file=watches_file)
-        plans = asyncio.run(planning.plan(chosen, written, namespace=namespace))
-    if output == "json":
-        click.echo(json.dumps({"plans": [each.as_dict() for each in plans]}, indent=2))
-    else:
-        click.echo("\n\n".join(each.text() for each in plans))
-    sys.exit(1 if any(each.failure for each in plans) else 2 if any(each.would_change for each in plans) else 0)
-
-
-@main.command()
-@click.option("--devcluster", "own", is_flag=True, help="Work on the development cluster, whatever KUBECONFIG says.")
-@click.option("--exec-dir", type=click.Path(path_type=Path), help="As for `devcluster up`; it goes with --devcluster.")
-@click.option("-y", "--yes", is_flag=True, help="Work on the current context's cluster without asking.")
-@click.option("-n", "--namespace", default="", help="Watch this one only, and put samples there that name none.")
-@flags.WATCHES_FILE
-@click.argument("run_flags", nargs=-1, type=click.UNPROCESSED)
-def dev(own: bool, exec_dir: Path | None, yes: bool, namespace: str, watches_file: Path, run_flags: tuple[str, ...]) -> None:
-    """Run the operator while you edit it: apply CRDs and samples, and run again what an edit concerns.
-
-    Behind -- further flags of `rolerunner run` may follow.
-    """
-    from runner import dev as developing
-
-    with _mistakes():
-        if exec_dir and not own:
-            raise click.UsageError("--exec-dir is for a development cluster: give --devcluster as well")
-        chosen = Settings(watches_file=watches_file)
-        _hand_down(chosen)
-        developing.dev(chosen, devcluster=own, exec_dir=exec_dir, yes=yes, namespace=namespace, flags=run_flags)
-
-
 @contextlib.contextmanager
-def _mistakes() -> Iterator[None]:
-    """What the user can mend becomes one line."""
+def mistakes() -> Iterator[None]:
+    """Tell in one line what the user can mend. Also a decorator."""
     from runner.kube.client import KubeError
 
     try:
@@ -142,13 +106,13 @@ def _mistakes() -> Iterator[None]:
         raise click.ClickException(str(error)) from error
     except BaseExceptionGroup as group:
         # Of the manager's tasks; they were started together, but one cause is enough for a reader.
-        mistakes = group.subgroup(ConfigurationError)
-        if mistakes is None:
+        theirs = group.subgroup(ConfigurationError)
+        if theirs is None:
             raise
-        raise click.ClickException(str(_first(mistakes))) from group
+        raise click.ClickException(str(_first(theirs))) from group
 
 
-def _hand_down(chosen: Settings) -> None:
+def hand_down(chosen: Settings) -> None:
     """Ansible reads its paths from the environment that the runs inherit; absolute ones, as tasks work in other folders."""
     for name, flag, otherwise in (
         ("ANSIBLE_ROLES_PATH", chosen.roles_path, _default_roles_path()),
@@ -159,7 +123,7 @@ def _hand_down(chosen: Settings) -> None:
             os.environ[name] = os.pathsep.join(str(path) for path in settings.search_paths(value))
 
     # Most operators' roles were written before ansible-core 2.19, from which on a condition has to be a boolean.
-    if orders.has_tags() and not _is_set("allow_broken_conditionals"):
+    if environment.has_tags() and not _is_set("allow_broken_conditionals"):
         os.environ.setdefault("ANSIBLE_ALLOW_BROKEN_CONDITIONALS", "true")
 
 

@@ -22,32 +22,32 @@ from typing import NoReturn
 
 import runner
 from runner import metrics
-from runner.certificate import ServingCertificate
+from runner.config.settings import ConfigurationError, Settings, is_pattern
+from runner.config.watches import Watch
 from runner.control import Request
 from runner.control.controller import Controller
-from runner.control.echoes import Echoes
 from runner.control.handlers import Handlers
+from runner.control.own_writes import Echoes
 from runner.control.reconciler import Reconciler, Surroundings
 from runner.control.workqueue import WorkQueue
-from runner.executor import subprocess
-from runner.executor.artifacts import ArtifactsError, RunFolders
+from runner.executor import cold
 from runner.executor.jobs import Execute, ExecutorError, Limits
-from runner.executor.warm import WarmExecutor
-from runner.kube.access import Access
+from runner.executor.run_folder import ArtifactsError, RunFolders
+from runner.executor.warm.executor import WarmExecutor
+from runner.kube.authorization import Access
 from runner.kube.backoff import Backoff
 from runner.kube.client import ApiClient, KubeError
 from runner.kube.discovery import Discovery
 from runner.kube.informer import Informers
 from runner.kube.lease import Elector, Lost
 from runner.kube.primaries import watch_primaries
-from runner.looplag import watch_loop
+from runner.loop_lag import watch_loop
 from runner.proxy.server import ProxyServer
 from runner.proxy.sessions import Sessions
 from runner.resource.metadata import GroupVersionKind, ObjectKey
-from runner.rolemetrics import RoleMetrics
-from runner.serving import serving_health, serving_metrics, serving_role_metrics
-from runner.settings import ConfigurationError, Settings, is_pattern
-from runner.watches import Watch
+from runner.serving.certificate import ServingCertificate
+from runner.serving.role_metrics import RoleMetrics
+from runner.serving.server import serving_health, serving_metrics, serving_role_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -217,7 +217,7 @@ async def executor(name: str, stack: AsyncExitStack, warm: WarmExecutor | None =
             return (await stack.enter_async_context(warm or WarmExecutor())).execute
         except ExecutorError as error:
             logger.warning("Runs go the slow way", extra={"error": str(error)})
-    return subprocess.execute
+    return cold.execute
 
 
 def _on_signals(stop: Callable[[], None]) -> None:

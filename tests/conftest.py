@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from bench.driver import FREE_PORTS, RUN, Cluster, Operator, crd, until
-from runner.devcluster import Cluster as Devcluster
+from devkit.devcluster import Cluster as Devcluster
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 
 __all__ = ["LOOPBACK", "THING", "Project", "alive", "crd", "lines", "listening", "tcp_sockets", "thing"]

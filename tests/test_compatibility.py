@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from bench.driver import ROOT
-from runner import metrics, watches
+from runner import metrics
+from runner.config import watches
 from tests.test_cli import OWN_FLAGS, PEERS_FLAGS
 
 PAGE = (ROOT / "docs" / "compatibility.md").read_text()

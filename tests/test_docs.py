@@ -11,15 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
 from bench.driver import ROOT
-from runner import watches
+from devkit.devcluster import Cluster as Devcluster
+from devkit.manifests.command import generate
 from runner.cli import main
-from runner.devcluster import Cluster as Devcluster
-from runner.scaffolding.manifests import generate
-from runner.settings import Settings
+from runner.config import watches
+from runner.config.settings import Settings
 from tests.test_cli import OWN_FLAGS, PEERS_FLAGS
 
 PAGES = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
@@ -104,7 +105,7 @@ def test_names(page: str) -> None:
     }
     assert flags <= PEERS_FLAGS | OWN_FLAGS
     commands = {match[1] for word in words if (match := re.match(r"rolerunner (\w+)", word))}
-    assert commands <= main.commands.keys()
+    assert commands <= set(main.list_commands(click.Context(main)))
     keys = {match[1] for word in words if (match := re.fullmatch(r"([a-z]+[A-Z]\w+)(: \w+)?", word))}
     assert keys <= watches._WATCH_KEYS | {"byName", "byAnnotation", "matchLabels", "matchExpressions", "secretName"}
 

@@ -19,9 +19,9 @@ from devkit.check import expressions, sources
 from devkit.check.findings import Finding, Level
 from devkit.check.sources import Source, entry, is_file, is_folder, items, pairs, relative, scalar
 from devkit.check.tasks import Include, Place, Reader, Reading, Use
-from runner import watches
-from runner.settings import Settings
-from runner.watches import WatchesError, role_places
+from runner.config import watches
+from runner.config.settings import Settings
+from runner.config.watches import WatchesError, role_places
 
 # Where an operator's image has the project.
 IMAGE_HOME = "/opt/ansible"
@@ -103,7 +103,7 @@ class _Walk:
         self._others: list[tuple[Path, Path]] = []
 
     def watches(self, file: Path) -> None:
-        """Everything that `runner.watches` refuses, and what each watch runs."""
+        """Everything that `runner.config.watches` refuses, and what each watch runs."""
         name = relative(file, self._folder)
         found = sources.read(file, self._folder)
         if isinstance(found, Finding):

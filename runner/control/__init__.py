@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from runner.config.watches import Watch
 from runner.resource.metadata import ObjectKey
-from runner.watches import Watch
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from runner.config.related import MappingError
+from runner.config.watches import Related, Watch, is_dry_run
 from runner.control import Priority, Request
-from runner.control.echoes import Change, Echoes
+from runner.control.own_writes import Change, Echoes
 from runner.json_codec import encode
 from runner.kube.primaries import EventType
-from runner.mapping import MappingError
 from runner.resource.metadata import (
     GroupKind,
     GroupVersionKind,
@@ -29,7 +30,6 @@ from runner.resource.metadata import (
     owner_references,
     owners,
 )
-from runner.watches import Related, Watch, is_dry_run
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """What a dry run found out: which objects a run would create, change and delete, and what it cannot tell.
 
-Next on the way: `runner.proxy.rehearsal`.
+Next on the way: `runner.proxy.dry_run`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.executor.jobs import JobEvent, Outcome
-from runner.executor.masking import Masker
-from runner.proxy.rehearsal import Rehearsal
-from runner.resource.changes import Action, Change
+from runner.proxy.dry_run import Rehearsal
+from runner.resource.diff import Action, Change
+from runner.resource.masking import Masker
 
 # A plan is for people.
 _MOST_EVENTS = 10_000

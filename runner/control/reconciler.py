@@ -23,22 +23,24 @@ from time import monotonic
 from typing import Any
 
 from runner import metrics
+from runner.config.settings import LogEvents
+from runner.config.watches import Content, Watch, for_cr, is_dry_run
 from runner.control import Request, Result, Retry
 from runner.control.broken_conditionals import BrokenConditionals, Places
-from runner.control.echoes import Echoes
 from runner.control.failures import explained, is_to_be_explained
 from runner.control.handlers import wants
-from runner.control.narrator import Narrator
+from runner.control.own_writes import Echoes
 from runner.control.plan import Plan
-from runner.executor.arguments import Arguments
-from runner.executor.artifacts import RunFolders, write_private
+from runner.control.run_log import Narrator
+from runner.executor.argument_check import Arguments
 from runner.executor.jobs import Execute, ExecutorError, Fold, Job, JobEvent, Loops, Outcome
+from runner.executor.run_folder import RunFolders, write_private
 from runner.json_codec import encode
 from runner.kube.backoff import Backoff
 from runner.kube.client import ApiClient, Conflict, Invalid, KubeError, NotFound, Refused
 from runner.kube.discovery import Discovery, Resource
 from runner.kube.events import EventRecorder
-from runner.proxy.rehearsal import Rehearsal
+from runner.proxy.dry_run import Rehearsal
 from runner.proxy.sessions import OnDependent, OnWrite, Session, Sessions, basic_authorization, kubeconfigs
 from runner.resource import conditions, parameters
 from runner.resource.metadata import (
@@ -51,8 +53,6 @@ from runner.resource.metadata import (
     is_deleting,
     parse_duration,
 )
-from runner.settings import LogEvents
-from runner.watches import Content, Watch, for_cr, is_dry_run
 
 logger = logging.getLogger(__name__)
 

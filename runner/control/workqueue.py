@@ -23,8 +23,8 @@ from functools import partial
 from time import monotonic
 
 from runner import metrics
+from runner.config.watches import Watch
 from runner.control import Priority, Request
-from runner.watches import Watch
 
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.005, 1000.0
 # Doublings after which a backoff is at its last. A CR that fails for months has more failures than a float has room for.

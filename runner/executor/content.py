@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner.executor.orders import environment
-from runner.settings import ConfigurationError
+from runner.config.settings import ConfigurationError
+from runner.executor.environment import environment
 
 KINDS = ("module", "filter", "test", "lookup", "role")
 _TIMEOUT = 300

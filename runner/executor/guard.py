@@ -2,7 +2,7 @@
 
 Started by `runner.executor.guarded`. The module is imported below it, in a child: the guard itself stays small.
 
-Next on the way: `runner.executor.forkserver` or `runner.executor.launcher`.
+Next on the way: `runner.executor.warm.forkserver` or `runner.executor.cold_main`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The seam between the reconciler and Ansible: a `Job` goes in, `JobEvent`s come out, `Fold` makes them an `Outcome`.
 
-Next on the way: `runner.executor.warm`.
+Next on the way: `runner.executor.warm.executor`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from runner.executor.masking import REQUEUE_ACTIONS
+from runner.resource.masking import REQUEUE_ACTIONS
 
 # The host that roles run on, and whose counters are the run's.
 LOCALHOST = "localhost"

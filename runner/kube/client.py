@@ -27,10 +27,10 @@ from kubernetes.aio import client as official
 from kubernetes.aio import config as official_config
 
 from runner import metrics
+from runner.config.settings import ConfigurationError
 from runner.json_codec import encode
 from runner.kube import nesting
 from runner.kube.backoff import Backoff
-from runner.settings import ConfigurationError
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ List, then watch with bookmarks from there on. After a gap (410, a lost stream) 
 that a deletion missed meanwhile is still told. The stores also answer the proxy's reads, while they are `fresh`. They hold
 what CRs own; of all the other objects of a kind, which may be the whole cluster's Secrets, only names and labels are kept.
 
-Next on the way: `runner.control.handlers`, and `runner.proxy.reads`.
+Next on the way: `runner.control.handlers`, and `runner.proxy.cached_reads`.
 """
 
 from __future__ import annotations

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
+from runner.config.settings import ConfigurationError, Election
 from runner.kube import events
 from runner.kube.client import ApiClient, Conflict, KubeError, NotFound, Refused, Unreadable, in_cluster_namespace
 from runner.resource.metadata import GroupVersionKind, Object, ObjectKey, Owner
-from runner.settings import ConfigurationError, Election
 
 logger = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ import aiohttp
 import kopf
 from kopf._cogs.structs.references import Insights, NamespaceName, match_namespace
 
+from runner.config.watches import Watch
 from runner.json_codec import encode
 from runner.kube.backoff import Backoff
 from runner.kube.client import ApiClient, KubeError, Unreadable, in_cluster_namespace, is_not_ready, lines, parsed
@@ -28,7 +29,6 @@ from runner.kube.discovery import Discovery, group_version_path
 from runner.kube.nesting import DEEPEST, METADATA_ONLY
 from runner.resource import refusals
 from runner.resource.metadata import GroupVersionKind, Object, ObjectKey, is_deleting
-from runner.watches import Watch
 
 logger = logging.getLogger(__name__)
 

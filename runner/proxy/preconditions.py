@@ -4,7 +4,7 @@ A write that changes nothing answers with the version that is there, which may b
 version is sent with the one that is known, and with the one that is there now if that has moved on. The run notices
 nothing of it: what is refused for such a condition is asked again.
 
-Next on the way: `runner.control.echoes`.
+Next on the way: `runner.control.own_writes`.
 """
 
 from __future__ import annotations

@@ -29,9 +29,9 @@ from runner.json_codec import decode, encode
 from runner.kube.client import ApiClient, Conflict, KubeError, NotFound
 from runner.kube.discovery import Discovery
 from runner.proxy import preconditions, tunnel
+from runner.proxy.cached_reads import Covering, from_store
+from runner.proxy.dry_run import READS, Refusal, Rehearsal, check_read, check_write, is_question
 from runner.proxy.preconditions import Answer
-from runner.proxy.reads import Covering, from_store
-from runner.proxy.rehearsal import READS, Refusal, Rehearsal, check_read, check_write, is_question
 from runner.proxy.requestinfo import RequestInfo, parse
 from runner.proxy.sessions import Session, Sessions
 from runner.resource.metadata import Object, is_deleting, is_owned, own, split_api_version

@@ -15,7 +15,7 @@ from typing import NewType
 
 from runner.json_codec import encode
 from runner.kube.discovery import Resource
-from runner.proxy.rehearsal import Rehearsal
+from runner.proxy.dry_run import Rehearsal
 from runner.proxy.requestinfo import RequestInfo
 from runner.resource.metadata import GroupVersionKind, Object, Owner, split_api_version
 

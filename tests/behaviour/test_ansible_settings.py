@@ -9,7 +9,7 @@ import pytest
 
 from bench.driver import Cluster, condition, until
 from runner.control.broken_conditionals import TOLD
-from runner.executor.orders import has_tags
+from runner.executor.environment import has_tags
 from runner.resource.metadata import ObjectKey
 from tests.behaviour.test_runs import counted, succeeded
 from tests.conftest import THING, Project, lines, thing

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from bench.driver import ROOT, Cluster, condition, until
-from runner.devcluster import Cluster as Devcluster
+from devkit.devcluster import Cluster as Devcluster
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.conftest import THING, Project, lines, thing
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from bench.driver import PATIENCE, ROOT, Cluster, Operator, condition, crd, until
-from runner.devcluster import Cluster as Devcluster
+from devkit.devcluster import Cluster as Devcluster
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.conftest import THING, Project, alive, thing
 

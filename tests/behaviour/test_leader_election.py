@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 
 from bench.driver import Cluster, Operator, condition, until
-from runner.devcluster import Cluster as Devcluster
+from devkit.devcluster import Cluster as Devcluster
 from runner.kube.lease import LEASE
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.behaviour.test_resilience import run

@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from bench.driver import DEPLOYMENT, Cluster, free_port, until
-from runner.devcluster import Cluster as Devcluster
-from runner.devcluster import supervisor
-from runner.devcluster.supervisor import ended_with_parent
+from devkit.devcluster import Cluster as Devcluster
+from devkit.devcluster import supervisor
+from devkit.devcluster.supervisor import ended_with_parent
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.behaviour.test_dependents import CONFIG_MAP, blue
 from tests.behaviour.test_runs import counted, succeeded

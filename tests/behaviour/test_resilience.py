@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench.driver import Cluster, until
-from runner.devcluster import Cluster as Devcluster
+from devkit.devcluster import Cluster as Devcluster
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.behaviour.test_dependents import CONFIG_MAP, MAKE_CONFIG_MAP, blue
 from tests.behaviour.test_runs import SAY_HELLO, counted, succeeded

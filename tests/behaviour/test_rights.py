@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from bench.driver import DEPLOYMENT, MEMCACHED, ROOT, Cluster, Operator, condition, example_crds, until
-from runner.devcluster import Cluster as Devcluster
+from devkit.devcluster import Cluster as Devcluster
+from devkit.manifests.command import ROLE, generate
+from runner.config.settings import Settings
 from runner.resource.metadata import GroupVersionKind, ObjectKey
-from runner.scaffolding.manifests import ROLE, generate
-from runner.settings import Settings
 from tests.conftest import THING, Project, lines, thing
 
 RULES: list[dict[str, Any]] = yaml.safe_load((ROOT / "config/rbac/role.yaml").read_text())["rules"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench.driver import Cluster, Operator, condition, until
-from runner.executor.orders import has_tags
+from runner.executor.environment import has_tags
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.conftest import THING, Project, alive, crd, lines, thing
 

@@ -8,8 +8,8 @@ import aiohttp
 import pytest
 
 from bench.driver import Cluster, condition, until
-from runner.executor.secret_values import MASK
 from runner.resource.metadata import GroupVersionKind, ObjectKey
+from runner.resource.secret_values import MASK
 from tests.behaviour.test_runs import EVENT, counted, failed, succeeded
 from tests.conftest import LOOPBACK, Project, lines, listening, thing
 

@@ -12,7 +12,7 @@ import pytest
 
 from bench.driver import FREE_PORTS, PATIENCE, ROOT, RUN, Cluster, Operator, serving_seconds, until
 from bench.figures import FIGURES
-from runner.devcluster import Cluster as Devcluster
+from devkit.devcluster import Cluster as Devcluster
 from runner.resource.metadata import ObjectKey
 from tests.behaviour.test_dependents import CONFIG_MAP
 from tests.conftest import alive

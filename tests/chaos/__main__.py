@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 
 from bench.driver import Cluster, tidy_on_sigterm
-from runner.devcluster import Cluster as Devcluster
+from devkit.devcluster import Cluster as Devcluster
 from tests.chaos import counts, exhaustion, kills, partitions, tenants
 from tests.chaos.scenario import SCENARIOS, run
 from tests.chaos.world import Outcome, World

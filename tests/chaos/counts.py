@@ -12,13 +12,13 @@ from typing import Any
 import yaml
 
 from bench.driver import until
-from runner import watches
+from runner.config import watches
+from runner.config.settings import Settings
 from runner.control import Priority, Request, Result, Retry
 from runner.control.controller import Controller
 from runner.control.workqueue import WorkQueue
 from runner.kube.client import KubeError
 from runner.resource.metadata import ObjectKey
-from runner.settings import Settings
 from tests.chaos.oracle import served
 from tests.chaos.scenario import Scenario, scenario
 from tests.chaos.world import CONFIG_MAP, THING, Failed, cr, is_served

@@ -23,7 +23,7 @@ import aiohttp
 import yaml
 
 from bench.driver import RUN, Cluster, Operator, condition, crd, until
-from runner.devcluster import Cluster as Devcluster
+from devkit.devcluster import Cluster as Devcluster
 from runner.kube.client import KubeError
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bench.driver import Cluster
-from runner.devcluster import Cluster as Devcluster
+from devkit.devcluster import Cluster as Devcluster
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.collections.test_modules import play
 from tests.conftest import THING, crd, thing

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from runner.executor.orders import COLLECTIONS
+from runner.executor.environment import COLLECTIONS
 
 sys.path.append(str(COLLECTIONS))
 

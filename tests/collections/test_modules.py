@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from bench.driver import Cluster
-from runner.devcluster import Cluster as Devcluster
-from runner.executor.orders import COLLECTIONS
+from devkit.devcluster import Cluster as Devcluster
+from runner.executor.environment import COLLECTIONS
 from runner.resource.metadata import ObjectKey
 from tests.conftest import THING, thing
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from runner.devcluster import Cluster as Devcluster
-from runner.rolemetrics import RoleMetrics
-from runner.serving import serving_role_metrics
-from runner.settings import Address
+from devkit.devcluster import Cluster as Devcluster
+from runner.config.settings import Address
+from runner.serving.role_metrics import RoleMetrics
+from runner.serving.server import serving_role_metrics
 from tests.collections.test_modules import play
 
 

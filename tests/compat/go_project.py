@@ -37,8 +37,8 @@ import click
 import yaml
 
 from bench.driver import RUN, Operator, running, tidy_on_sigterm, until
-from runner.devcluster import Cluster as Devcluster
-from runner.devcluster import DevclusterError
+from devkit.devcluster import Cluster as Devcluster
+from devkit.devcluster import DevclusterError
 from tests.compat import advanced
 from tests.conftest import lines
 

@@ -23,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 
 from bench.driver import Cluster, Operator, condition, tidy_on_sigterm, until
-from runner.devcluster import Cluster as Devcluster
+from devkit.devcluster import Cluster as Devcluster
 from runner.kube.lease import LEASE
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.conftest import THING, Project, alive, crd, lines, thing

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from runner.devcluster import Cluster as Devcluster
+from devkit.devcluster import Cluster as Devcluster
 from tests.compat.operators import comparison, description, image, trial
 from tests.compat.operators.__main__ import own, table, try_out
 from tests.compat.operators.comparison import Difference, Expected, Identity

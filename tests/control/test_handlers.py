@@ -2,13 +2,13 @@ from typing import Any
 
 import pytest
 
+from runner.config.related import Mapper, by_expression, by_label
+from runner.config.watches import Related
 from runner.control import Priority, Request, handlers
-from runner.control.echoes import Change, Echoes
 from runner.control.handlers import Handlers, dependent_changed
-from runner.mapping import Mapper, by_expression, by_label
+from runner.control.own_writes import Change, Echoes
 from runner.resource.metadata import PRIMARY_RESOURCE, PRIMARY_RESOURCE_TYPE, GroupVersionKind, ObjectKey
 from runner.resource.selectors import Requirement, Selector
-from runner.watches import Related
 from tests.control.test_workqueue import watch
 
 THING = watch("Thing")

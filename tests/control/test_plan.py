@@ -3,7 +3,7 @@
 from runner.control import plan as module
 from runner.control.plan import Plan
 from runner.executor.jobs import Outcome
-from runner.proxy.rehearsal import Rehearsal
+from runner.proxy.dry_run import Rehearsal
 from tests.executor.test_jobs import event, failure
 
 

@@ -15,19 +15,19 @@ from typing import Any, cast
 
 import pytest
 
+from runner.config.watches import Finalizer, Watch
 from runner.control import Result, Retry
 from runner.control import reconciler as module
-from runner.control.echoes import Echoes
+from runner.control.own_writes import Echoes
 from runner.control.reconciler import Gate, Phases, Reconciler, Surroundings, Turn, gate
-from runner.executor.artifacts import RunFolders
 from runner.executor.jobs import Job, JobEvent, Outcome
+from runner.executor.run_folder import RunFolders
 from runner.kube.client import ApiClient, Conflict, Invalid, KubeError, NotFound, Refused, Unreachable
 from runner.kube.discovery import Discovery, Resource
 from runner.proxy.sessions import Sessions
 from runner.resource import conditions
 from runner.resource.metadata import Owner
 from runner.resource.selectors import Selector, label_selector
-from runner.watches import Finalizer, Watch
 from tests.control.test_workqueue import SOON, watch
 from tests.control.test_workqueue import request as named
 from tests.executor.test_jobs import event, failure, stats

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from runner import metrics
+from runner.config.watches import Content, Watch
 from runner.control import Priority, Request
 from runner.control.workqueue import Closed, Damper, WorkQueue
 from runner.resource.metadata import GroupVersionKind, ObjectKey
-from runner.watches import Content, Watch
 
 SOON = 30.0
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from bench.driver import DEPLOYMENT, FREE_PORTS, MEMCACHED, ROOT, RUN, Cluster, Operator, condition, until
-from runner.devcluster import Cluster as Devcluster
+from devkit.devcluster import Cluster as Devcluster
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.conftest import lines
 

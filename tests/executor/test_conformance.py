@@ -16,11 +16,11 @@ import pytest
 import yaml
 
 from bench.driver import Cluster
-from runner.devcluster import Cluster as Devcluster
-from runner.executor import subprocess
-from runner.executor import warm as warm_module
+from devkit.devcluster import Cluster as Devcluster
+from runner.executor import cold
 from runner.executor.jobs import Execute, ExecutorError, Job, JobEvent, Limits, fold
-from runner.executor.warm import WarmExecutor
+from runner.executor.warm import executor as warm_executor
+from runner.executor.warm.executor import WarmExecutor
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 
 # What differs from run to run, wherever it stands.
@@ -430,7 +430,7 @@ class Stage:
 
     async def compared(self, warm: Execute, **job: Any) -> list[JobEvent]:
         """The warm way's events; it is an error if the plain way's are others."""
-        ours, plain = await self.events(warm, **job), await self.events(subprocess.execute, **job)
+        ours, plain = await self.events(warm, **job), await self.events(cold.execute, **job)
         for one, other in zip(told(ours), told(plain), strict=True):
             assert one == other
         return ours
@@ -543,7 +543,7 @@ async def test_facts(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     stage.write("tasks/main.yml", "- ansible.builtin.debug: {msg: '{{ ansible_facts.distribution }}'}\n")
     told = []
     async with WarmExecutor() as warm:
-        for execute in (warm.execute, subprocess.execute):
+        for execute in (warm.execute, cold.execute):
             events = [event for event in await stage.events(execute) if event.event == "runner_on_ok"]
             told.append(([sorted(event.result.get("ansible_facts", {})) for event in events], events[-1].result["msg"]))
     assert told[0] == told[1]
@@ -567,7 +567,7 @@ async def test_the_artifacts_are_the_same(stage: Stage) -> None:
     stage.write("tasks/main.yml", "- ansible.builtin.debug: {msg: hello}\n")
     found = []
     async with WarmExecutor() as warm:
-        for execute in (warm.execute, subprocess.execute):
+        for execute in (warm.execute, cold.execute):
             await stage.events(execute)
             artifacts = stage.folder / "run" / "artifacts" / "it"
             files = sorted(path.relative_to(artifacts) for path in artifacts.rglob("*") if path.is_file())
@@ -611,7 +611,7 @@ class Workers:
     async def play(self, cases: Mapping[str, Case], times: int = 3) -> None:
         """Each so many times in a random order, and compare what came of it."""
         for case in cases.values():
-            case.plain = await self._came(case, subprocess.execute, "run")
+            case.plain = await self._came(case, cold.execute, "run")
         names = [name for name in cases for _ in range(times)]
         random.Random(15).shuffle(names)
         number, retired, used = 0, "new", 0
@@ -637,7 +637,7 @@ async def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     answers: list[tuple[int, str]] = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ANSIBLE_GATHERING", "explicit")
-    monkeypatch.setattr(warm_module.metrics, "worker_run", lambda number, retired: answers.append((number, retired)))
+    monkeypatch.setattr(warm_executor.metrics, "worker_run", lambda number, retired: answers.append((number, retired)))
 
     async def left(stage: Stage) -> Any:
         return {path.name: path.read_text() for path in stage.out.iterdir()}

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from runner.config.settings import ConfigurationError
 from runner.executor.content import KINDS, Answer, Content, Query, ask
-from runner.settings import ConfigurationError
 
 ASKED = {
     Query("module", "debug"): "ansible.builtin.debug",

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from runner.executor import subprocess
+from runner.executor import cold
+from runner.executor.environment import PACKAGE, has_tags
 from runner.executor.jobs import Execute, Job, JobEvent, fold
-from runner.executor.orders import PACKAGE, has_tags
-from runner.executor.warm import WarmExecutor
+from runner.executor.warm.executor import WarmExecutor
 from runner.resource import parameters
 from runner.resource.metadata import GroupVersionKind
 
@@ -118,7 +118,7 @@ TEMPLATE = """
 @pytest.fixture(params=["warm", "subprocess"])
 async def execute(request: pytest.FixtureRequest) -> AsyncIterator[Execute]:
     if request.param == "subprocess":
-        yield subprocess.execute
+        yield cold.execute
         return
     async with WarmExecutor() as warm:
         yield warm.execute

@@ -15,7 +15,7 @@ import pytest
 
 from bench.driver import until
 from runner.executor import processes
-from runner.executor.orders import PACKAGE
+from runner.executor.environment import PACKAGE
 from tests.conftest import alive
 
 # A shell, what it waits for, a daemon, and one that has left its environment.
@@ -36,7 +36,7 @@ import asyncio, contextlib, sys
 from pathlib import Path
 from runner.executor import subprocess
 from runner.executor.jobs import ExecutorError, Job
-from runner.executor.warm import WarmExecutor
+from runner.executor.warm.executor import WarmExecutor
 
 async def main(executor, folder):
     async with contextlib.AsyncExitStack() as stack:

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from runner.executor import processes
-from runner.executor.orders import PACKAGE
+from runner.executor.environment import PACKAGE
 from tests.conftest import alive
 
 

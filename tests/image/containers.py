@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from runner.devcluster.binaries import cache_dir
-from runner.devcluster.supervisor import ended_with_parent
+from devkit.devcluster.binaries import cache_dir
+from devkit.devcluster.supervisor import ended_with_parent
 
 ROOT = Path(__file__).parent.parent.parent
 # The newest ansible-core for the Python of the base image that is made here.

@@ -13,7 +13,7 @@ import click
 import yaml
 
 from bench.driver import Cluster, tidy_on_sigterm, until
-from runner.devcluster import Cluster as Devcluster
+from devkit.devcluster import Cluster as Devcluster
 from tests.conftest import lines
 from tests.image.containers import NEWEST, ROOT, Container, Storage
 from tests.image.test_image import ARGUMENTS, flattened

@@ -11,7 +11,7 @@ import yaml
 
 import runner
 from bench.driver import MEMCACHED, Cluster, condition, until
-from runner.devcluster import Cluster as Devcluster
+from devkit.devcluster import Cluster as Devcluster
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.conftest import lines
 from tests.image.containers import NEWEST, ROOT, Container, Storage, missing

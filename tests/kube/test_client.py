@@ -15,8 +15,9 @@ import pytest
 from aiohttp import web
 from kubernetes.aio import client as official
 
+from devkit.devcluster import pki
 from runner import metrics
-from runner.devcluster import pki
+from runner.config.settings import ConfigurationError
 from runner.kube import client as client_module
 from runner.kube.client import (
     ApiClient,
@@ -32,7 +33,6 @@ from runner.kube.client import (
     Unreadable,
 )
 from runner.kube.nesting import METADATA_ONLY
-from runner.settings import ConfigurationError
 from tests.conftest import tcp_sockets
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from bench.driver import until
+from runner.config.settings import ConfigurationError, Election
 from runner.kube.client import ApiClient, Conflict, KubeError, NotFound, Refused, Unreachable, Unreadable
 from runner.kube.lease import Elector, Lost, Seen, claimed, may_take, namespace_of, released, retry_period
-from runner.settings import ConfigurationError, Election
 
 ELECTION = Election(name="it", namespace="here", lease_duration=15.0, renew_deadline=10.0)
 # Not in UTC: what is written has to be.

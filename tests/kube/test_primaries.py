@@ -17,11 +17,11 @@ from aiohttp import web
 from yarl import URL
 
 from bench.driver import NAMESPACE, Cluster, until
-from runner.devcluster import Cluster as Devcluster
+from devkit.devcluster import Cluster as Devcluster
+from runner.config.watches import Content, Watch
 from runner.kube.client import ApiClient
 from runner.kube.primaries import Patience, _reason, watch_primaries
 from runner.resource.metadata import GroupVersionKind, Object, ObjectKey
-from runner.watches import Content, Watch
 from tests.conftest import THING, crd, thing
 from tests.kube.test_client import served
 

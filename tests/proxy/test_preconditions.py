@@ -22,8 +22,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from runner.control import Request
-from runner.control.echoes import Change, Echoes
 from runner.control.handlers import dependent_changed
+from runner.control.own_writes import Change, Echoes
 from runner.kube.client import ApiClient, Conflict, NotFound
 from runner.kube.informer import Informer
 from runner.proxy.preconditions import JSON_PATCH, Answer, Write, send

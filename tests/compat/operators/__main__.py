@@ -32,8 +32,8 @@ import click
 import yaml
 
 from bench.driver import ROOT, RUN, Cluster, tidy_on_sigterm
-from runner.devcluster import Cluster as Devcluster
-from runner.devcluster import DevclusterError
+from devkit.devcluster import Cluster as Devcluster
+from devkit.devcluster import DevclusterError
 from tests.compat.operators import comparison, trial
 from tests.compat.operators.comparison import Expected
 from tests.compat.operators.description import Description, DescriptionError, find, load

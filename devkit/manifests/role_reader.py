@@ -1,0 +1,428 @@
+"""Tasks as they are written: found in roles and playbooks, each with the values that its text alone gives its variables.
+
+Nothing is run. A template is looked at as far as its names have one value that is written down: vars and defaults, the
+items of a loop, the CR's own kind. Everything else is `Unknown`, and what needs it cannot be decided.
+
+Next on the way: `devkit.manifests.rights`.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from jinja2 import nodes
+
+from devkit.manifests.markers import Document, entry, pairs, plain
+from runner.config import argument_specs
+from runner.config.settings import Settings
+from runner.config.watches import Content, Watch, role_places
+from runner.resource.parameters import is_reserved, variable_name
+
+_JINJA = jinja2.Environment()
+_COLLECTIONS = ("ansible.builtin.", "ansible.legacy.", "kubernetes.core.", "community.kubernetes.", "operator_sdk.util.")
+_INCLUDES = ("include_tasks", "import_tasks", "include_role", "import_role", "include_vars")
+_LOOPS = ("loop", "with_items", "with_list", "with_flattened")
+# Of a task, but not its module.
+_KEYWORDS = frozenset({"name", "when", "register", "vars", "args", "tags", "notify", "environment", "module_defaults"})
+# Their values are expressions without braces.
+_BARE = frozenset({"when", "until", "that", "failed_when", "changed_when"})
+
+Scope = Mapping[str, Any]
+
+
+class Unknown(Exception):
+    """The text does not say; `str()` is the part of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """What `lookup('template', …)` and `lookup('file', …)` give; its variables are its own affair."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a task stands: what names in it mean, and where files that it names are."""
+
+    document: Document
+    scope: Scope
+    role: Path | None
+    # Of the playbook, or of the role: where relative files are in the end.
+    base: Path
+    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A module and its arguments, once for each item of its loop. `module` is short where its collection is well known."""
+
+    place: Place
+    node: yaml.Node
+    module: str
+    arguments: Mapping[str, Any]
+    declared: bool
+
+    @property
+    def at(self) -> str:
+        return self.place.document.at(self.node)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A template outside of any arguments, which may look something up."""
+
+    place: Place
+    node: yaml.Node
+    source: str
+    declared: bool
+
+
+class Reader:
+    """Reads what a watch runs, with these of its variables; `options` are those that its CRs set.
+
+    `undecided` grows by (FILE:LINE, what) for files that cannot be found from the text.
+    """
+
+    def __init__(
+        self,
+        watch: Watch,
+        content: Content,
+        variables: Scope,
+        *,
+        settings: Settings,
+        environ: Mapping[str, str],
+        options: set[str],
+    ) -> None:
+        self.undecided: list[tuple[str, str]] = []
+        # All that was read, for the markers in them.
+        self.documents: dict[Path, Document] = {}
+        self._content = content
+        self._settings = settings
+        self._environ = environ
+        # A CR may set these, whatever a role says of them.
+        self._options = options - variables.keys()
+        # These have no other value anywhere.
+        own = {"apiVersion": watch.gvk.api_version, "kind": watch.gvk.kind}
+        self._fixed: Scope = {variable_name(watch.gvk): own, **variables}
+        self._stack: list[Path] = []
+
+    def read(self) -> Iterator[Task | Text]:
+        if self._content.playbook:
+            yield from self._playbook(self._content.playbook)
+        elif self._content.role:
+            yield from self._role(self._content.role)
+
+    def _playbook(self, path: Path) -> Iterator[Task | Text]:
+        document = self._document(path)
+        scope = {**self._fixed, "playbook_dir": str(path.parent)}
+        place = Place(document=document, scope=scope, role=None, base=path.parent)
+        for root in document.roots:
+            for play in _items(root):
+                if (imported := _either(play, "import_playbook")) is not None:
+                    for other in self._files(place, imported, ("",), node=play):
+                        yield from self._once(other, self._playbook(other))
+                    continue
+                inner = self._enter(place, play)
+                for name, _, value in pairs(play):
+                    if name in ("pre_tasks", "tasks", "post_tasks", "handlers"):
+                        yield from self._tasks(inner, value)
+                    elif name == "vars":
+                        yield from self._texts(inner, value, declared=False)
+                    elif name == "roles":
+                        for item in _items(value):
+                            yield from self._named_role(inner, item, _role_name(item))
+
+    def _role(
+        self, role: Path, *, outer: Scope | None = None, given: Scope | None = None, begin: str = "", defaults: Any = None
+    ) -> Iterator[Task | Text]:
+        own = self._without_options(argument_specs.own_variables(role))
+        scope = {**(outer or {}), **own, **(given or {}), **self._fixed, "role_path": str(role)}
+
+        def places(folder: str) -> Iterator[Place]:
+            for path in argument_specs.files(role, folder):
+                yield Place(document=self._document(path), scope=scope, role=role, base=role, defaults=defaults or {})
+
+        for place in (*places("defaults"), *places("vars")):
+            for root in place.document.roots:
+                yield from self._texts(place, root, declared=False)
+        for place in places("meta"):
+            for root in place.document.roots:
+                for item in _items(entry(root, "dependencies")):
+                    yield from self._named_role(place, item, _role_name(item))
+        tasks = [role / "tasks" / f"{begin or 'main'}{ending}" for ending in ("", ".yml", ".yaml")]
+        for path in [*filter(Path.is_file, tasks)][:1] + list(argument_specs.files(role, "handlers")):
+            inside = Place(document=self._document(path), scope=scope, role=role, base=role, defaults=defaults or {})
+            yield from self._once(path, self._task_file(inside))
+
+    def _task_file(self, place: Place) -> Iterator[Task | Text]:
+        for root in place.document.roots:
+            yield from self._tasks(place, root)
+
+    def _tasks(self, place: Place, tasks: yaml.Node | None) -> Iterator[Task | Text]:
+        for node in _items(tasks):
+            names = {name for name, _, _ in pairs(node)}
+            inner = self._enter(place, node)
+            if "block" in names:
+                for name, _, value in pairs(node):
+                    if name in ("block", "rescue", "always"):
+                        yield from self._tasks(inner, value)
+                    elif name in ("vars", "when"):
+                        yield from self._texts(inner, value, declared=False, bare=name in _BARE)
+                continue
+            # They stay for whoever reads what they say.
+            declared = bool(place.document.about(node))
+            for item in self._loop(inner, node):
+                # A CR's own values come before an item's.
+                looped = replace(inner, scope={**inner.scope, **item, **self._fixed})
+                yield from self._task(looped, node, declared)
+
+    def _task(self, place: Place, node: yaml.Node, declared: bool) -> Iterator[Task | Text]:
+        yield from self._texts(place, node, declared=declared)
+        for name, _, value in pairs(node):
+            if name in _KEYWORDS or name in _LOOPS:
+                continue
+            module, arguments = _call(name, plain(value))
+            extra = plain(entry(node, "args"))
+            arguments = {**_defaults(place.defaults, module), **(extra if isinstance(extra, dict) else {}), **arguments}
+            if module in _INCLUDES:
+                yield from self._include(place, node, module, arguments)
+            else:
+                yield Task(place, node, module, arguments, declared)
+
+    def _include(self, place: Place, node: yaml.Node, module: str, arguments: Mapping[str, Any]) -> Iterator[Task | Text]:
+        if module.endswith("_role"):
+            yield from self._named_role(place, node, arguments.get("name"), begin=arguments.get("tasks_from", ""))
+        elif module.endswith("_tasks"):
+            given = arguments.get("file", arguments.get("_raw"))
+            for path in self._files(place, given, ("", "tasks"), node=node):
+                yield from self._once(path, self._task_file(replace(place, document=self._document(path))))
+
+    def _named_role(self, place: Place, node: yaml.Node, given: Any, begin: Any = "") -> Iterator[Task | Text]:
+        try:
+            name, begin = str(resolve(given, place)), str(resolve(begin, place))
+        except Unknown as unknown:
+            self._say(place, node, f"which role this is: {unknown}")
+            return
+        around = [place.role.parent / name] if place.role else []
+        around += [place.base / "roles" / name, *role_places(name, self._settings, self._environ)]
+        role = next(filter(Path.is_dir, around), None)
+        if role is None:
+            self._say(place, node, f"role {name} was not found; what it does is not known")
+            return
+        variables = plain(entry(node, "vars"))
+        variables = self._without_options(variables) if isinstance(variables, dict) else {}
+        inside = self._role(role, outer=place.scope, given=variables, begin=begin, defaults=place.defaults)
+        yield from self._once(role, inside)
+
+    def _files(self, place: Place, given: Any, folders: Sequence[str], *, node: yaml.Node) -> Iterator[Path]:
+        try:
+            yield found(str(resolve(given, place)), place, folders)
+        except Unknown as unknown:
+            self._say(place, node, f"which file this is: {unknown}")
+
+    def _say(self, place: Place, node: yaml.Node, what: str) -> None:
+        if not place.document.about(node):
+            self.undecided.append((place.document.at(node), what))
+
+    def _once(self, path: Path, inside: Iterator[Task | Text]) -> Iterator[Task | Text]:
+        """Not again inside itself."""
+        if path not in self._stack:
+            self._stack.append(path)
+            yield from inside
+            self._stack.pop()
+
+    def _enter(self, place: Place, node: yaml.Node) -> Place:
+        """The place inside a play, block or task."""
+        scope, defaults = place.scope, place.defaults
+        given = plain(entry(node, "vars"))
+        if isinstance(given, dict):
+            scope = {**scope, **self._without_options(given), **self._fixed}
+        module_defaults = plain(entry(node, "module_defaults"))
+        if isinstance(module_defaults, dict):
+            defaults = {**defaults, **{name: value for name, value in module_defaults.items() if isinstance(value, dict)}}
+        return replace(place, scope=scope, defaults=defaults)
+
+    def _loop(self, place: Place, node: yaml.Node) -> list[dict[str, Any]]:
+        """What each turn of a task's loop sets; one turn that sets nothing where there is no loop, or it is not known."""
+        given = next((value for name, _, value in pairs(node) if name in _LOOPS), None)
+        variable = plain(entry(entry(node, "loop_control"), "loop_var")) or "item"
+        if given is None:
+            return [{}]
+        try:
+            items = resolve(plain(given), place)
+        except Unknown:
+            items = None
+        return [{str(variable): item} for item in items] if isinstance(items, list) else [{}]
+
+    def _texts(self, place: Place, node: yaml.Node, *, declared: bool, bare: bool = False) -> Iterator[Text]:
+        """Templates anywhere inside, but for those of other tasks."""
+        if isinstance(node, yaml.ScalarNode):
+            if "k8s" in node.value and ("{{" in node.value or bare):
+                yield Text(
+                    place, node, f"{{{{ {node.value} }}}}" if bare and "{{" not in node.value else node.value, declared
+                )
+        elif isinstance(node, yaml.SequenceNode):
+            for item in node.value:
+                yield from self._texts(place, item, declared=declared, bare=bare)
+        else:
+            for name, _, value in pairs(node):
+                yield from self._texts(place, value, declared=declared, bare=name in _BARE)
+
+    def _without_options(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Those that a CR cannot set to something else."""
+        return {name: value for name, value in variables.items() if name not in self._options or is_reserved(name)}
+
+    def _document(self, path: Path) -> Document:
+        if path not in self.documents:
+            self.documents[path] = Document(path)
+        return self.documents[path]
+
+
+def resolve(value: Any, place: Place) -> Any:
+    """The value that the text gives. Raises Unknown."""
+    if value is None:
+        raise Unknown("nothing is said")
+    if not isinstance(value, str) or ("{{" not in value and "{%" not in value):
+        return value
+    try:
+        body = _JINJA.parse(value).body
+    except jinja2.TemplateError as error:
+        raise Unknown(value) from error
+    parts = [part for output in body for part in (output.nodes if isinstance(output, nodes.Output) else [output])]
+    try:
+        if len(parts) == 1:
+            return _evaluate(parts[0], place)
+        return "".join(str(part.data if isinstance(part, nodes.TemplateData) else _evaluate(part, place)) for part in parts)
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise Unknown(value.strip()) from error
+    except Unknown as error:
+        raise Unknown(value.strip()) from error
+
+
+def _evaluate(node: nodes.Node, place: Place) -> Any:
+    match node:
+        case nodes.Const():
+            return node.value
+        case nodes.TemplateData():
+            return node.data
+        case nodes.Name():
+            return resolve(place.scope[node.name], place)
+        case nodes.Getattr():
+            return resolve(_evaluate(node.node, place)[node.attr], place)
+        case nodes.Getitem():
+            return resolve(_evaluate(node.node, place)[_evaluate(node.arg, place)], place)
+        case nodes.List():
+            return [_evaluate(item, place) for item in node.items]
+        case nodes.Dict():
+            return {_evaluate(pair.key, place): _evaluate(pair.value, place) for pair in node.items}
+        case nodes.Concat():
+            return "".join(str(_evaluate(item, place)) for item in node.nodes)
+        case nodes.Add():
+            return _evaluate(node.left, place) + _evaluate(node.right, place)
+        case nodes.Call() if (looked_up := lookup(node)) and looked_up[0] in ("template", "file"):
+            name = str(_evaluate(looked_up[1][0], place))
+            return File(found(name, place, ("templates" if looked_up[0] == "template" else "files", "")))
+        case nodes.Filter(name="from_yaml" | "from_yaml_all" | "list" | "string" | "trim" | "indent"):
+            return _evaluate(node.node, place)  # type: ignore[arg-type]
+        case nodes.Filter(name="lower" | "upper"):
+            return getattr(str(_evaluate(node.node, place)), node.name)()  # type: ignore[arg-type]
+    raise Unknown
+
+
+def lookup(node: nodes.Node) -> tuple[str, list[nodes.Expr], dict[str, nodes.Expr]] | None:
+    """(plugin, arguments, named arguments) of a call of lookup, query or q."""
+    if not isinstance(node, nodes.Call) or not isinstance(node.node, nodes.Name):
+        return None
+    if node.node.name not in ("lookup", "query", "q") or not node.args or not isinstance(node.args[0], nodes.Const):
+        return None
+    return short(str(node.args[0].value)), node.args[1:], {keyword.key: keyword.value for keyword in node.kwargs}
+
+
+def lookups(text: Text) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(plugin, named arguments as far as they are known) of the lookups in a template; None for what is not known."""
+    try:
+        tree = _JINJA.parse(text.source)
+    except jinja2.TemplateError:
+        return
+    for call in tree.find_all(nodes.Call):
+        if looked_up := lookup(call):
+            named: dict[str, Any] = {}
+            for name, value in looked_up[2].items():
+                try:
+                    named[name] = _evaluate(value, text.place)
+                except (Unknown, LookupError, TypeError, AttributeError):
+                    named[name] = "{{ … }}"
+            yield looked_up[0], named
+
+
+def found(name: str, place: Place, folders: Sequence[str]) -> Path:
+    """A file that a task names, where Ansible looks for it. Raises Unknown."""
+    roots = [place.document.path.parent, *([place.role] if place.role else []), place.base]
+    if "playbook_dir" in place.scope:
+        roots.append(Path(str(place.scope["playbook_dir"])))
+    places = (root / folder / name for root in roots for folder in folders)
+    path = next(filter(Path.is_file, places), None)
+    if path is None:
+        raise Unknown(f"{name} was not found")
+    return path
+
+
+def short(module: str) -> str:
+    """A module's name without the collections that this knows."""
+    return next((module.removeprefix(prefix) for prefix in _COLLECTIONS if module.startswith(prefix)), module)
+
+
+def _call(name: str, value: Any) -> tuple[str, dict[str, Any]]:
+    """The module and its arguments, in whichever way they are written."""
+    if name in ("action", "local_action"):
+        if isinstance(value, dict):
+            rest = dict(value)
+            return short(str(rest.pop("module", ""))), rest
+        name, _, value = str(value).partition(" ")
+    if isinstance(value, dict):
+        return short(name), value
+    if not isinstance(value, str):
+        return short(name), {}
+    try:
+        words = shlex.split(value)
+    except ValueError:
+        words = []
+    named = dict(word.split("=", 1) for word in words if re.match(r"\w+=", word))
+    return short(name), {**named, "_raw": value, "_free": next((word for word in words if "=" not in word), None)}
+
+
+_GROUP = frozenset({"k8s", "k8s_exec", "k8s_info", "k8s_log", "k8s_scale", "k8s_service", "k8s_cp", "k8s_drain"})
+
+
+def _defaults(defaults: Mapping[str, Mapping[str, Any]], module: str) -> dict[str, Any]:
+    """What module_defaults say of a module; its own come before its group's."""
+    result: dict[str, Any] = {}
+    for name, values in defaults.items():
+        if name.startswith("group/") and short(name.removeprefix("group/")) == "k8s" and module in _GROUP:
+            result |= values
+    for name, values in defaults.items():
+        if short(name) == module:
+            result |= values
+    return result
+
+
+def _items(node: yaml.Node | None) -> list[yaml.Node]:
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
+
+
+def _role_name(node: yaml.Node) -> Any:
+    given = plain(node)
+    return (given.get("role") or given.get("name")) if isinstance(given, dict) else given
+
+
+def _either(node: yaml.Node, name: str) -> Any:
+    """A keyword, with or without its collection."""
+    return plain(entry(node, name) or entry(node, f"ansible.builtin.{name}"))

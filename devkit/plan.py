@@ -1,0 +1,143 @@
+"""`rolerunner plan`: what would these CRs change? Their roles are run in check mode, and nothing is written.
+
+Reads the CRs, has the API server make of them what an apply would (a dry run: defaults, validation), and gives each to the
+reconciler as if it was in the cluster.
+
+Next on the way: `runner.control.plan`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from devkit import object_files
+from runner import manager
+from runner.config.settings import ConfigurationError, LogEvents, Settings
+from runner.config.watches import Watch
+from runner.control import Request
+from runner.control.own_writes import Echoes
+from runner.control.plan import Plan
+from runner.control.reconciler import Reconciler, Surroundings
+from runner.executor.run_folder import RunFolders
+from runner.kube.client import ApiClient, KubeError, NotFound, current_context
+from runner.kube.discovery import Discovery, Resource
+from runner.proxy.server import ProxyServer
+from runner.proxy.sessions import Sessions
+from runner.resource.metadata import GroupVersionKind, ObjectKey, annotations_of
+
+_DRY_RUN = {"dryRun": "All"}
+# kubectl's record of what was applied last, by which it knows what has been taken out of a file since.
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A CR as a file has it, and where it stands there, for messages."""
+
+    where: str
+    watch: Watch
+    content: Mapping[str, Any]
+
+
+async def plan(settings: Settings, written: Sequence[Written], *, namespace: str) -> list[Plan]:
+    """Each CR's plan, in their order. `namespace`: of CRs that name none. ConfigurationError or KubeError."""
+    async with AsyncExitStack() as stack:
+        client = await ApiClient.connect(os.environ)
+        stack.push_async_callback(client.close)
+        discovery, sessions = Discovery(client), Sessions()
+        namespace = namespace or current_context(os.environ).namespace or "default"
+        found = [await _in_cluster(client, discovery, cr, namespace) for cr in written]
+        proxy = ProxyServer(client, discovery, sessions, covering=lambda *_: None, port=0)
+        await stack.enter_async_context(proxy)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rolerunner-plan-")))
+        reconciler = Reconciler(
+            Surroundings(
+                client=client,
+                discovery=discovery,
+                sessions=sessions,
+                execute=await manager.executor(settings.executor, stack),
+                folders=stack.enter_context(contextlib.closing(RunFolders(folder))),
+                on_dependent=lambda *_: None,
+                echoes=Echoes(lambda _: None),
+                forget=lambda *_: None,
+                take=lambda _: None,
+                proxy_port=proxy.port,
+                ansible_args=settings.ansible_args,
+                inject_owner_ref=settings.inject_owner_ref,
+                log_events=LogEvents.NOTHING,
+            )
+        )
+        return [await reconciler.plan(*each) for each in found]
+
+
+async def _in_cluster(
+    client: ApiClient, discovery: Discovery, cr: Written, namespace: str
+) -> tuple[Request, Resource, dict[str, Any]]:
+    """The CR as it would be in the cluster after `kubectl apply`. ConfigurationError if the server would not have it."""
+    gvk = cr.watch.gvk
+    resource = await discovery.by_kind(gvk)
+    if resource is None:
+        raise ConfigurationError(f"{cr.where}: kind: the cluster has no {gvk}; apply its CRD first")
+    wanted = ObjectKey.of(cr.content)
+    key = ObjectKey((wanted.namespace or namespace) if resource.namespaced else "", wanted.name)
+    content = {
+        **cr.content,
+        "metadata": {**cr.content["metadata"], **({"namespace": key.namespace} if key.namespace else {})},
+    }
+    try:
+        try:
+            before = await client.get(resource.path(key))
+        except NotFound:
+            obj = await client.post(resource.path(namespace=key.namespace), content, _DRY_RUN)
+        else:
+            obj = await client.patch(resource.path(key), _merge_patch(_last_applied(before), content), _DRY_RUN)
+    except KubeError as error:
+        raise ConfigurationError(f"{cr.where}: the cluster would not take this: {error}") from error
+    if not cr.watch.selector.matches(obj):
+        raise ConfigurationError(
+            f"{cr.where}: metadata.labels: its watch's selector leaves this CR out; it would not be run"
+        )
+    return Request(cr.watch, key), resource, obj
+
+
+def _merge_patch(last: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """What kubectl sends for an object that was `last` applied so: also that what was taken out of it goes."""
+    gone = {name: None for name in last if name not in new}
+    changed = {
+        name: _merge_patch(last.get(name) or {}, value)
+        if isinstance(value, Mapping) and isinstance(last.get(name, {}), Mapping)
+        else value
+        for name, value in new.items()
+    }
+    return {**gone, **changed}
+
+
+def _last_applied(obj: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        last = json.loads(annotations_of(obj).get(_LAST_APPLIED, "{}"))
+    except ValueError:
+        return {}
+    return last if isinstance(last, dict) else {}
+
+
+def read(names: Sequence[str], watches: Sequence[Watch], *, watches_file: Path) -> list[Written]:
+    """The CRs in these files (see `documents`). ConfigurationError for what is no object, or of no watch."""
+    by_kind = {watch.gvk: watch for watch in watches}
+    written = []
+    for where, content in (document for name in names for document in object_files.read(name)):
+        gvk = GroupVersionKind.of(content)
+        if gvk not in by_kind:
+            known = "; ".join(map(str, by_kind))
+            raise ConfigurationError(f"{where}: kind: no watch for {gvk} in {watches_file}; it has {known}")
+        written.append(Written(where, by_kind[gvk], content))
+    if not written:
+        raise ConfigurationError(f"{', '.join(names)}: there is no CR in it")
+    return written

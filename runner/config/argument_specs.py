@@ -1,0 +1,76 @@
+"""Where a role's or a playbook's argument specs stand, and which variables a role gives itself.
+
+No more than the files: what the specs mean for a kind is in `scaffolding.crd`, for a run in `executor.arguments`.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from runner.config.settings import ConfigurationError
+
+_ENDINGS = ("yml", "yaml")
+
+
+class Loader(yaml.SafeLoader):
+    """What has a tag of Ansible's own (!vault, !unsafe) is its text."""
+
+
+Loader.add_multi_constructor("!", lambda loader, suffix, node: getattr(node, "value", None))
+
+
+def find(*, role: Path | None, playbook: Path | None) -> Path | None:
+    """The file that counts: in the role's meta folder, as for Ansible, or `NAME.argument_specs.yml` beside `NAME.yml`."""
+    if playbook:
+        places = [f"{playbook.with_suffix('')}.argument_specs.{ending}" for ending in _ENDINGS]
+    elif role:
+        places = [f"{role}/meta/{name}.{ending}" for name in ("argument_specs", "main") for ending in _ENDINGS]
+    else:
+        places = []
+    return next(map(Path, filter(_is_file, places)), None)
+
+
+def _is_file(path: str) -> bool:
+    """Looked for with each run, mostly in vain; what cannot be looked at is an error."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def own_variables(role: Path | None) -> dict[str, Any]:
+    """What a role's defaults and vars hold; vars win. Raises ConfigurationError."""
+    found: dict[str, Any] = {}
+    for path in (*files(role, "defaults"), *files(role, "vars")):
+        content = read(path)
+        found |= content if isinstance(content, dict) else {}
+    return found
+
+
+def files(role: Path | None, folder: str) -> Iterator[Path]:
+    """A role's `defaults`, `vars`, `tasks` …: main.yml, or what a folder `main` holds."""
+    if role is None:
+        return
+    main = role / folder / "main"
+    found = next(filter(Path.is_file, (main.with_suffix(f".{ending}") for ending in _ENDINGS)), None)
+    if found:
+        yield found
+    elif main.is_dir():
+        yield from sorted(path for path in main.rglob("*") if path.suffix.removeprefix(".") in _ENDINGS)
+
+
+def read(path: Path) -> Any:
+    """A YAML file as plain Python. Raises ConfigurationError."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigurationError(f"{path}:{line}: no valid YAML: {error.problem}") from error
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error}") from error

@@ -1,0 +1,237 @@
+"""Seams of ansible-core and of what it uses: what has been parsed is not parsed again.
+
+Files that an earlier run has read are reused while they are unchanged, a copy for each who reads them. Between two runs a
+process parses what the one has read, and the fork server what its children say they have read, so that the next run has it.
+That is done without the passwords of any run: what is encrypted is never kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import ansible_runner.loader
+import yaml
+from ansible import constants
+from ansible.cli.playbook import PlaybookCLI
+from ansible.executor import playbook_executor
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import PluginLoader, get_plugin_class
+from ansible.utils.display import Display
+
+from runner.executor.patches import ansible_core
+from runner.executor.patches.registry import bounded, expect
+
+_MOST = 500
+# Nanoseconds. A file that was written just now may be written again without a trace in its times.
+_SETTLED = 2_000_000_000
+
+_LISTED = ("connection_loader", "shell_loader", "become_loader")
+
+# A file's path, and how it is read: as JSON only, as a trusted template.
+Key = tuple[str, bool, bool]
+# Times, size and number of a file.
+State = tuple[int, ...]
+# A file may as well contain nothing.
+UNKNOWN = object()
+# Of the display: what has been said by now and is not said twice.
+_SAID = ("_warns", "_deprecations", "_errors")
+
+
+class Parsed:
+    """The files that are known, each with what it was like before it was read."""
+
+    def __init__(self, load: Any) -> None:
+        self._load = load
+        self._known: dict[Key, tuple[State, Any]] = {}
+        self._learned: set[Key] = set()
+        # What has something to be told each time, or is encrypted.
+        self._refused: dict[Key, State] = {}
+        # Files below this folder are the run's own.
+        self.own_folder = ""
+
+    def keep(self, key: Key) -> None:
+        """Read a file for the runs to come, with no run's passwords."""
+        path, json_only, trusted = key
+        how = {"trusted_as_template": trusted} if ansible_core.TAGS else {}
+        try:
+            with _nothing_said() as said:
+                state = _state(path)
+                content = self._load(DataLoader(), path, "none", True, json_only, **how)
+        except Exception:
+            # Whatever is wrong with it is for a run to say.
+            return
+        if any(said) or not ansible_core.is_plain(content):
+            self._refused[key] = state
+            bounded(self._refused, _MOST)
+        elif state[0] < time.time_ns() - _SETTLED:
+            self._known[key] = state, content
+            bounded(self._known, _MOST)
+
+    def learned(self) -> Iterable[Key]:
+        return self._learned
+
+    def end_run(self) -> None:
+        """Between two runs of a process: keep what the one has read for the other."""
+        learned, self._learned = self._learned, set()
+        for key in learned:
+            self.keep(key)
+
+    def take(self, key: Key) -> Any:
+        """The content, a copy of its own for each, if it is known and the file has not changed; else UNKNOWN."""
+        state, content = self._known.get(key, (None, UNKNOWN))
+        try:
+            now = _state(key[0])
+        except OSError:
+            now = None
+        if now is not None and now == state:
+            return ansible_core.copied(content)
+        self._known.pop(key, None)
+        if now != self._refused.get(key) and not key[0].startswith(self.own_folder + os.sep):
+            self._learned.add(key)
+        return UNKNOWN
+
+
+def _state(path: str) -> State:
+    found = os.stat(path)
+    return found.st_mtime_ns, found.st_size, found.st_ino, found.st_ctime_ns
+
+
+@contextlib.contextmanager
+def _nothing_said() -> Iterator[list[set[str] | dict[str, int]]]:
+    """Meanwhile nothing has been said before: warnings, deprecations, errors. Gives what has been said at the end.
+
+    None of it is displayed: whoever reads the file in a run says it there, once in each run, and ansible-runner's wrappers
+    would begin an event for it that nobody takes.
+    """
+    display = Display()
+    display.display = lambda *args, **kwargs: None
+    before = {name: getattr(display, name) for name in _SAID}
+    said = [type(messages)() for messages in before.values()]
+    for name, messages in zip(_SAID, said, strict=True):
+        setattr(display, name, messages)
+    try:
+        yield said
+    finally:
+        del display.display
+        for name, messages in before.items():
+            setattr(display, name, messages)
+
+
+def check() -> None:
+    expect(
+        DataLoader.load_from_file,
+        *("self", "file_name", "cache", "unsafe", "json_only", *(["trusted_as_template"] if ansible_core.TAGS else [])),
+    )
+    ansible_core.check_copied()
+    _ = DataLoader()._FILE_CACHE
+    for name in _SAID:
+        if not isinstance(messages := getattr(Display(), name), (set, dict)):
+            raise TypeError(f"what has been said is kept in a {type(messages).__name__}")
+
+
+def put() -> Parsed:
+    ansible_core.share_leaves()
+    load = DataLoader.load_from_file
+    kept = Parsed(load)
+
+    def load_from_file(
+        self: Any, file_name: str, cache: str = "all", unsafe: bool = False, json_only: bool = False, **kwargs: Any
+    ) -> Any:
+        path = self.path_dwim(file_name)
+        if path not in self._FILE_CACHE:
+            content = kept.take((str(path), json_only, kwargs.get("trusted_as_template", False)))
+            if content is not UNKNOWN:
+                return content
+        content = load(self, file_name, cache, True, json_only, **kwargs)
+        if unsafe:
+            return content
+        try:
+            return ansible_core.copied(content)
+        except ansible_core.NotPlain:
+            return copy.deepcopy(content)
+
+    DataLoader.load_from_file = load_from_file
+    return kept
+
+
+def check_yaml() -> None:
+    expect(yaml.safe_load, "stream")
+    _ = yaml.CSafeLoader, ansible_runner.loader.safe_load
+
+
+def put_yaml() -> None:
+    """Kubeconfigs and the like are read by PyYAML's safe loader; the one in C reads the same."""
+    yaml.safe_load = ansible_runner.loader.safe_load = lambda stream: yaml.load(stream, Loader=yaml.CSafeLoader)
+
+
+def check_arguments() -> None:
+    expect(PlaybookCLI.init_parser, "self")
+    _ = PlaybookCLI.parse
+
+
+def put_arguments() -> None:
+    """The parser of ansible-playbook's arguments is the same for all runs."""
+    init_parser = PlaybookCLI.init_parser
+    parser: Any = None
+
+    def kept_parser(self: Any) -> None:
+        nonlocal parser
+        if parser is None:
+            # Once in the life of the fork server, in its first run.
+            init_parser(self)
+            parser = self.parser
+        self.parser = parser
+
+    PlaybookCLI.init_parser = kept_parser
+
+
+def check_plugins() -> None:
+    expect(PluginLoader._load_config_defs, "self", "name", "module", "path")
+    expect(get_plugin_class, "obj")
+    expect(constants.config.has_configuration_definition, "plugin_type", "name")
+    for name in _LISTED:
+        loader = getattr(playbook_executor, name)
+        _ = loader._extra_dirs, loader.class_name
+        expect(loader.all)
+
+
+def put_plugins() -> None:
+    """Before a run's playbooks, all plugins of some types are loaded for the options that their documentation has.
+
+    They are known from the fork server's first run, unless a playbook brings more of them. And of a plugin whose
+    documentation has no options, that is found out once, not whenever it is loaded.
+    """
+    for name in _LISTED:
+        setattr(playbook_executor, name, _Listed(getattr(playbook_executor, name)))
+    load = PluginLoader._load_config_defs
+    without: set[tuple[str, str, Any]] = set()
+
+    def load_config_defs(self: Any, name: str, module: Any, path: str) -> None:
+        key = self.class_name, name, module
+        if key in without:
+            return
+        load(self, name, module, path)
+        if not (self.class_name and constants.config.has_configuration_definition(get_plugin_class(self.class_name), name)):
+            without.add(key)
+
+    PluginLoader._load_config_defs = load_config_defs
+
+
+class _Listed:
+    """A loader of plugins, in the one place where all of them are loaded, and then not used."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+        self._loaded: list[str] | None = None
+
+    def all(self, **how: Any) -> Iterable[Any]:
+        folders = list(self._loader._extra_dirs)
+        if folders == self._loaded:
+            return ()
+        self._loaded = folders
+        return self._loader.all(**how)  # type: ignore[no-any-return]

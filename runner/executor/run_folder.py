@@ -1,0 +1,185 @@
+"""The folders of the runs, in ansible-runner's layout: one a CR, bounded, owner-only, and gone when the CR is.
+
+ROOT/GROUP/VERSION/KIND/NAMESPACE/NAME/   env/ inventory/ project/   the inputs of the latest run
+                                          artifacts/IDENT/           what a run left
+                                          artifacts/latest           a link to the last one
+ROOT/.run/                                what lives as long as a run
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from runner.private_files import below_shared, owners_of
+
+logger = logging.getLogger(__name__)
+
+ARTIFACTS = "artifacts"
+# Seconds between two looks at how much all artifacts take.
+_BOUND_AFTER = 60.0
+
+
+class ArtifactsError(Exception):
+    """The root of the run folders cannot be used; `str()` says why and what to do."""
+
+
+class RunFolders:
+    """The folders below one root, each found by its parts (group, version, kind, namespace, name)."""
+
+    def __init__(self, root: Path) -> None:
+        """Take the root, for this process alone. Raises ArtifactsError."""
+        try:
+            _make_own(root)
+            self._lock = open(root / ".lock", "w")  # noqa: SIM115 - held as long as the process lives
+        except OSError as error:
+            raise ArtifactsError(f"{root}: {error.strerror}; name another folder with --runs-dir") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise ArtifactsError(f"{root} is in use by another runner; name another folder with --runs-dir") from error
+        self.root = root
+        # Folders that live as long as a run are made here: their paths are short, as programs make sockets below them.
+        self.running = root / ".run"
+        # What runs of an earlier process have left, which was killed: their kubeconfigs and temporary files.
+        shutil.rmtree(self.running, ignore_errors=True)
+
+    def folder(self, parts: Sequence[str]) -> Path:
+        """Where the runs of one CR are kept; empty parts (no group, no namespace) are left out."""
+        return self.root.joinpath(*filter(None, parts))
+
+    def remove(self, parts: Sequence[str]) -> None:
+        folder = self.folder(parts)
+        shutil.rmtree(folder, ignore_errors=True)
+        for parent in folder.parents:
+            if parent == self.root:
+                break
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+
+    async def keep_below(self, size: int) -> NoReturn:
+        """Remove the oldest artifacts, whosoever's, while all of them take more than so many bytes."""
+        while True:
+            begun = time.monotonic()
+            removed = await asyncio.to_thread(self.bound, size)
+            if removed:
+                logger.warning("The runs' folder was full; the oldest artifacts were removed", extra={"runs": removed})
+            # There may be millions of files.
+            await asyncio.sleep(max(_BOUND_AFTER, 20 * (time.monotonic() - begun)))
+
+    def bound(self, size: int) -> int:
+        """One look at it; how many runs' artifacts were removed."""
+        runs = []
+        for folder, names, _ in os.walk(self.root):
+            # No namespace and no CR is called so, and no run is without.
+            if "job_events" in names:
+                runs.append(_taken(Path(folder)))
+                names.clear()
+            elif folder == str(self.root):
+                names[:] = [name for name in names if name != self.running.name]
+        taken, removed = sum(run[1] for run in runs), 0
+        for _, of_run, path in sorted(runs):
+            if taken <= size:
+                break
+            shutil.rmtree(path, ignore_errors=True)
+            taken -= of_run
+            removed += 1
+        return removed
+
+    def left_over(self, kind_parts: Sequence[str]) -> Iterator[tuple[str, ...]]:
+        """(namespace, name) or (name,) of each CR of a kind that has a folder here, perhaps from an earlier process."""
+        base = self.folder(kind_parts)
+        for outer in filter(Path.is_dir, base.glob("*")):
+            if _is_of_cr(outer):
+                yield (outer.name,)
+            else:
+                yield from ((outer.name, inner.name) for inner in outer.iterdir() if _is_of_cr(inner))
+
+    def close(self) -> None:
+        self._lock.close()
+
+
+def _is_of_cr(folder: Path) -> bool:
+    """Whether this is a CR's folder, and not a namespace's whose CRs have the names of what a CR's folder holds."""
+    return (folder / "env" / "extravars").is_file()
+
+
+def write_private(path: Path | str, text: str | bytes, *, new: bool = False) -> None:
+    """Write a file that is its owner's alone, in the place of what may stand there; FileExistsError if it is to be `new`."""
+    left = memoryview(text.encode() if isinstance(text, str) else text)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | (os.O_EXCL if new else os.O_TRUNC), 0o600)
+    try:
+        while left:
+            left = left[os.write(descriptor, left) :]
+    finally:
+        os.close(descriptor)
+
+
+def settle(folder: Path, ident: str, keep: int | None) -> None:
+    """After a run: keep what it left, and no more than `keep` runs' (0: all); None: nothing of it. Not in the event loop."""
+    if keep is None:
+        shutil.rmtree(folder / ARTIFACTS / ident, ignore_errors=True)
+        return
+    link_latest(folder, ident)
+    try:
+        rotate(folder, keep)
+    except OSError as error:
+        logger.warning("Old artifacts could not be removed", extra={"path": str(folder), "error": str(error)})
+
+
+def link_latest(folder: Path, ident: str) -> None:
+    """Point `artifacts/latest` at this run; never without a link in between."""
+    latest = folder / ARTIFACTS / "latest"
+    fresh = latest.with_name(f".latest-{ident}")
+    try:
+        fresh.symlink_to(ident)
+        fresh.replace(latest)
+    except OSError as error:
+        logger.warning("The link to the latest artifacts could not be set", extra={"path": str(latest), "error": str(error)})
+
+
+def rotate(folder: Path, keep: int) -> None:
+    """Remove the oldest runs' artifacts beyond `keep`; 0 keeps all."""
+    if keep <= 0:
+        return
+    with os.scandir(folder / ARTIFACTS) as entries:
+        runs = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+    if len(runs) > keep:
+        for _, path in sorted((run.stat(follow_symlinks=False).st_mtime, run.path) for run in runs)[:-keep]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _taken(run: Path) -> tuple[float, int, Path]:
+    """When a run was last at work, how many bytes its artifacts take, and where they are."""
+    latest, size = 0.0, 0
+    for folder, _, names in os.walk(run):
+        for path in (folder, *(os.path.join(folder, name) for name in names)):
+            with contextlib.suppress(OSError):
+                found = os.lstat(path)
+                latest, size = max(latest, found.st_mtime), size + found.st_blocks * 512
+    return latest, size, run
+
+
+def _make_own(root: Path) -> None:
+    """The folder, and those above it that are missing, for this user alone. OSError or ArtifactsError."""
+    for path in reversed((root, *root.parents)):
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+    # In a world-writable /tmp somebody else may have been there first: with a link, or with a folder above this one.
+    for path in (root, *below_shared(root)):
+        if not owners_of(path) <= ({os.geteuid()} if path == root else {0, os.geteuid()}):
+            raise ArtifactsError(f"{path} belongs to another user; name another folder with --runs-dir")
+        mode = path.stat().st_mode
+        if path != root and not mode & stat.S_ISVTX and mode & stat.S_IWOTH:
+            raise ArtifactsError(f"{path} can be changed by other users; name another folder with --runs-dir")
+    root.chmod(0o700)

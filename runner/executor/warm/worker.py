@@ -1,0 +1,456 @@
+"""A fork of the warm process that plays jobs: what `ansible-runner` does around `ansible-playbook`, and the latter's code.
+
+The command, the environment and the working directory are ansible-runner's; the command is called instead of started.
+ansible-runner's callback plugin and its filter make the events out of what is displayed, as they do for a process;
+only the data that they exchange through files is kept in memory. Between two jobs `runner.executor.warm.reset` puts
+the process back.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import gc
+import inspect
+import io
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import ansible_runner
+import yaml
+from ansible import constants
+from ansible.cli.playbook import PlaybookCLI
+from ansible.plugins.loader import callback_loader, init_plugin_loader, module_loader
+from ansible.utils import color
+from ansible.utils.display import Display
+from ansible_runner.utils import OutputEventFilter
+
+from runner.executor.environment import LOCAL_TEMP, order, write_inputs
+from runner.executor.jobs import Job, Limits
+from runner.executor.patches import ansible_core, facts, files, kubernetes_core, registry, results, tasks, templates
+from runner.executor.recorder import Recorder
+from runner.executor.warm import reset
+from runner.executor.warm.lessons import Lessons
+
+# Seconds.
+_GATHERING = 120
+# Events after which another one comes at once, or the end: they are sent together with it.
+_FOLLOWED_AT_ONCE = frozenset({
+    *("playbook_on_start", "playbook_on_play_start", "playbook_on_task_start", "playbook_on_stats"),
+    *("runner_on_ok", "runner_on_skipped", "runner_on_failed", "verbose"),
+})  # fmt: skip
+# Bytes of what the fork server says with a job.
+_ORDER = 1024
+# Seconds without a job after which there is time for the garbage collector; and how many objects runs may leave until then.
+_LULL, _LEFT = 0.05, 10_000
+
+# Whose modules are called in the process. What they keep between two calls that a later one could stumble over is the
+# Kubernetes client's default, which `connecting` sees to; where it cannot, all of them take ansible-core's way.
+COLLECTIONS = frozenset({"kubernetes.core", "operator_sdk.util"})
+
+# Parts that a worker must know to be put back; the others are for speed.
+_NEEDED_BY_WORKERS = frozenset({"workers", "connections", "tasks", "modules", "temporary folders"})
+
+# Something of everything that most runs need: facts, a condition, a loop, a template, modules.
+_WARM_UP = """
+- ansible.builtin.gather_facts: {gather_subset: ["!all", "!min", env]}
+- ansible.builtin.set_fact: {numbers: "{{ [1, 2] | map('int') | list }}"}
+- ansible.builtin.debug: {msg: "{{ item | to_json }}"}
+  loop: "{{ numbers }}"
+  when: numbers | default([]) | length == 2
+  changed_when: true
+  notify: handled
+- block:
+    - ansible.builtin.fail: {msg: "{{ lookup('template', 'text.j2') }}"}
+  rescue:
+    - ansible.builtin.debug: {var: ansible_failed_result.msg}
+- ansible.builtin.include_tasks: more.yml
+"""
+_WARM_UP_MORE = {
+    "handlers/main.yml": "- {name: handled, ansible.builtin.debug: {msg: handled}}\n",
+    "tasks/more.yml": "- operator_sdk.util.requeue_after: {time: 1s}\n",
+    "templates/text.j2": "{% for n in numbers %}{{ n }}{% endfor %}",
+    "defaults/main.yml": "word: hello\n",
+    "meta/argument_specs.yml": "argument_specs: {main: {options: {word: {type: str}}}}\n",
+}
+# What is loaded if it is there, each by asking a server that is not: it gets far enough to have imported what it needs.
+_OTHER_MODULES = ("kubernetes.core.k8s", "kubernetes.core.k8s_info", "operator_sdk.util.k8s_status")
+_WARM = "warm"
+_NOWHERE = "http://127.0.0.1:9"
+
+
+class Warm:
+    """Ansible, loaded: made in the fork server, in the environment of a play and before there is any; used in its workers.
+
+    `left_out`: what of ansible-core goes the slow way, and why. `lessons`: what runs learn for those after them.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        # Each run's own attempt would be told as a warning.
+        warnings.filterwarnings("ignore", message="AnsibleCollectionFinder has already been configured")
+        init_plugin_loader()
+        # It wraps what displays, and is to be wrapped by the seams.
+        if (plugin := callback_loader.get("awx_display", class_only=True)) is not None:
+            _lighten(plugin.set_options.__globals__)
+        lasting = {
+            "facts": (facts.check, facts.put),
+            "templates": (templates.check, templates.put),
+            "parsing": (files.check, files.put),
+        }
+        left_out, connections = registry.install([("connections", kubernetes_core.check, kubernetes_core.put)])
+        # Those of them whose modules are called in the process.
+        self.inline = frozenset() if left_out else COLLECTIONS
+        others, installed = registry.install(
+            [
+                *tasks.seams(self.inline),
+                *((name, check, put) for name, (check, put) in lasting.items()),
+                ("names of filters", templates.check_names, templates.put_names),
+                ("keywords", templates.check_keywords, templates.put_keywords),
+                ("YAML", files.check_yaml, files.put_yaml),
+                ("cleaning", results.check, results.put),
+                ("results told", results.check_told, results.put_told),
+                ("arguments", files.check_arguments, files.put_arguments),
+                ("plugins", files.check_plugins, files.put_plugins),
+                ("workers", reset.check, reset.put),
+            ]
+        )
+        self.left_out = {**left_out, **others}
+        self.lessons = Lessons({name: installed[name] for name in lasting if name in installed})
+        self._facts: facts.Facts | None = installed.get("facts")
+        # In the fork server's own folder.
+        self._facts_file = Path(tempfile.gettempdir()) / "facts"
+        self._parsed: files.Parsed | None = installed.get("parsing")
+        self._connections: kubernetes_core.Connections | None = connections.get("connections")
+
+    def warm_up(self) -> None:
+        """Load what runs need, by playing a first one. Its traces are removed."""
+        with tempfile.TemporaryDirectory(prefix="rolerunner-warm-") as folder:
+            role = Path(folder) / "roles" / "warm"
+            first = [*yaml.safe_load(_WARM_UP), *_asking_nobody(Path(folder) / "kubeconfig")]
+            for name, text in {**_WARM_UP_MORE, "tasks/main.yml": json.dumps(first)}.items():
+                (role / name).parent.mkdir(parents=True, exist_ok=True)
+                (role / name).write_text(text)
+            job = Job(ident=_WARM, folder=Path(folder) / "run", role=role, scratch=Path(folder) / "tmp")
+            write_inputs(job)
+            before, where, outputs = dict(os.environ), os.getcwd(), (sys.stdout, sys.stderr)
+            places = tempfile.tempdir, constants.DEFAULT_LOCAL_TMP
+            try:
+                asked = {**order(job), "gather_facts": False}
+                code, _, printed = _run(asked, Recorder(asked, lambda event: None), lambda: None)
+            finally:
+                reset.be_environment(before)
+                os.chdir(where)
+                sys.stdout, sys.stderr = outputs
+                tempfile.tempdir, constants.DEFAULT_LOCAL_TMP = places
+            if code != 0 or "failed=0" not in printed:
+                raise RuntimeError(f"the warm-up run failed: {printed}")
+        ansible_core.forget_run()
+        for kind in self.lessons.kinds.values():
+            # It is known here, and not for every worker to tell.
+            kind.learned()
+        if self._parsed is not None:
+            self._parsed.end_run()
+        # Where what a run does is not as known, each job has a process of its own.
+        self._baseline = None if self.left_out.keys() & _NEEDED_BY_WORKERS else reset.Baseline(self.inline)
+
+    def gathering(self) -> Callable[[], None] | None:
+        """What a fork should do beside the runs, if it is time for it: gather facts for those to come."""
+        return self._gather if self._facts is not None and self._facts.is_due() else None
+
+    def _gather(self) -> None:
+        assert self._facts is not None
+        # Somewhere on the machine something may hang.
+        signal.alarm(_GATHERING)
+        self._facts.gather()
+        self._facts.store(self._facts_file)
+
+    def serve(self, server: socket.socket) -> None:
+        """Play the jobs whose connections come through the fork server's socket, until it is closed or one was the last."""
+        # A short life, in which what lives on is looked through again and again for little.
+        gc.set_threshold(50_000, 20, 100)
+        if self._baseline is not None:
+            self._baseline.begin()
+        uses = reset.Uses(self._limits)
+        while True:
+            told, connections = _next(server)
+            if not connections:
+                return
+            with socket.socket(fileno=connections[0]) as connection, connection.makefile("rw", encoding="utf-8") as stream:
+                code = self._play(stream)
+            retired = "isolated" if not json.loads(told)["again"] else uses.reason(code) or self._put_back()
+            with contextlib.suppress(BrokenPipeError):
+                # That nobody is there any more, is seen where the next job should come from.
+                server.send(json.dumps({"retired": retired}).encode())
+            self.lessons.tell()
+            if retired:
+                return
+            if self._parsed is not None:
+                self._parsed.end_run()
+            # Between two runs there is hardly anything else to look through, and what is large goes early.
+            objects, passes, _ = gc.get_count()
+            if passes or objects > _LEFT:
+                gc.collect()
+
+    def _put_back(self) -> str:
+        """Why this process plays no other job; empty if it does."""
+        if self._baseline is None:
+            return "unknown"
+        if self._connections is not None:
+            self._connections.end_run()
+        self._baseline.restore()
+        return self._baseline.difference(self._connections.descriptors() if self._connections is not None else ())
+
+    def _play(self, stream: Any) -> int | None:
+        """Play the job whose order comes through the stream, and send its events there; its exit code, if it has one."""
+        asked = json.loads(stream.readline())
+        # The clock is the machine's, and so the runner's.
+        begun = time.monotonic()
+        if self._parsed is not None:
+            self._parsed.own_folder = asked["folder"]
+        if self._facts is not None:
+            self._facts.refresh(self._facts_file)
+        if self._connections is not None:
+            self._connections.own = asked["environment"].get(kubernetes_core.KUBECONFIG)
+
+        def tell(line: str) -> None:
+            stream.write(line + "\n")
+
+        tell(json.dumps({"begun": begun}))
+        recorder = Recorder(asked, tell)
+        try:
+            code, has_events, printed = _run(asked, recorder, stream.flush)
+        except Exception:
+            # Of the runner's own code: a playbook's failure is a result.
+            tell(json.dumps({"done": 1, "printed": recorder.masked(traceback.format_exc())[-4000:]}))
+            return None
+        # A failed play is a result, told by its events; without any event there was none.
+        done = 0 if has_events else code
+        tell(json.dumps({"done": done, "printed": "" if done == 0 else printed[-4000:]}))
+        return code
+
+
+def _lighten(module: dict[str, Any]) -> None:
+    """Spare the callback plugin's wrappers what takes them longer than it takes to display something."""
+    marked = Display.debug
+
+    def debug(display: Any, msg: str, host: str | None = None) -> None:
+        # A hundred times in a run, mostly for nothing.
+        if constants.DEFAULT_DEBUG:
+            marked(display, msg, host=host)
+
+    Display.debug = debug
+    if {"_getsignature", "_getcallargs"} <= module.keys():
+        module["_getsignature"], module["_getcallargs"] = _parameters, _arguments
+
+
+@functools.cache
+def _parameters(function: Callable[..., Any]) -> dict[str, Any]:
+    """The names of its parameters, and their defaults."""
+    return {name: each.default for name, each in inspect.signature(function).parameters.items()}
+
+
+def _arguments(parameters: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """What a function is called with. If it cannot be, it says so itself."""
+    return {**parameters, **dict(zip(parameters, args, strict=False)), **kwargs}
+
+
+def _next(server: socket.socket) -> tuple[bytes, list[int]]:
+    """What the fork server says, and the next job's connection. While there is none, the garbage collector has time."""
+    if not select.select([server], [], [], _LULL)[0]:
+        gc.collect()
+    told, connections, _, _ = socket.recv_fds(server, _ORDER, 1)
+    return told, connections
+
+
+def _asking_nobody(kubeconfig: Path) -> list[dict[str, Any]]:
+    """Tasks of the modules that are there to be loaded; with the kubeconfig that they take, written."""
+    config = {
+        "clusters": [{"name": "none", "cluster": {"server": _NOWHERE}}],
+        "users": [{"name": "none", "user": {"username": "none", "password": "none"}}],
+        "contexts": [{"name": "none", "context": {"cluster": "none", "user": "none"}}],
+        "current-context": "none",
+    }
+    kubeconfig.write_text(json.dumps(config))
+    arguments = {
+        "api_version": "v1",
+        "kind": "ConfigMap",
+        "name": "none",
+        "namespace": "none",
+        "kubeconfig": str(kubeconfig),
+    }
+    found = [name for name in _OTHER_MODULES if module_loader.find_plugin_with_context(name).resolved]
+    return [{name: arguments, "ignore_errors": True} for name in found]
+
+
+def _run(asked: dict[str, Any], recorder: Recorder, flush: Callable[[], None]) -> tuple[int, bool, str]:
+    """The exit code of ansible-playbook, whether there were events, and what it printed."""
+    config = ansible_runner.interface.init_runner(**recorder.arguments()).config
+    (recorder.artifacts / "job_events").mkdir(mode=0o700, parents=True, exist_ok=True)
+    command = {"command": config.command, "cwd": config.cwd, "env": config.env}
+    recorder.keep("stderr", "")
+    recorder.keep("command", json.dumps(recorder.redacted(command)))
+    reset.be_environment(config.env)
+    os.chdir(config.cwd)
+    events = _Events(recorder, config.ident, flush)
+    screen = OutputEventFilter(None, events, suppress_ansible_output=True)
+    sys.stdout, sys.stderr = _Terminal(screen), _Terminal(screen)
+    color.ANSIBLE_COLOR = _has_colours()
+    tempfile.tempdir = os.environ.get("TMPDIR")
+    local = asked["environment"].get(LOCAL_TEMP) or Path(constants.DEFAULT_LOCAL_TMP).parent
+    constants.DEFAULT_LOCAL_TMP = tempfile.mkdtemp(prefix="ansible-local-", dir=local)
+    sys.argv = [shutil.which(config.command[0]) or config.command[0], *config.command[1:]]
+    try:
+        PlaybookCLI.cli_executor(sys.argv)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    finally:
+        sys.stderr.flush()
+        sys.stdout.close()
+        events.close()
+        _remove(constants.DEFAULT_LOCAL_TMP)
+        if asked["ident"] != _WARM:
+            atexit._run_exitfuncs()
+    printed = recorder.close()
+    recorder.keep("rc", str(code))
+    recorder.keep("status", "successful" if code == 0 else "failed")
+    return code, events.count > 0, printed
+
+
+def _remove(folder: str) -> None:
+    try:
+        # Most runs leave it empty.
+        os.rmdir(folder)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _has_colours() -> bool:
+    """What ansible-playbook would find out of the terminal that ansible-runner gives it; here it cannot ask one."""
+    if constants.ANSIBLE_FORCE_COLOR or constants.ANSIBLE_NOCOLOR:
+        return bool(constants.ANSIBLE_FORCE_COLOR)
+    try:
+        import curses
+    except ImportError:
+        return True
+    try:
+        curses.setupterm(fd=2)
+        return curses.tigetnum("colors") >= 0
+    except curses.error:
+        return False
+
+
+Mark = dict[str, str]
+
+
+class _Terminal:
+    """What ansible-runner otherwise shows ansible-playbook, as far as it writes to it."""
+
+    encoding, errors = "utf-8", "replace"
+
+    def __init__(self, screen: OutputEventFilter) -> None:
+        self._screen = screen
+        # Each of the two outputs keeps what it has until a line is complete: that decides which of them is first.
+        self._kept: list[str | Mark] = []
+        self._at_once = bool(os.environ.get("PYTHONUNBUFFERED"))
+
+    def write(self, text: str) -> int:
+        self._kept.append(text)
+        if self._at_once or "\n" in text or "\r" in text:
+            self.flush()
+        return len(text)
+
+    def mark(self, event: Mark) -> None:
+        """Where the text of an event begins, and (without a uuid) where it ends. Elsewhere this is written in code."""
+        self._kept.append(event)
+        if self._at_once:
+            self.flush()
+
+    def flush(self) -> None:
+        kept, self._kept = self._kept, []
+        for part in kept:
+            if isinstance(part, str):
+                self._screen.write(part.replace("\n", "\r\n"))
+            else:
+                before, self._screen._buffer = self._screen._buffer.getvalue(), io.StringIO()
+                self._screen._emit_event(before, dict(part))
+
+    def isatty(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.flush()
+        self._screen.close()
+
+
+class _Events:
+    """Takes the events from ansible-runner's filter, with the data that its callback plugin has put aside for them."""
+
+    def __init__(self, recorder: Recorder, ident: str, flush: Callable[[], None]) -> None:
+        self.count = 0
+        self._recorder = recorder
+        self._flush = flush
+        self._ident = ident
+        plugin = callback_loader.get("awx_display", class_only=True)
+        module = plugin.v2_playbook_on_start.__globals__
+        self._encode: Callable[[Any], str] = module["AnsibleJSONEncoderLocal"]().encode
+        self._aside: dict[str, Any] = {}
+        self._plugin, self._begin, self._context = plugin, plugin.__init__, module["event_context"]
+        context, begin = self._context, self._begin
+        context.cache = self
+        # What is displayed before the callback plugin is loaded, which it long is here, is told without its marks.
+        context.dump = lambda *_, **__: None
+
+        def mark(output: Any, data: Mark, flush: bool = False) -> None:
+            getattr(output, "real", output).mark(data)
+            if flush:
+                output.flush()
+
+        def begun(callback: Any) -> None:
+            context.dump = mark
+            begin(callback)
+
+        plugin.__init__ = begun
+
+    def close(self) -> None:
+        """Leave nothing of the run with the plugin."""
+        self._plugin.__init__ = self._begin
+        self._context.cache = None
+        self._context._global_ctx.clear()
+
+    def set(self, key: str, value: dict[str, Any]) -> None:
+        """What the callback plugin calls. Written down at once: what it holds goes on changing."""
+        self._aside[key.removeprefix(":1:ev-")] = self._encode(value)
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """What the filter calls, with the text that belongs to the event."""
+        if "uuid" not in event:
+            return
+        self.count += 1
+        event["runner_ident"] = self._ident
+        aside = self._aside.pop(event["uuid"], None)
+        if aside is None:
+            text = json.dumps({**event, "created": datetime.now(UTC).isoformat()})
+        else:
+            # Large, often, and an object that has all but these.
+            rest = {name: value for name, value in event.items() if name not in ("uuid", "event")}
+            text = f"{aside[:-1]}, {json.dumps(rest)[1:]}"
+        text = self._recorder.record(text, event["stdout"])
+        self._recorder.keep_event(event["counter"], event["uuid"], text)
+        if event.get("event") not in _FOLLOWED_AT_ONCE:
+            self._flush()

@@ -1,0 +1,125 @@
+"""The certificate with which /metrics is served over TLS: one that is mounted, or one made at start for this process.
+
+A mounted one is looked for where controller-runtime looks, and read again when it changes, as cert-manager's do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ipaddress
+import logging
+import os
+import ssl
+import tempfile
+from pathlib import Path
+
+from runner.config.settings import ConfigurationError
+from runner.private_files import below_shared, owners_of
+
+logger = logging.getLogger(__name__)
+
+# controller-runtime's defaults: CertDir, CertName, KeyName.
+MOUNTED = Path(tempfile.gettempdir()) / "k8s-metrics-server" / "serving-certs"
+_CERTIFICATE, _KEY = "tls.crt", "tls.key"
+
+_LIFETIME = datetime.timedelta(days=3650)
+# Seconds between two looks at a mounted certificate.
+_INTERVAL = 10.0
+
+
+class ServingCertificate:
+    """`context` is for the server. Raises ConfigurationError for a mounted certificate that cannot be used."""
+
+    def __init__(self, folder: Path = MOUNTED) -> None:
+        self.context = _context()
+        self._files = (folder / _CERTIFICATE, folder / _KEY)
+        self.is_mounted = all(path.exists() for path in self._files) and not _is_foreign(folder)
+        self._state = self._stat() if self.is_mounted else None
+        if self.is_mounted:
+            try:
+                self.context.load_cert_chain(*self._files)
+            except (OSError, ssl.SSLError) as error:
+                raise ConfigurationError(
+                    f"{self._files[0]}: cannot be used with {_KEY} beside it to serve metrics ({error}); "
+                    "mount a pair in PEM, or none to have one made"
+                ) from error
+        else:
+            _load(self.context, _self_signed())
+
+    async def follow(self) -> None:
+        """Take over each change of a mounted certificate, until cancelled."""
+        while True:
+            await asyncio.sleep(_INTERVAL)
+            self.refresh()
+
+    def refresh(self) -> None:
+        """New connections get the mounted certificate as it is now, if it can be used."""
+        if not self.is_mounted or (state := self._stat()) == self._state:
+            return
+        self._state = state
+        try:
+            # Tried elsewhere first: a context is left with half of a pair that does not fit.
+            _context().load_cert_chain(*self._files)
+            self.context.load_cert_chain(*self._files)
+        except (OSError, ssl.SSLError) as error:
+            logger.warning("The new certificate for metrics cannot be used", extra={"error": str(error)})
+        else:
+            logger.info("The certificate for metrics is a new one", extra={"path": str(self._files[0])})
+
+    def _stat(self) -> tuple[tuple[int, int], ...]:
+        try:
+            return tuple((stat.st_ino, stat.st_mtime_ns) for stat in map(Path.stat, self._files))
+        except OSError:
+            return ()
+
+
+def _context() -> ssl.SSLContext:
+    return ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+
+
+def _load(context: ssl.SSLContext, pem: bytes) -> None:
+    """Python reads certificates from files only: this one is its owner's alone, and gone at once."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(pem)
+        file.flush()
+        context.load_cert_chain(file.name)
+
+
+def _is_foreign(folder: Path) -> bool:
+    """Whether another user may have put it there: in a world-writable /tmp, below which it is looked for by default."""
+    foreign = next((path for path in below_shared(folder) if not owners_of(path) <= {0, os.geteuid()}), None)
+    if foreign is not None:
+        logger.warning("A certificate for metrics was passed over; it belongs to another user", extra={"path": str(foreign)})
+    return foreign is not None
+
+
+def _self_signed() -> bytes:
+    """A key and its certificate for localhost, as controller-runtime makes it: who scrapes cannot check it, only encrypt."""
+    # Large, and not needed where metrics are not served over TLS.
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "rolerunner metrics")])
+    now = datetime.datetime.now(datetime.UTC)
+    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(minutes=5))
+        .not_valid_after(now + _LIFETIME)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    encoding = serialization.Encoding.PEM
+    return certificate.public_bytes(encoding) + key.private_bytes(
+        encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )

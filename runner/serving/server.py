@@ -1,0 +1,144 @@
+"""What the runner serves about itself: /healthz and /readyz, and /metrics; and where roles bring metrics of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from runner import metrics
+from runner.config.settings import Address, ConfigurationError
+from runner.kube.authorization import Access
+from runner.kube.client import KubeError
+from runner.serving.certificate import ServingCertificate
+from runner.serving.role_metrics import RefusedMetric, RoleMetrics
+
+logger = logging.getLogger(__name__)
+
+# Connections that a server has at once; seconds for which an idle one is kept, and which TLS may take to begin.
+_CONNECTIONS = 100
+_KEEPALIVE = 15.0
+_HANDSHAKE = 10.0
+
+
+@asynccontextmanager
+async def serving_health(
+    address: Address, *, is_ready: Callable[[], bool], is_healthy: Callable[[], bool] = lambda: True
+) -> AsyncIterator[Address]:
+    """Serve /healthz (the process answers, and can run Ansible) and /readyz (it also watches, or waits to lead).
+
+    Yields the real address.
+    """
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.Response(text="ok") if is_healthy() else web.Response(status=503, text="Ansible cannot be run")
+
+    async def readyz(_: web.Request) -> web.Response:
+        return web.Response(text="ok") if is_ready() else web.Response(status=503, text="not watching yet")
+
+    routes = [web.get(path, healthz) for path in ("/healthz", "/healthz/healthz", "/healthz/ping")]
+    routes += [web.get(path, readyz) for path in ("/readyz", "/readyz/readyz")]
+    async with _serving(address, routes, flag="--health-probe-bind-address") as bound:
+        yield bound
+
+
+@asynccontextmanager
+async def serving_metrics(
+    address: Address,
+    role_metrics: RoleMetrics,
+    *,
+    certificate: ServingCertificate | None = None,
+    access: Access | None = None,
+) -> AsyncIterator[Address]:
+    """Serve /metrics, the roles' after the runner's own. Yields the real address.
+
+    Over TLS with a certificate; with `access`, only to who may get /metrics.
+    """
+
+    async def answer(request: web.Request) -> web.Response:
+        refusal = await _refusal(request, access) if access else None
+        if refusal is not None:
+            return refusal
+        text = metrics.exposition() + role_metrics.exposition()
+        return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    context = certificate.context if certificate else None
+    async with _serving(address, [web.get("/metrics", answer)], flag="--metrics-bind-address", tls=context) as bound:
+        following = asyncio.create_task(certificate.follow()) if certificate else None
+        try:
+            yield bound
+        finally:
+            if following:
+                following.cancel()
+
+
+async def _refusal(request: web.Request, access: Access) -> web.Response | None:
+    """The answer to who may not see this; None if they may. The words are those of controller-runtime's filter."""
+    scheme, _, token = request.headers.get("Authorization", "").strip().partition(" ")
+    failed = "Authentication failed"
+    try:
+        user = await access.user(token.strip()) if scheme.lower() == "bearer" and token.strip() else None
+        if user is None:
+            return web.Response(status=401, text="Unauthorized")
+        failed = f"Authorization for user {user.name} failed"
+        if await access.allows(user, verb=request.method.lower(), path=request.path):
+            return None
+        return web.Response(status=403, text=f"Authorization denied for user {user.name}")
+    except KubeError as error:
+        logger.error("Whether metrics may be shown could not be found out", extra={"error": str(error)})
+        return web.Response(status=500, text=failed)
+
+
+@asynccontextmanager
+async def serving_role_metrics(address: Address, role_metrics: RoleMetrics) -> AsyncIterator[Address]:
+    """Take what operator_sdk.util.osdk_metric posts to /metrics. Yields the real address."""
+
+    async def record(request: web.Request) -> web.Response:
+        try:
+            role_metrics.record(await request.read())
+        except RefusedMetric as error:
+            logger.info("A role's metric was refused", extra={"error": str(error)})
+            return web.Response(status=400, text=str(error))
+        return web.Response()
+
+    async with _serving(address, [web.post("/metrics", record)], flag="--role-metrics-bind-address") as bound:
+        yield bound
+
+
+@asynccontextmanager
+async def _serving(
+    address: Address, routes: list[web.RouteDef], *, flag: str, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Address]:
+    application = web.Application()
+    application.add_routes(routes)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1, keepalive_timeout=_KEEPALIVE)
+    await runner.setup()
+    server = runner.server
+    assert server is not None
+
+    def connected() -> asyncio.Protocol:
+        # The process's file descriptors are the runs', too. The oldest goes, so that a probe always finds a place.
+        for oldest in server.connections[: max(len(server.connections) - _CONNECTIONS + 1, 0)]:
+            oldest.force_close()
+        return server()
+
+    listener: asyncio.Server | None = None
+    try:
+        # No host: all interfaces, by IPv4 and IPv6. As in Go, a name is one address: many containers have a localhost by
+        # IPv6 that cannot be listened on.
+        host = "127.0.0.1" if address.host == "localhost" else address.host or None
+        try:
+            listener = await asyncio.get_running_loop().create_server(
+                connected, host, address.port, ssl=tls, ssl_handshake_timeout=_HANDSHAKE if tls else None
+            )
+        except OSError as error:
+            raise ConfigurationError(f"{flag} {address} cannot be listened on: {error.strerror}; choose another") from error
+        yield Address(address.host, listener.sockets[0].getsockname()[1])
+    finally:
+        if listener is not None:
+            listener.close()
+        await runner.cleanup()

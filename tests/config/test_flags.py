@@ -1,0 +1,177 @@
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from runner.config import flags
+from runner.config.settings import Address, ConfigurationError, Election, LogEvents, Settings
+
+
+def read(*arguments: str, **environ: str) -> Settings:
+    """What the flags come to. A mistake that click finds raises UsageError, one of ours ConfigurationError."""
+    found: list[Settings] = []
+
+    @click.command()
+    @flags.declared
+    def command(values: Mapping[str, Any], given: set[str]) -> None:
+        found.append(flags.read(values, given, environ))
+
+    result = CliRunner().invoke(command, arguments, standalone_mode=False)
+    if result.exception:
+        raise result.exception
+    return found[0]
+
+
+def test_the_defaults_are_the_go_operators() -> None:
+    settings = read()
+    assert settings.reconcile_period == 36_000
+    assert settings.verbosity == 2
+    assert settings.inject_owner_ref is True
+    assert settings.proxy_port == 8888
+    assert settings.health_address == Address("", 6789)
+    assert settings.metrics_address == Address("", 8443)
+    assert settings.role_metrics_address == Address("localhost", 5050)
+    assert settings.shutdown_grace == 30
+    assert settings.log_events is LogEvents.TASKS
+    assert settings.election is None
+    assert settings.run_timeout is None
+    switches = (settings.metrics_secure, settings.metrics_require_rbac, settings.debug_logs)
+    assert not any(switches)
+    assert settings.notices == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        ((), True),
+        (("--inject-owner-ref",), True),
+        (("--inject-owner-ref=true",), True),
+        (("--inject-owner-ref=false",), False),
+    ],
+    ids=["default", "alone", "true", "false"],
+)
+def test_a_switch_stands_alone_or_has_a_value(arguments: tuple[str, ...], value: bool) -> None:
+    assert read(*arguments, "--metrics-secure").inject_owner_ref is value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "name"),
+    [
+        (("--leader-elect", "--leader-election-id=here"), {}, "here"),
+        (("--enable-leader-election", "--leader-election-id=here"), {}, "here"),
+        (("--leader-elect",), {"OPERATOR_NAME": "there"}, "there"),
+        (("--leader-elect", "--leader-election-id=here"), {"OPERATOR_NAME": "there"}, "here"),
+    ],
+    ids=["flag", "old-flag", "variable", "flag-over-variable"],
+)
+def test_leader_election(arguments: tuple[str, ...], environ: dict[str, str], name: str) -> None:
+    assert read(*arguments, **environ).election == Election(name=name, namespace="", lease_duration=15, renew_deadline=10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "level", "format", "traces", "encoding"),
+    [
+        ((), "info", "auto", "error", "rfc3339"),
+        (("--zap-devel",), "debug", "console", "warning", "rfc3339"),
+        (("--zap-devel", "--zap-encoder=json", "--zap-log-level=error"), "error", "json", "warning", "rfc3339"),
+        (("--zap-devel=false", "--zap-log-level=5"), "debug", "auto", "error", "rfc3339"),
+        (("--zap-log-level=panic", "--zap-stacktrace-level=panic"), "critical", "auto", "critical", "rfc3339"),
+        (("--zap-stacktrace-level=info", "--zap-time-encoding=epoch"), "info", "auto", "info", "epoch"),
+        (("--zap-encoder=JSON", "--zap-time-encoding=RFC3339Nano"), "info", "json", "error", "rfc3339nano"),
+        (("--zap-time-encoding=nanos",), "info", "auto", "error", "nanos"),
+    ],
+    ids=["default", "devel", "devel-but", "number", "panic", "times", "case", "nanos"],
+)
+def test_zaps_flags(arguments: tuple[str, ...], level: str, format: str, traces: str, encoding: str) -> None:
+    logging = read(*arguments).logging
+    assert (logging.level, logging.format, logging.traces, logging.time_encoding) == (level, format, traces, encoding)
+
+
+@pytest.mark.parametrize("value", ["Tasks", "EVERYTHING", "nothing"])
+def test_log_events_in_any_case(value: str) -> None:
+    assert read(f"--ansible-log-events={value}").log_events == value.lower()
+
+
+@pytest.mark.parametrize(
+    ("value", "on", "said"), [("true", True, 0), ("1", True, 0), ("0", False, 0), ("", False, 0), ("yes", False, 1)]
+)
+def test_debug_logs(value: str, on: bool, said: int) -> None:
+    settings = read(ANSIBLE_DEBUG_LOGS=value)
+    assert settings.debug_logs is on
+    assert len(settings.notices) == said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "notice"),
+    [
+        (("--metrics-addr=:9000",), "--metrics-addr is deprecated; use --metrics-bind-address"),
+        (("--enable-leader-election=false",), "--enable-leader-election is deprecated; use --leader-elect"),
+        (("--leader-elect-resource-lock=leases",), "--leader-elect-resource-lock has no effect"),
+        (("--enable-http2",), "--enable-http2 has no effect"),
+    ],
+    ids=["metrics", "election", "lock", "http2"],
+)
+def test_what_is_deprecated_is_taken_and_said(arguments: tuple[str, ...], notice: str) -> None:
+    (said,) = read(*arguments).notices
+    assert said.startswith(notice)
+
+
+def test_the_old_name_of_the_metrics_address_counts() -> None:
+    assert read("--metrics-addr=127.0.0.1:9000").metrics_address == Address("127.0.0.1", 9000)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--metrics-addr=:1", "--metrics-bind-address=:2"), "are the same"),
+        (("--leader-elect", "--enable-leader-election"), "are the same"),
+        (("--log-level=info", "--zap-log-level=info"), "are the same"),
+        (("--leader-elect",), "--leader-election-id"),
+        (("--leader-elect", "--leader-election-id=x", "--leader-elect-lease-duration=10s"), "must be longer"),
+        (("--metrics-require-rbac",), "needs --metrics-secure"),
+    ],
+    ids=["metrics", "election", "level", "no-id", "durations", "rbac"],
+)
+def test_what_does_not_go_together_is_one_clear_error(arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        read(*arguments)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["--zap-log-level=0", "--zap-log-level=²", "--zap-log-level=loud", "--ansible-log-events=some", "--run-timeout=0s"],
+)
+def test_what_is_no_value_is_refused(argument: str) -> None:
+    with pytest.raises(click.BadParameter, match=r"is not|is none of"):
+        read(argument)
+
+
+def test_never_is_a_period() -> None:
+    # As the AWX operator's image has it.
+    assert read("--reconcile-period=0s").reconcile_period == 0
+    assert read("--graceful-shutdown-timeout=0s").shutdown_grace == 0
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("--vault-password-file /pwd --check", "--vault-password-file /pwd --check"),
+        ("'--vault-password-file /pwd --check'", "--vault-password-file /pwd --check"),
+        ("'--tags' 'a'b", "'--tags' 'a'b"),
+        ("", ""),
+    ],
+    ids=["plain", "in-quotes", "quotes-inside", "none"],
+)
+def test_a_manifests_quotes_are_no_part_of_the_arguments(argument: str, value: str) -> None:
+    assert read(f"--ansible-args={argument}").ansible_args == value
+
+
+def test_an_inventory_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
+    here, away = tmp_path / "hosts", tmp_path / "nowhere"
+    here.write_text("localhost\n")
+    read(ANSIBLE_INVENTORY=f"{here},{tmp_path}")
+    with pytest.raises(ConfigurationError, match=r"ANSIBLE_INVENTORY: there is no file or folder '.*nowhere'"):
+        read(ANSIBLE_INVENTORY=f"{here},{away}")

@@ -1,0 +1,142 @@
+"""A project as it was made, without an edit, on a real API server."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bench.driver import DEPLOYMENT, FREE_PORTS, PATIENCE, ROOT, RUN, Cluster, Operator, condition, until
+from devkit.devcluster import Cluster as Devcluster
+from runner.resource.metadata import GroupVersionKind, ObjectKey
+from tests.conftest import lines
+
+NAME = "scaffolded"
+SYSTEM = f"{NAME}-system"
+KINDS = {
+    "Cache": ("--generate-role",),
+    "Backup": ("--generate-playbook",),
+    "Region": ("--generate-role", "--generate-playbook", "--namespaced=false"),
+}
+
+
+def rolerunner(folder: Path, *arguments: str) -> None:
+    command = [sys.executable, "-m", "runner", *arguments]
+    subprocess.run(command, cwd=folder, env={"PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rolerunner(tmp_path, "init", "--domain", "example.org", "--project-name", NAME)
+    for kind, flags in KINDS.items():
+        rolerunner(tmp_path, "create", "api", "--group", "shop", "--version", "v1", "--kind", kind, *flags)
+    return tmp_path
+
+
+class Kubectl:
+    def __init__(self, cluster: Devcluster) -> None:
+        self._command = [str(cluster.kubectl), "--kubeconfig", str(cluster.kubeconfig)]
+
+    def __call__(self, *arguments: str) -> str:
+        done = subprocess.run([*self._command, *arguments], capture_output=True, text=True, timeout=PATIENCE)
+        assert done.returncode == 0, done.stderr
+        # A field that the API server does not know, and the like.
+        assert "Warning" not in done.stderr, done.stderr
+        return done.stdout
+
+
+@pytest.fixture
+def environ(devcluster: Devcluster) -> dict[str, str]:
+    """A user's shell, with the cluster and all programs."""
+    path = os.pathsep.join((str(Path(sys.executable).parent), str(devcluster.kubectl.parent), os.environ["PATH"]))
+    return {**os.environ, "PATH": path, "KUBECONFIG": str(devcluster.kubeconfig), "PYTHONPATH": str(ROOT)}
+
+
+def done(command: str, folder: Path, environ: dict[str, str]) -> str:
+    result = subprocess.run(shlex.split(command), cwd=folder, env=environ, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-8000:] + result.stderr
+    assert "Warning:" not in result.stderr, result.stderr
+    return result.stdout
+
+
+@pytest.fixture
+def deployed(folder: Path, environ: dict[str, str]) -> Iterator[str]:
+    """The image it was deployed with."""
+    done("make deploy IMG=images.example.org/scaffolded:1", folder, environ)
+    yield "images.example.org/scaffolded:1"
+    done("make undeploy", folder, environ)
+
+
+async def test_it_runs_as_it_stands_with_the_rights_that_it_has(
+    folder: Path, deployed: str, devcluster: Devcluster, namespace: str
+) -> None:
+    kubectl = Kubectl(devcluster)
+    kubectl("wait", "--for=condition=Established", f"--timeout={PATIENCE:.0f}s", "-f", str(folder / "config/crd/bases"))
+    (deployment,) = json.loads(kubectl("get", "deployments", "-n", SYSTEM, "-o", "json"))["items"]
+
+    config = json.loads(devcluster.kubeconfig.read_text())
+    token = kubectl("create", "token", deployment["spec"]["template"]["spec"]["serviceAccountName"], "-n", SYSTEM)
+    config["users"][0]["user"] = {"token": token.strip()}
+    kubeconfig = folder.with_name("kubeconfig")
+    kubeconfig.write_text(json.dumps(config))
+
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == deployed
+    arguments = [*container["args"], *FREE_PORTS, f"--leader-election-namespace={SYSTEM}", "--log-format=json"]
+    operator = Operator(
+        [*RUN, *arguments, f"--runs-dir={folder.with_name('runs')}"],
+        folder=folder,
+        log=folder.with_name("operator.log"),
+        environ={"KUBECONFIG": str(kubeconfig), "ANSIBLE_GATHERING": "explicit"},
+    )
+    try:
+        kubectl("apply", "-n", namespace, "-k", str(folder / "config/samples"))
+        async with Cluster.connected(devcluster.kubeconfig) as world:
+            # The pods, which run on paper here, are ones that restricted Pod Security admits.
+            key = ObjectKey(SYSTEM, f"{NAME}-controller-manager")
+
+            async def replicas_are_ready() -> bool:
+                found = await world.get(DEPLOYMENT, key)
+                return bool(found) and found["status"].get("readyReplicas") == 2
+
+            await until(replicas_are_ready, "both replicas are ready")
+            for kind in KINDS:
+                gvk = GroupVersionKind("shop.example.org", "v1", kind)
+                sample = ObjectKey("" if kind == "Region" else namespace, f"{kind.lower()}-sample")
+
+                async def is_successful(gvk: GroupVersionKind = gvk, sample: ObjectKey = sample) -> bool:
+                    assert operator.process.poll() is None, operator.output
+                    return condition(await world.get(gvk, sample), "Successful").get("status") == "True"
+
+                try:
+                    await until(is_successful, f"{kind} is successful")
+                except AssertionError as error:
+                    raise AssertionError(operator.output[-8000:]) from error
+        assert operator.stop() == 0
+    finally:
+        operator.kill()
+    assert not [line for line in operator.output.splitlines() if "orbidden" in line]
+    assert lines(operator, "Run failed") == []
+
+
+def test_its_manifests_are_up_to_date(folder: Path, environ: dict[str, str]) -> None:
+    assert "Everything is up to date." in done("make manifests", folder, environ)
+
+
+def test_its_own_checks_pass_as_they_stand(folder: Path, environ: dict[str, str]) -> None:
+    done("make molecule", folder, environ)
+
+
+def test_the_monitor_is_well_formed(folder: Path, devcluster: Devcluster) -> None:
+    # The devcluster has no Prometheus operator, whose kind it is.
+    (monitor,) = yaml.safe_load_all(Kubectl(devcluster)("kustomize", str(folder / "config/prometheus")))
+    service = yaml.safe_load((folder / "config/default/metrics_service.yaml").read_text())
+    assert monitor["spec"]["selector"]["matchLabels"]["control-plane"] == service["metadata"]["labels"]["control-plane"]
+    assert monitor["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]

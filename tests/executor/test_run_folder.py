@@ -1,0 +1,156 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from runner.executor import cold
+from runner.executor.jobs import Execute, Job, fold
+from runner.executor.run_folder import ArtifactsError, RunFolders, link_latest, rotate, settle
+from runner.executor.warm.executor import WarmExecutor
+
+CR = ("example.com", "v1", "Thing", "default", "one")
+CLUSTER_CR = ("example.com", "v1", "Thing", "", "fleet")
+
+
+def with_a_run(folder: Path, *, of: str = "x", size: int = 0) -> Path:
+    (folder / "env").mkdir(parents=True, exist_ok=True)
+    (folder / "env" / "extravars").touch()
+    run = folder / "artifacts" / of
+    run.mkdir(parents=True)
+    (run / "job_events").mkdir()
+    (run / "stdout").write_bytes(b"x" * size)
+    return run
+
+
+def test_one_folder_a_cr_found_and_removed(tmp_path: Path) -> None:
+    folders = RunFolders(tmp_path / "runs")
+    for parts in (CR, CLUSTER_CR):
+        with_a_run(folders.folder(parts))
+    assert folders.root.stat().st_mode & 0o777 == 0o700
+    assert set(folders.left_over(CR[:3])) == {("default", "one"), ("fleet",)}
+    folders.remove(CR)
+    assert set(folders.left_over(CR[:3])) == {("fleet",)}
+    folders.remove(CLUSTER_CR)
+    assert [path.name for path in folders.root.iterdir()] == [".lock"]
+    folders.close()
+
+
+def test_crs_with_the_names_of_what_a_folder_holds_are_crs(tmp_path: Path) -> None:
+    folders = RunFolders(tmp_path)
+    names = ("artifacts", "env", "project", "latest", "run-1")
+    runs = [with_a_run(folders.folder((*CR[:4], name)), size=1000) for name in names]
+    assert set(folders.left_over(CR[:3])) == {("default", name) for name in names}
+    assert folders.bound(len(names) * 100_000) == 0
+    os.utime(runs[0], (1, 1))
+    taken = sum(path.stat().st_blocks * 512 for run in runs for path in (run, *run.iterdir()))
+    assert folders.bound(taken - 1) == 1
+    assert [run.exists() for run in runs] == [False, True, True, True, True]
+    assert (folders.folder((*CR[:4], "artifacts")) / "env" / "extravars").exists()
+    folders.close()
+
+
+def test_two_runners_do_not_share_a_root(tmp_path: Path) -> None:
+    first = RunFolders(tmp_path)
+    with pytest.raises(ArtifactsError, match=r"in use by another runner.*--runs-dir"):
+        RunFolders(tmp_path)
+    first.close()
+    RunFolders(tmp_path).close()
+
+
+def test_a_root_that_cannot_be_made_is_told_with_the_flag(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactsError, match="--runs-dir"):
+        RunFolders(tmp_path / "file" / "runs")
+
+
+def test_the_oldest_artifacts_go_and_latest_stays(tmp_path: Path) -> None:
+    for number in range(5):
+        run = tmp_path / "artifacts" / f"run{number}"
+        run.mkdir(parents=True)
+        os.utime(run, (number, number))
+        link_latest(tmp_path, run.name)
+    rotate(tmp_path, 0)
+    assert len(list((tmp_path / "artifacts").iterdir())) == 6
+    rotate(tmp_path, 2)
+    assert {path.name for path in (tmp_path / "artifacts").iterdir()} == {"run3", "run4", "latest"}
+    assert (tmp_path / "artifacts" / "latest").resolve().name == "run4"
+
+
+async def test_a_run_may_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tasks = tmp_path / "roles" / "thing" / "tasks" / "main.yml"
+    tasks.parent.mkdir(parents=True)
+    tasks.write_text("- ansible.builtin.debug: {msg: hello}\n")
+    role, folder = tasks.parent.parent, tmp_path / "run"
+
+    async def leaves(execute: Execute, keep: int | None) -> list[str]:
+        events = [
+            event
+            async for event in execute(
+                Job(ident="it", folder=folder, scratch=tmp_path / "tmp", role=role, max_artifacts=keep)
+            )
+        ]
+        assert fold(events).ok >= 1
+        return sorted(path.name for path in (folder / "artifacts").iterdir())
+
+    async with WarmExecutor() as warm:
+        for execute in (warm.execute, cold.execute):
+            assert await leaves(execute, 1) == ["it", "latest"]
+            (folder / "artifacts" / "latest").unlink()
+            assert await leaves(execute, None) == []
+
+
+def test_the_oldest_artifacts_of_all_go_first(tmp_path: Path) -> None:
+    folders = RunFolders(tmp_path / "runs")
+    # As a CR may be called.
+    odd = (*CR[:4], "artifacts")
+    (folders.folder(odd) / "env").mkdir(parents=True)
+    (folders.running / "run-1" / "tmp" / "job_events").mkdir(parents=True)
+    for age, parts in enumerate((odd, CLUSTER_CR, CR, CLUSTER_CR)):
+        run = folders.folder(parts) / "artifacts" / f"run{age}"
+        (run / "job_events").mkdir(parents=True)
+        (run / "stdout").write_bytes(b"x" * 100_000)
+        for path in (run / "stdout", run / "job_events", run):
+            os.utime(path, (age, age))
+        link_latest(folders.folder(parts), run.name)
+    assert folders.bound(1_000_000) == 0
+    assert folders.bound(250_000) == 2
+    left = {path.name for path in folders.root.rglob("run?")}
+    assert (folders.folder(odd) / "env").is_dir()
+    assert (folders.running / "run-1" / "tmp" / "job_events").is_dir()
+    assert left == {"run2", "run3"}
+    assert folders.bound(0) == 2
+    folders.close()
+
+
+def test_what_runs_of_a_killed_process_have_left_goes_at_the_next_start(tmp_path: Path) -> None:
+    first = RunFolders(tmp_path / "runs")
+    (first.running / "run-1" / "tmp").mkdir(parents=True)
+    (first.running / "run-1" / "kubeconfig").write_text("{}")
+    first.close()
+    second = RunFolders(tmp_path / "runs")
+    assert not second.running.exists()
+    second.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give something away")
+@pytest.mark.parametrize("place", ["ansible-operator/runner", "ansible-operator"], ids=["above", "itself"])
+@pytest.mark.parametrize("is_link", [False, True], ids=["folder", "link"])
+def test_another_users_folder_in_a_shared_one_is_not_taken(tmp_path: Path, place: str, is_link: bool) -> None:
+    shared, root = tmp_path / "tmp", tmp_path / "tmp" / place
+    shared.mkdir()
+    shared.chmod(0o1777)
+    theirs = shared / "ansible-operator"
+    if is_link:
+        (tmp_path / "elsewhere").mkdir()
+        theirs.symlink_to(tmp_path / "elsewhere")
+    else:
+        theirs.mkdir()
+    os.chown(theirs, 65534, -1, follow_symlinks=False)
+    with pytest.raises(ArtifactsError, match=r"belongs to another user.*--runs-dir"):
+        RunFolders(root)
+
+
+def test_settling_tells_what_it_cannot_do(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settle(tmp_path / "nothing", "it", 1)
+    assert "Old artifacts could not be removed" in caplog.messages
