@@ -48,7 +48,7 @@ def look(operator: Operator, temporary: Path, runs: Path) -> dict[str, float]:
         with contextlib.suppress(OSError):
             descriptors += len(os.listdir(f"/proc/{pid}/fd"))
     memory = operator.memory()
-    # Becomes more when another process that has the same files open ends, and when a worker at rest has been in use for longer.
+    # Becomes more when another process that has the same files open ends, and with the age of the worker at rest.
     del memory["pss_mb"]
     return {
         **memory,
