@@ -22,8 +22,8 @@ from kubernetes import client as kubernetes
 from kubernetes import config
 
 from bench.driver import MEMCACHED, NAMESPACE, Cluster, memcached, prepare, some_cluster, tidy_on_sigterm
-from runner.executor.run_folder import write_private
 from runner.kube.discovery import Discovery
+from runner.private_files import write_private
 from runner.proxy.server import ProxyServer
 from runner.proxy.sessions import Session, Sessions, kubeconfigs
 from runner.resource.metadata import ObjectKey, Owner

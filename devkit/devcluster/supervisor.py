@@ -32,6 +32,7 @@ from typing import Any
 
 from devkit.devcluster import pki
 from devkit.devcluster.errors import DevclusterError
+from runner.private_files import write_private
 
 # prctl(2): a signal for this process when its parent dies.
 _PR_SET_PDEATHSIG = 1
@@ -69,7 +70,7 @@ class Supervisor:
         pki.write(self.folder / "pki", service_address=_SERVICE_ADDRESS)
         for name in ("etcd", "logs"):
             (self.folder / name).mkdir(mode=0o700)
-        _write_private(self.folder / "components.kubeconfig", self._kubeconfig())
+        write_private(self.folder / "components.kubeconfig", self._kubeconfig())
         self.launch("etcd")
         self._await("etcd", lambda: _accepts(self.etcd_port))
         self.launch("kube-apiserver")
@@ -84,7 +85,7 @@ class Supervisor:
         self._await(KUBELET, lambda: _accepts(self.kubelet_port))
         self._await("kube-controller-manager", self._has_default_account)
         # Only now: whoever finds this file finds a cluster that answers.
-        _write_private(self.folder / "kubeconfig", self._kubeconfig())
+        write_private(self.folder / "kubeconfig", self._kubeconfig())
 
     def launch(self, name: str) -> None:
         with open(self.folder / "logs" / f"{name}.log", "ab") as log:
@@ -285,7 +286,7 @@ class Supervisor:
                     "clientConnection": {"kubeconfig": config, "qps": 1000, "burst": 2000},
                     "leaderElection": {"leaderElect": False},
                 }
-                _write_private(self.folder / "scheduler.json", json.dumps(text))
+                write_private(self.folder / "scheduler.json", json.dumps(text))
                 return [f"--config={self.folder / 'scheduler.json'}", "--secure-port=0"]
             case _:
                 return [
@@ -370,12 +371,6 @@ def _accepts(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
     return False
-
-
-def _write_private(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
 
 
 if __name__ == "__main__":

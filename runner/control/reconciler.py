@@ -34,12 +34,13 @@ from runner.control.plan import Plan
 from runner.control.run_log import Narrator
 from runner.executor.argument_check import Arguments
 from runner.executor.jobs import Execute, ExecutorError, Fold, Job, JobEvent, Loops, Outcome
-from runner.executor.run_folder import RunFolders, write_private
+from runner.executor.run_folder import RunFolders
 from runner.json_codec import encode
 from runner.kube.backoff import Backoff
 from runner.kube.client import ApiClient, Conflict, Invalid, KubeError, NotFound, Refused
 from runner.kube.discovery import Discovery, Resource
 from runner.kube.events import EventRecorder
+from runner.private_files import write_private
 from runner.proxy.dry_run import Rehearsal
 from runner.proxy.sessions import OnDependent, OnWrite, Session, Sessions, basic_authorization, kubeconfigs
 from runner.resource import conditions, parameters

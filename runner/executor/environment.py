@@ -17,6 +17,7 @@ from typing import Any
 
 from runner.executor.jobs import Job, told_as_executor_error
 from runner.json_codec import encode
+from runner.private_files import update_private
 
 PACKAGE = Path(__file__).parent.parent.parent
 # operator_sdk.util, for roles to find without any set-up.
@@ -192,14 +193,14 @@ def _write_inputs(job: Job) -> None:
     # Itself first: those that are made on the way to another have the mode that the umask leaves.
     for path in (folder, f"{folder}/env", f"{folder}/project", f"{folder}/artifacts"):
         _be_folder(path)
-    _write_over(f"{folder}/env/extravars", _variables(job))
-    _write_over(f"{folder}/env/cmdline", (f"{job.arguments} --check --diff" if job.check else job.arguments).encode())
+    update_private(f"{folder}/env/extravars", _variables(job))
+    update_private(f"{folder}/env/cmdline", (f"{job.arguments} --check --diff" if job.check else job.arguments).encode())
     if os.environ.get("ANSIBLE_INVENTORY"):
         # Ansible reads the user's where it stands; ansible-runner would take this folder instead.
         shutil.rmtree(inventory, ignore_errors=True)
     else:
         _be_folder(inventory)
-        _write_over(f"{inventory}/hosts", _inventory(job.scratch).encode())
+        update_private(f"{inventory}/hosts", _inventory(job.scratch).encode())
     if job.role:
         # Beside the play, where Ansible looks first, so that the roles path stays the user's; its siblings come along.
         _be_link(f"{folder}/project/roles", str(job.role.parent))
@@ -225,20 +226,3 @@ def _be_link(path: str, target: str) -> None:
             return
     Path(path).unlink(missing_ok=True)
     os.symlink(target, path)
-
-
-def _write_over(path: str, content: bytes) -> None:
-    """Write a private file over what an earlier run has there, if that is not the same.
-
-    What is truncated before it is written, some file systems bring to the disk at once.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        if os.read(descriptor, len(content) + 1) == content:
-            return
-        written = 0
-        while written < len(content):
-            written += os.pwrite(descriptor, content[written:], written)
-        os.ftruncate(descriptor, len(content))
-    finally:
-        os.close(descriptor)

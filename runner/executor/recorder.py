@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.executor.environment import LONGEST_EVENT
-from runner.executor.run_folder import write_private
+from runner.private_files import write_private
 from runner.resource.masking import Masker
 
 # Of an event that is cut: characters that each text keeps, and each value of a task's result (as JSON).

@@ -114,17 +114,6 @@ def _is_of_cr(folder: Path) -> bool:
     return (folder / "env" / "extravars").is_file()
 
 
-def write_private(path: Path | str, text: str | bytes, *, new: bool = False) -> None:
-    """Write a file that is its owner's alone, in the place of what may stand there; FileExistsError if it is to be `new`."""
-    left = memoryview(text.encode() if isinstance(text, str) else text)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | (os.O_EXCL if new else os.O_TRUNC), 0o600)
-    try:
-        while left:
-            left = left[os.write(descriptor, left) :]
-    finally:
-        os.close(descriptor)
-
-
 def settle(folder: Path, ident: str, keep: int | None) -> None:
     """After a run: keep what it left, and no more than `keep` runs' (0: all); None: nothing of it. Not in the event loop."""
     if keep is None:

@@ -29,7 +29,7 @@ from ansible.modules import setup
 
 from runner.executor.patches import ansible_core
 from runner.executor.patches.registry import expect
-from runner.executor.run_folder import write_private
+from runner.private_files import write_private
 
 # Seconds.
 _AGE, _OLDEST = 60.0, 3600.0
