@@ -29,7 +29,7 @@ APPLY = $(KUBECTL) apply --server-side --force-conflicts
 MANIFESTS = $(KUBECTL) kustomize config/$(OVERLAY) | sed 's|image: controller:latest$$|image: $(IMG)|'
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-cores chaos python lint bench molecule clean requirements image docker-build docker-push install uninstall deploy undeploy
+.PHONY: help venv demo test test-cores chaos python lint docs check bench molecule clean requirements image docker-build docker-push install uninstall deploy undeploy
 
 help: ## List what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,18 @@ lint: venv ## Style, types and import directions
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The environment's documentation tools, which no test needs.
+$(VENV)/.docs: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.docs ## Build the documentation in build/site and check its links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "The documentation is in build/site/index.html"
+
+check: ## All that has to pass before a change lands: .ci/run
+	.ci/run
 
 bench: venv ## The figures; ARGS="--crs 100 --facts both"
 	@$(BIN)/python -m bench $(ARGS)
@@ -112,4 +124,4 @@ undeploy: uninstall ## Remove all that was deployed
 	$(MANIFESTS) | $(KUBECTL) delete --ignore-not-found -f -
 
 clean: ## Remove the virtual environments and what tools left
-	rm -rf .venv* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+	rm -rf .venv* build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
