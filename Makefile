@@ -75,8 +75,9 @@ $(VENV)/.docs: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@
 
+# Not --quiet, which keeps warnings from being counted.
 docs: $(VENV)/.docs ## Build the documentation in build/site and check its links
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "The documentation is in build/site/index.html"
 
 check: ## All that has to pass before a change lands: .ci/run
