@@ -48,7 +48,7 @@ from bench.driver import (
 from bench.figures import Measured, as_json, table
 from devkit.devcluster import DevclusterError
 from devkit.devcluster.cluster import Cluster as Devcluster
-from runner.config.settings import ConfigurationError
+from runner.errors import ConfigurationError
 from runner.kube.client import KubeError
 from runner.resource.metadata import ObjectKey
 

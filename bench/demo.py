@@ -36,7 +36,7 @@ from bench.driver import (
 )
 from devkit.devcluster import DevclusterError, cluster
 from devkit.devcluster.cluster import Cluster as Devcluster
-from runner.config.settings import ConfigurationError
+from runner.errors import ConfigurationError
 from runner.kube.client import KubeError
 from runner.resource.metadata import ObjectKey
 

@@ -20,7 +20,8 @@ from devkit.scaffolding.naming import Api
 from runner import logs
 from runner.cli import hand_down, mistakes
 from runner.config import flags, watches
-from runner.config.settings import ConfigurationError, Settings
+from runner.config.settings import Settings
+from runner.errors import ConfigurationError
 from runner.resource.refusals import readable
 
 

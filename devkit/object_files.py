@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from runner.config.settings import ConfigurationError
+from runner.errors import ConfigurationError
 
 
 class Document(NamedTuple):

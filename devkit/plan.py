@@ -20,12 +20,13 @@ from typing import Any
 
 from devkit import object_files
 from runner import manager
-from runner.config.settings import ConfigurationError, LogEvents, Settings
+from runner.config.settings import LogEvents, Settings
 from runner.config.watches import Watch
 from runner.control import Request
 from runner.control.own_writes import Echoes
 from runner.control.plan import Plan
 from runner.control.reconciler import Reconciler, Surroundings
+from runner.errors import ConfigurationError
 from runner.executor.run_folder import RunFolders
 from runner.kube.client import ApiClient, KubeError, NotFound, current_context
 from runner.kube.discovery import Discovery, Resource

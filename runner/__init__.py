@@ -10,6 +10,7 @@ Layers, imports point down only::
     config
     metrics | logs
     resource
+    errors
 
 To read the program in the order in which a custom resource goes through it: `kube.primaries`, `control.handlers`,
 `control.workqueue`, `control.controller`, `control.reconciler`, `executor.jobs`, `proxy.server`, `kube.informer`.

@@ -25,7 +25,8 @@ import runner
 from runner import logs
 from runner.config import flags, settings, watches
 from runner.config.schema import WATCHES
-from runner.config.settings import ConfigurationError, Settings
+from runner.config.settings import Settings
+from runner.errors import ConfigurationError, RolerunnerError
 from runner.executor import environment
 from runner.resource.refusals import readable
 
@@ -97,12 +98,10 @@ def run(values: Mapping[str, Any], given: set[str]) -> None:
 
 @contextlib.contextmanager
 def mistakes() -> Iterator[None]:
-    """Tell in one line what the user can mend. Also a decorator."""
-    from runner.kube.client import KubeError
-
+    """Turn an error of rolerunner into one line on standard error and exit code 1. Also a decorator."""
     try:
         yield
-    except (ConfigurationError, KubeError) as error:
+    except RolerunnerError as error:
         raise click.ClickException(str(error)) from error
     except BaseExceptionGroup as group:
         # Of the manager's tasks; they were started together, but one cause is enough for a reader.

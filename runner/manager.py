@@ -22,7 +22,7 @@ from typing import NoReturn
 
 import runner
 from runner import metrics
-from runner.config.settings import ConfigurationError, Settings, is_pattern
+from runner.config.settings import Settings, is_pattern
 from runner.config.watches import Watch
 from runner.control import Request
 from runner.control.controller import Controller
@@ -30,6 +30,7 @@ from runner.control.handlers import Handlers
 from runner.control.own_writes import Echoes
 from runner.control.reconciler import Reconciler, Surroundings
 from runner.control.workqueue import WorkQueue
+from runner.errors import ConfigurationError
 from runner.executor import cold
 from runner.executor.jobs import Execute, ExecutorError, Limits
 from runner.executor.run_folder import ArtifactsError, RunFolders

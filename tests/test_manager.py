@@ -10,8 +10,8 @@ from typing import Any, cast
 import pytest
 
 from runner import manager
-from runner.config.settings import ConfigurationError
 from runner.control.handlers import Handlers
+from runner.errors import ConfigurationError
 
 SOON = 30.0
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from devkit.check.findings import Finding, Level, Report
-from runner.config.settings import ConfigurationError
+from runner.errors import ConfigurationError
 
 _TEMPLATED = "the name is a template: of what it may stand for, only roles of this project were read"
 

@@ -26,10 +26,11 @@ import click
 
 from devkit import object_files
 from devkit.dev.view import View, shown
-from devkit.devcluster import Cluster, DevclusterError, cluster
+from devkit.devcluster import Cluster, cluster
 from runner.config import watches
-from runner.config.settings import ConfigurationError, Settings
+from runner.config.settings import Settings
 from runner.config.watches import Watch
+from runner.errors import ConfigurationError
 from runner.kube.client import ApiClient, KubeError, NotFound, current_context
 from runner.kube.discovery import Discovery, Resource
 from runner.resource.metadata import GroupVersionKind, ObjectKey
@@ -360,26 +361,23 @@ def dev(
     namespace: str,
     flags: Sequence[str],
 ) -> None:
-    """The whole of it. ConfigurationError or KubeError if it cannot begin."""
+    """Run a session until it is ended. Raises RolerunnerError if it cannot begin."""
     watched = watches.load(settings, os.environ)
     environ = {**os.environ, **({"WATCH_NAMESPACE": namespace} if namespace else {})}
     package = str(Path(__file__).parent.parent.parent)
     environ["PYTHONPATH"] = os.pathsep.join(filter(None, (package, environ.get("PYTHONPATH"))))
-    try:
-        with chosen_cluster(environ, devcluster=devcluster, yes=yes, exec_dir=exec_dir) as place:
-            view = View(sys.stdout, title=f"rolerunner dev on {place.name}")
-            asyncio.run(
-                Dev(
-                    place=place,
-                    settings=settings,
-                    watched=watched,
-                    view=view,
-                    namespace=namespace or current_context(place.environ).namespace or "default",
-                    flags=flags,
-                ).run()
-            )
-            folders = " ".join(f"-f {folder}" for folder in (SAMPLES, crd_folder()) if folder.is_dir())
-            stays = f"CRDs and samples stay on {place.name}; remove them with: kubectl delete {folders}"
-            click.echo(f"Ended. {stays if folders else ''}" if place.given else "Ended, and the cluster with it.")
-    except DevclusterError as error:
-        raise ConfigurationError(str(error)) from error
+    with chosen_cluster(environ, devcluster=devcluster, yes=yes, exec_dir=exec_dir) as place:
+        view = View(sys.stdout, title=f"rolerunner dev on {place.name}")
+        asyncio.run(
+            Dev(
+                place=place,
+                settings=settings,
+                watched=watched,
+                view=view,
+                namespace=namespace or current_context(place.environ).namespace or "default",
+                flags=flags,
+            ).run()
+        )
+        folders = " ".join(f"-f {folder}" for folder in (SAMPLES, crd_folder()) if folder.is_dir())
+        stays = f"CRDs and samples stay on {place.name}; remove them with: kubectl delete {folders}"
+        click.echo(f"Ended. {stays if folders else ''}" if place.given else "Ended, and the cluster with it.")

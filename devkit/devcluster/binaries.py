@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from devkit.devcluster.errors import DevclusterError
+from runner.errors import RolerunnerError
 
 KUBERNETES, ETCD, KWOK = "1.36.2", "3.6.8", "0.8.0"
 
@@ -170,7 +171,7 @@ def _get(program: Program, cache: Path, label: str, report: Report, environ: Map
     )
 
 
-class Failed(Exception):
+class Failed(RolerunnerError):
     """One way to get a program did not work."""
 
 

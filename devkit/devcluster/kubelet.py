@@ -31,6 +31,7 @@ from aiohttp import ClientConnectionResetError, WSMsgType, web
 from devkit.devcluster import volumes
 from devkit.devcluster.pki import client_context
 from devkit.devcluster.supervisor import ended_with_parent
+from runner.errors import RolerunnerError
 
 _PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 _STDIN, _STDOUT, _STDERR, _STATUS, _CLOSE = 0, 1, 2, 3, 255
@@ -40,7 +41,7 @@ _CHUNK, _REQUEST_LINE = 32 * 1024, 1024 * 1024
 _CANNOT_RUN, _NOT_FOUND, _KILLED = 126, 127, 128
 
 
-class CommandError(Exception):
+class CommandError(RolerunnerError):
     """A command that cannot be run, and the exit code for it."""
 
     def __init__(self, code: int, text: str) -> None:

@@ -19,8 +19,9 @@ from devkit.manifests.crd import Specs
 from devkit.manifests.markers import Document, plain
 from devkit.scaffolding.project import TEMPLATES
 from runner.config import watches
-from runner.config.settings import DEFAULT_WATCHES_FILE, ConfigurationError, Settings
+from runner.config.settings import DEFAULT_WATCHES_FILE, Settings
 from runner.config.watches import Watch
+from runner.errors import ConfigurationError
 from runner.resource.metadata import GroupKind
 from runner.resource.parameters import to_snake
 

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from runner.config.argument_specs import Loader
-from runner.config.settings import ConfigurationError
+from runner.errors import ConfigurationError
 
 _MARKER = re.compile(r"(?:^|\s)#\s*\+rolerunner:(.*)$")
 # Those that take several values by name; the others take one.

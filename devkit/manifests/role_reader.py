@@ -23,6 +23,7 @@ from devkit.manifests.markers import Document, entry, pairs, plain
 from runner.config import argument_specs
 from runner.config.settings import Settings
 from runner.config.watches import Content, Watch, role_places
+from runner.errors import RolerunnerError
 from runner.resource.parameters import is_reserved, variable_name
 
 _JINJA = jinja2.Environment()
@@ -37,7 +38,7 @@ _BARE = frozenset({"when", "until", "that", "failed_when", "changed_when"})
 Scope = Mapping[str, Any]
 
 
-class Unknown(Exception):
+class Unknown(RolerunnerError):
     """The text does not say; `str()` is the part of it."""
 
 

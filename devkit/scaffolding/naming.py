@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from runner.config.settings import ConfigurationError
+from runner.errors import ConfigurationError
 from runner.resource.metadata import GroupVersionKind
 from runner.resource.parameters import variable_name
 

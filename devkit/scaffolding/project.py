@@ -20,7 +20,7 @@ import runner
 from devkit.scaffolding import yaml_edit
 from devkit.scaffolding.naming import NAME, Api, check_word
 from runner.config import argument_specs
-from runner.config.settings import ConfigurationError
+from runner.errors import ConfigurationError
 
 TEMPLATES = Path(__file__).parent / "templates"
 _LAYOUT = "ansible.sdk.operatorframework.io"

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from runner.config.settings import ConfigurationError
+from runner.errors import ConfigurationError
 
 
 def add(text: str, item: str, *, key: str = "", where: Path) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from runner.config.settings import ConfigurationError
+from runner.errors import ConfigurationError
 
 _ENDINGS = ("yml", "yaml")
 

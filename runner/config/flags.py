@@ -17,7 +17,8 @@ import click
 
 from runner import logs
 from runner.config import settings
-from runner.config.settings import ConfigurationError, Election, LogEvents, Settings
+from runner.config.settings import Election, LogEvents, Settings
+from runner.errors import ConfigurationError
 from runner.resource.metadata import parse_duration
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from runner.errors import RolerunnerError
 from runner.resource.metadata import Object, ObjectKey, annotations_of, labels_of
 
 # From the object, and the CRs there are, to CRs' keys. Raises MappingError.
@@ -27,7 +28,7 @@ _LONGEST_NAMESPACE, _LONGEST_NAME = 63, 253
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=jinja2.ChainableUndefined)
 
 
-class MappingError(ValueError):
+class MappingError(RolerunnerError, ValueError):
     """An expression that cannot be read, or comes to something that names no CR; `str()` says which and why."""
 
 

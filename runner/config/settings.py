@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from runner import logs
+from runner.errors import ConfigurationError
 
 DEFAULT_WATCHES_FILE = "./watches.yaml"
 DEFAULT_RECONCILE_PERIOD = "10h"
@@ -37,13 +38,6 @@ DEFAULT_MAX_ARTIFACTS_SIZE = 1024**3
 DEFAULT_RUNS_DIR = Path(tempfile.gettempdir()) / "ansible-operator" / "runner"
 
 MAX_VERBOSITY = 7
-
-
-class ConfigurationError(Exception):
-    """A user's mistake in a flag, a variable or a file: `str()` says where it is and what to do about it.
-
-    `watches.WatchesError` is one of these.
-    """
 
 
 @dataclass(frozen=True, slots=True)

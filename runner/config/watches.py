@@ -21,7 +21,8 @@ import yaml
 
 from runner.config import related
 from runner.config.related import Mapper
-from runner.config.settings import MAX_VERBOSITY, ConfigurationError, Settings, search_paths
+from runner.config.settings import MAX_VERBOSITY, Settings, search_paths
+from runner.errors import ConfigurationError
 from runner.resource.metadata import GroupVersionKind, Object, annotations_of, cut, parse_duration, quoted
 from runner.resource.selectors import EVERYTHING, Requirement, Selector
 

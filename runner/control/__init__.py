@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from runner.config.watches import Watch
+from runner.errors import RolerunnerError
 from runner.resource.metadata import ObjectKey
 
 
@@ -44,5 +45,5 @@ class Result:
     requested: bool = False
 
 
-class Retry(Exception):
+class Retry(RolerunnerError):
     """The turn did not reach its end; come back with backoff. `str()` says why, for the log."""

@@ -25,6 +25,7 @@ from time import monotonic
 from runner import metrics
 from runner.config.watches import Watch
 from runner.control import Priority, Request
+from runner.errors import RolerunnerError
 
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.005, 1000.0
 # Doublings after which a backoff is at its last. A CR that fails for months has more failures than a float has room for.
@@ -36,7 +37,7 @@ _AGEING = 4
 _Line = OrderedDict[Request, int]
 
 
-class Closed(Exception):
+class Closed(RolerunnerError):
     """The queue gives out no more turns."""
 
 

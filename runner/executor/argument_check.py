@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.config import argument_specs
-from runner.config.settings import ConfigurationError
+from runner.errors import ConfigurationError
 
 # Fields that are given → (variable → what it is called among them). ValueError: no field can be it.
 KeysOf = Callable[[Iterable[str]], Callable[[str], str]]

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner.config.settings import ConfigurationError
+from runner.errors import ConfigurationError
 from runner.executor.environment import environment
 
 KINDS = ("module", "filter", "test", "lookup", "role")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from runner.errors import RolerunnerError
 from runner.resource.masking import REQUEUE_ACTIONS
 
 # The host that roles run on, and whose counters are the run's.
@@ -57,7 +58,7 @@ _REMEDIES = {
 }
 
 
-class ExecutorError(Exception):
+class ExecutorError(RolerunnerError):
     """A run could not be made, or ended without a result. Not a failed task: that is an Outcome."""
 
 

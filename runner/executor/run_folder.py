@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from runner.errors import RolerunnerError
 from runner.private_files import below_shared, owners_of
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ ARTIFACTS = "artifacts"
 _BOUND_AFTER = 60.0
 
 
-class ArtifactsError(Exception):
+class ArtifactsError(RolerunnerError):
     """The root of the run folders cannot be used; `str()` says why and what to do."""
 
 

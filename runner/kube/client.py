@@ -27,7 +27,7 @@ from kubernetes.aio import client as official
 from kubernetes.aio import config as official_config
 
 from runner import metrics
-from runner.config.settings import ConfigurationError
+from runner.errors import ConfigurationError, RolerunnerError
 from runner.json_codec import encode
 from runner.kube import nesting
 from runner.kube.backoff import Backoff
@@ -99,7 +99,7 @@ def _socket(address: AddrInfoType) -> socket.socket:
     return made
 
 
-class KubeError(Exception):
+class KubeError(RolerunnerError):
     """Something the cluster did not do.
 
     KubeError

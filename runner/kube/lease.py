@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
-from runner.config.settings import ConfigurationError, Election
+from runner.config.settings import Election
+from runner.errors import ConfigurationError, RolerunnerError
 from runner.kube import events
 from runner.kube.client import ApiClient, Conflict, KubeError, NotFound, Refused, Unreadable, in_cluster_namespace
 from runner.resource.metadata import GroupVersionKind, Object, ObjectKey, Owner
@@ -39,7 +40,7 @@ _RETRY_PERIOD, _RETRY_SHARE = 2.0, 0.2
 Spec = Mapping[str, Any]
 
 
-class Lost(Exception):
+class Lost(RolerunnerError):
     """Another replica leads; `str()` says which."""
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
+from runner.errors import RolerunnerError
 from runner.proxy.requestinfo import RequestInfo, parse
 from runner.resource.diff import Change
 from runner.resource.metadata import Object, split_api_version
@@ -25,7 +26,7 @@ _QUESTIONS = frozenset({"authentication.k8s.io", "authorization.k8s.io"})
 _SUBRESOURCES = frozenset({"", "scale", "status"})
 
 
-class Refusal(Exception):
+class Refusal(RolerunnerError):
     """What may not be asked in a plan; `str()` says why."""
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from runner.errors import RolerunnerError
 from runner.resource.metadata import GroupVersionKind, Object, ObjectKey
 
 # Variables by which Ansible finds hosts, files and roles: a CR setting one would steer how the role runs rather than what
@@ -44,7 +45,7 @@ _SHORT = 64
 _WORDS = ("HTTP", "URL", "IP")
 
 
-class Unusable(ValueError):
+class Unusable(RolerunnerError):
     """A CR from which no variables can be made; `str()` says why, for its condition."""
 
 

@@ -14,7 +14,7 @@ import ssl
 import tempfile
 from pathlib import Path
 
-from runner.config.settings import ConfigurationError
+from runner.errors import ConfigurationError
 from runner.private_files import below_shared, owners_of
 
 logger = logging.getLogger(__name__)

@@ -16,6 +16,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Gauge, Histogram, Metric, Summary, generate_latest
 from prometheus_client.registry import Collector
 
+from runner.errors import RolerunnerError
+
 logger = logging.getLogger(__name__)
 
 _SUFFIXES: Mapping[str, tuple[str, ...]] = {
@@ -33,7 +35,7 @@ _NO_NAME = re.compile(r"[^a-zA-Z0-9_:]|^[0-9]")
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
-class RefusedMetric(Exception):
+class RefusedMetric(RolerunnerError):
     """A request that cannot be done; `str()` says why, to whoever sent it."""
 
 

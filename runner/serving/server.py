@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from runner import metrics
-from runner.config.settings import Address, ConfigurationError
+from runner.config.settings import Address
+from runner.errors import ConfigurationError
 from runner.kube.authorization import Access
 from runner.kube.client import KubeError
 from runner.serving.certificate import ServingCertificate

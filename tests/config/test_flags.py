@@ -7,7 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from runner.config import flags
-from runner.config.settings import Address, ConfigurationError, Election, LogEvents, Settings
+from runner.config.settings import Address, Election, LogEvents, Settings
+from runner.errors import ConfigurationError
 
 
 def read(*arguments: str, **environ: str) -> Settings:

@@ -1,6 +1,7 @@
 import pytest
 
-from runner.config.settings import Address, ConfigurationError, is_pattern, parse_address, search_paths, watched_namespaces
+from runner.config.settings import Address, is_pattern, parse_address, search_paths, watched_namespaces
+from runner.errors import ConfigurationError
 
 
 @pytest.mark.parametrize(

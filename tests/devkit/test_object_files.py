@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from devkit.object_files import read
-from runner.config.settings import ConfigurationError
+from runner.errors import ConfigurationError
 
 HEAD = "apiVersion: v1\nkind: Thing\n"
 

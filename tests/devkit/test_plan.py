@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from devkit.plan import _merge_patch, read
-from runner.config.settings import ConfigurationError
+from runner.errors import ConfigurationError
 from tests.control.test_workqueue import watch
 
 THING = watch("Thing")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.config.settings import ConfigurationError
+from runner.errors import ConfigurationError
 from runner.executor.content import KINDS, Answer, Content, Query, ask
 
 ASKED = {

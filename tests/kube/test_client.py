@@ -17,7 +17,7 @@ from kubernetes.aio import client as official
 
 from devkit.devcluster import pki
 from runner import metrics
-from runner.config.settings import ConfigurationError
+from runner.errors import ConfigurationError
 from runner.kube import client as client_module
 from runner.kube.client import (
     ApiClient,

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from bench.driver import until
-from runner.config.settings import ConfigurationError, Election
+from runner.config.settings import Election
+from runner.errors import ConfigurationError
 from runner.kube.client import ApiClient, Conflict, KubeError, NotFound, Refused, Unreachable, Unreadable
 from runner.kube.lease import Elector, Lost, Seen, claimed, may_take, namespace_of, released, retry_period
 

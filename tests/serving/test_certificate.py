@@ -11,7 +11,8 @@ from cryptography import x509
 from prometheus_client import CollectorRegistry
 
 from devkit.devcluster import pki
-from runner.config.settings import Address, ConfigurationError
+from runner.config.settings import Address
+from runner.errors import ConfigurationError
 from runner.serving import certificate
 from runner.serving.certificate import ServingCertificate
 from runner.serving.role_metrics import RoleMetrics

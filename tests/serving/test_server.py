@@ -6,7 +6,8 @@ import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 
-from runner.config.settings import Address, ConfigurationError
+from runner.config.settings import Address
+from runner.errors import ConfigurationError
 from runner.serving import server
 from runner.serving.role_metrics import RoleMetrics
 from runner.serving.server import serving_health, serving_metrics, serving_role_metrics

@@ -20,6 +20,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.utils.context_objects import GlobalCLIArgs
 from ansible.utils.vars import load_extra_vars, load_options_vars
 
+from runner.errors import RolerunnerError
 from runner.executor.environment import has_tags
 
 # Whether strings carry tags: ansible-core from 2.19 on.
@@ -109,7 +110,7 @@ def share_leaves() -> None:
             kind.__deepcopy__ = lambda self, memo: self
 
 
-class NotPlain(Exception):
+class NotPlain(RolerunnerError):
     """What is to be copied is not of the types that are known."""
 
 

@@ -20,6 +20,7 @@ from ansible.plugins.loader import connection_loader
 from ansible.utils import vars as vars_
 from ansible.vars import clean, manager
 
+from runner.errors import RolerunnerError
 from runner.executor.patches import ansible_core, tasks
 from runner.executor.patches.registry import expect
 
@@ -31,7 +32,7 @@ _IN_ANY = _NOTE.encode()
 _LOOKING = ("changed_when", "failed_when", "until", "retries", "loop", "loop_with")
 
 
-class _NotPlain(Exception):
+class _NotPlain(RolerunnerError):
     """Ansible-core knows what to do with it."""
 
 

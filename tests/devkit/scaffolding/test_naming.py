@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from devkit.scaffolding.naming import Api, plural_of
-from runner.config.settings import ConfigurationError
+from runner.errors import ConfigurationError
 
 GOOD: dict[str, Any] = {
     **{"domain": "example.com", "group": "cache", "version": "v1alpha1", "kind": "MemcachedBackup"},

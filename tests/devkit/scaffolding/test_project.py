@@ -8,7 +8,8 @@ from devkit.scaffolding import project
 from devkit.scaffolding.naming import Api
 from devkit.scaffolding.project import Written
 from runner.config import watches
-from runner.config.settings import ConfigurationError, Settings
+from runner.config.settings import Settings
+from runner.errors import ConfigurationError
 
 
 def create(folder: Path, kind: str = "Memcached", *, role: bool = True, playbook: bool = False, **flags: Any) -> Written:

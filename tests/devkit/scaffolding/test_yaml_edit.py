@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from devkit.scaffolding.yaml_edit import add
-from runner.config.settings import ConfigurationError
+from runner.errors import ConfigurationError
 
 WHERE = Path("file.yaml")
 ITEM = "- new: 1\n  more: 2\n"
