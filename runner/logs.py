@@ -11,12 +11,30 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any, TextIO
 
 from runner.json_codec import encode
 
 FORMATS = ("auto", "console", "json")
 LEVELS = ("debug", "info", "warning", "error")
+
+
+class RunnerEvent(StrEnum):
+    """The field `event` of the records that programs such as `rolerunner dev` act on; messages may be reworded."""
+
+    WATCHING = "watching"
+    RUN_STARTED = "run_started"
+    RUN_SUCCEEDED = "run_succeeded"
+    RUN_FAILED = "run_failed"
+    DRY_RUN_STARTED = "dry_run_started"
+    DRY_RUN_ENDED = "dry_run_ended"
+    DRY_RUN_RESULT = "dry_run_result"
+    TASK_STARTED = "task_started"
+    TASK_FAILED = "task_failed"
+    DEBUG_OUTPUT = "debug_output"
+    CR_GONE = "cr_gone"
+
 
 # Of a message or a traceback.
 Readable = Callable[[str], str]
@@ -167,6 +185,8 @@ class ConsoleFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         fields = fields_of(record)
+        # For programs, which read JSON.
+        fields.pop("event", None)
         kind, namespace, name = (str(fields.pop(key, "") or "") for key in _SUBJECT)
         subject = f"{kind} {namespace}/{name}".replace(" /", " ") + ": " if kind else ""
         blocks = [str(fields.pop(name, "") or "") for name in _BLOCKS]

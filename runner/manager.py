@@ -42,6 +42,7 @@ from runner.kube.discovery import Discovery
 from runner.kube.informer import Informers
 from runner.kube.lease import Elector, Lost
 from runner.kube.primaries import watch_primaries
+from runner.logs import RunnerEvent
 from runner.loop_lag import watch_loop
 from runner.proxy.server import ProxyServer
 from runner.proxy.sessions import Sessions
@@ -173,8 +174,8 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             # Artifacts that nobody bounds fill the node's disk, and the pod is evicted.
             if size := settings.max_artifacts_size:
                 beside.append(tasks.create_task(_kept_up("bounding artifacts", lambda: folders.keep_below(size))))
-            if settings.orders_from_stdin:
-                beside.append(tasks.create_task(_kept_up("standard input", lambda: _heed(handlers, stop))))
+            if settings.requeue_from_stdin:
+                beside.append(tasks.create_task(_kept_up("standard input", lambda: _requeue_from_stdin(handlers, stop))))
             watching_primaries = functools.partial(
                 watch_primaries,
                 client,
@@ -190,6 +191,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             logger.info(
                 "Watching",
                 extra={
+                    "event": RunnerEvent.WATCHING,
                     "version": runner.__version__,
                     "kinds": ", ".join(watch.gvk.kind for watch in watches),
                     "namespaces": ",".join(settings.namespaces) or "all",
@@ -303,15 +305,15 @@ async def _once(part: Callable[[], Awaitable[object]]) -> None:
         logger.exception("A courtesy of the runner failed")
 
 
-async def _heed(handlers: Handlers, stop: asyncio.Event) -> None:
+async def _requeue_from_stdin(handlers: Handlers, stop: asyncio.Event) -> None:
     """Each line of standard input is a list of kinds to run again; when it ends, so does the runner."""
-    orders = asyncio.StreamReader()
-    protocol = asyncio.StreamReaderProtocol(orders)
+    reader = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(reader)
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
     with contextlib.closing(transport):
         while True:
             try:
-                line = await orders.readline()
+                line = await reader.readline()
                 if not line:
                     break
                 kinds = json.loads(line)

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from runner.logs import VALUE_LIMIT, ConsoleFormatter, JsonFormatter, Options, configure
+from runner.logs import VALUE_LIMIT, ConsoleFormatter, JsonFormatter, Options, RunnerEvent, configure
 from runner.resource.refusals import readable
 
 
@@ -16,12 +16,13 @@ CR = {"kind": "Thing", "namespace": "default", "cr": "one"}
 
 
 def test_a_json_line_has_zaps_keys_and_the_fields() -> None:
-    line = json.loads(JsonFormatter().format(record(**CR, task="Try", error="boo")))
+    line = json.loads(JsonFormatter().format(record(event=RunnerEvent.TASK_FAILED, **CR, task="Try", error="boo")))
     assert line.pop("ts").endswith("Z")
     assert line == {
         "level": "error",
         "logger": "runner.x",
         "msg": "Task failed",
+        "event": "task_failed",
         "kind": "Thing",
         "namespace": "default",
         "name": "one",
@@ -38,6 +39,7 @@ def test_a_json_line_has_zaps_keys_and_the_fields() -> None:
         ({**CR, "namespace": ""}, "ERROR   Thing one: Task failed"),
         ({"error": "boo"}, "ERROR   Task failed  boo"),
         ({"error": "a\nb"}, "ERROR   Task failed\n    a\n    b"),
+        ({"event": RunnerEvent.TASK_FAILED}, "ERROR   Task failed"),
     ],
 )
 def test_a_console_line_is_for_people(fields: dict[str, object], expected: str) -> None:

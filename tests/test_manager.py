@@ -54,7 +54,7 @@ async def test_a_line_that_is_no_order_is_passed_over(
     reading, writing = os.pipe()
     with os.fdopen(reading) as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
-        heeding = asyncio.create_task(manager._heed(cast(Handlers, told), stop))
+        heeding = asyncio.create_task(manager._requeue_from_stdin(cast(Handlers, told), stop))
         lines = ["{", '"text"', "[1]", "[" * 50_000, '["a"]']
 
         def write() -> None:

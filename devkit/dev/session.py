@@ -33,6 +33,7 @@ from runner.config.watches import Watch
 from runner.errors import ConfigurationError
 from runner.kube.client import ApiClient, KubeError, NotFound, current_context
 from runner.kube.discovery import Discovery, Resource
+from runner.logs import RunnerEvent
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 
 # The first that is there.
@@ -259,7 +260,7 @@ class Dev:
     async def _start(self, runs: Path) -> None:
         self._watching.clear()
         self.view.clear()
-        command = [sys.executable, "-m", "runner", "run", "--orders-from-stdin", "--log-format=json", *_QUIET]
+        command = [sys.executable, "-m", "runner", "run", "--requeue-from-stdin", "--log-format=json", *_QUIET]
         command += [f"--runs-dir={runs}", f"--watches-file={self.settings.watches_file}", *self.flags]
         self._operator = await asyncio.create_subprocess_exec(
             *command,
@@ -285,7 +286,7 @@ class Dev:
                 # A mistake's one sentence.
                 self.view.say(text, bad=True)
                 continue
-            if record.get("msg") == "Watching":
+            if record.get("event") == RunnerEvent.WATCHING:
                 self.view.say(f"watching {record['kinds']} in namespace {record['namespaces']}, on {self.place.name}")
                 self._watching.set()
             self.view.hear(record)

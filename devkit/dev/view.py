@@ -15,9 +15,11 @@ from typing import Any, TextIO
 
 import click
 
+from runner.logs import RunnerEvent
+
 # The most rows of the table; the rest is counted.
 _ROWS = 20
-_ENDED = {"Run succeeded": "ok", "Run failed": "failed", "Planned": "planned"}
+_ENDED = {RunnerEvent.RUN_SUCCEEDED: "ok", RunnerEvent.RUN_FAILED: "failed", RunnerEvent.DRY_RUN_ENDED: "planned"}
 _LOOKS = {"running": ("●", "cyan"), "ok": ("✓", "green"), "planned": ("✓", "yellow"), "failed": ("✗", "red")}
 
 Record = Mapping[str, Any]
@@ -56,29 +58,31 @@ class View:
 
     def hear(self, record: Record) -> None:
         """A line of the operator's log."""
-        message, cr = record.get("msg", ""), subject(record)
+        event, cr = record.get("event"), subject(record)
         row = self._rows.get(cr)
-        if message in ("Running", "Planning"):
+        if event in (RunnerEvent.RUN_STARTED, RunnerEvent.DRY_RUN_STARTED):
             self._rows[cr] = Row(begun=time.monotonic())
-            self._tell(f"{cr}: {'a dry run' if message == 'Planning' else 'running'}")
-        elif message == "Task" and row:
+            self._tell(f"{cr}: {'running' if event == RunnerEvent.RUN_STARTED else 'a dry run'}")
+        elif event == RunnerEvent.TASK_STARTED and row:
             row.text = record.get("task", "")
-        elif message in _ENDED and row:
-            row.state = _ENDED[message]
+        elif event in _ENDED and row:
+            row.state = _ENDED[event]
             counts = f"ok {record.get('ok', 0)}, changed {record.get('changed', 0)}, failed {record.get('failures', 0)}"
             row.text = f"in task {row.text!r}" if row.state == "failed" and row.text else counts
             row.took, row.at = time.monotonic() - row.begun, f"{datetime.now():%H:%M:%S}"
             self._tell(f"{cr}: {row.state} in {row.took:.1f} s ({row.text})")
-        elif message == "The CR is gone":
+        elif event == RunnerEvent.CR_GONE:
             self._rows.pop(cr, None)
             self._tell(f"{cr}: gone")
-        elif message in ("Plan", "Debug"):
+        elif event in (RunnerEvent.DRY_RUN_RESULT, RunnerEvent.DEBUG_OUTPUT):
             self.say(f"{cr}: {record.get('task', 'what a run would change')}\n{record.get('output', '')}")
-        elif message == "Task failed":
+        elif event == RunnerEvent.TASK_FAILED:
             self._complain(cr, f"{cr}: task {record.get('task')!r} failed, {_place(record)}\n{record.get('error', '')}")
         elif record.get("level") in ("warning", "error", "critical"):
             details = (record.get(name) for name in ("error", "reason", "stacktrace"))
-            self._complain(cr, "\n".join([f"{cr}: {message}".lstrip(": "), *(str(text) for text in details if text)]))
+            self._complain(
+                cr, "\n".join([f"{cr}: {record.get('msg', '')}".lstrip(": "), *(str(text) for text in details if text)])
+            )
         self.draw()
 
     def listen_anew(self) -> None:

@@ -247,7 +247,12 @@ _OPTIONS = (
         show_default=True,
         help="auto: console on a terminal, JSON lines elsewhere.",
     ),
-    click.option("--orders-from-stdin", is_flag=True, hidden=True, help="Heed `rolerunner dev`, and end with it."),
+    click.option(
+        "--requeue-from-stdin",
+        is_flag=True,
+        hidden=True,
+        help="Requeue the kinds that each line of standard input lists; end with it.",
+    ),
     # The Go operator's other names for the logs' flags.
     _switch("--zap-devel", help="--log-format console, --log-level debug, tracebacks of warnings."),
     click.option("--zap-encoder", type=click.Choice(("json", "console"), case_sensitive=False), help="As --log-format."),
@@ -324,7 +329,7 @@ def read(flags: Mapping[str, Any], given: set[str], environ: Mapping[str, str]) 
         election=_election(flags, given, environ, notices),
         runs_dir=flags["runs_dir"].absolute(),
         max_artifacts_size=flags["max_artifacts_size"] * 1024**2,
-        orders_from_stdin=flags["orders_from_stdin"],
+        requeue_from_stdin=flags["requeue_from_stdin"],
         logging=_logging(flags, given),
         notices=(*notices, *_ignored(given)),
     )

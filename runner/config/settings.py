@@ -111,8 +111,8 @@ class Settings:
     run_artifacts: bool = True
     # Bytes that all artifacts together may take; the oldest go. 0: no bound.
     max_artifacts_size: int = DEFAULT_MAX_ARTIFACTS_SIZE
-    # Whoever started this runner says through its standard input which kinds to run again, one list a line.
-    orders_from_stdin: bool = False
+    # Each line of standard input is a JSON list of kinds to requeue; its end is the runner's.
+    requeue_from_stdin: bool = False
     logging: logs.Options = field(default_factory=logs.Options)
     # What the user should be told of the flags and variables, once.
     notices: tuple[str, ...] = ()

@@ -40,6 +40,7 @@ from runner.kube.backoff import Backoff
 from runner.kube.client import ApiClient, Conflict, Invalid, KubeError, NotFound, Refused
 from runner.kube.discovery import Discovery, Resource
 from runner.kube.events import EventRecorder
+from runner.logs import RunnerEvent
 from runner.private_files import write_private
 from runner.proxy.dry_run import Rehearsal
 from runner.proxy.sessions import OnDependent, OnWrite, Session, Sessions, basic_authorization, kubeconfigs
@@ -322,7 +323,7 @@ class Reconciler:
     async def _rehearse(self, turn: Turn, obj: Object, *, finalizing: bool) -> Result:
         """The CR wants a dry run: an Event says what came of it, and the conditions that it was none but that."""
         plan = await self.plan(turn.request, turn.resource, obj, finalizing=finalizing)
-        logger.info("Plan", extra={**turn.request.fields, "output": plan.text()})
+        logger.info("Plan", extra={"event": RunnerEvent.DRY_RUN_RESULT, **turn.request.fields, "output": plan.text()})
         await self._events.post(turn.owner, type="Normal", action="Plan", reason="Plan", note=plan.note())
         if turn.watch.manage_status:
             await self._mark(turn, obj, lambda status, now: conditions.mark_rehearsed(status, plan.failure, now))
@@ -336,7 +337,7 @@ class Reconciler:
         self._slow.discard(request)
         self._too_deep.discard(request)
         await asyncio.to_thread(self._with.folders.remove, _folder_parts(request))
-        logger.info("The CR is gone", extra=request.fields)
+        logger.info("The CR is gone", extra={"event": RunnerEvent.CR_GONE, **request.fields})
         return Result()
 
     async def _wrong(self, turn: Turn, obj: Object) -> list[str]:
@@ -397,9 +398,16 @@ class Reconciler:
         except asyncio.CancelledError:
             logger.warning("The run was ended", extra={**request.fields, "job": ident})
             raise
+        if turn.plan:
+            message, event = "Planned", RunnerEvent.DRY_RUN_ENDED
+        elif outcome.succeeded:
+            message, event = "Run succeeded", RunnerEvent.RUN_SUCCEEDED
+        else:
+            message, event = "Run failed", RunnerEvent.RUN_FAILED
         logger.info(
-            "Planned" if turn.plan else "Run succeeded" if outcome.succeeded else "Run failed",
+            message,
             extra={
+                "event": event,
                 **request.fields,
                 "job": ident,
                 "ok": outcome.ok,
@@ -447,7 +455,8 @@ class Reconciler:
                 names=(watch.gvk.group, watch.gvk.version, watch.gvk.kind, request.key.namespace, request.key.name),
             )
             about = {"job": ident, "content": str(content.path), **({"cause": turn.cause} if turn.cause else {})}
-            logger.info("Planning" if turn.plan else "Running", extra={**request.fields, **about})
+            event = RunnerEvent.DRY_RUN_STARTED if turn.plan else RunnerEvent.RUN_STARTED
+            logger.info("Planning" if turn.plan else "Running", extra={"event": event, **request.fields, **about})
             return await self._followed(job, turn, Narrator(request, self._with.log_events))
 
     async def _followed(self, job: Job, turn: Turn, narrator: Narrator) -> Outcome:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from runner.config.settings import LogEvents
 from runner.control import Request
 from runner.executor.jobs import JobEvent
-from runner.logs import VALUE_LIMIT
+from runner.logs import VALUE_LIMIT, RunnerEvent
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +36,12 @@ class Narrator:
             fields = {"task": event.task, "at": event.location, "error": event.message}
             # The message, which the CR's status has as well, has only its end.
             more = {"stderr": event.stderr} if event.stderr and event.stderr not in event.message else {}
-            logger.error("Task failed", extra={**self._fields, **fields, **more})
+            logger.error("Task failed", extra={"event": RunnerEvent.TASK_FAILED, **self._fields, **fields, **more})
         elif event.event == "playbook_on_task_start" and action not in _UNTOLD:
-            logger.info("Task", extra={**self._fields, "task": event.task})
+            logger.info("Task", extra={"event": RunnerEvent.TASK_STARTED, **self._fields, "task": event.task})
         elif event.event == "runner_on_ok" and action in _DEBUG:
-            logger.info("Debug", extra={**self._fields, "task": event.task, "output": event.printed.strip()})
+            fields = {"task": event.task, "output": event.printed.strip()}
+            logger.info("Debug", extra={"event": RunnerEvent.DEBUG_OUTPUT, **self._fields, **fields})
 
     def tell_all(self, printed: Iterable[str]) -> None:
         """What Ansible printed, in pieces that are no longer than a log's value may be."""

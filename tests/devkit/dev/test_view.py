@@ -10,8 +10,8 @@ import pytest
 from devkit.dev.view import View
 
 
-def record(msg: str, name: str = "one", **fields: Any) -> dict[str, Any]:
-    return {"level": "info", "msg": msg, "kind": "Thing", "namespace": "here", "name": name, **fields}
+def record(event: str, name: str = "one", **fields: Any) -> dict[str, Any]:
+    return {"level": "info", "event": event, "kind": "Thing", "namespace": "here", "name": name, **fields}
 
 
 class Terminal(io.StringIO):
@@ -19,7 +19,7 @@ class Terminal(io.StringIO):
         return True
 
 
-RAN = record("Run succeeded", ok=2, changed=1, failures=0)
+RAN = record("run_succeeded", ok=2, changed=1, failures=0)
 
 
 def plain(view: View, width: int = 80, height: int = 24) -> list[str]:
@@ -28,19 +28,19 @@ def plain(view: View, width: int = 80, height: int = 24) -> list[str]:
 
 def test_the_table_has_each_cr_its_task_and_its_last_result() -> None:
     view = View(Terminal(), title="dev")
-    view.hear(record("Running"))
-    view.hear(record("Task", task="Make it"))
-    view.hear(record("Running", name="two"))
-    view.hear(record("Run succeeded", name="two", ok=2, changed=1, failures=0))
-    view.hear(record("Running", name="three"))
-    view.hear(record("Task", name="three", task="Break it"))
-    view.hear(record("Run failed", name="three", failures=1))
+    view.hear(record("run_started"))
+    view.hear(record("task_started", task="Make it"))
+    view.hear(record("run_started", name="two"))
+    view.hear(record("run_succeeded", name="two", ok=2, changed=1, failures=0))
+    view.hear(record("run_started", name="three"))
+    view.hear(record("task_started", name="three", task="Break it"))
+    view.hear(record("run_failed", name="three", failures=1))
     _, title, *rows = plain(view)
     assert title == "dev: 1 running, 1 ok, 1 failed. Ctrl-C ends it."
     assert rows[0].startswith("● Thing here/one    Make it ")
     assert rows[1].startswith("✓ Thing here/two    ok 2, changed 1, failed 0 ")
     assert rows[2].startswith("✗ Thing here/three  in task 'Break it' ")
-    view.hear(record("The CR is gone"))
+    view.hear(record("cr_gone"))
     assert len(plain(view)) == 4
 
 
@@ -48,7 +48,7 @@ def test_the_table_has_each_cr_its_task_and_its_last_result() -> None:
 def test_the_table_fits_its_terminal(width: int, height: int) -> None:
     view = View(Terminal(), title="dev")
     for number in range(40):
-        view.hear(record("Running", name=f"a-rather-long-name-{number}"))
+        view.hear(record("run_started", name=f"a-rather-long-name-{number}"))
     lines = plain(view, width, height)
     # An empty line, a title, at least one row, and how many more there are.
     assert len(lines) <= max(4, height - 1)
@@ -59,7 +59,7 @@ def test_the_table_fits_its_terminal(width: int, height: int) -> None:
 def test_without_a_terminal_there_are_lines_and_no_table() -> None:
     out = io.StringIO()
     view = View(out, title="dev")
-    view.hear(record("Running"))
+    view.hear(record("run_started"))
     view.hear(RAN)
     view.draw()
     assert "\x1b" not in out.getvalue()
@@ -75,7 +75,7 @@ def test_a_failure_is_told_once_with_its_place_until_something_is_done_about_it(
     monkeypatch.chdir(tmp_path)
     out = io.StringIO()
     view = View(out, title="dev")
-    failed = record("Task failed", level="error", task="Make it", at=f"{tmp_path}/roles/a/main.yml:3", error="no\nreally")
+    failed = record("task_failed", level="error", task="Make it", at=f"{tmp_path}/roles/a/main.yml:3", error="no\nreally")
     view.hear(failed)
     view.hear(failed)
     assert out.getvalue().count("Thing here/one: task 'Make it' failed, roles/a/main.yml:3\n    no\n    really\n") == 1
