@@ -22,7 +22,7 @@ from runner.cli import hand_down, mistakes
 from runner.config import flags, watches
 from runner.config.settings import Settings
 from runner.errors import ConfigurationError
-from runner.resource.refusals import readable
+from runner.resource.api_status import readable
 
 
 @click.command()

@@ -28,7 +28,7 @@ from runner.config.schema import WATCHES
 from runner.config.settings import Settings
 from runner.errors import ConfigurationError, RolerunnerError
 from runner.executor import environment
-from runner.resource.refusals import readable
+from runner.resource.api_status import readable
 
 logger = logging.getLogger(__name__)
 

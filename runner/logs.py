@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -152,6 +152,29 @@ def _trace(text: str) -> str:
     if len(text) <= VALUE_LIMIT:
         return text
     return f"{text[: VALUE_LIMIT // 2]}… (cut, {len(text)} characters)\n{text[-VALUE_LIMIT // 2 :]}"
+
+
+class Once:
+    """Tells the first occurrence of a key from its repetitions, so that a message is logged once and not again and again.
+
+    It remembers up to `limit` keys and then begins again. With a limit of 1 it tells whether a key differs from the last.
+    """
+
+    def __init__(self, limit: int = 1000) -> None:
+        self._limit = limit
+        self._seen: set[Hashable] = set()
+
+    def is_new(self, key: Hashable) -> bool:
+        if key in self._seen:
+            return False
+        if len(self._seen) >= self._limit:
+            self._seen.clear()
+        self._seen.add(key)
+        return True
+
+    def reset(self) -> None:
+        """Forget all keys, as when the trouble that they name is over."""
+        self._seen.clear()
 
 
 class JsonFormatter(logging.Formatter):

@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
-from runner.logs import VALUE_LIMIT, ConsoleFormatter, JsonFormatter, Options, RunnerEvent, configure
-from runner.resource.refusals import readable
+from runner.logs import VALUE_LIMIT, ConsoleFormatter, JsonFormatter, Once, Options, RunnerEvent, configure
+from runner.resource.api_status import readable
 
 
 def record(message: str = "Task failed", **fields: object) -> logging.LogRecord:
@@ -112,3 +112,17 @@ def test_messages_and_tracebacks_are_bounded(formatter: logging.Formatter) -> No
     line = formatter.format(record("y" * 10**6, exc_info=(ValueError, error, None)))
     assert len(line) < 2 * VALUE_LIMIT + 400
     assert "the end" in line
+
+
+def test_a_key_is_new_once_until_it_is_forgotten() -> None:
+    once = Once(limit=2)
+    assert [once.is_new(key) for key in ("a", "a", "b", "a")] == [True, False, True, False]
+    # No more than the limit is remembered.
+    assert [once.is_new(key) for key in ("c", "a")] == [True, True]
+    once.reset()
+    assert once.is_new("a")
+
+
+def test_with_a_limit_of_one_a_key_is_new_when_it_differs_from_the_last() -> None:
+    last = Once(limit=1)
+    assert [last.is_new(key) for key in ("a", "a", "b", "a")] == [True, False, True, True]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from runner.executor.jobs import JobEvent
-from runner.resource import refusals
+from runner.resource import api_status
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +35,9 @@ def explained(event: JobEvent) -> JobEvent:
 
 
 def _words(event: JobEvent) -> str:
-    message = refusals.readable(event.message)
+    message = api_status.readable(event.message)
     # Each of a loop's items has its own.
-    remedy = "" if event.items else refusals.remedy(message, _sent(event))
+    remedy = "" if event.items else api_status.remedy(message, _sent(event))
     return "\n".join(filter(None, (message, remedy)))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from runner.control import Priority, Request
 from runner.control.own_writes import Change, Echoes
 from runner.json_codec import encode
 from runner.kube.primaries import EventType
+from runner.resource.comparison import changed_fields, content, declared, differ, in_place_of_generation
 from runner.resource.metadata import (
     GroupKind,
     GroupVersionKind,
@@ -36,22 +37,6 @@ logger = logging.getLogger(__name__)
 # Gives a CR a turn, after so many seconds.
 Add = Callable[[Request, Priority, float], None]
 
-# Beginnings of annotations by which Kubernetes' own controllers keep count, after every change and about nothing that a role
-# set; an autoscaler's whole status is there.
-_BOOKKEEPING = (
-    "autoscaling.alpha.kubernetes.io/",
-    "control-plane.alpha.kubernetes.io/leader",
-    "deployment.kubernetes.io/",
-    "endpoints.kubernetes.io/last-change-trigger-time",
-    "node.alpha.kubernetes.io/ttl",
-    "pv.kubernetes.io/",
-    "storage.alpha.kubernetes.io/migrated-plugins",
-    "volume.beta.kubernetes.io/",
-    "volume.kubernetes.io/",
-    "csi.volume.kubernetes.io/",
-)
-# What Kubernetes fills in of a core kind's spec, once and for good.
-_BOUND = {"PersistentVolumeClaim": "volumeName", "PersistentVolume": "claimRef", "Pod": "nodeName"}
 # Of a change, how many fields are named, and how much of each name.
 _MOST_FIELDS, _LONGEST_FIELD = 5, 80
 # Seconds over which CRs that were there before the runner get their first turn.
@@ -75,7 +60,7 @@ class Sight:
             uid=metadata.get("uid", ""),
             deleting=is_deleting(obj),
             # Secrets, Nodes and others have no generation: what a generation would count is looked at itself.
-            generation=generation if isinstance(generation, int) and generation else _digest(_own_content(obj)),
+            generation=generation if isinstance(generation, int) and generation else _digest(in_place_of_generation(obj)),
             annotations=_digest(annotations_of(obj)) if watch.watch_annotations else str(is_dry_run(watch, obj)),
         )
 
@@ -137,7 +122,7 @@ class Handlers:
         requests: set[Request] = set()
         if dependent_changed(before, after):
             requests.update(request for obj in versions for request in self._requests(obj, gone=after is None))
-        if self._related and _differ(_content(before), _content(after)):
+        if self._related and differ(before and content(before), after and content(after)):
             requests.update(request for obj in versions for request in self._concerned(obj))
         if not requests:
             return
@@ -258,7 +243,7 @@ def dependent_changed(before: Object | None, after: Object | None) -> bool:
         return False
     if after is None:
         return True
-    return _differ(_essence(before), _essence(after))
+    return differ(declared(before), declared(after))
 
 
 def wants(watch: Watch, gvk: GroupVersionKind, *, namespaced: bool, owner: ObjectKey) -> bool:
@@ -275,44 +260,9 @@ def has_been_reconciled(obj: Object) -> bool:
     return isinstance(status, dict) and bool(status.get("conditions"))
 
 
-def _content(obj: Object | None) -> dict[str, Any] | None:
-    """All of an object but what changes with every write."""
-    if obj is None:
-        return None
-    metadata = {name: value for name, value in obj["metadata"].items() if name not in ("resourceVersion", "managedFields")}
-    return {**obj, "metadata": metadata}
-
-
-def _essence(obj: Object) -> dict[str, Any]:
-    """What of an object a role or a person has set: not its status, nor what Kubernetes keeps in other places for itself."""
-    content = _content(obj) or {}
-    annotations = {name: value for name, value in annotations_of(obj).items() if not name.startswith(_BOOKKEEPING)}
-    essence = {name: value for name, value in content.items() if name != "status"}
-    bound, spec = _BOUND.get(obj.get("kind", "")), obj.get("spec")
-    if bound and obj.get("apiVersion") == "v1" and isinstance(spec, Mapping):
-        essence["spec"] = {name: value for name, value in spec.items() if name != bound}
-    return {**essence, "metadata": {**content["metadata"], "annotations": annotations}}
-
-
-def _own_content(obj: Object) -> dict[str, Any]:
-    """What of a CR without a generation is news; its finalizers are the runner's own doing, and others'."""
-    essence = _essence(obj)
-    # Items of a list say nothing of their kind.
-    rest = {name: value for name, value in essence.items() if name not in ("apiVersion", "kind")}
-    return {**rest, "metadata": {name: value for name, value in essence["metadata"].items() if name != "finalizers"}}
-
-
 def _digest(value: Any) -> str:
     """Equal for equal JSON. An annotation may have 256 KB, and a Secret 1 MB: they are not kept."""
     return hashlib.sha256(encode(value, sort_keys=True)).hexdigest()
-
-
-def _differ(before: Any, after: Any) -> bool:
-    try:
-        return bool(before != after)
-    except RecursionError:
-        # Deeper than Python compares.
-        return True
 
 
 def _uids_of_owners(obj: Object) -> dict[tuple[GroupKind, str], set[str]]:
@@ -341,18 +291,7 @@ def _what_changed(before: Object | None, after: Object | None) -> str:
     name = f"{obj.get('kind', '')} {ObjectKey.of(obj)}".strip()
     if before is None or after is None:
         return f"{name} {'created' if before is None else 'deleted'}"
-    fields = list(_changed_fields(_essence(before), _essence(after)))
+    fields = list(changed_fields(declared(before), declared(after)))
     named = ", ".join(field[:_LONGEST_FIELD] for field in fields[:_MOST_FIELDS])
     more = " and more" if len(fields) > _MOST_FIELDS else ""
     return f"{name} changed: {named}{more}" if fields else f"{name} changed: status"
-
-
-def _changed_fields(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The fields that differ, two levels deep."""
-    for name in dict.fromkeys((*before, *after)):
-        old, new = before.get(name), after.get(name)
-        if _differ(old, new):
-            if not prefix and isinstance(old, Mapping) and isinstance(new, Mapping):
-                yield from _changed_fields(old, new, f"{name}.")
-            else:
-                yield f"{prefix}{name}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.executor.jobs import JobEvent, Outcome
-from runner.proxy.dry_run import Rehearsal
+from runner.proxy.dry_run import DryRun
 from runner.resource.diff import Action, Change
 from runner.resource.masking import Masker
 
@@ -27,7 +27,7 @@ class Plan:
     """`cr`: its kind, namespace and name, as the log has them."""
 
     cr: Mapping[str, str]
-    rehearsal: Rehearsal
+    dry_run: DryRun
     # Those that say something about the plan: of tasks that failed or cannot be predicted.
     events: deque[JobEvent] = field(default_factory=lambda: deque(maxlen=_MOST_EVENTS))
     outcome: Outcome = field(default_factory=Outcome)
@@ -39,11 +39,11 @@ class Plan:
 
     @property
     def changes(self) -> list[Change]:
-        return self.rehearsal.changes
+        return self.dry_run.changes
 
     @property
     def would_change(self) -> bool:
-        return bool(self.changes or self.rehearsal.refused)
+        return bool(self.changes or self.dry_run.refused)
 
     @property
     def failure(self) -> str:
@@ -77,14 +77,14 @@ class Plan:
         return {
             **{"kind": self.cr["kind"], "namespace": self.cr["namespace"], "name": self.cr["cr"]},
             "changes": changes,
-            "refused": self.rehearsal.refused,
+            "refused": self.dry_run.refused,
             "unpredicted": [self._masked(text) for text in self._unpredicted()],
             "failures": [self._masked(text) for text in self._failures()],
         }
 
     def _doubts(self) -> list[str]:
         """What this plan cannot tell, one line each."""
-        refused = [f"? refused, as no dry run: {request}" for request in self.rehearsal.refused]
+        refused = [f"? refused, as no dry run: {request}" for request in self.dry_run.refused]
         failures = [f"! {text}" for text in self._failures()]
         after = ["! What would come after this is not known."] if failures else []
         return [*(f"? {text}" for text in self._unpredicted()), *refused, *failures, *after]

@@ -42,7 +42,7 @@ from runner.kube.discovery import Discovery, Resource
 from runner.kube.events import EventRecorder
 from runner.logs import RunnerEvent
 from runner.private_files import write_private
-from runner.proxy.dry_run import Rehearsal
+from runner.proxy.dry_run import DryRun
 from runner.proxy.sessions import OnDependent, OnWrite, Session, Sessions, basic_authorization, kubeconfigs
 from runner.resource import conditions, parameters
 from runner.resource.metadata import (
@@ -179,7 +179,7 @@ class Reconciler:
 
     async def plan(self, request: Request, resource: Resource, obj: Object, *, finalizing: bool = False) -> Plan:
         """What a run of the CR would change, if it was as `obj` has it. Nothing is written. Raises KubeError."""
-        plan = Plan(request.fields, Rehearsal(cr=obj, path=resource.path(request.key)))
+        plan = Plan(request.fields, DryRun(cr=obj, path=resource.path(request.key)))
         watch, _ = for_cr(request.watch, obj)
         turn = Turn(request, watch, resource, Owner(watch.gvk, request.key, obj["metadata"]["uid"]), Phases(), plan=plan)
         try:
@@ -326,7 +326,7 @@ class Reconciler:
         logger.info("Plan", extra={"event": RunnerEvent.DRY_RUN_RESULT, **turn.request.fields, "output": plan.text()})
         await self._events.post(turn.owner, type="Normal", action="Plan", reason="Plan", note=plan.note())
         if turn.watch.manage_status:
-            await self._mark(turn, obj, lambda status, now: conditions.mark_rehearsed(status, plan.failure, now))
+            await self._mark(turn, obj, lambda status, now: conditions.mark_dry_run(status, plan.failure, now))
         return Result(requeue_after=turn.watch.reconcile_period)
 
     async def _gone(self, request: Request, uid: str | None) -> Result:
@@ -531,7 +531,7 @@ class Reconciler:
             on_dependent=notice,
             on_write=write,
             blacklist=watch.blacklist,
-            rehearsal=turn.plan.rehearsal if turn.plan else None,
+            dry_run=turn.plan.dry_run if turn.plan else None,
         )
 
     async def _conclude(

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import RolerunnerError
-from runner.resource.masking import REQUEUE_ACTIONS
 
 # The host that roles run on, and whose counters are the run's.
 LOCALHOST = "localhost"
+# By action, the key of its result that says after which time the CR is to be reconciled again. It is never masked.
+REQUEUE_RESULTS = {"operator_sdk.util.requeue_after": "period", "requeue_after": "period"}
 
 _BROKEN_CONDITIONAL = "Conditionals must have a boolean result."
 # Where a mistake in a file is, as ansible-core says it until 2.18; later as a path, line and column.
@@ -309,8 +310,8 @@ class Fold:
         printed = event.message if event.is_failure else "" if event.event.startswith("runner_") else event.printed
         if printed:
             self._printed.append(_cut(printed, _LONGEST_PRINTED))
-        if event.event == "runner_on_ok" and event.data.get("task_action") in REQUEUE_ACTIONS:
-            self._requeue_after = event.result.get("period", self._requeue_after)
+        if event.event == "runner_on_ok" and (key := REQUEUE_RESULTS.get(str(event.data.get("task_action")))):
+            self._requeue_after = event.result.get(key, self._requeue_after)
         if event.event == "playbook_on_stats":
             self._completion = event.created
             self._counts = {name: counts for name, counts in event.data.items() if isinstance(counts, Mapping)}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.executor.environment import LONGEST_EVENT
+from runner.executor.jobs import REQUEUE_RESULTS
 from runner.private_files import write_private
 from runner.resource.masking import Masker
 
@@ -28,7 +29,8 @@ class Recorder:
         self._order = order
         self._tell = tell
         content = Path(order["role"] or order["playbook"])
-        self._masker = Masker(order["secrets"], [*order["names"], *content.parts, *Path(order["folder"]).parts])
+        names = [*order["names"], *content.parts, *Path(order["folder"]).parts]
+        self._masker = Masker(order["secrets"], names, REQUEUE_RESULTS)
         self._folder = Path(order["folder"])
         self.artifacts = self._folder / "artifacts" / order["ident"]
         self._printed: list[str] = []

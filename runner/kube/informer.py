@@ -20,6 +20,8 @@ from runner.kube.backoff import Backoff
 from runner.kube.client import ApiClient, Expired, KubeError, NotFound, NotReady, Refused, Silent, Unreadable
 from runner.kube.discovery import Resource
 from runner.kube.nesting import METADATA_ONLY
+from runner.logs import Once
+from runner.resource.comparison import without_metadata
 from runner.resource.metadata import Object, ObjectKey, labels_of
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ _FIRST_DELAY, _LAST_DELAY = 0.2, 30.0
 # A watch that ends sooner, without an event, is trouble: client-go's rule.
 _SHORT = 1.0
 _NO_LABELS: Mapping[str, str] = {}
+_NOT_SERVED = "kind not served"
 
 
 class Informer:
@@ -68,8 +71,8 @@ class Informer:
         self._told = 0
         # Watches in a row that came to nothing.
         self._in_vain = 0
-        # What has been logged of objects that could not be taken in.
-        self._odd: set[str] = set()
+        # By type of error: objects that could not be processed.
+        self._failures = Once()
         self._encoded: dict[ObjectKey, bytes] = {}
 
     def expect(self, obj: Object) -> None:
@@ -89,7 +92,7 @@ class Informer:
 
     async def run(self) -> None:
         """Keep the store current until cancelled. Trouble is logged once a kind of trouble, and waited out."""
-        backoff, trouble = Backoff(_FIRST_DELAY, _LAST_DELAY), ""
+        backoff, trouble = Backoff(_FIRST_DELAY, _LAST_DELAY), Once(limit=1)
         while True:
             error_itself: Exception | None = None
             try:
@@ -98,15 +101,12 @@ class Informer:
                 if self._in_vain <= max(in_vain, 1):
                     if not self._in_vain:
                         backoff.reset()
-                        trouble = ""
+                        trouble.reset()
                     continue
                 problem, level = "watches end as soon as they begin", logging.INFO
             except NotFound:
-                problem, level = "kind not served", logging.INFO
+                problem, level = _NOT_SERVED, logging.INFO
                 self.version = ""
-                if trouble == problem:
-                    # The kind itself is gone, and its objects with it: a server that has just begun says so once.
-                    await self._remove(self.store.keys() | self.others.keys())
             except NotReady as error:
                 problem, level = str(error), logging.DEBUG
             except KubeError as error:
@@ -116,14 +116,16 @@ class Informer:
                 # Nothing that one kind's watch stumbles over ends the others'.
                 problem, level, error_itself = f"{type(error).__name__}: {error}", logging.ERROR, error
                 self.version, self._unbroken = "", False
-            if problem != trouble:
+            if trouble.is_new(problem):
                 logger.log(
                     level,
                     "Dependents are not being watched for now",
                     extra={"resource": self.resource.plural, "namespace": self.namespace, "reason": problem[:1000]},
                     exc_info=error_itself,
                 )
-            trouble = problem
+            elif problem == _NOT_SERVED:
+                # The kind itself is gone, and its objects with it: a server that has just begun says so once.
+                await self._remove(self.store.keys() | self.others.keys())
             await backoff.pause()
 
     async def step(self) -> None:
@@ -237,15 +239,15 @@ class Informer:
     def _take_in(self, key: ObjectKey, obj: Object | None, *, deleted: bool = False) -> None:
         """The object is there so, or is not. What goes wrong with one object concerns no other."""
         try:
-            slim = None if obj is None else _slim(obj)
+            # managedFields are half of a stored object's size, and nothing here or in a role asks for them.
+            slim = None if obj is None else without_metadata(obj, ("managedFields",))
             self._put(key, None if deleted else slim, last=slim)
         except Exception as error:
             self._pass_over(error, key)
 
     def _pass_over(self, error: Exception, key: ObjectKey | None = None) -> None:
         what = type(error).__name__
-        if what not in self._odd:
-            self._odd.add(what)
+        if self._failures.is_new(what):
             fields = {"resource": self.resource.plural, "object": str(key or ""), "error": f"{what}: {error}"[:1000]}
             logger.error("An object was passed over", extra=fields, exc_info=error)
 
@@ -322,12 +324,6 @@ class Informers:
 
 def _kind(api_version: str, plural: str) -> str:
     return f"{plural}.{api_version}"
-
-
-def _slim(obj: Mapping[str, Any]) -> Object:
-    """Without managedFields: half of a stored object's size, and nothing here or in a role asks for them."""
-    metadata = {name: value for name, value in obj["metadata"].items() if name != "managedFields"}
-    return {**obj, "metadata": metadata}
 
 
 def _named(key: ObjectKey) -> dict[str, str]:

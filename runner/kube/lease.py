@@ -27,6 +27,7 @@ from runner.config.settings import Election
 from runner.errors import ConfigurationError, RolerunnerError
 from runner.kube import events
 from runner.kube.client import ApiClient, Conflict, KubeError, NotFound, Refused, Unreadable, in_cluster_namespace
+from runner.logs import Once
 from runner.resource.metadata import GroupVersionKind, Object, ObjectKey, Owner
 
 logger = logging.getLogger(__name__)
@@ -128,7 +129,7 @@ class Elector:
         self._stale = True
         # Whether a Lease may stand that names this process.
         self._may_hold = False
-        self._trouble = ""
+        self._trouble = Once(limit=1)
 
     async def acquire(self) -> None:
         """Wait until this process leads."""
@@ -186,9 +187,9 @@ class Elector:
             async with asyncio.timeout(self._election.renew_deadline / 2):
                 leads = await self.step()
         except (KubeError, TimeoutError) as error:
-            self._say(error)
+            self._log_trouble(error)
             return False
-        self._trouble = ""
+        self._trouble.reset()
         return leads
 
     async def step(self) -> bool:
@@ -249,11 +250,10 @@ class Elector:
         if self._seen is None or self._seen.spec != spec:
             self._seen = Seen(spec, self._clock())
 
-    def _say(self, error: Exception) -> None:
+    def _log_trouble(self, error: Exception) -> None:
         reason = _reason(error)
-        if reason == self._trouble:
+        if not self._trouble.is_new(reason):
             return
-        self._trouble = reason
         extra = {**self.fields, "reason": reason}
         if isinstance(error, Refused):
             remedy = f"allow get, create and update of leases (coordination.k8s.io) in the namespace {self.namespace}"

@@ -27,7 +27,8 @@ from runner.kube.backoff import Backoff
 from runner.kube.client import ApiClient, KubeError, Unreadable, in_cluster_namespace, is_not_ready, lines, parsed
 from runner.kube.discovery import Discovery, group_version_path
 from runner.kube.nesting import DEEPEST, METADATA_ONLY
-from runner.resource import refusals
+from runner.logs import Once
+from runner.resource import api_status
 from runner.resource.metadata import GroupVersionKind, Object, ObjectKey, is_deleting
 
 logger = logging.getLogger(__name__)
@@ -47,8 +48,6 @@ _LOOK_AGAIN, _LOOK_AT_NAMESPACES = 2.0, 30.0
 # Seconds: for an answer, of a watch for its beginning; a watch that ends sooner, without an event, is trouble; one without
 # even a bookmark for so long has lost its peer.
 _ANSWER, _SHORT, _INACTIVE = 60.0, 1.0, 90.0
-# CRs whose trouble is remembered so that it is told once.
-_MOST_TOLD = 1000
 
 
 async def watch_primaries(
@@ -171,7 +170,7 @@ async def _add_namespaces(client: ApiClient, insights: Insights, patterns: Seque
 def _reason(error: BaseException) -> str:
     # kopf's errors have the server's answer as an object beside its message.
     answers = [argument for argument in error.args if isinstance(argument, dict)]
-    return refusals.sentence(answers[0]) if answers else str(error) or type(error).__name__
+    return api_status.sentence(answers[0]) if answers else str(error) or type(error).__name__
 
 
 async def _is_served(client: ApiClient, gvk: GroupVersionKind) -> bool:
@@ -263,7 +262,8 @@ class Patience:
         self._present: dict[str, set[ObjectKey]] = {}
         # By path, the watches in a row that came to nothing.
         self._in_vain: dict[str, int] = {}
-        self._told: set[str] = set()
+        # By path and key: CRs that nest too deep.
+        self._too_deep = Once()
 
     async def __call__(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         backoff = Backoff(_FIRST_DELAY, _LAST_DELAY, jitter=0)
@@ -288,7 +288,7 @@ class Patience:
         path = request.url.path
         ours = path.startswith(self._paths) and path != self._namespaces
         if response.status in (429, 500, 502, 503, 504) or (response.status in (401, 403) and ours):
-            text = refusals.readable(await response.text(errors="replace"))
+            text = api_status.readable(await response.text(errors="replace"))
             level = logging.DEBUG if is_not_ready(response.status, text) else logging.WARNING
             return f"HTTP {response.status}: {text[:500]}", level
         return "", logging.NOTSET
@@ -334,12 +334,8 @@ class Patience:
         """Whether an object is one that can be handed on; if not, that is told once."""
         if METADATA_ONLY not in obj:
             return True
-        name = f"{path} {ObjectKey.of(obj)}"
-        if name not in self._told:
-            if len(self._told) >= _MOST_TOLD:
-                self._told.clear()
-            self._told.add(name)
-            key = ObjectKey.of(obj)
+        key = ObjectKey.of(obj)
+        if self._too_deep.is_new((path, key)):
             fields = {"kind": str(obj.get("kind") or path), "namespace": key.namespace, "cr": key.name}
             logger.warning("A CR is passed over: it nests deeper than can be read", extra={**fields, "limit": DEEPEST})
         return False

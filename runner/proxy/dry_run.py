@@ -31,7 +31,7 @@ class Refusal(RolerunnerError):
 
 
 @dataclass(slots=True, kw_only=True)
-class Rehearsal:
+class DryRun:
     """`cr` is shown to the run wherever it reads its CR, at `path`: it may not be in the cluster, or not so."""
 
     cr: Object
@@ -40,7 +40,7 @@ class Rehearsal:
     # METHOD PATH of each.
     refused: list[str] = field(default_factory=list)
 
-    def keep(self, info: RequestInfo, *, before: Object | None, sent: Object | None, answer: Object) -> None:
+    def record(self, info: RequestInfo, *, before: Object | None, sent: Object | None, answer: Object) -> None:
         """Remember what a dry run did. `before`: what was there; `sent`: the request's body."""
         if info.subresource == "status":
             return
@@ -50,7 +50,7 @@ class Rehearsal:
         if change.is_one:
             self.changes.append(change)
 
-    def keep_deleted(self, *, before: Object | None, answer: Object) -> None:
+    def record_deletion(self, *, before: Object | None, answer: Object) -> None:
         """Of several objects at once the answer is a list, whose kind says theirs."""
         kind = {"apiVersion": answer.get("apiVersion"), "kind": str(answer.get("kind")).removesuffix("List")}
         objects = [before] if before else [{**kind, **item} for item in answer.get("items") or ()]

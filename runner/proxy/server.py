@@ -30,7 +30,7 @@ from runner.kube.client import ApiClient, Conflict, KubeError, NotFound
 from runner.kube.discovery import Discovery
 from runner.proxy import preconditions, tunnel
 from runner.proxy.cached_reads import Covering, from_store
-from runner.proxy.dry_run import READS, Refusal, Rehearsal, check_read, check_write, is_question
+from runner.proxy.dry_run import READS, DryRun, Refusal, check_read, check_write, is_question
 from runner.proxy.preconditions import Answer
 from runner.proxy.requestinfo import RequestInfo, parse
 from runner.proxy.sessions import Session, Sessions
@@ -147,8 +147,8 @@ class ProxyServer:
             return _status(400, "BadRequest", "this proxy takes a path, without a fragment, and no other server's address")
         call = Call(request, session, target)
         try:
-            if session.rehearsal is not None:
-                return await self._rehearse(call, session.rehearsal)
+            if session.dry_run is not None:
+                return await self._dry_run(call, session.dry_run)
             # What another user may read is not for a store to say.
             if request.method == "GET" and "Upgrade" not in request.headers and not call.impersonates:
                 accept = request.headers.get("Accept")
@@ -186,7 +186,7 @@ class ProxyServer:
             del self._connected[address]
             writer.close()
 
-    async def _rehearse(self, call: Call, rehearsal: Rehearsal) -> web.StreamResponse:
+    async def _dry_run(self, call: Call, dry_run: DryRun) -> web.StreamResponse:
         """A plan's request: reads are passed on, dry runs as well and kept, anything else is refused."""
         request, method = call.request, call.request.method
         body = await request.read() if request.body_exists else None
@@ -198,10 +198,10 @@ class ProxyServer:
             elif not is_question(method, call.info):
                 body = check_write(method, call.path, dry_run=request.query.getall("dryRun", []), body=body)
         except Refusal as refusal:
-            rehearsal.refused.append(f"{method} {call.path}")
+            dry_run.refused.append(f"{method} {call.path}")
             return _status(403, "Forbidden", str(refusal))
-        if method == "GET" and call.path == rehearsal.path and not request.query:
-            return web.json_response(rehearsal.cr)
+        if method == "GET" and call.path == dry_run.path and not request.query:
+            return web.json_response(dry_run.cr)
         if method in READS or is_question(method, call.info):
             return await self._pass_on(call)
         if body is not None and call.session.inject_owner:
@@ -220,9 +220,9 @@ class ProxyServer:
             content = await answer.read()
         obj = _object(content) if answer.status < 300 else None
         if obj is not None and method == "DELETE":
-            rehearsal.keep_deleted(before=before, answer=obj)
+            dry_run.record_deletion(before=before, answer=obj)
         elif obj is not None:
-            rehearsal.keep(call.info, before=before, sent=_object(body or b""), answer=obj)
+            dry_run.record(call.info, before=before, sent=_object(body or b""), answer=obj)
         return web.Response(status=answer.status, body=content, content_type=answer.content_type)
 
     async def _pass_on(self, call: Call) -> web.StreamResponse:

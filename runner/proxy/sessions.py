@@ -15,7 +15,7 @@ from typing import NewType
 
 from runner.json_codec import encode
 from runner.kube.discovery import Resource
-from runner.proxy.dry_run import Rehearsal
+from runner.proxy.dry_run import DryRun
 from runner.proxy.requestinfo import RequestInfo
 from runner.resource.metadata import GroupVersionKind, Object, Owner, split_api_version
 
@@ -71,7 +71,7 @@ class Session:
     on_write: OnWrite = lambda uid, before, version: None
     blacklist: frozenset[GroupVersionKind] = frozenset()
     # Of a plan's run, which writes nothing.
-    rehearsal: Rehearsal | None = field(default=None, compare=False)
+    dry_run: DryRun | None = field(default=None, compare=False)
     writes: Writes = field(default_factory=Writes, compare=False)
     # The latest version of each object that the run has been shown, by group, plural, namespace and name.
     _shown: dict[tuple[str, str, str, str], str] = field(default_factory=dict, compare=False)

@@ -85,7 +85,7 @@ def mark_failed(status: Status | None, message: str, result: AnsibleResult | Non
     return _set(marked, _condition(SUCCESSFUL, "False", "", ""), now)
 
 
-def mark_rehearsed(status: Status | None, failure: str, now: datetime) -> dict[str, Any]:
+def mark_dry_run(status: Status | None, failure: str, now: datetime) -> dict[str, Any]:
     """A dry run ended; `failure` is empty if well. What the last real run left stays, but for a dry run's own failure."""
     marked = _set(dict(status or {}), _condition(RUNNING, "False", DRY_RUN, DRY_RUN_MESSAGE), now)
     earlier = _find(marked, FAILURE)

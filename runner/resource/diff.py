@@ -1,6 +1,6 @@
-"""What a dry run would make of an object: created, changed or deleted, and how that reads.
+"""Changes of objects as a dry run predicts them, and their diffs for people.
 
-What the server keeps count by is left out. Of a Secret's data only the names are shown, and which values are new.
+What the API server fills in is left out. Of a Secret's data only the names are shown, and which values are new.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ from typing import Any
 
 import yaml
 
-from runner.resource.metadata import Object, ObjectKey, annotations_of
+from runner.resource.comparison import manifest
+from runner.resource.metadata import Object, ObjectKey
+from runner.resource.secret_values import MASK
 
-_MASK = "********"
-_NEW = "******** (another value)"
-_COUNTED = frozenset({"creationTimestamp", "generation", "managedFields", "resourceVersion", "selfLink", "uid"})
-# kubectl's and `apply: true`'s copy of the object, a Secret's data included.
-_COPY = "kubectl.kubernetes.io/last-applied-configuration"
+_NEW = f"{MASK} (another value)"
 
 
 class Action(StrEnum):
@@ -30,15 +28,16 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """An object before and after; None where it is not there. Holds what it was given: Secrets are masked as it is shown."""
+    """An object before and after a change; None where it does not exist. A Secret's values are masked in `diff` only."""
 
     before: Object | None
     after: Object | None
 
     @property
     def is_one(self) -> bool:
-        """Whether there is anything to tell."""
-        return _essence(self.before) != _essence(self.after)
+        """Whether the manifests differ."""
+        before, after = (None if obj is None else manifest(obj) for obj in (self.before, self.after))
+        return before != after
 
     @property
     def action(self) -> Action:
@@ -67,7 +66,7 @@ class Change:
 
     @property
     def diff(self) -> str:
-        """The whole of what is created, the lines that change with some around them, nothing of what goes."""
+        """A unified diff of the manifests as YAML: all of a created object, nothing of a deleted one."""
         if self.after is None:
             return ""
         before, after = _lines(self.before), _lines(self.after, instead_of=self.before)
@@ -82,25 +81,13 @@ def _lines(obj: Object | None, *, instead_of: Object | None = None) -> list[str]
     return yaml.safe_dump(_masked(obj, instead_of), sort_keys=False, allow_unicode=True, width=1000).splitlines()
 
 
-def _essence(obj: Object | None) -> dict[str, Any] | None:
-    """What of an object somebody has set. Its status is for whoever runs it to say."""
-    if obj is None:
-        return None
-    metadata = {name: value for name, value in (obj.get("metadata") or {}).items() if name not in _COUNTED}
-    if _COPY in annotations_of(obj):
-        metadata["annotations"] = {name: value for name, value in annotations_of(obj).items() if name != _COPY}
-    first = {name: obj[name] for name in ("apiVersion", "kind") if name in obj}
-    rest = {name: value for name, value in obj.items() if name not in (*first, "metadata", "status")}
-    return {**first, "metadata": {name: value for name, value in metadata.items() if value}, **rest}
-
-
 def _masked(obj: Object, before: Object | None) -> dict[str, Any]:
-    essence = _essence(obj) or {}
+    shown = dict(manifest(obj))
     if obj.get("kind") != "Secret":
-        return essence
+        return shown
     for field in ("data", "stringData"):
         values, others = obj.get(field), (before or {}).get(field)
         if isinstance(values, Mapping):
             known = others if isinstance(others, Mapping) else {}
-            essence[field] = {name: _MASK if known.get(name, value) == value else _NEW for name, value in values.items()}
-    return essence
+            shown[field] = {name: MASK if known.get(name, value) == value else _NEW for name, value in values.items()}
+    return shown

@@ -8,7 +8,7 @@ and the artifacts, which that process writes, are masked by the same code. So th
 happened, masking goes by the event's structure:
 
 - Ansible's own words, identifiers, paths of files and numbers (`_OWN`) are masked only where they hold a given secret: that
-  is random, and nothing is decided by it. A `requeue_after`'s period is never masked.
+  is random, and nothing is decided by it. What the runner reads from a result (`plain_results`) is never masked.
 - Inside a Secret (`data`, `stringData`, patches and differences of them) every value is masked, whatever it is.
 - In any other text a Secret's value is masked if it can be a secret. Its key says so (`password`, `tls.key`), or it looks
   like one (`secrets_of`); `host: awx-demo-postgres-15`, `type: managed` and `username: operator` are names.
@@ -55,7 +55,6 @@ _NAMES = frozenset({
     *("play", "task", "handler", "pattern", "play_pattern", "included_file"),
     *("kind", "apiVersion", "api_version", "name", "namespace", "generateName", "path", "src", "dest"),
 })  # fmt: skip
-REQUEUE_ACTIONS = ("operator_sdk.util.requeue_after", "requeue_after")
 
 # Words that messages are made of, and decisions: none of them is given away by being readable.
 _WORDS = frozenset({
@@ -83,9 +82,16 @@ _OBJECT = re.compile(r'"\{\\"|\{\s{0,80}"')
 
 
 class Masker:
-    """Remembers what it has seen for the length of one run. `secrets` are masked everywhere; `names` stay readable."""
+    """Masks the events of one run, and remembers for them which Secrets it has seen.
 
-    def __init__(self, secrets: Iterable[str] = (), names: Iterable[str] = ()) -> None:
+    `secrets` are masked everywhere, `names` stay readable. `plain_results` says by action which key of its result is never
+    masked, because something is decided by it.
+    """
+
+    def __init__(
+        self, secrets: Iterable[str] = (), names: Iterable[str] = (), plain_results: Mapping[str, str] | None = None
+    ) -> None:
+        self._plain_results = plain_results or {}
         self._given = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
         self._given_in_json = [json.dumps(secret)[1:-1] for secret in self._given]
         # What the event is called that is being masked: its task, its play, their places.
@@ -186,9 +192,9 @@ class Masker:
         titles = [value for name, value in data.items() if name in _NAMES or name in _OWN]
         self._titles = {title[:_LONGEST_TITLE] for title in titles if isinstance(title, str) and len(title) >= SHORTEST}
         covered = self._cover_parts(data)
-        result = data.get("res")
-        if data.get("task_action") in REQUEUE_ACTIONS and isinstance(result, dict) and "period" in result:
-            covered["res"]["period"] = result["period"]
+        result, plain = data.get("res"), self._plain_results.get(str(data.get("task_action")))
+        if plain and isinstance(result, dict) and plain in result:
+            covered["res"][plain] = result[plain]
         return {**self._cover_parts({**event, "event_data": None}), "event_data": covered}
 
     def _cover_parts(self, parts: Mapping[str, Any]) -> dict[str, Any]:

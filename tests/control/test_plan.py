@@ -3,13 +3,13 @@
 from runner.control import plan as module
 from runner.control.plan import Plan
 from runner.executor.jobs import Outcome
-from runner.proxy.dry_run import Rehearsal
+from runner.proxy.dry_run import DryRun
 from tests.executor.test_jobs import event, failure
 
 
 def test_it_keeps_what_it_has_to_say_and_no_more() -> None:
     cr = {"kind": "Thing", "namespace": "default", "cr": "a"}
-    plan = Plan(cr, Rehearsal(cr={"metadata": {}}, path="/x"))
+    plan = Plan(cr, DryRun(cr={"metadata": {}}, path="/x"))
     for number in range(module._MOST_EVENTS + 10):
         plan.add(event("runner_on_ok", res={"changed": False}))
         plan.add(event("runner_on_ok", task=f"task {number}", res={"changed": True}, resolved_action="x.y.z"))

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from runner.proxy.dry_run import Refusal, Rehearsal, check_read, check_write, is_question
+from runner.proxy.dry_run import DryRun, Refusal, check_read, check_write, is_question
 from runner.proxy.requestinfo import parse
 
 MAPS = "/api/v1/namespaces/here/configmaps"
@@ -63,7 +63,7 @@ def test_questions_that_are_asked_by_creating_something() -> None:
 
 
 def test_what_was_deleted_at_once_has_its_list_s_kind() -> None:
-    rehearsal = Rehearsal(cr={}, path="")
+    dry_run = DryRun(cr={}, path="")
     answer = {"kind": "PodList", "apiVersion": "v1", "items": [{"metadata": {"name": name}} for name in ("a", "b")]}
-    rehearsal.keep_deleted(before=None, answer=answer)
-    assert [change.title for change in rehearsal.changes] == ["Pod a", "Pod b"]
+    dry_run.record_deletion(before=None, answer=answer)
+    assert [change.title for change in dry_run.changes] == ["Pod a", "Pod b"]

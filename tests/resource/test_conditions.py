@@ -5,8 +5,8 @@ from typing import Any
 from runner.resource.conditions import (
     MESSAGE_LIMIT,
     AnsibleResult,
+    mark_dry_run,
     mark_failed,
-    mark_rehearsed,
     mark_running,
     mark_succeeded,
     with_reasons,
@@ -139,7 +139,7 @@ def test_a_message_too_long_for_an_object_is_cut() -> None:
 
 
 def test_a_dry_runs_message_is_cut_as_well() -> None:
-    message = by_type(mark_rehearsed(None, "x" * 10**6, ONE))["Failure"]["message"]
+    message = by_type(mark_dry_run(None, "x" * 10**6, ONE))["Failure"]["message"]
     assert len(message) == MESSAGE_LIMIT
     assert message.endswith("the whole text is in the log)")
 
@@ -149,7 +149,7 @@ def test_where_each_condition_must_have_a_reason_it_has_one() -> None:
     for marked in (
         mark_succeeded(mark_running({"conditions": [others]}, ONE), RESULT, ONE),
         mark_failed(mark_running({"conditions": [others]}, ONE), "no", RESULT, ONE),
-        mark_rehearsed(mark_rehearsed({"conditions": [others]}, "no", ONE), "", TWO),
+        mark_dry_run(mark_dry_run({"conditions": [others]}, "no", ONE), "", TWO),
     ):
         filled = with_reasons(marked)
         ours = [item for item in filled["conditions"] if item["type"] != "Ready"]
@@ -169,7 +169,7 @@ def test_garbage_in_the_place_of_conditions_is_survived() -> None:
 
 def test_a_dry_run_says_so_and_leaves_what_the_last_run_left() -> None:
     before = mark_succeeded(mark_running(None, ONE), RESULT, ONE)
-    after = by_type(mark_rehearsed(before, "", TWO))
+    after = by_type(mark_dry_run(before, "", TWO))
     assert (after["Running"]["status"], after["Running"]["reason"]) == ("False", "DryRun")
     assert {kind: after[kind] for kind in ("Successful", "Failure")} == {
         kind: by_type(before)[kind] for kind in ("Successful", "Failure")
@@ -177,8 +177,8 @@ def test_a_dry_run_says_so_and_leaves_what_the_last_run_left() -> None:
 
 
 def test_a_dry_run_s_own_failure_goes_with_the_next_and_a_run_s_does_not() -> None:
-    failed = mark_rehearsed(None, "no", ONE)
+    failed = mark_dry_run(None, "no", ONE)
     assert by_type(failed)["Failure"]["message"] == "no"
-    assert by_type(mark_rehearsed(failed, "", TWO))["Failure"]["status"] == "False"
+    assert by_type(mark_dry_run(failed, "", TWO))["Failure"]["status"] == "False"
     ran = mark_failed(None, "really", RESULT, ONE)
-    assert by_type(mark_rehearsed(ran, "", TWO))["Failure"]["message"] == "really"
+    assert by_type(mark_dry_run(ran, "", TWO))["Failure"]["message"] == "really"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from runner.executor.jobs import JobEvent, fold
+from runner.executor.jobs import REQUEUE_RESULTS, JobEvent, fold
 from runner.resource.masking import MASK, MASKED_BOOLEAN, MASKED_NUMBER, Masker
 
 SECRET = {"kind": "Secret", "data": {"password": "b3Blbi1zZXNhbWU="}, "stringData": {"pin": "1234\n5678"}}
@@ -30,7 +30,7 @@ def secret(**entries: Any) -> dict[str, Any]:
 
 
 def having_seen(*objects: Any, names: tuple[str, ...] = ()) -> Masker:
-    masker = Masker(names=names)
+    masker = Masker(names=names, plain_results=REQUEUE_RESULTS)
     masker.mask(list(objects))
     return masker
 

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from runner.resource.refusals import readable, remedy, sentence
+from runner.resource.api_status import readable, remedy, sentence
 
 STATUS = {
     **{"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"},
