@@ -23,7 +23,7 @@ from runner import manager
 from runner.config.settings import LogEvents, Settings
 from runner.config.watches import Watch
 from runner.control import Request
-from runner.control.own_writes import Echoes
+from runner.control.own_writes import OwnWrites
 from runner.control.plan import Plan
 from runner.control.reconciler import Reconciler, Surroundings
 from runner.errors import ConfigurationError
@@ -67,9 +67,9 @@ async def plan(settings: Settings, written: Sequence[Written], *, namespace: str
                 execute=await manager.executor(settings.executor, stack),
                 folders=stack.enter_context(contextlib.closing(RunFolders(folder))),
                 on_dependent=lambda *_: None,
-                echoes=Echoes(lambda _: None),
+                own_writes=OwnWrites(lambda _: None),
                 forget=lambda *_: None,
-                take=lambda _: None,
+                pop_waiting=lambda _: None,
                 proxy_port=proxy.port,
                 ansible_args=settings.ansible_args,
                 inject_owner_ref=settings.inject_owner_ref,

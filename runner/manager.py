@@ -27,7 +27,6 @@ from runner.config.watches import Watch
 from runner.control import Request
 from runner.control.controller import Controller
 from runner.control.handlers import Handlers
-from runner.control.own_writes import Echoes
 from runner.control.reconciler import Reconciler, Surroundings
 from runner.control.workqueue import WorkQueue
 from runner.errors import ConfigurationError
@@ -132,10 +131,8 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
 
         queue = WorkQueue(at_once, strict=settings.max_concurrent_runs > 0)
         for watch in watches:
-            queue.follow(watch)
-        # The handlers' own, which are made with it.
-        echoes = Echoes(lambda request: handlers.missed(request))
-        handlers = Handlers(watches, queue.add, echoes)
+            queue.register(watch)
+        handlers = Handlers(watches, queue.add)
         async with asyncio.TaskGroup() as tasks:
             # First: the lease wants to be renewed while the rest is on its way.
             leading = [tasks.create_task(part) for part in (_keep(elector), _once(elector.announce))] if elector else []
@@ -150,10 +147,10 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
                 execute=execute,
                 folders=folders,
                 on_dependent=informers.ensure,
-                echoes=echoes,
+                own_writes=handlers.own_writes,
                 forget=handlers.forget,
-                cause=handlers.cause,
-                take=handlers.take,
+                pop_cause=handlers.pop_cause,
+                pop_waiting=handlers.pop_waiting,
                 proxy_port=proxy.port,
                 ansible_args=settings.ansible_args,
                 inject_owner_ref=settings.inject_owner_ref,
@@ -322,7 +319,7 @@ async def _requeue_from_stdin(handlers: Handlers, stop: asyncio.Event) -> None:
             except (ValueError, RecursionError) as error:
                 logger.warning("A line of standard input was passed over", extra={"error": str(error)})
                 continue
-            handlers.again(kinds)
+            handlers.requeue_kinds(kinds)
     stop.set()
 
 

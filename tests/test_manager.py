@@ -47,7 +47,7 @@ async def test_a_line_that_is_no_order_is_passed_over(
         def __init__(self) -> None:
             self.kinds: list[Any] = []
 
-        def again(self, kinds: list[str]) -> None:
+        def requeue_kinds(self, kinds: list[str]) -> None:
             self.kinds.append(kinds)
 
     told, stop = Told(), asyncio.Event()

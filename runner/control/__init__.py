@@ -1,7 +1,10 @@
-"""One CR's turn: from an event to a status.
+"""The controller: from an event to a CR's status.
 
-What belongs here: telling news from echoes (`handlers`), who is next (`workqueue`), running and retrying (`controller`),
-and the turn itself (`reconciler`). What does not: how the cluster is spoken to (`kube`), how Ansible is run (`executor`).
+Here belong the event handlers (`handlers`, `own_writes`), the work queue (`workqueue`), the workers (`controller`), the
+decisions of a reconcile (`reconciler`), the run that it asks for (`run`), and what it writes on the CR (`status`). How the
+cluster is accessed does not (`kube`), nor how Ansible is run (`executor`).
+
+Next on the way: `runner.control.handlers`.
 """
 
 from __future__ import annotations
@@ -16,19 +19,19 @@ from runner.resource.metadata import ObjectKey
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A CR's turn: whose it is. What to do is looked up when the turn comes."""
+    """Names the CR to reconcile, and its watch. What is to be done is decided by the reconcile."""
 
     watch: Watch
     key: ObjectKey
 
     @property
     def fields(self) -> dict[str, str]:
-        """What every log line about this CR carries."""
+        """The fields of every log line about this CR."""
         return {"kind": self.watch.gvk.kind, "namespace": self.key.namespace, "cr": self.key.name}
 
 
 class Priority(IntEnum):
-    """Who goes first when there is not room for all."""
+    """The reason for a reconcile; the lower value goes first."""
 
     CHANGE = 0
     DEPENDENT = 1
@@ -38,12 +41,12 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """When to come back, in seconds; None or 0: only when something happens."""
+    """A reconcile's result: requeue after so many seconds; None or 0: only by an event."""
 
     requeue_after: float | None = None
-    # Asked for by the role, and so on time, unlike the periodic pass.
+    # Asked for by the role, and therefore exact, unlike the periodic reconcile.
     requested: bool = False
 
 
 class Retry(RolerunnerError):
-    """The turn did not reach its end; come back with backoff. `str()` says why, for the log."""
+    """A reconcile that did not reach its end: requeue with backoff. `str()` says why, for the log."""

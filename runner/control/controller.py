@@ -1,6 +1,6 @@
-"""The workers: each takes a turn from the queue, has it reconciled, and decides when the CR comes again.
+"""The controller: workers that take a Request from the queue, have it reconciled, and requeue it.
 
-The decision to retry is made here and nowhere else.
+When a CR is retried is decided here and nowhere else.
 
 Next on the way: `runner.control.reconciler`.
 """
@@ -21,34 +21,34 @@ logger = logging.getLogger(__name__)
 
 Reconcile = Callable[[Request], Awaitable[Result]]
 
-# The periodic pass comes up to this share of its period early, so that CRs which began together drift apart.
+# A periodic reconcile comes up to this share of its period early, so that CRs which began together drift apart.
 _JITTER = 0.1
 
-# Seconds: how long a worker rests after a fault of the runner's own, and when the CR comes again that met with it.
+# Seconds after an unexpected exception: how long the worker rests, and when the CR is requeued.
 _REST = 1.0
 _AFTER_FAULT = 60.0
 
 
 class Controller:
-    """As many workers as the queue allows runs at once."""
+    """Runs as many workers as the queue allows reconciles at once."""
 
     def __init__(self, queue: WorkQueue, reconcile: Reconcile) -> None:
         self._queue = queue
         self._reconcile = reconcile
 
     async def run(self) -> None:
-        """Work until the queue is closed and the turns that are on have ended, or until cancelled."""
+        """Work until the queue is closed and the reconciles that are on have ended, or until cancelled."""
         async with asyncio.TaskGroup() as workers:
             for number in range(self._queue.workers):
                 workers.create_task(self._work(), name=f"worker {number}")
 
     async def _work(self) -> None:
-        """One reconcile after the other. No fault ends it: the process and all other CRs' runs would end with it."""
+        """Reconcile one CR after the other. No exception ends it: all other CRs' runs would end with the process."""
         while True:
             request: Request | None = None
             try:
                 request = await self._queue.get()
-                await self.turn(request)
+                await self.reconcile(request)
             except Closed:
                 return
             except Exception:
@@ -58,8 +58,8 @@ class Controller:
                         self._queue.add(request, Priority.RETRY, _AFTER_FAULT)
                 await asyncio.sleep(_REST)
 
-    async def turn(self, request: Request) -> None:
-        """One turn, whatever becomes of it, is over for the queue when this returns."""
+    async def reconcile(self, request: Request) -> None:
+        """Reconcile once, and give the Request back to the queue, whatever the result."""
         name = request.watch.controller
         try:
             with metrics.turning(name):
@@ -72,7 +72,7 @@ class Controller:
             after = self._queue.done(request, failed=True)
             logger.info("Will be tried again", extra={**request.fields, "reason": str(retry), "after": after})
         except Exception:
-            # A fault of the runner's own must not end the other CRs' turns.
+            # An exception that is not expected must not end the other CRs' reconciles.
             logger.exception("Reconciling failed unexpectedly; it will be tried again", extra=request.fields)
             metrics.turned(name, "error", panic=True)
             self._queue.done(request, failed=True)

@@ -1,4 +1,4 @@
-"""A failed task's message in words that help: here what Ansible says meets what the API server has said to it."""
+"""Error messages of failed tasks, made readable: the API server's answers as sentences, with a remedy where one is known."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ _SENT = ("definition", "resource_definition", "patch")
 
 
 def is_to_be_explained(event: JobEvent) -> bool:
-    """Whether it is a failure that counts; most events are none."""
+    """True for a failure that the play does not ignore."""
     return event.event in _FAILURES and event.data.get("ignore_errors") is not True
 
 
 def explained(event: JobEvent) -> JobEvent:
-    """The event; if it is a failure, with the API server's answers as sentences, and with a remedy where there is one."""
+    """The event; for a failure, with `words`: its message made readable, and a remedy where there is one."""
     if not is_to_be_explained(event):
         return event
     event = replace(event, items=tuple(map(explained, event.items)))
     try:
         return replace(event, words=_words(event))
     except Exception as error:
-        # Words that help less are better than a run that ends here: all of this is text that somebody else wrote.
+        # A less readable message is better than a run that ends here: all of this is text that somebody else wrote.
         logger.debug("Failure not put into better words", extra={"error": repr(error)})
         return event
 
 
 def _words(event: JobEvent) -> str:
     message = api_status.readable(event.message)
-    # Each of a loop's items has its own.
+    # Each item of a loop has its own.
     remedy = "" if event.items else api_status.remedy(message, _sent(event))
     return "\n".join(filter(None, (message, remedy)))
 

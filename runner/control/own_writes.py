@@ -1,10 +1,10 @@
-"""What runs have written themselves comes back through the watches of dependents, and is no news to the CR it was done for.
+"""Recognises the changes that a CR's own runs made when they come back through the watches of dependents.
 
-While a CR's run is on, what happens to its dependents is held back: the watch is often quicker with a write than the
-answer that says whose it was. When the run is over, what it did not do itself gives the CR another turn.
+While a CR's run is on, changes of its dependents are held back: the watch often delivers a write before the answer to it
+has told whose it was. When the run is over, a change that was not its own requeues the CR.
 
-A change is the run's own if its writes lead from the version that the watch knew before to the one that it tells: what is
-not certain counts as somebody else's.
+A change is the run's own if its writes lead from the version that the watch knew before to the one that it reports now.
+What is not certain counts as somebody else's.
 
 Next on the way: `runner.control.workqueue`.
 """
@@ -22,7 +22,7 @@ from runner.resource.metadata import Object
 _MOST_HELD = 10_000
 
 
-class Change(NamedTuple):
+class VersionChange(NamedTuple):
     """An object's uid and the resourceVersions that it changed from (empty: it is new) and to (empty: it was deleted)."""
 
     uid: str
@@ -30,12 +30,12 @@ class Change(NamedTuple):
     version: str
 
     @classmethod
-    def between(cls, before: Object | None, after: Object | None) -> Change:
+    def between(cls, before: Object | None, after: Object | None) -> VersionChange:
         return cls((after or before or {})["metadata"].get("uid", ""), _version(before), _version(after))
 
 
-class OwnWrites:
-    """What one run has written."""
+class RunWrites:
+    """The writes of one run that no watch has reported yet."""
 
     def __init__(self) -> None:
         # By uid and version: the version before it.
@@ -45,70 +45,70 @@ class OwnWrites:
         return bool(self._steps)
 
     def add(self, uid: str, before: str | None, version: str) -> None:
-        """A write to a version (None: not known which), see `Change`."""
+        """Record a write, see `VersionChange`; `before` None: it is not known which version it replaced."""
         if before is not None or not version:
             self._steps[uid, version] = before or ""
 
-    def take(self, change: Change) -> bool:
-        """Whether these writes, and nothing else, made this change; a change is told once, and so taken once."""
+    def pop(self, change: VersionChange) -> bool:
+        """True if these writes and no others made the change. They are removed, as a change is reported once."""
         if not change.version:
             # Whatever it was before, it is gone.
             return self._steps.pop((change.uid, ""), None) is not None
-        # A watch that had a gap tells of several writes as one change.
-        taken: dict[tuple[str, str], None] = {}
+        # A watch that had a gap reports several writes as one change.
+        found: dict[tuple[str, str], None] = {}
         version = change.version
-        while (step := (change.uid, version)) in self._steps and step not in taken:
-            taken[step] = None
+        while (step := (change.uid, version)) in self._steps and step not in found:
+            found[step] = None
             version = self._steps[step]
             if version == change.before:
-                for each in taken:
+                for each in found:
                     del self._steps[each]
                 return True
         return False
 
 
-class Echoes:
-    """Per CR: what its last run wrote and no watch has told yet, and what was told while a run is on."""
+class OwnWrites:
+    """By CR: the writes of its last run that no watch has reported yet, and the changes reported while a run is on."""
 
     def __init__(self, missed: Callable[[Request], None]) -> None:
-        """`missed` is called when a run is over during which something happened that was not its own doing."""
+        """`missed` is called after a run during which a dependent was changed by others."""
         self._missed = missed
-        self._written: dict[Request, OwnWrites] = {}
-        self._held: dict[Request, list[Change]] = {}
+        self._writes: dict[Request, RunWrites] = {}
+        self._held: dict[Request, list[VersionChange]] = {}
 
     @contextmanager
     def of_run(self, request: Request) -> Iterator[Callable[[str, str | None, str], None]]:
-        """For the length of a run: gives what is to be called with each of its writes (see `Change`)."""
-        written = self._written[request] = OwnWrites()
+        """Hold changes back for the length of a run. Yields the function that records a write (see `RunWrites.add`)."""
+        writes = self._writes[request] = RunWrites()
         held = self._held[request] = []
         try:
-            yield written.add
+            yield writes.add
         finally:
             del self._held[request]
-            # Of more than are held it is not known.
-            others = len(held) >= _MOST_HELD or any([not written.take(change) for change in held])
-            if not written:
-                del self._written[request]
-            if others:
+            # Beyond what is held it is not known.
+            by_others = len(held) >= _MOST_HELD or any([not writes.pop(change) for change in held])
+            if not writes:
+                del self._writes[request]
+            if by_others:
                 self._missed(request)
 
-    def pass_over(self, request: Request, change: Change) -> bool:
-        """Whether this change, just told by a watch, is no news to the CR; or not known to be, as its run is still on."""
+    def is_own(self, request: Request, change: VersionChange) -> bool:
+        """True if the CR's run made this change. True as well while its run is on: that is decided when it is over."""
         held = self._held.get(request)
         if held is not None:
             if len(held) < _MOST_HELD:
                 held.append(change)
             return True
-        written = self._written.get(request)
-        if written is None or not written.take(change):
+        writes = self._writes.get(request)
+        if writes is None or not writes.pop(change):
             return False
-        if not written:
-            del self._written[request]
+        if not writes:
+            del self._writes[request]
         return True
 
     def forget(self, request: Request) -> None:
-        """The CR is gone."""
-        self._written.pop(request, None)
+        """Drop what is kept of a CR that is gone."""
+        self._writes.pop(request, None)
 
 
 def _version(obj: Object | None) -> str:

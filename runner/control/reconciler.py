@@ -28,10 +28,10 @@ from runner.config.watches import Content, Watch, for_cr, is_dry_run
 from runner.control import Request, Result, Retry
 from runner.control.broken_conditionals import BrokenConditionals, Places
 from runner.control.failures import explained, is_to_be_explained
-from runner.control.handlers import wants
-from runner.control.own_writes import Echoes
+from runner.control.handlers import is_watched_dependent
+from runner.control.own_writes import OwnWrites
 from runner.control.plan import Plan
-from runner.control.run_log import Narrator
+from runner.control.run_log import RunLog
 from runner.executor.argument_check import Arguments
 from runner.executor.jobs import Execute, ExecutorError, Fold, Job, JobEvent, Loops, Outcome
 from runner.executor.run_folder import RunFolders
@@ -119,14 +119,14 @@ class Surroundings:
     folders: RunFolders
     # Told of each object that a CR owns and that its watch wants to know of, and of each CR that is gone.
     on_dependent: OnDependent
-    echoes: Echoes
+    own_writes: OwnWrites
     # The second is the uid of the object that is gone, where one was seen.
     forget: Callable[[Request, str | None], None]
     # Gives the CR as its watch has just told it, if it has.
-    take: Callable[[Request], Object | None]
+    pop_waiting: Callable[[Request], Object | None]
     proxy_port: int
     # What the CR is being reconciled for, if something has happened; asked once a reconcile.
-    cause: Callable[[Request], str] = lambda request: ""
+    pop_cause: Callable[[Request], str] = lambda request: ""
     ansible_args: str = ""
     inject_owner_ref: bool = True
     run_artifacts: bool = True
@@ -175,7 +175,7 @@ class Reconciler:
             raise Retry("nested too deeply") from None
         finally:
             # What was told meanwhile may be older than what this turn has written; the next one reads the CR itself.
-            self._with.take(request)
+            self._with.pop_waiting(request)
 
     async def plan(self, request: Request, resource: Resource, obj: Object, *, finalizing: bool = False) -> Plan:
         """What a run of the CR would change, if it was as `obj` has it. Nothing is written. Raises KubeError."""
@@ -203,7 +203,7 @@ class Reconciler:
 
     async def _turn(self, request: Request) -> Result:
         phases = Phases()
-        cause = self._with.cause(request)
+        cause = self._with.pop_cause(request)
         if cause:
             # Whatever becomes of this reconcile: what is to be done is another run.
             self._unwritten.pop(request, None)
@@ -216,7 +216,7 @@ class Reconciler:
                 raise Retry("the API server does not serve the kind")
             return await self._gone(request, None)
         self._unserved.pop(gvk, None)
-        told = self._with.take(request)
+        told = self._with.pop_waiting(request)
         try:
             # The items of a list say nothing of their kind.
             kind = {"apiVersion": gvk.api_version, "kind": gvk.kind}
@@ -423,7 +423,7 @@ class Reconciler:
         request, watch = turn.request, turn.watch
         folder = self._with.folders.folder(_folder_parts(request))
         async with contextlib.AsyncExitStack() as stack:
-            on_write = stack.enter_context(self._with.echoes.of_run(request))
+            on_write = stack.enter_context(self._with.own_writes.of_run(request))
             token = stack.enter_context(self._with.sessions.opened(self._session(turn, on_write)))
             private = await stack.enter_async_context(_run_folder(self._with.folders.running))
             for_go, for_python = kubeconfigs(token, port=self._with.proxy_port, namespace=request.key.namespace)
@@ -457,9 +457,9 @@ class Reconciler:
             about = {"job": ident, "content": str(content.path), **({"cause": turn.cause} if turn.cause else {})}
             event = RunnerEvent.DRY_RUN_STARTED if turn.plan else RunnerEvent.RUN_STARTED
             logger.info("Planning" if turn.plan else "Running", extra={"event": event, **request.fields, **about})
-            return await self._followed(job, turn, Narrator(request, self._with.log_events))
+            return await self._followed(job, turn, RunLog(request, self._with.log_events))
 
-    async def _followed(self, job: Job, turn: Turn, narrator: Narrator) -> Outcome:
+    async def _followed(self, job: Job, turn: Turn, run_log: RunLog) -> Outcome:
         """Run the job to its end, or to the end of its time. Raises ExecutorError."""
         folded, loops, places = Fold(), Loops(), Places()
         printed: deque[str] = deque(maxlen=_PRINTED_KEPT)
@@ -479,7 +479,7 @@ class Reconciler:
                         first = False
                     if event.event == "playbook_on_stats":
                         turn.phases.over("tasks")
-                    narrator.tell(event)
+                    run_log.add(event)
                     folded.add(event)
                     places.add(event)
                     if turn.plan:
@@ -487,7 +487,7 @@ class Reconciler:
                     if self._with.debug_logs and event.printed:
                         printed.append(event.printed)
             turn.phases.over("end")
-            self._broken_conditionals.tell(job.role or job.playbook or job.folder, turn.request, places)
+            self._broken_conditionals.warn(job.role or job.playbook or job.folder, turn.request, places)
             return folded.outcome()
         except TimeoutError:
             if not deadline.expired():
@@ -497,7 +497,7 @@ class Reconciler:
         finally:
             end_of_telling()
             if self._with.debug_logs:
-                narrator.tell_all(printed)
+                run_log.add_output(printed)
 
     def _tell_of_length(self, job: Job, turn: Turn, folded: Fold) -> Callable[[], None]:
         """Warn of a run that goes on and on, as it holds one of the places for runs, until what this returns is called."""
@@ -518,7 +518,7 @@ class Reconciler:
         watch, owner = turn.watch, turn.owner
 
         def notice(resource: Resource, obj: Object) -> None:
-            if wants(watch, resource.gvk, namespaced=resource.namespaced, owner=owner.key):
+            if is_watched_dependent(watch, resource.gvk, namespaced=resource.namespaced, owner=owner.key):
                 self._with.on_dependent(resource, obj)
 
         def write(uid: str, before: str | None, version: str) -> None:

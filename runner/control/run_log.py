@@ -1,4 +1,4 @@
-"""A run as the log tells it: unless asked otherwise, each task as it starts, what `debug` shows, and what failed."""
+"""The log of a run: unless asked otherwise, each task as it starts, what `debug` shows, and what failed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ logger = logging.getLogger(__name__)
 
 _SET_FACT = frozenset({"set_fact", "ansible.builtin.set_fact"})
 _DEBUG = frozenset({"debug", "ansible.builtin.debug"})
-_UNTOLD = _SET_FACT | _DEBUG
+_NOT_LOGGED = _SET_FACT | _DEBUG
 
 
-class Narrator:
-    """Logs one run's events, as much of them as `--ansible-log-events` says."""
+class RunLog:
+    """Logs a run's events, as much of them as `--ansible-log-events` says."""
 
     def __init__(self, request: Request, what: LogEvents) -> None:
         self._fields = request.fields
         self._what = what
 
-    def tell(self, event: JobEvent) -> None:
+    def add(self, event: JobEvent) -> None:
         if self._what is LogEvents.NOTHING:
             return
         if self._what is LogEvents.EVERYTHING:
@@ -37,14 +37,14 @@ class Narrator:
             # The message, which the CR's status has as well, has only its end.
             more = {"stderr": event.stderr} if event.stderr and event.stderr not in event.message else {}
             logger.error("Task failed", extra={"event": RunnerEvent.TASK_FAILED, **self._fields, **fields, **more})
-        elif event.event == "playbook_on_task_start" and action not in _UNTOLD:
+        elif event.event == "playbook_on_task_start" and action not in _NOT_LOGGED:
             logger.info("Task", extra={"event": RunnerEvent.TASK_STARTED, **self._fields, "task": event.task})
         elif event.event == "runner_on_ok" and action in _DEBUG:
             fields = {"task": event.task, "output": event.printed.strip()}
             logger.info("Debug", extra={"event": RunnerEvent.DEBUG_OUTPUT, **self._fields, **fields})
 
-    def tell_all(self, printed: Iterable[str]) -> None:
-        """What Ansible printed, in pieces that are no longer than a log's value may be."""
+    def add_output(self, printed: Iterable[str]) -> None:
+        """Log what Ansible printed, in pieces that are no longer than a value in the log may be."""
         piece: list[str] = []
         size = 0
         for text in (*printed, ""):

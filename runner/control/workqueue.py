@@ -1,13 +1,13 @@
-"""Who is next: one entry a CR, one run at a time a CR, priorities, delays and backoff.
+"""The work queue: one entry for each CR, one reconcile at a time for each CR, priorities, delays, backoff and limits.
 
-The rules are controller-runtime's: an entry that is added while its turn is on comes again once afterwards, and failures
-wait 5 ms, doubling to 1000 s, until a success. Beyond those:
+The rules are controller-runtime's: a CR that is added while it is being reconciled is reconciled once more afterwards, and
+failures wait 5 ms, doubling to 1000 s, until a success. Beyond those:
 
-- A higher priority goes first, but every fourth turn is that of who has waited longest, so that none waits for ever.
-- Beside the limit of each kind there is one over all kinds. Runs of one kind that hang must not stop the others. A limit
-  that the user gave is never passed: of two or more, a kind does not get the last. Of the default one, once all runs that
-  are on have been so for half a minute, a kind that has none on gets one more.
-- A CR whose dependents change all the time comes less and less often for their sake: see `Damper`.
+- A higher priority goes first, but every fourth reconcile is of the CR that has waited longest, so that none starves.
+- Besides the limit of each kind there is one over all kinds. Runs of one kind that hang must not stop the others. A limit
+  that the user gave is never exceeded; of two or more, a kind does not get the last. The default limit is exceeded by one
+  for a kind without a run once all runs that are on have taken half a minute.
+- A CR whose dependents change all the time is reconciled less and less often because of them: see `Damper`.
 
 Next on the way: `runner.control.controller`.
 """
@@ -30,7 +30,7 @@ from runner.errors import RolerunnerError
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.005, 1000.0
 # Doublings after which a backoff is at its last. A CR that fails for months has more failures than a float has room for.
 _MOST_DOUBLINGS = 20
-# Each how many turns one is given by age alone.
+# Every so many reconciles one is chosen by age alone.
 _AGEING = 4
 
 # The CRs that wait with one priority, in the order in which they began to, and the numbers of that order.
@@ -38,46 +38,46 @@ _Line = OrderedDict[Request, int]
 
 
 class Closed(RolerunnerError):
-    """The queue gives out no more turns."""
+    """The queue is shut down."""
 
 
 @dataclass(slots=True)
 class Damper:
-    """How long a CR waits that was reconciled for its dependents' sake again and again; seconds, of whatever clock.
+    """Rate limiter of reconciles that are due to dependents; in seconds.
 
-    The first `burst` times not at all, then 1 s, 2 s, 4 s … up to `longest`. One time is forgotten each `interval`, so that
-    in the long run there is about one each `interval`.
+    The first `burst` of a CR do not wait, the next ones 1 s, 2 s, 4 s … up to `longest`. One is forgotten each `interval`,
+    so that in the long run there is about one each `interval`.
     """
 
     burst: int = 10
     interval: float = 10.0
     longest: float = 30.0
-    # When a CR's last time will be forgotten.
+    # When a CR's last such reconcile will be forgotten.
     _forgotten: dict[Request, float] = field(default_factory=dict)
     _room: int = 1024
 
     def count(self, request: Request, now: float) -> None:
-        """The CR is reconciled for a dependent's sake."""
+        """Record a reconcile that is due to a dependent."""
         self._forgotten[request] = max(self._forgotten.get(request, now), now) + self.interval
         if len(self._forgotten) > self._room:
             self._forgotten = {each: at for each, at in self._forgotten.items() if at > now}
             self._room = max(1024, 2 * len(self._forgotten))
 
     def wait(self, request: Request, now: float) -> float:
-        """How long the next time has to wait."""
+        """Seconds that the next one has to wait."""
         times = (self._forgotten.get(request, now) - now) / self.interval
         return 0.0 if times <= self.burst - 1 else min(2.0 ** min(times - self.burst, _MOST_DOUBLINGS), self.longest)
 
 
 @dataclass(slots=True)
-class _Turn:
-    """What is known of a CR that waits for a turn, has one, or failed its last."""
+class _Entry:
+    """The state of a CR that waits, is being reconciled, or failed last time."""
 
     failures: int = 0
     # Waiting now, with this priority.
     priority: Priority | None = None
     running: bool = False
-    # Added while running: comes again.
+    # Added while running: is reconciled again.
     again: Priority | None = None
     timer: asyncio.TimerHandle | None = None
     due: float = 0.0
@@ -87,31 +87,31 @@ class _Turn:
 
 @dataclass(slots=True)
 class WorkQueue:
-    """Not safe for threads: lives in one event loop."""
+    """Not thread-safe: lives in one event loop."""
 
-    # Runs at once over all kinds, and whether that holds whatever happens.
+    # Reconciles at once over all kinds, and whether that is never exceeded.
     limit: int
     strict: bool = False
-    # Seconds after which runs count as long, and others get a turn beside them.
+    # Seconds after which runs count as long, and a kind without a run gets one besides them.
     patience: float = 30.0
     clock: Callable[[], float] = monotonic
     dependents: Damper = field(default_factory=Damper)
-    _turns: dict[Request, _Turn] = field(default_factory=dict)
+    _entries: dict[Request, _Entry] = field(default_factory=dict)
     # By watch: a kind that is at its limit must not be in another's way.
     _waiting: dict[Watch, dict[Priority, _Line]] = field(default_factory=dict)
     _running: Counter[Watch] = field(default_factory=Counter)
-    # Since when the turns that are on have been so.
+    # When the reconciles that are on began.
     _begun: dict[Request, float] = field(default_factory=dict)
     _sequence: itertools.count[int] = field(default_factory=itertools.count)
     _given: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     _wanting: list[asyncio.Future[None]] = field(default_factory=list)
-    # Looks again when the runs that are on have become long ones.
+    # Wakes a worker when the runs that are on have become long ones.
     _look: asyncio.TimerHandle | None = None
     _closed: bool = False
 
     def __len__(self) -> int:
-        """How many wait for a turn now, not counting those whose time has not come."""
-        return sum(1 for turn in self._turns.values() if turn.priority is not None)
+        """The number of CRs that wait, without those whose delay is not over."""
+        return sum(1 for entry in self._entries.values() if entry.priority is not None)
 
     @property
     def running(self) -> int:
@@ -119,34 +119,34 @@ class WorkQueue:
 
     @property
     def workers(self) -> int:
-        """The most turns that are ever on at once, for the watches that are followed."""
+        """The most reconciles that are ever on at once, for the watches that are registered."""
         return self.limit if self.strict else self.limit + max(len(self._waiting) - 1, 0)
 
-    def follow(self, watch: Watch) -> None:
-        """Reckon with the watch's turns, and have them shown by the metrics."""
+    def register(self, watch: Watch) -> None:
+        """Make the watch known, for the limits over all kinds, and export its metrics."""
         self._lines(watch)
         metrics.follow(
             watch.controller,
             limit=watch.max_concurrent_reconciles,
-            # controller-runtime counts its priorities downwards, too.
+            # controller-runtime counts its priorities downwards as well.
             depths={-priority: partial(self._depth, watch, priority) for priority in Priority},
             running=lambda: [self.clock() - begun for request, begun in self._begun.items() if request.watch == watch],
         )
 
     def add(self, request: Request, priority: Priority, after: float = 0.0) -> None:
-        """Give the CR a turn, in `after` seconds. Of several delays the shortest counts, of priorities the highest."""
+        """Put the CR on the queue, in `after` seconds. Of several delays the shortest counts, of priorities the highest."""
         if self._closed:
             return
-        turn = self._turns.setdefault(request, _Turn())
-        if after <= 0 and priority is Priority.DEPENDENT and not turn.running:
+        entry = self._entries.setdefault(request, _Entry())
+        if after <= 0 and priority is Priority.DEPENDENT and not entry.running:
             after = self.dependents.wait(request, self.clock())
         if after > 0:
-            self._delay(request, turn, priority, after)
+            self._delay(request, entry, priority, after)
         else:
-            self._put(request, turn, priority)
+            self._put(request, entry, priority)
 
     async def get(self) -> Request:
-        """The next CR's turn, which lasts until `done`. Raises Closed."""
+        """Wait for the next CR to reconcile, which must be given back with `done`. Raises Closed."""
         while True:
             if self._closed:
                 raise Closed
@@ -161,7 +161,7 @@ class WorkQueue:
                 if waiter in self._wanting:
                     self._wanting.remove(waiter)
                 else:
-                    # Woken and cancelled at once: another must not sleep through what this one was woken for.
+                    # Woken and cancelled at once: another worker has to be woken in its place.
                     self._wake()
                 raise
 
@@ -173,75 +173,75 @@ class WorkQueue:
         after: float | None = None,
         priority: Priority = Priority.PERIODIC,
     ) -> float:
-        """The turn is over. It comes again by backoff if it failed, after `after` seconds, or when something happens.
+        """End the CR's reconcile. It is requeued with backoff if it failed, else after `after` seconds or by an event.
 
-        Returns the seconds of the backoff, 0 without one. For a turn that is not on, nothing happens.
+        Returns the seconds of the backoff, 0 without one. Does nothing for a CR that is not being reconciled.
         """
-        turn = self._turns.get(request)
-        if turn is None or not turn.running:
+        entry = self._entries.get(request)
+        if entry is None or not entry.running:
             return 0.0
-        turn.running = False
+        entry.running = False
         metrics.ended(request.watch.controller, worked=self.clock() - self._begun.pop(request))
         self._running[request.watch] -= 1
-        again, turn.again = turn.again, None
+        again, entry.again = entry.again, None
         backoff = 0.0
         if failed:
-            backoff = min(_FIRST_BACKOFF * 2 ** min(turn.failures, _MOST_DOUBLINGS), _LAST_BACKOFF)
-            turn.failures += 1
-            # A change of the CR may be the remedy. One of its dependents may be the failed run's own doing, and to come
-            # back at once for that would go round without a pause.
+            backoff = min(_FIRST_BACKOFF * 2 ** min(entry.failures, _MOST_DOUBLINGS), _LAST_BACKOFF)
+            entry.failures += 1
+            # A change of the CR may be the remedy. A change of a dependent may be the failed run's own, and to requeue at
+            # once for that would be a loop without a pause.
             if again is Priority.CHANGE:
                 self.add(request, again)
             else:
                 self.add(request, Priority.RETRY, after=backoff)
         else:
-            turn.failures = 0
+            entry.failures = 0
             if again is not None:
                 self.add(request, again)
             elif after is not None and after > 0:
                 self.add(request, priority, after=after)
-        if turn.priority is None and turn.timer is None and not turn.failures:
-            del self._turns[request]
+        if entry.priority is None and entry.timer is None and not entry.failures:
+            del self._entries[request]
         self._wake()
         return backoff
 
     def close(self) -> None:
-        """No more turns. Those that are on go on."""
+        """Shut down: no reconcile begins any more. Those that are on go on."""
         self._closed = True
-        for timer in (self._look, *(turn.timer for turn in self._turns.values())):
+        for timer in (self._look, *(entry.timer for entry in self._entries.values())):
             if timer is not None:
                 timer.cancel()
         while self._wanting:
             self._wake()
 
-    def _put(self, request: Request, turn: _Turn, priority: Priority) -> None:
-        if turn.running:
-            turn.again = priority if turn.again is None else min(turn.again, priority)
-        elif turn.priority is None or priority < turn.priority:
+    def _put(self, request: Request, entry: _Entry, priority: Priority) -> None:
+        if entry.running:
+            entry.again = priority if entry.again is None else min(entry.again, priority)
+        elif entry.priority is None or priority < entry.priority:
             lines = self._lines(request.watch)
-            if turn.priority is None:
-                turn.since = self.clock()
+            if entry.priority is None:
+                entry.since = self.clock()
                 metrics.queued(request.watch.controller)
             else:
-                del lines[turn.priority][request]
-            turn.priority = priority
+                del lines[entry.priority][request]
+            entry.priority = priority
             lines[priority][request] = next(self._sequence)
             self._wake()
 
-    def _delay(self, request: Request, turn: _Turn, priority: Priority, after: float) -> None:
+    def _delay(self, request: Request, entry: _Entry, priority: Priority, after: float) -> None:
         metrics.delayed(request.watch.controller)
         loop = asyncio.get_running_loop()
         due = loop.time() + after
-        if turn.timer is not None:
-            if turn.due <= due:
+        if entry.timer is not None:
+            if entry.due <= due:
                 return
-            turn.timer.cancel()
-        turn.due = due
-        turn.timer = loop.call_later(after, self._ripe, request, turn, priority)
+            entry.timer.cancel()
+        entry.due = due
+        entry.timer = loop.call_later(after, self._delay_over, request, entry, priority)
 
-    def _ripe(self, request: Request, turn: _Turn, priority: Priority) -> None:
-        turn.timer = None
-        self._put(request, turn, priority)
+    def _delay_over(self, request: Request, entry: _Entry, priority: Priority) -> None:
+        entry.timer = None
+        self._put(request, entry, priority)
 
     def _next(self) -> Request | None:
         fronts = [
@@ -257,18 +257,18 @@ class WorkQueue:
         by_age = next(self._given) % _AGEING == 0
         priority, request, _ = min(fronts, key=lambda front: (0 if by_age else front[0], front[2]))
         del self._waiting[request.watch][priority][request]
-        turn = self._turns[request]
-        turn.priority, turn.running = None, True
-        if turn.timer is not None:
-            # This turn stands for the delayed one as well, and says itself when to come back.
-            turn.timer.cancel()
-            turn.timer = None
+        entry = self._entries[request]
+        entry.priority, entry.running = None, True
+        if entry.timer is not None:
+            # This reconcile stands for the delayed one as well, and decides itself when to requeue.
+            entry.timer.cancel()
+            entry.timer = None
         self._running[request.watch] += 1
         now = self._begun[request] = self.clock()
         if priority is Priority.DEPENDENT:
             self.dependents.count(request, now)
-        metrics.begun(request.watch.controller, waited=now - turn.since)
-        # The workers that wait do not look again by themselves.
+        metrics.begun(request.watch.controller, waited=now - entry.since)
+        # Workers that wait do not look again by themselves.
         self._look_again()
         return request
 
@@ -282,17 +282,17 @@ class WorkQueue:
         return self.running < self.limit or (not running and self._long_in() <= 0)
 
     def _long_in(self) -> float:
-        """In how many seconds all runs that are on will have been so for long."""
+        """Seconds until all runs that are on count as long."""
         return max(self._begun.values(), default=0.0) + self.patience - self.clock()
 
     def _look_again(self) -> None:
-        """See to it that a kind without a run gets one when all runs that are on have become long ones."""
+        """Set the timer that lets a kind without a run have one when all runs that are on have become long ones."""
         if self.strict or self._look is not None or self.running < self.limit:
             return
         if any(not self._running[watch] and any(lines.values()) for watch, lines in self._waiting.items()):
-            self._look = asyncio.get_running_loop().call_later(max(self._long_in(), 0.001), self._looks)
+            self._look = asyncio.get_running_loop().call_later(max(self._long_in(), 0.001), self._look_now)
 
-    def _looks(self) -> None:
+    def _look_now(self) -> None:
         self._look = None
         self._wake()
 

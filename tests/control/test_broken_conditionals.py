@@ -45,7 +45,7 @@ def test_which_tasks_have_one(given: JobEvent, expected: bool) -> None:
 
 def test_one_that_is_displayed_by_itself_is_the_current_tasks(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        BrokenConditionals().tell(ROLE, REQUEST, places(event("main.yml:5"), event("", stdout=NOTE, name="verbose")))
+        BrokenConditionals().warn(ROLE, REQUEST, places(event("main.yml:5"), event("", stdout=NOTE, name="verbose")))
     assert [record.at for record in caplog.records] == [["main.yml:5"]]  # type: ignore[attr-defined]
 
 
@@ -53,10 +53,10 @@ def test_one_warning_a_role_and_another_for_new_places(caplog: pytest.LogCapture
     broken = BrokenConditionals()
     notes = [{"msg": NOTE}]
     with caplog.at_level(logging.WARNING):
-        broken.tell(ROLE, REQUEST, places(event("main.yml:1"), event("main.yml:2", deprecations=notes)))
-        broken.tell(ROLE, REQUEST, places(event("main.yml:2", deprecations=notes)))
-        broken.tell(ROLE, REQUEST, places(event("main.yml:2", deprecations=notes), event("more.yml:7", deprecations=notes)))
-        broken.tell(Path("/roles/other"), REQUEST, places(event("main.yml:2", deprecations=notes)))
+        broken.warn(ROLE, REQUEST, places(event("main.yml:1"), event("main.yml:2", deprecations=notes)))
+        broken.warn(ROLE, REQUEST, places(event("main.yml:2", deprecations=notes)))
+        broken.warn(ROLE, REQUEST, places(event("main.yml:2", deprecations=notes), event("more.yml:7", deprecations=notes)))
+        broken.warn(Path("/roles/other"), REQUEST, places(event("main.yml:2", deprecations=notes)))
     said = [(record.content, record.at) for record in caplog.records]  # type: ignore[attr-defined]
     assert said == [
         ("/roles/thing", ["main.yml:2"]),
@@ -68,7 +68,7 @@ def test_one_warning_a_role_and_another_for_new_places(caplog: pytest.LogCapture
 
 def test_a_role_with_very_many_names_some(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        BrokenConditionals().tell(
+        BrokenConditionals().warn(
             ROLE, REQUEST, places(*[event(f"main.yml:{n}", deprecations=[{"msg": NOTE}]) for n in range(50)])
         )
     (record,) = caplog.records

@@ -23,7 +23,7 @@ class Recorder(WorkQueue):
         return super().done(request, **how)
 
 
-async def turn(outcome: Result | BaseException) -> Recorder:
+async def reconciled(outcome: Result | BaseException) -> Recorder:
     queue = Recorder()
     queue.add(A, Priority.CHANGE)
 
@@ -32,14 +32,14 @@ async def turn(outcome: Result | BaseException) -> Recorder:
             raise outcome
         return outcome
 
-    await Controller(queue, reconcile).turn(await queue.get())
+    await Controller(queue, reconcile).reconcile(await queue.get())
     queue.close()
     return queue
 
 
 @pytest.mark.parametrize("error", [Retry("later"), ValueError("a fault of our own")])
 async def test_what_fails_comes_again_by_backoff(error: Exception) -> None:
-    assert (await turn(error)).told == [{"failed": True}]
+    assert (await reconciled(error)).told == [{"failed": True}]
 
 
 @pytest.mark.parametrize(
@@ -48,17 +48,17 @@ async def test_what_fails_comes_again_by_backoff(error: Exception) -> None:
     ids=["none", "0s", "asked-0s"],
 )
 async def test_what_is_done_comes_again_when_something_happens(result: Result) -> None:
-    assert (await turn(result)).told == [{}]
+    assert (await reconciled(result)).told == [{}]
 
 
 async def test_the_periodic_pass_comes_a_little_early_and_never_late() -> None:
-    (told,) = (await turn(Result(requeue_after=100))).told
+    (told,) = (await reconciled(Result(requeue_after=100))).told
     assert 90 <= told["after"] <= 100
     assert told.get("priority", Priority.PERIODIC) is Priority.PERIODIC
 
 
 async def test_a_time_the_role_asked_for_is_kept() -> None:
-    assert (await turn(Result(requeue_after=100, requested=True))).told == [{"after": 100, "priority": Priority.RETRY}]
+    assert (await reconciled(Result(requeue_after=100, requested=True))).told == [{"after": 100, "priority": Priority.RETRY}]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ async def test_a_time_the_role_asked_for_is_kept() -> None:
     ],
     ids=["success", "requeue_after", "error", "panic"],
 )
-async def test_each_turn_is_counted_by_its_result(outcome: Result | Exception, counted: set[str]) -> None:
+async def test_each_reconcile_is_counted_by_its_result(outcome: Result | Exception, counted: set[str]) -> None:
     def shown() -> dict[str, float]:
         found = {}
         for line in metrics.exposition().decode().splitlines():
@@ -81,7 +81,7 @@ async def test_each_turn_is_counted_by_its_result(outcome: Result | Exception, c
         return found
 
     before = shown()
-    await turn(outcome)
+    await reconciled(outcome)
     changed = {name for name, value in shown().items() if value == before.get(name, 0) + 1}
     assert changed == counted | {"time_seconds_count"}
 
@@ -90,20 +90,20 @@ async def test_a_fault_of_the_queue_s_ends_no_worker(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(controller, "_REST", 0.0)
     monkeypatch.setattr(controller, "_AFTER_FAULT", 0.01)
     again = asyncio.Event()
-    turns = []
+    reconciles = []
 
     class Faulty(WorkQueue):
         def done(self, request: Request, **how: Any) -> float:
             after = super().done(request, **how)
-            if len(turns) <= 2:
+            if len(reconciles) <= 2:
                 raise OverflowError("int too large to convert to float")
             return after
 
     queue = Faulty(1)
 
     async def reconcile(request: Request) -> Result:
-        turns.append(request)
-        if len(turns) > 2:
+        reconciles.append(request)
+        if len(reconciles) > 2:
             again.set()
         return Result()
 
@@ -113,10 +113,10 @@ async def test_a_fault_of_the_queue_s_ends_no_worker(monkeypatch: pytest.MonkeyP
         await again.wait()
         queue.close()
         await running
-    assert turns == [A, A, A]
+    assert reconciles == [A, A, A]
 
 
-async def test_it_ends_when_the_turns_that_are_on_have_ended() -> None:
+async def test_it_ends_when_the_reconciles_that_are_on_have_ended() -> None:
     queue = WorkQueue(2)
     gate = asyncio.Event()
     ended = []

@@ -6,7 +6,7 @@ from runner.config.related import Mapper, by_expression, by_label
 from runner.config.watches import Related
 from runner.control import Priority, Request, handlers
 from runner.control.handlers import Handlers, dependent_changed
-from runner.control.own_writes import Change, Echoes
+from runner.control.own_writes import VersionChange
 from runner.resource.metadata import PRIMARY_RESOURCE, PRIMARY_RESOURCE_TYPE, GroupVersionKind, ObjectKey
 from runner.resource.selectors import Requirement, Selector
 from tests.control.test_workqueue import watch
@@ -30,8 +30,7 @@ class Seen:
         self.added: list[tuple[str, Priority]] = []
         self.delays: list[float] = []
         self.watch = replace(THING, **options)
-        self.echoes = Echoes(lambda request: self.handlers.missed(request))
-        self.handlers = Handlers([self.watch], self._add, self.echoes)
+        self.handlers = Handlers([self.watch], self._add)
 
     def _add(self, request: Request, priority: Priority, after: float) -> None:
         self.added.append((str(request.key), priority))
@@ -69,13 +68,13 @@ def test_a_cr_that_waits_is_handed_out_once_as_it_is_by_then() -> None:
     request = Request(seen.watch, ObjectKey("default", "one"))
     seen.primary("ADDED", cr())
     seen.primary("MODIFIED", cr(version="2"))
-    assert seen.handlers.take(request) == cr(version="2")
+    assert seen.handlers.pop_waiting(request) == cr(version="2")
     # What is no news is not kept, and what is gone is not handed out.
     seen.primary("MODIFIED", cr(version="3"))
-    assert seen.handlers.take(request) is None
+    assert seen.handlers.pop_waiting(request) is None
     seen.primary("MODIFIED", cr(generation=2))
     seen.primary("DELETED", cr(generation=2))
-    assert seen.handlers.take(request) is None
+    assert seen.handlers.pop_waiting(request) is None
 
 
 def test_annotations_are_news_where_the_watch_asks_for_them() -> None:
@@ -197,7 +196,7 @@ def test_what_is_news_of_a_dependent(before: dict[str, Any] | None, after: dict[
     assert dependent_changed(before, after) is changed
 
 
-def test_a_dependent_gives_its_cr_a_turn() -> None:
+def test_a_dependent_requeues_its_owner() -> None:
     seen = Seen()
     seen.handlers.changed(owned(), None)
     assert seen.added == []
@@ -265,7 +264,7 @@ def test_what_the_crs_own_run_wrote_is_no_news_to_it() -> None:
     before, by_the_run, by_others = (
         owned(metadata={"uid": "uid-x", "resourceVersion": version}, data={"a": version}) for version in "123"
     )
-    with seen.echoes.of_run(Request(seen.watch, ObjectKey("default", "one"))) as wrote:
+    with seen.handlers.own_writes.of_run(Request(seen.watch, ObjectKey("default", "one"))) as wrote:
         wrote("uid-x", "1", "2")
         seen.handlers.changed(before, by_the_run)
     assert seen.added == []
@@ -273,7 +272,7 @@ def test_what_the_crs_own_run_wrote_is_no_news_to_it() -> None:
     assert seen.added == ONE
 
 
-def test_the_request_says_whose_turn_it_is() -> None:
+def test_the_request_names_the_watch_and_the_cr() -> None:
     request = Request(THING, ObjectKey("default", "one"))
     assert request.fields == {"kind": "Thing", "namespace": "default", "cr": "one"}
     assert THING.gvk == GroupVersionKind("example.com", "v1", "Thing")
@@ -314,7 +313,7 @@ TWO = [("default/two", Priority.DEPENDENT)]
         pytest.param(None, {**secret(labels={"cr": "one"}), "kind": "Other"}, [], id="other-kind"),
     ],
 )
-def test_a_related_object_gives_crs_a_turn(
+def test_a_related_object_requeues_crs(
     before: dict[str, Any] | None, after: dict[str, Any] | None, expected: list[tuple[str, Priority]]
 ) -> None:
     seen = seen_with(by_label("cr"))
@@ -368,7 +367,7 @@ def test_the_late_deletion_of_another_does_not_take_the_new_cr_with_it() -> None
     assert seen.primary("DELETED", cr()) == []
     request = Request(seen.watch, ObjectKey("default", "one"))
     seen.handlers.forget(request, "uid-one")
-    assert seen.handlers.take(request) is not None
+    assert seen.handlers.pop_waiting(request) is not None
     seen.added.clear()
     seen.handlers.changed(None, secret(labels={"cr": "one"}))
     assert seen.added == ONE
@@ -454,13 +453,13 @@ def test_what_is_kept_in_full(obj: dict[str, Any], kept: bool) -> None:
         ),
     ],
 )
-def test_the_cause_of_a_turn_is_known(before: dict[str, Any], after: dict[str, Any] | None, cause: str) -> None:
+def test_the_cause_of_a_reconcile_is_known(before: dict[str, Any], after: dict[str, Any] | None, cause: str) -> None:
     seen = Seen(allow_annotations=frozenset({"dry-run"}))
     request = Request(seen.watch, ObjectKey("default", "one"))
     seen.primary("ADDED", cr())
-    assert [seen.handlers.cause(request) for _ in range(2)] == ["created", ""]
+    assert [seen.handlers.pop_cause(request) for _ in range(2)] == ["created", ""]
     seen.handlers.changed({**before, "kind": "ConfigMap"}, after and {**after, "kind": "ConfigMap"})
-    assert seen.handlers.cause(request) == cause
+    assert seen.handlers.pop_cause(request) == cause
     for change, expected in (
         ({"generation": 2}, "changed"),
         ({"generation": 2, "annotations": {"rolerunner.io/dry-run": "true"}}, "annotations changed"),
@@ -468,7 +467,7 @@ def test_the_cause_of_a_turn_is_known(before: dict[str, Any], after: dict[str, A
         ({"generation": 2, "uid": "new", "deletionTimestamp": "now"}, "deletion asked for"),
     ):
         seen.primary("MODIFIED", cr(**change))  # type: ignore[arg-type]
-        assert seen.handlers.cause(request) == expected
+        assert seen.handlers.pop_cause(request) == expected
 
 
 def test_a_mapper_that_gives_what_is_no_key_is_told_once_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -483,14 +482,14 @@ def test_what_others_did_during_a_run_is_a_cause_of_the_next() -> None:
     seen = Seen()
     seen.primary("ADDED", cr())
     request = Request(seen.watch, ObjectKey("default", "one"))
-    seen.handlers.cause(request)
+    seen.handlers.pop_cause(request)
     seen.added.clear()
-    with seen.echoes.of_run(request):
-        seen.echoes.pass_over(request, Change("a", "1", "2"))
-        assert seen.handlers.cause(request) == ""
+    with seen.handlers.own_writes.of_run(request):
+        seen.handlers.own_writes.is_own(request, VersionChange("a", "1", "2"))
+        assert seen.handlers.pop_cause(request) == ""
     assert seen.added == ONE
     # Without one, an outcome that could not be written yet would stand for the run.
-    assert seen.handlers.cause(request) == "a dependent changed during the run"
+    assert seen.handlers.pop_cause(request) == "a dependent changed during the run"
 
 
 def test_what_has_changed_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -501,7 +500,7 @@ def test_what_has_changed_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) ->
         looked.append(before)
         return "it has changed"
 
-    monkeypatch.setattr(handlers, "_what_changed", what_changed)
+    monkeypatch.setattr(handlers, "_describe_change", what_changed)
     names = [f"cr-{number}" for number in range(5)]
     dependent = owned()
     owner = dependent["metadata"]["ownerReferences"][0]

@@ -18,7 +18,7 @@ import pytest
 from runner.config.watches import Finalizer, Watch
 from runner.control import Result, Retry
 from runner.control import reconciler as module
-from runner.control.own_writes import Echoes
+from runner.control.own_writes import OwnWrites
 from runner.control.reconciler import Gate, Phases, Reconciler, Surroundings, Turn, gate
 from runner.executor.jobs import Job, JobEvent, Outcome
 from runner.executor.run_folder import RunFolders
@@ -178,10 +178,10 @@ class Stage:
             execute=self.execute,
             folders=self.folders,
             on_dependent=lambda *_: None,
-            echoes=Echoes(lambda _: None),
+            own_writes=OwnWrites(lambda _: None),
             forget=lambda _, uid: self.forgotten.append(uid),
-            take=lambda _: None,
-            cause=lambda _: self.causes.pop() if self.causes else "",
+            pop_waiting=lambda _: None,
+            pop_cause=lambda _: self.causes.pop() if self.causes else "",
             proxy_port=1,
         )
         self.reconciler = Reconciler(self.surroundings)

@@ -43,7 +43,7 @@ async def queue() -> AsyncIterator[WorkQueue]:
 
 
 async def idle(queue: WorkQueue) -> bool:
-    """Whether nobody gets a turn now."""
+    """True if no CR is given out now."""
     getting = asyncio.ensure_future(queue.get())
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -61,7 +61,7 @@ async def test_one_entry_a_key(queue: WorkQueue) -> None:
     assert await idle(queue)
 
 
-async def test_never_two_turns_at_once_and_one_more_after_changes(queue: WorkQueue) -> None:
+async def test_never_two_reconciles_at_once_and_one_more_after_changes(queue: WorkQueue) -> None:
     queue.add(A, Priority.CHANGE)
     await queue.get()
     for _ in range(3):
@@ -112,7 +112,7 @@ async def test_delays_and_the_shortest_counts(queue: WorkQueue) -> None:
         assert await queue.get() == A
 
 
-async def test_a_turn_stands_for_the_delayed_one_as_well(queue: WorkQueue) -> None:
+async def test_a_reconcile_stands_for_the_delayed_one_as_well(queue: WorkQueue) -> None:
     queue.add(A, Priority.PERIODIC, 0.05)
     queue.add(A, Priority.CHANGE)
     await queue.get()
@@ -153,7 +153,7 @@ async def test_a_cr_may_fail_for_ever(queue: WorkQueue) -> None:
         assert queue.done(A, failed=True) <= 1000
 
 
-async def test_the_end_of_a_turn_that_is_not_on_is_passed_over(queue: WorkQueue) -> None:
+async def test_the_end_of_a_reconcile_that_is_not_on_is_ignored(queue: WorkQueue) -> None:
     assert queue.done(A, failed=True) == 0
     queue.add(A, Priority.CHANGE)
     assert queue.done(A) == 0
@@ -163,7 +163,7 @@ async def test_the_end_of_a_turn_that_is_not_on_is_passed_over(queue: WorkQueue)
     assert queue.running == 0
 
 
-async def test_a_failed_turn_comes_again_at_once_for_a_change_and_not_for_a_dependent(queue: WorkQueue) -> None:
+async def test_a_failed_reconcile_is_requeued_at_once_for_a_change_and_not_for_a_dependent(queue: WorkQueue) -> None:
     for _ in range(12):
         queue.add(A, Priority.CHANGE)
         await queue.get()
@@ -201,7 +201,7 @@ async def test_no_priority_starves() -> None:
     assert sum(given[each] for each in flood) > 10_000
 
 
-async def test_of_waiting_crs_each_gets_its_turn_whatever_comes_before_it() -> None:
+async def test_of_waiting_crs_each_is_reconciled_whatever_comes_before_it() -> None:
     queue = WorkQueue(1)
     crowd = [request(f"cr-{number}") for number in range(200)]
     for each in crowd:
@@ -221,7 +221,7 @@ async def test_a_kind_whose_runs_hang_leaves_the_others_their_share() -> None:
     queue = WorkQueue(2, clock=lambda: now)
     hanging, other, third = watch("Hanging", limit=2), watch("Other", limit=2), watch("Third", limit=2)
     for each in (hanging, other, third):
-        queue.follow(each)
+        queue.register(each)
     assert queue.workers == 4
     for name in ("a", "b", "c"):
         queue.add(request(name, hanging), Priority.CHANGE)
@@ -253,7 +253,7 @@ async def test_the_others_share_comes_by_itself() -> None:
     queue = WorkQueue(1, patience=0.01)
     kinds = [watch(kind) for kind in ("Hanging", "Other", "Third", "Fourth")]
     for each in kinds:
-        queue.follow(each)
+        queue.register(each)
     workers = [asyncio.ensure_future(queue.get()) for _ in range(queue.workers)]
     for each in kinds:
         queue.add(request("a", each), Priority.CHANGE)
@@ -270,7 +270,7 @@ async def test_a_users_limit_holds_and_no_kind_has_all_of_it(limit: int, share: 
     queue = WorkQueue(limit, strict=True, clock=lambda: now)
     hanging, other = watch("Hanging"), watch("Other")
     for each in (hanging, other):
-        queue.follow(each)
+        queue.register(each)
     assert queue.workers == limit
     for number in range(10):
         queue.add(request(str(number), hanging), Priority.CHANGE)
@@ -287,7 +287,7 @@ async def test_a_users_limit_holds_and_no_kind_has_all_of_it(limit: int, share: 
 
 async def test_a_users_limit_is_all_there_is_for_a_single_kind() -> None:
     queue = WorkQueue(2, strict=True)
-    queue.follow(THING)
+    queue.register(THING)
     for each in (A, B):
         queue.add(each, Priority.CHANGE)
     assert [await queue.get() for _ in range(2)] == [A, B]
@@ -322,10 +322,10 @@ async def test_dependents_that_change_all_the_time_do_not_keep_their_cr_running(
     for _ in range(10):
         queue.add(A, Priority.DEPENDENT)
         assert await queue.get() == A
-        # Also what comes during its turn.
+        # Also what comes during its reconcile.
         queue.add(A, Priority.DEPENDENT)
         queue.done(A)
-        if queue._turns[A].timer is not None:
+        if queue._entries[A].timer is not None:
             break
     assert await idle(queue)
     # Its own change does not wait.
@@ -344,7 +344,7 @@ async def test_it_forgets_what_is_over(queue: WorkQueue) -> None:
     queue.add(A, Priority.CHANGE)
     await queue.get()
     queue.done(A)
-    assert queue._turns == {}
+    assert queue._entries == {}
 
 
 async def test_waiting_workers_do_not_keep_each_other_awake(queue: WorkQueue, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,7 +373,7 @@ async def test_waiting_workers_do_not_keep_each_other_awake(queue: WorkQueue, mo
     await asyncio.wait(workers)
 
 
-async def test_a_worker_cancelled_as_it_is_woken_passes_its_turn_on(queue: WorkQueue) -> None:
+async def test_a_worker_cancelled_as_it_is_woken_wakes_another(queue: WorkQueue) -> None:
     first, second = (asyncio.ensure_future(queue.get()) for _ in range(2))
     await asyncio.sleep(0)
     queue.add(A, Priority.CHANGE)
@@ -407,7 +407,7 @@ def shown(of: Watch) -> dict[str, float]:
 
 async def test_the_metrics_tell_what_waits_and_what_is_on(queue: WorkQueue) -> None:
     counted = watch("Counted", limit=1)
-    queue.follow(counted)
+    queue.register(counted)
     assert set(shown(counted).values()) == {0.0}
     first, second = request("first", counted), request("second", counted)
     queue.add(first, Priority.PERIODIC)

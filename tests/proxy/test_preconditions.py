@@ -23,7 +23,7 @@ from yarl import URL
 
 from runner.control import Request
 from runner.control.handlers import dependent_changed
-from runner.control.own_writes import Change, Echoes
+from runner.control.own_writes import OwnWrites, VersionChange
 from runner.kube.client import ApiClient, Conflict, NotFound
 from runner.kube.informer import Informer
 from runner.proxy.preconditions import JSON_PATCH, Answer, Write, send
@@ -253,7 +253,7 @@ class World:
         self.informer = Informer(self.model, CONFIG_MAP, "", self.told)
         self.informer.list_kind = "ConfigMapList"
         self.informer.version = "0"
-        self.echoes = Echoes(lambda _: self.due.set())
+        self.own_writes = OwnWrites(lambda _: self.due.set())
         self.due = asyncio.Event()
         # The clock at the beginning of each run, and at each change that others have made.
         self.begun: list[int] = []
@@ -266,7 +266,7 @@ class World:
         self.proxy = ProxyServer(self.model, Known(self.model), self.sessions, covering=covering, port=0)
 
     def told(self, before: Object | None, after: Object | None) -> None:
-        if dependent_changed(before, after) and not self.echoes.pass_over(CR, Change.between(before, after)):
+        if dependent_changed(before, after) and not self.own_writes.is_own(CR, VersionChange.between(before, after)):
             self.due.set()
 
     async def watch(self) -> None:
@@ -344,7 +344,7 @@ class World:
     async def run(self) -> None:
         self.begun.append(self.model.now)
         plan = list(self.steps()) if len(self.begun) < 4 else []
-        with self.echoes.of_run(CR) as on_write:
+        with self.own_writes.of_run(CR) as on_write:
             session = Session(owner=OWNER, inject_owner=True, on_dependent=lambda *_: None, on_write=on_write)
             with self.sessions.opened(session) as token:
                 # A run that races with itself may well have another look.
