@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ import yaml
 
 from bench.processes import seconds, split, tree
 from devkit.devcluster.cluster import Cluster as Devcluster
-from devkit.devcluster.supervisor import ended_with_parent
+from runner.executor.processes import die_with_parent
 from runner.kube.client import ApiClient, Conflict, KubeError, NotFound
 from runner.kube.discovery import Discovery, Resource
 from runner.kube.informer import Informer, Notify
@@ -62,7 +63,7 @@ class Operator:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=None if stay else ended_with_parent(signal.SIGTERM),
+                preexec_fn=None if stay else partial(die_with_parent, os.getpid(), signal.SIGTERM),
             )
 
     @property

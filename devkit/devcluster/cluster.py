@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.util
 import json
 import os
 import select
@@ -48,6 +49,7 @@ class Cluster:
         `exec_dir`: the programs that stand in for those of containers (`kubelet`). Raises DevclusterError.
         """
         _check_exec_dir(exec_dir)
+        _check_installed()
         found = binaries.find(report or _to_stderr)
         if folder is None:
             folder = Path(tempfile.mkdtemp(prefix="devcluster-"))
@@ -148,6 +150,7 @@ def up(folder: Path, report: Report, *, exec_dir: Path | None = None) -> Running
     if running is not None:
         link_exec_dir(folder, exec_dir)
         return running
+    _check_installed()
     found = binaries.find(report)
     _clear_stale(folder)
     folder.mkdir(mode=0o700, parents=True)
@@ -219,6 +222,11 @@ def link_exec_dir(folder: Path, exec_dir: Path | None) -> None:
     if exec_dir is not None:
         (folder / "exec").unlink(missing_ok=True)
         (folder / "exec").symlink_to(exec_dir.absolute())
+
+
+def _check_installed() -> None:
+    if importlib.util.find_spec("trustme") is None:
+        raise DevclusterError("a development cluster needs the package trustme: pip install 'rolerunner[devkit]'")
 
 
 def _check_exec_dir(exec_dir: Path | None) -> None:

@@ -23,6 +23,7 @@ import ssl
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ from aiohttp import ClientConnectionResetError, WSMsgType, web
 
 from devkit.devcluster import volumes
 from devkit.devcluster.pki import client_context
-from devkit.devcluster.supervisor import ended_with_parent
 from runner.errors import RolerunnerError
+from runner.executor.processes import die_with_parent
 
 _PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 _STDIN, _STDOUT, _STDERR, _STATUS, _CLOSE = 0, 1, 2, 3, 255
@@ -206,7 +207,7 @@ class Kubelet:
                 cwd=home,
                 env=self._stand_ins.environ(program, container, home),
                 start_new_session=True,
-                preexec_fn=ended_with_parent(signal.SIGKILL),
+                preexec_fn=partial(die_with_parent, os.getpid()),
             )
         except (OSError, ValueError) as error:
             raise CommandError(_CANNOT_RUN, f'exec: "{command[0]}": {program} cannot be started: {error}') from error

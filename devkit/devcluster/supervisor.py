@@ -12,7 +12,6 @@ a link to the folder of stand-ins, and `pods/`, where they run.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import http.client
 import json
@@ -27,15 +26,15 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from devkit.devcluster import pki
 from devkit.devcluster.errors import DevclusterError
+from runner.executor.processes import die_with_parent
 from runner.private_files import write_private
 
-# prctl(2): a signal for this process when its parent dies.
-_PR_SET_PDEATHSIG = 1
 # Seconds.
 _START_TIMEOUT = 180
 _POLL = 0.05
@@ -97,7 +96,7 @@ class Supervisor:
                 cwd=self.folder,
                 # A Ctrl-C in the terminal is for the command there; these are ended in order.
                 start_new_session=True,
-                preexec_fn=ended_with_parent(signal.SIGKILL),
+                preexec_fn=partial(die_with_parent, os.getpid()),
             )
 
     def halt(self, name: str) -> None:
@@ -343,17 +342,6 @@ def _say(answer: dict[str, Any]) -> None:
 
 def _leave(*_: object) -> None:
     raise SystemExit
-
-
-def ended_with_parent(by: signal.Signals) -> Callable[[], None]:
-    """A `preexec_fn`: the new process gets this signal when the thread that starts it ends, however that comes about."""
-
-    def ask() -> None:
-        # Elsewhere than on Linux, a parent that is killed outright leaves its processes behind.
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, by, 0, 0, 0)
-
-    return ask
 
 
 def _free_ports(count: int) -> list[int]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
-import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import yaml
 from bench.driver import DEPLOYMENT, Cluster, free_port, until
 from devkit.devcluster import Cluster as Devcluster
 from devkit.devcluster import supervisor
-from devkit.devcluster.supervisor import ended_with_parent
+from runner.executor.processes import die_with_parent
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.behaviour.test_dependents import CONFIG_MAP, blue
 from tests.behaviour.test_runs import counted, succeeded
@@ -58,7 +59,7 @@ def kubelet(devcluster: Devcluster, node: str, port: int, folder: Path) -> Itera
             ],
             stdout=output,
             stderr=subprocess.STDOUT,
-            preexec_fn=ended_with_parent(signal.SIGKILL),
+            preexec_fn=partial(die_with_parent, os.getpid()),
         )
     try:
         yield

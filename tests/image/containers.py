@@ -16,11 +16,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from devkit.devcluster.binaries import cache_dir
-from devkit.devcluster.supervisor import ended_with_parent
+from runner.executor.processes import die_with_parent
 
 ROOT = Path(__file__).parent.parent.parent
 # The newest ansible-core for the Python of the base image that is made here.
@@ -220,7 +221,7 @@ def _begun(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=ended_with_parent(signal.SIGKILL),
+            preexec_fn=partial(die_with_parent, os.getpid()),
         )
 
 

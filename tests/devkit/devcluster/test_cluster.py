@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 import signal
@@ -204,3 +205,9 @@ def test_a_folder_with_something_else_in_it_is_not_touched(tmp_path: Path) -> No
     with pytest.raises(DevclusterError, match="holds something else than a development cluster"):
         Cluster.start(tmp_path)
     assert (tmp_path / "precious").read_text() == "x"
+
+
+def test_without_trustme_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(DevclusterError, match=r"pip install 'rolerunner\[devkit\]'$"):
+        Cluster.start()
