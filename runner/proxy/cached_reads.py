@@ -3,7 +3,7 @@
 Only what is understood to its last parameter is answered here, and only from a store that is current and shows what the
 run itself has written. A read of what the store lacks is the server's to answer.
 
-Next on the way: `runner.proxy.server`.
+Next on the way: `runner.proxy.forward`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 As k8s.io/apiserver's RequestInfo, for the part of it that the proxy has to understand.
 
-Next on the way: `runner.proxy.cached_reads`.
+Next on the way: `runner.proxy.call`.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from bench.driver import until
 from runner.kube.client import ApiClient
 from runner.kube.discovery import Discovery, Resource
 from runner.kube.informer import Informer
-from runner.proxy import server
+from runner.proxy import forward
 from runner.proxy.requestinfo import parse
 from runner.proxy.server import ProxyServer
 from runner.proxy.sessions import Session, Sessions
@@ -702,7 +702,7 @@ async def test_another_users_reads_are_the_servers(path: str) -> None:
 async def test_a_server_that_falls_silent_is_not_waited_for_without_end(
     method: str, path: str, begun: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "_TIMEOUT", aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=0.2))
+    monkeypatch.setattr(forward, "_TIMEOUT", aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=0.2))
     over = asyncio.Event()
 
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -740,7 +740,7 @@ async def test_a_server_that_falls_silent_is_not_waited_for_without_end(
     ],
 )
 async def test_what_is_followed_may_be_silent(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_TIMEOUT", aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=0.05))
+    monkeypatch.setattr(forward, "_TIMEOUT", aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=0.05))
 
     async def handler(request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse()
