@@ -8,7 +8,7 @@ import yaml
 
 from bench.driver import ROOT
 from runner import metrics
-from runner.config import watches
+from runner.config import annotations, watches
 from tests.test_cli import OWN_FLAGS, PEERS_FLAGS
 
 PAGE = (ROOT / "docs" / "compatibility.md").read_text()
@@ -28,7 +28,7 @@ def arguments(module: Path) -> set[str]:
 
 
 def test_every_watches_key_has_a_row() -> None:
-    assert told() >= watches._WATCH_KEYS
+    assert told() >= set(watches.WATCH.names)
 
 
 def test_every_flag_has_a_row() -> None:
@@ -36,7 +36,7 @@ def test_every_flag_has_a_row() -> None:
 
 
 def test_every_annotation_has_a_row() -> None:
-    assert {watches._ANNOTATION + name for name, *_ in watches._OVERRIDES} <= told()
+    assert {annotations.PREFIX + name for name, *_ in annotations._OVERRIDES} <= told()
 
 
 def test_every_series_has_a_row() -> None:

@@ -107,7 +107,7 @@ def test_names(page: str) -> None:
     commands = {match[1] for word in words if (match := re.match(r"rolerunner (\w+)", word))}
     assert commands <= set(main.list_commands(click.Context(main)))
     keys = {match[1] for word in words if (match := re.fullmatch(r"([a-z]+[A-Z]\w+)(: \w+)?", word))}
-    assert keys <= watches._WATCH_KEYS | {"byName", "byAnnotation", "matchLabels", "matchExpressions", "secretName"}
+    assert keys <= set(watches.WATCH.names) | {"byName", "byAnnotation", "matchLabels", "matchExpressions", "secretName"}
 
 
 @pytest.mark.parametrize("page", ["tutorial.md", "from-go.md", "from-ansible-operator.md", "molecule.md"])

@@ -15,8 +15,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from runner.config.annotations import is_dry_run
 from runner.config.related import MappingError
-from runner.config.watches import Related, Watch, is_dry_run
+from runner.config.watches import Related, Watch
 from runner.control import Priority, Request
 from runner.control.own_writes import OwnWrites, VersionChange
 from runner.json_codec import encode

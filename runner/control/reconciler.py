@@ -23,8 +23,9 @@ from time import monotonic
 from typing import Any
 
 from runner import metrics
+from runner.config.annotations import for_cr, is_dry_run
 from runner.config.settings import LogEvents
-from runner.config.watches import Content, Watch, for_cr, is_dry_run
+from runner.config.watches import Content, Watch
 from runner.control import Request, Result, Retry
 from runner.control.broken_conditionals import BrokenConditionals, Places
 from runner.control.failures import explained, is_to_be_explained

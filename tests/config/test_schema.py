@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from bench.driver import ROOT
 from runner.cli import main
-from runner.config import watches
+from runner.config import keys, watches
 from runner.config.schema import WATCHES
 from tests.config.test_watches import HEAD, MISTAKES
 
@@ -25,9 +25,14 @@ def test_the_schema_is_one_and_is_printed() -> None:
     jsonschema.Draft202012Validator.check_schema(printed)
 
 
-def test_the_keys_are_the_readers() -> None:
-    assert set(ITEM["properties"]) == watches._WATCH_KEYS
-    assert set(ITEM["properties"]["finalizer"]["properties"]) == watches._FINALIZER_KEYS
+def test_the_keys_are_those_that_users_have() -> None:
+    assert set(ITEM["properties"]) == {
+        *("group", "version", "kind", "role", "playbook", "vars", "finalizer", "selector", "blacklist"),
+        *("reconcilePeriod", "timeout", "manageStatus", "markUnsafe", "snakeCaseParameters", "maxRunnerArtifacts"),
+        *("watchDependentResources", "watchClusterScopedResources", "watchAnnotationsChanges", "watchRelatedResources"),
+        "allowAnnotations",
+    }
+    assert set(ITEM["properties"]["finalizer"]["properties"]) == {"name", "role", "playbook", "vars"}
 
 
 def test_the_annotations_are_the_readers() -> None:
@@ -51,4 +56,4 @@ def test_what_the_runner_refuses_is_not_valid(text: str) -> None:
 @pytest.mark.parametrize("text", ["0", "0s", "1h5m", "1.5h", ".5s", "+3s", "300ms", "1h30m10s"])
 def test_durations(text: str) -> None:
     jsonschema.validate(yaml.safe_load(HEAD + f"  role: thing\n  timeout: '{text}'\n"), WATCHES)
-    assert watches._duration(text) >= 0
+    assert keys.DURATION.convert(text) >= 0

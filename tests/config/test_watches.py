@@ -4,8 +4,9 @@ from time import monotonic
 
 import pytest
 
+from runner.config.annotations import DRY_RUN, for_cr, is_dry_run
 from runner.config.settings import Settings
-from runner.config.watches import DRY_RUN, Watch, WatchesError, for_cr, is_dry_run, load, parse
+from runner.config.watches import Watch, WatchesError, load, parse
 from runner.resource.metadata import GroupVersionKind
 
 HEAD = "- version: v1\n  group: example.com\n  kind: Thing\n"
