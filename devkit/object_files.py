@@ -1,4 +1,4 @@
-"""YAML files with objects in them. What is wrong with one is told with the file, the line or document, and the key."""
+"""Kubernetes objects in YAML files. Errors name the file, its line or document, and the key."""
 
 from __future__ import annotations
 
@@ -8,47 +8,45 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from runner.config import yaml_files
 from runner.errors import ConfigurationError
+from runner.resource.metadata import Object
 
 
-class Document(NamedTuple):
-    """An object that has a kind and a name. `where` it stands: the file, and the document if there are several."""
+class FileObject(NamedTuple):
+    """A Kubernetes object with a kind and a name. `where` is its file, and the document if the file has several."""
 
     where: str
     content: dict[str, Any]
 
 
-def read(name: str) -> list[Document]:
-    """The objects in a file (`-`: standard input), but for kustomize's own. Raises ConfigurationError."""
+def read(name: str) -> list[FileObject]:
+    """The objects in a file (`-`: standard input), without kustomize's own. Raises ConfigurationError."""
+    remedy = "; name a file with an object in it"
+    text = sys.stdin.read() if name == "-" else yaml_files.read_text(Path(name), remedy=remedy)
     try:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
         found = [content for content in yaml.safe_load_all(text) if content is not None]
-    except OSError as error:
-        raise ConfigurationError(f"{name}: {error.strerror}; name a file with an object in it") from error
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{name}: not UTF-8 text ({error.reason} at byte {error.start})") from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigurationError(f"{name}:{line}: no valid YAML: {error.problem}") from error
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigurationError(f"{name}: no valid YAML: {error}") from error
-    documents = []
+        raise yaml_files.invalid(name, error) from error
+    objects = []
     for number, content in enumerate(found, 1):
         where = f"{name}, document {number}" if len(found) > 1 else name
         if not isinstance(content, dict):
             raise ConfigurationError(f"{where}: expected an object with apiVersion, kind and metadata, found {content!r}")
         if content.get("kind") != "Kustomization":
             _check(where, content)
-            documents.append(Document(where, content))
-    return documents
+            objects.append(FileObject(where, content))
+    return objects
 
 
-def _check(where: str, content: dict[str, Any]) -> None:
+def _check(where: str, content: Object) -> None:
     metadata = content.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
     for key, value in (
-        *(("apiVersion", content.get("apiVersion")), ("kind", content.get("kind"))),
-        *(("metadata.name", metadata.get("name")), ("metadata.namespace", metadata.get("namespace", "-"))),
+        ("apiVersion", content.get("apiVersion")),
+        ("kind", content.get("kind")),
+        ("metadata.name", metadata.get("name")),
+        ("metadata.namespace", metadata.get("namespace", "-")),
     ):
         if not isinstance(value, str) or not value:
             raise ConfigurationError(f"{where}: {key}: expected text, found {value!r}")

@@ -133,7 +133,7 @@ def read(names: Sequence[str], watches: Sequence[Watch], *, watches_file: Path) 
     """The CRs in these files (see `documents`). ConfigurationError for what is no object, or of no watch."""
     by_kind = {watch.gvk: watch for watch in watches}
     written = []
-    for where, content in (document for name in names for document in object_files.read(name)):
+    for where, content in (found for name in names for found in object_files.read(name)):
         gvk = GroupVersionKind.of(content)
         if gvk not in by_kind:
             known = "; ".join(map(str, by_kind))

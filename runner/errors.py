@@ -6,8 +6,7 @@ that reaches a command is one line on standard error: `runner.cli.mistakes`.
 
 RolerunnerError
 ├── ConfigurationError          a user's mistake: nothing begins until it is corrected
-│   ├── WatchesError            config.watches: all mistakes in watches.yaml
-│   └── ManifestError           devkit.manifests: a project's file
+│   └── WatchesError            config.watches: all mistakes in watches.yaml
 ├── MappingError                config.related: an expression that names no CR
 ├── KubeError                   kube.client, which draws the part of the tree below it: what the cluster did not do
 ├── Lost                        kube.lease: another replica leads

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from devkit.check.findings import Finding, Level
+from runner.config import yaml_files
 
 # Larger files are data.
 MAX_BYTES = 2_000_000
@@ -73,14 +74,9 @@ def read(path: Path, folder: Path) -> Source | Finding:
         return content
     try:
         roots = tuple(root for root in yaml.compose_all(content, Loader=_Loader) if root is not None)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        return Finding(Level.ERROR, name, mark.line + 1 if mark else 0, f"no valid YAML: {error.problem}; correct it")
-    except (yaml.YAMLError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        return Finding(Level.ERROR, name, 0, f"no valid YAML: {reason}; correct it")
-    except RecursionError:
-        return Finding(Level.ERROR, name, 0, "no valid YAML: nested too deeply")
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        line, reason = yaml_files.problem(error)
+        return Finding(Level.ERROR, name, line, f"no valid YAML: {reason}; correct it")
     return Source(name=name, path=path, roots=roots)
 
 

@@ -16,7 +16,7 @@ import yaml
 
 from devkit.manifests import crd_file, rights, role_file
 from devkit.manifests.crd import Specs
-from devkit.manifests.markers import Document, plain
+from devkit.manifests.markers import YamlFile, plain
 from devkit.scaffolding.project import TEMPLATES
 from runner.config import watches
 from runner.config.settings import DEFAULT_WATCHES_FILE, Settings
@@ -108,7 +108,7 @@ def _other_crds(folder: Path) -> dict[GroupKind, Mapping[str, Any]]:
     """All that the folder has, whoever keeps them."""
     found: dict[GroupKind, Mapping[str, Any]] = {}
     for path in sorted(folder.glob("*.y*ml")):
-        for obj in map(plain, Document(path).roots):
+        for obj in map(plain, YamlFile(path).roots):
             if isinstance(obj, dict) and (kind := crd_file.kind_of(obj)) is not None:
                 found[kind] = obj
     return found

@@ -11,10 +11,11 @@ from typing import Any
 
 import yaml
 
-from devkit.manifests.markers import Document, ManifestError, Marker, entry, pairs, plain
+from devkit.manifests.markers import Marker, YamlFile, entry, pairs, plain
 from devkit.scaffolding.naming import plural_of
 from runner.config import argument_specs
 from runner.config.watches import Watch
+from runner.errors import ConfigurationError
 from runner.resource.parameters import field_of, is_reserved, own_variables
 
 Schema = dict[str, Any]
@@ -75,9 +76,9 @@ _STATUS: Schema = {
 class Specs:
     """The argument specs of one watch: its options as a schema, and what its markers say of the kind."""
 
-    def __init__(self, watch: Watch, document: Document, main: yaml.Node, markers: list[Marker]) -> None:
+    def __init__(self, watch: Watch, file: YamlFile, main: yaml.Node, markers: list[Marker]) -> None:
         self.watch = watch
-        self.document = document
+        self.file = file
         self.main = main
         self.kind_markers = [marker for marker in markers if marker.name != "rbac"]
         # Whether the spec is nothing but the options; known once there is a schema.
@@ -88,18 +89,18 @@ class Specs:
 
     @classmethod
     def of(cls, watch: Watch) -> Specs | None:
-        """None where there are none. Raises ManifestError."""
+        """None where there are none. Raises ConfigurationError."""
         path = argument_specs.find(role=watch.content.role, playbook=watch.content.playbook)
         if path is None:
             return None
-        document = Document(path)
-        root = document.roots[0] if document.roots else None
+        file = YamlFile(path)
+        root = file.roots[0] if file.roots else None
         for name, key, value in pairs(root):
             if name == "argument_specs":
-                markers = document.markers(key)
+                markers = file.markers(key)
                 for entry_point, main_key, main in pairs(value):
                     if entry_point == "main":
-                        return cls(watch, document, main, [*markers, *document.markers(main_key)])
+                        return cls(watch, file, main, [*markers, *file.markers(main_key)])
         return None
 
     @property
@@ -115,7 +116,7 @@ class Specs:
             keyword, read = _FIELD_MARKERS[marker.name]
             schema[keyword] = read(marker)
         self.is_closed = "x-kubernetes-preserve-unknown-fields" not in schema
-        for marker in self.document.claim_all():
+        for marker in self.file.claim_all():
             if marker.name != "rbac":
                 raise marker.error("is about nothing; write it directly above an option or above `main:`")
         return schema
@@ -124,9 +125,9 @@ class Specs:
         known = existing.get("properties") or {}
         required, properties = [], {}
         for variable, key, option in pairs(options):
-            at, markers = self.document.at(key), {marker.name: marker for marker in self.document.markers(key)}
+            at, markers = self.file.at(key), {marker.name: marker for marker in self.file.markers(key)}
             if not isinstance(option, yaml.MappingNode):
-                raise ManifestError(f"{at}: {variable}: expected an option's type, description and the like")
+                raise ConfigurationError(f"{at}: {variable}: expected an option's type, description and the like")
             for marker in markers.values():
                 if marker.name.removeprefix("items:") not in _FIELD_MARKERS and marker.name not in _OPTION_MARKERS:
                     names = ", ".join(sorted((*_FIELD_MARKERS, *_OPTION_MARKERS)))
@@ -136,7 +137,7 @@ class Specs:
                 continue
             name = self._name(variable, markers.get("name"), known, at)
             if name in properties:
-                raise ManifestError(f"{at}: {variable}: another option is {name} in a CR, too; rename one of them")
+                raise ConfigurationError(f"{at}: {variable}: another option is {name} in a CR, too; rename one of them")
             properties[name] = self._option(variable, option, markers, known.get(name) or {}, at)
             if plain(entry(option, "required")) is True and not (top and variable in self._defaulted):
                 required.append(name)
@@ -151,7 +152,7 @@ class Specs:
             given = [marker.string()] if marker else []
             name = field_of(variable, [*given, *known], snake_case=snake)
         except ValueError as error:
-            raise ManifestError(f"{at}: {variable}: {error}; rename the option") from error
+            raise ConfigurationError(f"{at}: {variable}: {error}; rename the option") from error
         if marker and name != marker.string():
             raise marker.error(f"a CR's field of this name does not become the variable {variable}")
         return name
@@ -175,7 +176,7 @@ class Specs:
             for value in values:
                 if not isinstance(value, _PYTHON.get(of, object)) or (of in ("int", "float") and isinstance(value, bool)):
                     hint = "; put it in quotes" if of == "str" else ""
-                    raise ManifestError(f"{at}: {variable}: {word}: {value!r} is no {of}{hint}")
+                    raise ConfigurationError(f"{at}: {variable}: {word}: {value!r} is no {of}{hint}")
         if kind == "list":
             if elements:
                 inner = existing.get("items") or {}
@@ -207,14 +208,14 @@ class Specs:
 
     def _typed(self, variable: str, kind: str, options: yaml.Node | None, existing: Mapping[str, Any], at: str) -> Schema:
         if kind not in _TYPES:
-            raise ManifestError(f"{at}: {variable}: unknown type {kind!r}; known: {', '.join(sorted(_TYPES))}")
+            raise ConfigurationError(f"{at}: {variable}: unknown type {kind!r}; known: {', '.join(sorted(_TYPES))}")
         if kind == "dict" and options is not None and list(pairs(options)):
             return self._object(options, existing)
         return dict(_TYPES[kind])
 
 
 def definition(specs: Sequence[Specs], existing: Mapping[str, Any]) -> dict[str, Any]:
-    """What the specs of one kind, one for each watched version, ask of its CRD. Raises ManifestError."""
+    """What the specs of one kind, one for each watched version, ask of its CRD. Raises ConfigurationError."""
     gvk = specs[0].watch.gvk
     spec = existing.get("spec") or {}
     known = {version["name"]: version for version in spec.get("versions") or ()}

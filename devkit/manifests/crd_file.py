@@ -16,24 +16,25 @@ from typing import Any
 import yaml
 
 from devkit.manifests.crd import Specs, definition
-from devkit.manifests.markers import Document, ManifestError, plain
+from devkit.manifests.markers import YamlFile, plain
+from runner.errors import ConfigurationError
 from runner.resource.metadata import GroupKind
 
 _RECORD = "# Written by `rolerunner manifests`, which keeps what else stands here and updates this:"
 
 
 def find(folder: Path, kind: GroupKind) -> tuple[Path, dict[str, Any]] | None:
-    """The kind's CRD in the folder, by whatever file name. Raises ManifestError."""
+    """The kind's CRD in the folder, by whatever file name. Raises ConfigurationError."""
     for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
-        document = Document(path)
-        found = [plain(root) for root in document.roots]
+        file = YamlFile(path)
+        found = [plain(root) for root in file.roots]
         for crd in found:
             if isinstance(crd, dict) and kind_of(crd) == kind:
                 versions = crd["spec"].get("versions") or []
                 if not all(isinstance(version, dict) and version.get("name") for version in versions):
-                    raise ManifestError(f"{document.name}: spec.versions: each needs a name")
+                    raise ConfigurationError(f"{file.name}: spec.versions: each needs a name")
                 if len(found) > 1:
-                    raise ManifestError(f"{document.name}: holds more than the CRD of {kind}; give that a file of its own")
+                    raise ConfigurationError(f"{file.name}: holds more than the CRD of {kind}; give that a file of its own")
                 return path, crd
     return None
 
@@ -49,7 +50,7 @@ def kind_of(crd: Mapping[str, Any]) -> GroupKind | None:
 
 
 def update(text: str, existing: Mapping[str, Any], specs: Sequence[Specs]) -> str:
-    """The text of the kind's CRD file, which so far is `text`: the same if nothing has changed. Raises ManifestError."""
+    """The new text of the kind's CRD file; `text` itself if nothing has changed. Raises ConfigurationError."""
     wanted = definition(specs, existing)
     result = merged(existing, wanted, _Recorded(text)) if existing else wanted
     record = _record(wanted)

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from runner.config import yaml_files
 from runner.config.argument_specs import Loader
 from runner.errors import ConfigurationError
 
@@ -22,10 +23,6 @@ _MARKER = re.compile(r"(?:^|\s)#\s*\+rolerunner:(.*)$")
 # Those that take several values by name; the others take one.
 _COMPOSITE = ("rbac", "printcolumn", "scale", "version")
 _PAIR = re.compile(r"""\s*(\w+)(?:=("(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|[^,]*))?\s*(?:,|$)""")
-
-
-class ManifestError(ConfigurationError):
-    """A project's file cannot be used: `FILE:LINE: what is wrong and what to do`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,34 +63,29 @@ class Marker:
         return _truth(self, self.fields[name])
 
     def only(self, *known: str, required: tuple[str, ...] = ()) -> None:
-        """Raises ManifestError for fields that are none of these, or missing."""
+        """Raises ConfigurationError for fields that are none of these, or missing."""
         for name in self.fields.keys() - set(known):
             raise self.error(f"has no {name}; known here: {', '.join(known)}")
         for name in required:
             if not self.fields.get(name):
                 raise self.error(f"needs {name}=…")
 
-    def error(self, text: str) -> ManifestError:
-        return ManifestError(f"{self.at}: +rolerunner:{self.name}: {text}")
+    def error(self, text: str) -> ConfigurationError:
+        return ConfigurationError(f"{self.at}: +rolerunner:{self.name}: {text}")
 
 
-class Document:
-    """A YAML file as nodes. Raises ManifestError when it cannot be read."""
+class YamlFile:
+    """A YAML file as nodes. Raises ConfigurationError when it cannot be read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         # As a user would name it.
         self.name = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+        self.text = yaml_files.read_text(path, name=self.name)
         try:
-            self.text = path.read_text(encoding="utf-8")
             self.roots = [root for root in yaml.compose_all(self.text, Loader=yaml.SafeLoader) if root is not None]
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else 1
-            raise ManifestError(f"{self.name}:{line}: no valid YAML: {error.problem}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ManifestError(f"{self.name}: no valid YAML: {error}") from error
-        except OSError as error:
-            raise ManifestError(f"{self.name}: {error.strerror}") from error
+        except yaml.YAMLError as error:
+            raise yaml_files.invalid(self.name, error) from error
         self._lines = self.text.splitlines()
         self.unclaimed = {number for number, line in enumerate(self._lines) if _MARKER.search(line)}
 
@@ -159,7 +151,7 @@ def _parse(text: str, at: str) -> Marker:
         fields[found[1]] = _unquoted(found[2].strip()) if found[2] is not None else "true"
         end = found.end()
     if end != len(rest) or separator != ":" or not fields:
-        raise ManifestError(f"{at}: +rolerunner:{head}: write it as +rolerunner:{head}:name=value,name=value")
+        raise ConfigurationError(f"{at}: +rolerunner:{head}: write it as +rolerunner:{head}:name=value,name=value")
     return Marker(head, "", fields, at)
 
 

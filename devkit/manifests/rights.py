@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from devkit.manifests.markers import Document, Marker
-from devkit.manifests.role_reader import File, Reader, Task, Text, Unknown, found, lookups, resolve
+from devkit.manifests.markers import Marker, YamlFile
+from devkit.manifests.role_reader import LookupFile, RoleReader, Task, Template, Unknown, found, lookups, resolve
 from devkit.scaffolding.naming import plural_of
 from runner.config import argument_specs
 from runner.config.settings import Settings
@@ -91,7 +91,10 @@ def needs(
     environ: Mapping[str, str],
     options: Callable[[Watch], set[str]],
 ) -> Needs:
-    """What the operator of these watches needs. `options`: the variables that a watch's CRs set. Raises ManifestError."""
+    """The rights that the operator of these watches needs. Raises ConfigurationError.
+
+    `options`: the variables that a watch's CRs set.
+    """
     result = Needs()
     for watch in watches:
         _runner(watch, kinds, result)
@@ -99,14 +102,14 @@ def needs(
         if watch.finalizer:
             contents.append((watch.finalizer.content or watch.content, {**watch.vars, **watch.finalizer.vars}))
         for content, variables in contents:
-            reader = Reader(watch, content, variables, settings=settings, environ=environ, options=options(watch))
+            reader = RoleReader(watch, content, variables, settings=settings, environ=environ, options=options(watch))
             for item in reader.read():
                 _Asked(watch, kinds, result).of(item)
             result.undecided += reader.undecided
             specs = argument_specs.find(role=content.role, playbook=content.playbook)
-            documents = {**reader.documents, **({specs: Document(specs)} if specs else {})}
-            for path, document in documents.items():
-                for marker in document.claim_all():
+            files = {**reader.files, **({specs: YamlFile(specs)} if specs else {})}
+            for path, file in files.items():
+                for marker in file.claim_all():
                     if marker.name == "rbac":
                         result.rights |= set(_declared(marker))
                     elif path != specs:
@@ -147,8 +150,8 @@ class _Asked:
         self._kinds = kinds
         self._result = result
 
-    def of(self, item: Task | Text) -> None:
-        if isinstance(item, Text):
+    def of(self, item: Task | Template) -> None:
+        if isinstance(item, Template):
             for plugin, named in lookups(item):
                 if plugin == "k8s":
                     self._looked_up(item, named)
@@ -165,15 +168,15 @@ class _Asked:
             if program := _PROGRAMS.search(text):
                 self._undecided(item, f"what {program[0]} does")
 
-    def _undecided(self, item: Task | Text, what: str) -> None:
+    def _undecided(self, item: Task | Template, what: str) -> None:
         if not item.declared:
-            self._result.undecided.append((item.place.document.at(item.node), what))
+            self._result.undecided.append((item.context.file.at(item.node), what))
 
-    def _looked_up(self, text: Text, named: Mapping[str, Any]) -> None:
+    def _looked_up(self, text: Template, named: Mapping[str, Any]) -> None:
         if "src" in named or "resource_definition" in named:
             self._undecided(text, "what this lookup reads")
         elif "cluster_info" not in named:
-            task = Task(text.place, text.node, "k8s", {**named, "name": named.get("resource_name")}, text.declared)
+            task = Task(text.context, text.node, "k8s", {**named, "name": named.get("resource_name")}, text.declared)
             for gvk in self._kind(task):
                 self._allow(gvk, *_reading(task))
 
@@ -186,7 +189,7 @@ class _Asked:
         values = []
         for name, value in (("kind", kind), ("apiVersion", api_version)):
             try:
-                values.append(str(resolve(value, task.place)))
+                values.append(str(resolve(value, task.context)))
             except Unknown as unknown:
                 self._undecided(task, f"{name}: {unknown}")
                 return []
@@ -272,15 +275,15 @@ class _Asked:
             if isinstance(source, tuple):
                 folder, name = source
                 name = name.get("path") if isinstance(name, dict) else name
-                source = File(found(str(resolve(name, task.place)), task.place, (folder, "")))
+                source = LookupFile(found(str(resolve(name, task.context)), task.context, (folder, "")))
             elif isinstance(source, str) and not _HEAD.search(source):
-                source = resolve(source, task.place)
+                source = resolve(source, task.context)
         except Unknown as unknown:
             self._undecided(task, f"which objects this is about: {unknown}")
             return
-        if isinstance(source, File):
+        if isinstance(source, LookupFile):
             text = source.path.read_text(encoding="utf-8", errors="replace")
-            self.of(Text(task.place, task.node, text, task.declared))
+            self.of(Template(task.context, task.node, text, task.declared))
             yield from self._written(task, text)
         elif isinstance(source, str):
             yield from self._written(task, source)
@@ -406,7 +409,7 @@ def _may(task: Task, name: str, *, default: Any) -> set[Any]:
     """What an argument may be, with None for: anything."""
     value = task.arguments.get(name, default)
     try:
-        value = resolve(value, task.place)
+        value = resolve(value, task.context)
     except Unknown:
         words = set(re.findall(r"['\"](\w+)['\"]", str(value)))
         return words & {"present", "absent", "patched"} or {None}
@@ -431,5 +434,5 @@ def _blocks(value: Any) -> bool:
 
 def _is_own(task: Task) -> bool:
     """A module that the role or the project brings along, of which nothing is known."""
-    folders = [task.place.base / "library", *([task.place.role / "library"] if task.place.role else [])]
+    folders = [task.context.base / "library", *([task.context.role / "library"] if task.context.role else [])]
     return any((folder / f"{task.module}.py").is_file() for folder in folders)

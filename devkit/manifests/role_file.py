@@ -12,8 +12,9 @@ from typing import Any
 
 import yaml
 
-from devkit.manifests.markers import Document, ManifestError, entry, pairs, plain
+from devkit.manifests.markers import YamlFile, entry, pairs, plain
 from devkit.manifests.rights import Right
+from runner.errors import ConfigurationError
 
 _BEGIN = "# +rolerunner:rules:begin"
 _END = "# +rolerunner:rules:end"
@@ -27,21 +28,21 @@ rules:
 
 
 def update(path: Path, rights: Iterable[Right]) -> str:
-    """The text of the role's file with these rights in their section; what else it says stays. Raises ManifestError."""
+    """The text of the role's file with these rights in their section; what else it says stays. Raises ConfigurationError."""
     if not path.exists():
         return _NEW + _section(rights, "  ")
-    document = Document(path)
-    lines = document.text.splitlines(keepends=True)
+    file = YamlFile(path)
+    lines = file.text.splitlines(keepends=True)
     begin, end = (next((number for number, line in enumerate(lines) if mark in line), None) for mark in (_BEGIN, _END))
     if begin is not None and end is not None and begin < end:
         indent = lines[begin].partition("#")[0]
     elif begin is not None or end is not None:
-        raise ManifestError(f"{document.name}: of {_BEGIN} and {_END} one is missing; take the other out, too")
+        raise ConfigurationError(f"{file.name}: of {_BEGIN} and {_END} one is missing; take the other out, too")
     else:
-        rules_key, rules_node = _rules(document)
+        rules_key, rules_node = _rules(file)
         if rules_node.flow_style:
             if rules_node.value:
-                raise ManifestError(f"{document.at(rules_node)}: rules: write them as a block, each beginning with '- '")
+                raise ConfigurationError(f"{file.at(rules_node)}: rules: write them as a block, each beginning with '- '")
             number = rules_key.start_mark.line
             lines[number] = lines[number].replace("[]", "").rstrip() + "\n"
             begin, indent = number + 1, " " * (rules_key.start_mark.column + 2)
@@ -64,14 +65,14 @@ def _quoted(word: str) -> str:
     return word if re.fullmatch(r"[A-Za-z][\w./-]*", word) else f'"{word}"'
 
 
-def _rules(document: Document) -> tuple[yaml.Node, yaml.SequenceNode]:
-    for root in document.roots:
+def _rules(file: YamlFile) -> tuple[yaml.Node, yaml.SequenceNode]:
+    for root in file.roots:
         if plain(entry(root, "kind")) in ("ClusterRole", "Role"):
             for name, key, value in pairs(root):
                 if name == "rules" and isinstance(value, yaml.SequenceNode):
                     return key, value
-            raise ManifestError(f"{document.at(root)}: has no list of rules; add `rules: []`")
-    raise ManifestError(f"{document.name}: holds no ClusterRole or Role; remove the file, or write one into it")
+            raise ConfigurationError(f"{file.at(root)}: has no list of rules; add `rules: []`")
+    raise ConfigurationError(f"{file.name}: holds no ClusterRole or Role; remove the file, or write one into it")
 
 
 def _last_line(node: yaml.Node) -> int:

@@ -19,7 +19,7 @@ import jinja2
 import yaml
 from jinja2 import nodes
 
-from devkit.manifests.markers import Document, entry, pairs, plain
+from devkit.manifests.markers import YamlFile, entry, pairs, plain
 from runner.config import argument_specs
 from runner.config.settings import Settings
 from runner.config.watches import Content, Watch, role_places
@@ -43,17 +43,17 @@ class Unknown(RolerunnerError):
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class LookupFile:
     """What `lookup('template', …)` and `lookup('file', …)` give; its variables are its own affair."""
 
     path: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class TaskContext:
     """Where a task stands: what names in it mean, and where files that it names are."""
 
-    document: Document
+    file: YamlFile
     scope: Scope
     role: Path | None
     # Of the playbook, or of the role: where relative files are in the end.
@@ -65,7 +65,7 @@ class Place:
 class Task:
     """A module and its arguments, once for each item of its loop. `module` is short where its collection is well known."""
 
-    place: Place
+    context: TaskContext
     node: yaml.Node
     module: str
     arguments: Mapping[str, Any]
@@ -73,20 +73,20 @@ class Task:
 
     @property
     def at(self) -> str:
-        return self.place.document.at(self.node)
+        return self.context.file.at(self.node)
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class Template:
     """A template outside of any arguments, which may look something up."""
 
-    place: Place
+    context: TaskContext
     node: yaml.Node
     source: str
     declared: bool
 
 
-class Reader:
+class RoleReader:
     """Reads what a watch runs, with these of its variables; `options` are those that its CRs set.
 
     `undecided` grows by (FILE:LINE, what) for files that cannot be found from the text.
@@ -104,7 +104,7 @@ class Reader:
     ) -> None:
         self.undecided: list[tuple[str, str]] = []
         # All that was read, for the markers in them.
-        self.documents: dict[Path, Document] = {}
+        self.files: dict[Path, YamlFile] = {}
         self._content = content
         self._settings = settings
         self._environ = environ
@@ -115,179 +115,181 @@ class Reader:
         self._fixed: Scope = {variable_name(watch.gvk): own, **variables}
         self._stack: list[Path] = []
 
-    def read(self) -> Iterator[Task | Text]:
+    def read(self) -> Iterator[Task | Template]:
         if self._content.playbook:
             yield from self._playbook(self._content.playbook)
         elif self._content.role:
             yield from self._role(self._content.role)
 
-    def _playbook(self, path: Path) -> Iterator[Task | Text]:
-        document = self._document(path)
+    def _playbook(self, path: Path) -> Iterator[Task | Template]:
+        file = self._yaml_file(path)
         scope = {**self._fixed, "playbook_dir": str(path.parent)}
-        place = Place(document=document, scope=scope, role=None, base=path.parent)
-        for root in document.roots:
+        context = TaskContext(file=file, scope=scope, role=None, base=path.parent)
+        for root in file.roots:
             for play in _items(root):
                 if (imported := _either(play, "import_playbook")) is not None:
-                    for other in self._files(place, imported, ("",), node=play):
+                    for other in self._files(context, imported, ("",), node=play):
                         yield from self._once(other, self._playbook(other))
                     continue
-                inner = self._enter(place, play)
+                inner = self._enter(context, play)
                 for name, _, value in pairs(play):
                     if name in ("pre_tasks", "tasks", "post_tasks", "handlers"):
                         yield from self._tasks(inner, value)
                     elif name == "vars":
-                        yield from self._texts(inner, value, declared=False)
+                        yield from self._templates(inner, value, declared=False)
                     elif name == "roles":
                         for item in _items(value):
                             yield from self._named_role(inner, item, _role_name(item))
 
     def _role(
         self, role: Path, *, outer: Scope | None = None, given: Scope | None = None, begin: str = "", defaults: Any = None
-    ) -> Iterator[Task | Text]:
+    ) -> Iterator[Task | Template]:
         own = self._without_options(argument_specs.own_variables(role))
         scope = {**(outer or {}), **own, **(given or {}), **self._fixed, "role_path": str(role)}
 
-        def places(folder: str) -> Iterator[Place]:
+        def places(folder: str) -> Iterator[TaskContext]:
             for path in argument_specs.files(role, folder):
-                yield Place(document=self._document(path), scope=scope, role=role, base=role, defaults=defaults or {})
+                yield TaskContext(file=self._yaml_file(path), scope=scope, role=role, base=role, defaults=defaults or {})
 
-        for place in (*places("defaults"), *places("vars")):
-            for root in place.document.roots:
-                yield from self._texts(place, root, declared=False)
-        for place in places("meta"):
-            for root in place.document.roots:
+        for context in (*places("defaults"), *places("vars")):
+            for root in context.file.roots:
+                yield from self._templates(context, root, declared=False)
+        for context in places("meta"):
+            for root in context.file.roots:
                 for item in _items(entry(root, "dependencies")):
-                    yield from self._named_role(place, item, _role_name(item))
+                    yield from self._named_role(context, item, _role_name(item))
         tasks = [role / "tasks" / f"{begin or 'main'}{ending}" for ending in ("", ".yml", ".yaml")]
         for path in [*filter(Path.is_file, tasks)][:1] + list(argument_specs.files(role, "handlers")):
-            inside = Place(document=self._document(path), scope=scope, role=role, base=role, defaults=defaults or {})
+            inside = TaskContext(file=self._yaml_file(path), scope=scope, role=role, base=role, defaults=defaults or {})
             yield from self._once(path, self._task_file(inside))
 
-    def _task_file(self, place: Place) -> Iterator[Task | Text]:
-        for root in place.document.roots:
-            yield from self._tasks(place, root)
+    def _task_file(self, context: TaskContext) -> Iterator[Task | Template]:
+        for root in context.file.roots:
+            yield from self._tasks(context, root)
 
-    def _tasks(self, place: Place, tasks: yaml.Node | None) -> Iterator[Task | Text]:
+    def _tasks(self, context: TaskContext, tasks: yaml.Node | None) -> Iterator[Task | Template]:
         for node in _items(tasks):
             names = {name for name, _, _ in pairs(node)}
-            inner = self._enter(place, node)
+            inner = self._enter(context, node)
             if "block" in names:
                 for name, _, value in pairs(node):
                     if name in ("block", "rescue", "always"):
                         yield from self._tasks(inner, value)
                     elif name in ("vars", "when"):
-                        yield from self._texts(inner, value, declared=False, bare=name in _BARE)
+                        yield from self._templates(inner, value, declared=False, bare=name in _BARE)
                 continue
             # They stay for whoever reads what they say.
-            declared = bool(place.document.about(node))
+            declared = bool(context.file.about(node))
             for item in self._loop(inner, node):
                 # A CR's own values come before an item's.
                 looped = replace(inner, scope={**inner.scope, **item, **self._fixed})
                 yield from self._task(looped, node, declared)
 
-    def _task(self, place: Place, node: yaml.Node, declared: bool) -> Iterator[Task | Text]:
-        yield from self._texts(place, node, declared=declared)
+    def _task(self, context: TaskContext, node: yaml.Node, declared: bool) -> Iterator[Task | Template]:
+        yield from self._templates(context, node, declared=declared)
         for name, _, value in pairs(node):
             if name in _KEYWORDS or name in _LOOPS:
                 continue
             module, arguments = _call(name, plain(value))
             extra = plain(entry(node, "args"))
-            arguments = {**_defaults(place.defaults, module), **(extra if isinstance(extra, dict) else {}), **arguments}
+            arguments = {**_defaults(context.defaults, module), **(extra if isinstance(extra, dict) else {}), **arguments}
             if module in _INCLUDES:
-                yield from self._include(place, node, module, arguments)
+                yield from self._include(context, node, module, arguments)
             else:
-                yield Task(place, node, module, arguments, declared)
+                yield Task(context, node, module, arguments, declared)
 
-    def _include(self, place: Place, node: yaml.Node, module: str, arguments: Mapping[str, Any]) -> Iterator[Task | Text]:
+    def _include(
+        self, context: TaskContext, node: yaml.Node, module: str, arguments: Mapping[str, Any]
+    ) -> Iterator[Task | Template]:
         if module.endswith("_role"):
-            yield from self._named_role(place, node, arguments.get("name"), begin=arguments.get("tasks_from", ""))
+            yield from self._named_role(context, node, arguments.get("name"), begin=arguments.get("tasks_from", ""))
         elif module.endswith("_tasks"):
             given = arguments.get("file", arguments.get("_raw"))
-            for path in self._files(place, given, ("", "tasks"), node=node):
-                yield from self._once(path, self._task_file(replace(place, document=self._document(path))))
+            for path in self._files(context, given, ("", "tasks"), node=node):
+                yield from self._once(path, self._task_file(replace(context, file=self._yaml_file(path))))
 
-    def _named_role(self, place: Place, node: yaml.Node, given: Any, begin: Any = "") -> Iterator[Task | Text]:
+    def _named_role(self, context: TaskContext, node: yaml.Node, given: Any, begin: Any = "") -> Iterator[Task | Template]:
         try:
-            name, begin = str(resolve(given, place)), str(resolve(begin, place))
+            name, begin = str(resolve(given, context)), str(resolve(begin, context))
         except Unknown as unknown:
-            self._say(place, node, f"which role this is: {unknown}")
+            self._say(context, node, f"which role this is: {unknown}")
             return
-        around = [place.role.parent / name] if place.role else []
-        around += [place.base / "roles" / name, *role_places(name, self._settings, self._environ)]
+        around = [context.role.parent / name] if context.role else []
+        around += [context.base / "roles" / name, *role_places(name, self._settings, self._environ)]
         role = next(filter(Path.is_dir, around), None)
         if role is None:
-            self._say(place, node, f"role {name} was not found; what it does is not known")
+            self._say(context, node, f"role {name} was not found; what it does is not known")
             return
         variables = plain(entry(node, "vars"))
         variables = self._without_options(variables) if isinstance(variables, dict) else {}
-        inside = self._role(role, outer=place.scope, given=variables, begin=begin, defaults=place.defaults)
+        inside = self._role(role, outer=context.scope, given=variables, begin=begin, defaults=context.defaults)
         yield from self._once(role, inside)
 
-    def _files(self, place: Place, given: Any, folders: Sequence[str], *, node: yaml.Node) -> Iterator[Path]:
+    def _files(self, context: TaskContext, given: Any, folders: Sequence[str], *, node: yaml.Node) -> Iterator[Path]:
         try:
-            yield found(str(resolve(given, place)), place, folders)
+            yield found(str(resolve(given, context)), context, folders)
         except Unknown as unknown:
-            self._say(place, node, f"which file this is: {unknown}")
+            self._say(context, node, f"which file this is: {unknown}")
 
-    def _say(self, place: Place, node: yaml.Node, what: str) -> None:
-        if not place.document.about(node):
-            self.undecided.append((place.document.at(node), what))
+    def _say(self, context: TaskContext, node: yaml.Node, what: str) -> None:
+        if not context.file.about(node):
+            self.undecided.append((context.file.at(node), what))
 
-    def _once(self, path: Path, inside: Iterator[Task | Text]) -> Iterator[Task | Text]:
+    def _once(self, path: Path, inside: Iterator[Task | Template]) -> Iterator[Task | Template]:
         """Not again inside itself."""
         if path not in self._stack:
             self._stack.append(path)
             yield from inside
             self._stack.pop()
 
-    def _enter(self, place: Place, node: yaml.Node) -> Place:
-        """The place inside a play, block or task."""
-        scope, defaults = place.scope, place.defaults
+    def _enter(self, context: TaskContext, node: yaml.Node) -> TaskContext:
+        """The context inside a play, block or task."""
+        scope, defaults = context.scope, context.defaults
         given = plain(entry(node, "vars"))
         if isinstance(given, dict):
             scope = {**scope, **self._without_options(given), **self._fixed}
         module_defaults = plain(entry(node, "module_defaults"))
         if isinstance(module_defaults, dict):
             defaults = {**defaults, **{name: value for name, value in module_defaults.items() if isinstance(value, dict)}}
-        return replace(place, scope=scope, defaults=defaults)
+        return replace(context, scope=scope, defaults=defaults)
 
-    def _loop(self, place: Place, node: yaml.Node) -> list[dict[str, Any]]:
+    def _loop(self, context: TaskContext, node: yaml.Node) -> list[dict[str, Any]]:
         """What each turn of a task's loop sets; one turn that sets nothing where there is no loop, or it is not known."""
         given = next((value for name, _, value in pairs(node) if name in _LOOPS), None)
         variable = plain(entry(entry(node, "loop_control"), "loop_var")) or "item"
         if given is None:
             return [{}]
         try:
-            items = resolve(plain(given), place)
+            items = resolve(plain(given), context)
         except Unknown:
             items = None
         return [{str(variable): item} for item in items] if isinstance(items, list) else [{}]
 
-    def _texts(self, place: Place, node: yaml.Node, *, declared: bool, bare: bool = False) -> Iterator[Text]:
+    def _templates(self, context: TaskContext, node: yaml.Node, *, declared: bool, bare: bool = False) -> Iterator[Template]:
         """Templates anywhere inside, but for those of other tasks."""
         if isinstance(node, yaml.ScalarNode):
             if "k8s" in node.value and ("{{" in node.value or bare):
-                yield Text(
-                    place, node, f"{{{{ {node.value} }}}}" if bare and "{{" not in node.value else node.value, declared
+                yield Template(
+                    context, node, f"{{{{ {node.value} }}}}" if bare and "{{" not in node.value else node.value, declared
                 )
         elif isinstance(node, yaml.SequenceNode):
             for item in node.value:
-                yield from self._texts(place, item, declared=declared, bare=bare)
+                yield from self._templates(context, item, declared=declared, bare=bare)
         else:
             for name, _, value in pairs(node):
-                yield from self._texts(place, value, declared=declared, bare=name in _BARE)
+                yield from self._templates(context, value, declared=declared, bare=name in _BARE)
 
     def _without_options(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         """Those that a CR cannot set to something else."""
         return {name: value for name, value in variables.items() if name not in self._options or is_reserved(name)}
 
-    def _document(self, path: Path) -> Document:
-        if path not in self.documents:
-            self.documents[path] = Document(path)
-        return self.documents[path]
+    def _yaml_file(self, path: Path) -> YamlFile:
+        if path not in self.files:
+            self.files[path] = YamlFile(path)
+        return self.files[path]
 
 
-def resolve(value: Any, place: Place) -> Any:
+def resolve(value: Any, context: TaskContext) -> Any:
     """The value that the text gives. Raises Unknown."""
     if value is None:
         raise Unknown("nothing is said")
@@ -300,41 +302,41 @@ def resolve(value: Any, place: Place) -> Any:
     parts = [part for output in body for part in (output.nodes if isinstance(output, nodes.Output) else [output])]
     try:
         if len(parts) == 1:
-            return _evaluate(parts[0], place)
-        return "".join(str(part.data if isinstance(part, nodes.TemplateData) else _evaluate(part, place)) for part in parts)
+            return _evaluate(parts[0], context)
+        return "".join(str(_evaluate(part, context)) for part in parts)
     except (LookupError, TypeError, AttributeError, RecursionError) as error:
         raise Unknown(value.strip()) from error
     except Unknown as error:
         raise Unknown(value.strip()) from error
 
 
-def _evaluate(node: nodes.Node, place: Place) -> Any:
+def _evaluate(node: nodes.Node, context: TaskContext) -> Any:
     match node:
         case nodes.Const():
             return node.value
         case nodes.TemplateData():
             return node.data
         case nodes.Name():
-            return resolve(place.scope[node.name], place)
+            return resolve(context.scope[node.name], context)
         case nodes.Getattr():
-            return resolve(_evaluate(node.node, place)[node.attr], place)
+            return resolve(_evaluate(node.node, context)[node.attr], context)
         case nodes.Getitem():
-            return resolve(_evaluate(node.node, place)[_evaluate(node.arg, place)], place)
+            return resolve(_evaluate(node.node, context)[_evaluate(node.arg, context)], context)
         case nodes.List():
-            return [_evaluate(item, place) for item in node.items]
+            return [_evaluate(item, context) for item in node.items]
         case nodes.Dict():
-            return {_evaluate(pair.key, place): _evaluate(pair.value, place) for pair in node.items}
+            return {_evaluate(pair.key, context): _evaluate(pair.value, context) for pair in node.items}
         case nodes.Concat():
-            return "".join(str(_evaluate(item, place)) for item in node.nodes)
+            return "".join(str(_evaluate(item, context)) for item in node.nodes)
         case nodes.Add():
-            return _evaluate(node.left, place) + _evaluate(node.right, place)
+            return _evaluate(node.left, context) + _evaluate(node.right, context)
         case nodes.Call() if (looked_up := lookup(node)) and looked_up[0] in ("template", "file"):
-            name = str(_evaluate(looked_up[1][0], place))
-            return File(found(name, place, ("templates" if looked_up[0] == "template" else "files", "")))
+            name = str(_evaluate(looked_up[1][0], context))
+            return LookupFile(found(name, context, ("templates" if looked_up[0] == "template" else "files", "")))
         case nodes.Filter(name="from_yaml" | "from_yaml_all" | "list" | "string" | "trim" | "indent"):
-            return _evaluate(node.node, place)  # type: ignore[arg-type]
+            return _evaluate(node.node, context)  # type: ignore[arg-type]
         case nodes.Filter(name="lower" | "upper"):
-            return getattr(str(_evaluate(node.node, place)), node.name)()  # type: ignore[arg-type]
+            return getattr(str(_evaluate(node.node, context)), node.name)()  # type: ignore[arg-type]
     raise Unknown
 
 
@@ -347,7 +349,7 @@ def lookup(node: nodes.Node) -> tuple[str, list[nodes.Expr], dict[str, nodes.Exp
     return short(str(node.args[0].value)), node.args[1:], {keyword.key: keyword.value for keyword in node.kwargs}
 
 
-def lookups(text: Text) -> Iterator[tuple[str, dict[str, Any]]]:
+def lookups(text: Template) -> Iterator[tuple[str, dict[str, Any]]]:
     """(plugin, named arguments as far as they are known) of the lookups in a template; None for what is not known."""
     try:
         tree = _JINJA.parse(text.source)
@@ -358,17 +360,17 @@ def lookups(text: Text) -> Iterator[tuple[str, dict[str, Any]]]:
             named: dict[str, Any] = {}
             for name, value in looked_up[2].items():
                 try:
-                    named[name] = _evaluate(value, text.place)
+                    named[name] = _evaluate(value, text.context)
                 except (Unknown, LookupError, TypeError, AttributeError):
                     named[name] = "{{ … }}"
             yield looked_up[0], named
 
 
-def found(name: str, place: Place, folders: Sequence[str]) -> Path:
+def found(name: str, context: TaskContext, folders: Sequence[str]) -> Path:
     """A file that a task names, where Ansible looks for it. Raises Unknown."""
-    roots = [place.document.path.parent, *([place.role] if place.role else []), place.base]
-    if "playbook_dir" in place.scope:
-        roots.append(Path(str(place.scope["playbook_dir"])))
+    roots = [context.file.path.parent, *([context.role] if context.role else []), context.base]
+    if "playbook_dir" in context.scope:
+        roots.append(Path(str(context.scope["playbook_dir"])))
     places = (root / folder / name for root in roots for folder in folders)
     path = next(filter(Path.is_file, places), None)
     if path is None:

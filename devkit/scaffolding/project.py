@@ -19,7 +19,7 @@ import yaml
 import runner
 from devkit.scaffolding import yaml_edit
 from devkit.scaffolding.naming import NAME, Api, check_word
-from runner.config import argument_specs
+from runner.config import argument_specs, yaml_files
 from runner.errors import ConfigurationError
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -78,8 +78,8 @@ def load(folder: Path) -> Project:
         raise ConfigurationError(f"{path} is not there: change to a project's folder, or begin one with `rolerunner init`")
     try:
         data = yaml.safe_load(_read(path))
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path}: no valid YAML: {error}; correct it, or take it from your history") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigurationError(f"{yaml_files.invalid(path, error)}; correct it, or take it from your history") from error
     data = data if isinstance(data, dict) else {}
     resources = data.get("resources") or []
     for key, expected, fits in (

@@ -1,18 +1,19 @@
-"""Adding an item to a list in a YAML file that is the user's: everything else stays as it stands, comments included.
+"""Append an item to a list in a YAML file that the user edits; everything else in it stays as it is, comments included.
 
-The file is not written anew from its data. The item's text goes in below the list's last item, and the outcome is read
-again to see that it says what was there before, and the item.
+The file is not dumped again from its data. The item's text is inserted below the list's last item, which is above a scaffold
+marker of kubebuilder's (`# +kubebuilder:scaffold:…`) where there is one, and the result is parsed to see that it says what
+was there before, and the item.
 """
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from runner.config import yaml_files
 from runner.errors import ConfigurationError
 
 
@@ -20,7 +21,7 @@ def add(text: str, item: str, *, key: str = "", where: Path) -> str:
     """`text` with `item`, which is lines that begin with `- `, in the list under `key`, or in that which the file is.
 
     Several documents are searched for the key. A list that has an equal item stays as it is; one that is missing is made.
-    ConfigurationError, with the item to be added by hand, where that cannot be done.
+    Raises ConfigurationError, with the item to be added by hand, where that cannot be done.
     """
     what = f"`{key}`" if key else "the file"
     refusal = ConfigurationError(
@@ -49,11 +50,13 @@ def add(text: str, item: str, *, key: str = "", where: Path) -> str:
 
 
 def documents(text: str, where: Path) -> list[Any]:
+    """The documents of a YAML text. Raises ConfigurationError."""
     try:
         return list(yaml.safe_load_all(text))
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigurationError(f"{where}{line}: cannot be added to: {error.problem}; correct it first") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigurationError(
+            f"{yaml_files.invalid(where, error, what='cannot be added to')}; correct it first"
+        ) from error
 
 
 def _inserted(text: str, item: str, key: str, root: yaml.Node | None) -> str:
@@ -63,31 +66,27 @@ def _inserted(text: str, item: str, key: str, root: yaml.Node | None) -> str:
         found = next((value for name, value in pairs if name.value == key), None)
     if found is None:
         return _spliced(text, len(text), f"{key}:\n{item}" if key else item)
+    start, end = found.start_mark.index, found.end_mark.index
     if isinstance(found, yaml.SequenceNode) and found.value and not found.flow_style:
         column = found.start_mark.column
-        position = max(_line_after(text, node.end_mark) for node in _below(found))
-        # Comments that are indented belong to the last item.
-        for line in text[position:].splitlines(keepends=True):
-            stripped = line.lstrip(" ")
-            if not stripped.startswith("#") or len(line) - len(stripped) <= column:
-                break
-            position += len(line)
+        lines = text[start:end].splitlines(keepends=True)
+        while _is_outside(lines[-1], column):
+            lines.pop()
+        position = start + sum(map(len, lines))
         return _spliced(text, position, textwrap.indent(item, " " * column))
     # Nothing, or `[]`.
-    before, after = text[: found.start_mark.index], text[found.end_mark.index :]
+    before, after = text[:start], text[end:]
     if key:
         before = before.rstrip(" ")
-        return _spliced(before + after, _line_end(before + after, len(before)), item)
-    return _spliced(before + after.lstrip(" \r\n"), len(before), item)
+        line_end = (before + after).find("\n", len(before)) + 1
+        return _spliced(before + after, line_end or len(before + after), item)
+    return _spliced(before + after.lstrip(" \r\n"), start, item)
 
 
-def _line_after(text: str, mark: yaml.Mark) -> int:
-    # What follows a `|` ends where the next line begins.
-    return mark.index if mark.column == 0 else _line_end(text, mark.index)
-
-
-def _line_end(text: str, position: int) -> int:
-    return text.find("\n", position) + 1 or len(text)
+def _is_outside(line: str, column: int) -> bool:
+    """Whether a line below a block list, whose node ends where the next one begins, is not part of its last item."""
+    stripped = line.strip()
+    return not stripped or (stripped.startswith("#") and len(line) - len(line.lstrip(" ")) <= column)
 
 
 def _spliced(text: str, position: int, lines: str) -> str:
@@ -95,16 +94,3 @@ def _spliced(text: str, position: int, lines: str) -> str:
     if before and not before.endswith("\n"):
         before += newline
     return before + lines.replace("\n", newline) + text[position:]
-
-
-def _below(node: yaml.Node) -> Iterator[yaml.Node]:
-    """What a node holds, without the nodes that hold more: those end where the next one begins, below the comments."""
-    parts: list[yaml.Node] = []
-    if isinstance(node, yaml.SequenceNode):
-        parts = node.value
-    elif isinstance(node, yaml.MappingNode):
-        parts = [part for pair in node.value for part in pair]
-    if not parts or getattr(node, "flow_style", False):
-        yield node
-    for part in parts:
-        yield from _below(part)

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from runner.errors import ConfigurationError
+from runner.config import yaml_files
 
 _ENDINGS = ("yml", "yaml")
 
@@ -67,10 +67,8 @@ def files(role: Path | None, folder: str) -> Iterator[Path]:
 
 def read(path: Path) -> Any:
     """A YAML file as plain Python. Raises ConfigurationError."""
+    text = yaml_files.read_text(path)
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigurationError(f"{path}:{line}: no valid YAML: {error.problem}") from error
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error}") from error
+        return yaml.load(text, Loader=Loader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise yaml_files.invalid(path, error) from error

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import yaml
 
-from runner.config import keys, related
+from runner.config import keys, related, yaml_files
 from runner.config.keys import FILLED_TEXT, NAME, TEXT, Key, ListOf, Structure, Value, keys_of
 from runner.config.related import Mapper
 from runner.config.settings import MAX_VERBOSITY, Settings, search_paths
@@ -216,13 +216,10 @@ _PLAIN = {name: key for name, key in keys_of(Watch).items() if isinstance(key.ty
 
 def load(settings: Settings, environ: Mapping[str, str]) -> tuple[Watch, ...]:
     """Read the settings' watches file. Raises WatchesError with all of its mistakes."""
-    path = settings.watches_file
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise WatchesError([f"{path}: {error.strerror}; name the file with --watches-file"]) from error
-    except UnicodeDecodeError as error:
-        raise WatchesError([f"{path}: not UTF-8 text ({error.reason} at byte {error.start})"]) from error
+        text = yaml_files.read_text(settings.watches_file, remedy="; name the file with --watches-file")
+    except ConfigurationError as error:
+        raise WatchesError([str(error)]) from error
     return parse(text, settings=settings, environ=environ)
 
 
@@ -234,11 +231,8 @@ def parse(text: str, *, settings: Settings, environ: Mapping[str, str]) -> tuple
         root = yaml.compose(_expand(text, environ), Loader=yaml.SafeLoader)
         reader.nodes.check(root)
         watches = reader.read(root) if not reader.nodes.problems else ()
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise WatchesError([one_line(f"{file}:{line}: no valid YAML: {error.problem or error.context}")]) from error
     except yaml.YAMLError as error:
-        raise WatchesError([one_line(f"{file}: no valid YAML: {error}")]) from error
+        raise WatchesError([one_line(str(yaml_files.invalid(file, error)))]) from error
     except RecursionError as error:
         raise WatchesError([f"{file}: nested too deep; more than {DEEPEST} levels are never read"]) from error
     except Exception as error:  # PyYAML raises what it stumbles over: KeyError of `!!bool x`, IndexError of `!!int ''`.

@@ -11,8 +11,8 @@ import yaml
 
 from bench.driver import ROOT, Cluster, until
 from devkit.manifests.command import generate
-from devkit.manifests.markers import ManifestError
 from runner.config.settings import Settings
+from runner.errors import ConfigurationError
 from runner.kube.client import Invalid, NotFound
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.devkit.manifests.conftest import Write, generated
@@ -191,7 +191,7 @@ def test_a_kustomize_project_has_its_crds_in_config(write: Write) -> None:
 )
 def test_a_mistake_is_one_line_with_its_place(write: Write, options: str, kind: str, message: str) -> None:
     write({SPECS: specs(options, kind=kind)})
-    with pytest.raises(ManifestError, match=message) as raised:
+    with pytest.raises(ConfigurationError, match=message) as raised:
         generate(Settings(), {})
     assert "\n" not in str(raised.value)
 

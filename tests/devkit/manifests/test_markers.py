@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from devkit.manifests.markers import Document, ManifestError, Marker, pairs
+from devkit.manifests.markers import Marker, YamlFile, pairs
+from runner.errors import ConfigurationError
 
 
 def read(tmp_path: Path, text: str) -> dict[str, list[Marker]]:
     (tmp_path / "file.yml").write_text(text)
-    document = Document(tmp_path / "file.yml")
+    document = YamlFile(tmp_path / "file.yml")
     return {name: document.markers(key) for name, key, _ in pairs(document.roots[0])}
 
 
@@ -49,10 +50,10 @@ def test_a_composite_has_fields(tmp_path: Path) -> None:
     "text", ["rbac", "rbac=groups", "scale:", "scale:a=b,,c"], ids=["bare", "a-value", "empty", "broken"]
 )
 def test_a_broken_composite_is_told_with_its_place(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ManifestError, match=r"file\.yml:1: \+rolerunner:\w+: write it as"):
+    with pytest.raises(ConfigurationError, match=r"file\.yml:1: \+rolerunner:\w+: write it as"):
         read(tmp_path, f"# +rolerunner:{text}\na: 1\n")
 
 
 def test_broken_yaml_is_told_with_its_line(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=r"file\.yml:3: no valid YAML"):
+    with pytest.raises(ConfigurationError, match=r"file\.yml:3: no valid YAML"):
         read(tmp_path, "a: 1\nb: [\n")

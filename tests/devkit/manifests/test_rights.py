@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from devkit.manifests.command import ROLE, generate
-from devkit.manifests.markers import ManifestError
 from runner.config.settings import Settings
+from runner.errors import ConfigurationError
 from tests.devkit.manifests.conftest import Write, generated
 
 TASKS = "roles/thing/tasks/main.yml"
@@ -182,5 +182,5 @@ def test_what_the_watch_says_counts(write: Write, keys: str, task: str, expected
 )
 def test_a_broken_declaration(write: Write, marker: str, message: str) -> None:
     write({TASKS: f"# +rolerunner:{marker}\n- debug: {{}}\n"})
-    with pytest.raises(ManifestError, match=message):
+    with pytest.raises(ConfigurationError, match=message):
         generate(Settings(), {})

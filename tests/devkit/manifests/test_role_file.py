@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from devkit.manifests.command import ROLE, generate
-from devkit.manifests.markers import ManifestError
 from runner.config.settings import Settings
+from runner.errors import ConfigurationError
 from tests.devkit.manifests.conftest import Write, generated
 from tests.devkit.manifests.test_rights import TASKS
 
@@ -63,5 +63,5 @@ def test_an_empty_list_is_filled(write: Write) -> None:
 )
 def test_a_role_that_cannot_be_written_into(write: Write, text: str, message: str) -> None:
     write({TASKS: "", str(ROLE): text})
-    with pytest.raises(ManifestError, match=message):
+    with pytest.raises(ConfigurationError, match=message):
         generate(Settings(), {})

@@ -240,7 +240,7 @@ def test_where_no_project_can_be_made(tmp_path: Path, domain: str, name: str, pr
 def test_a_changed_project_file_is_told(folder: Path, old: str, new: str, message: str) -> None:
     path = folder / "PROJECT"
     path.write_text(path.read_text().replace(old, new))
-    with pytest.raises(ConfigurationError, match=f"PROJECT: {message}"):
+    with pytest.raises(ConfigurationError, match=rf"PROJECT(:3)?: {message}"):
         create(folder)
 
 
