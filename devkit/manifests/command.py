@@ -18,8 +18,8 @@ from devkit.manifests import crd_file, rights, role_file
 from devkit.manifests.crd import Specs
 from devkit.manifests.markers import YamlFile, plain
 from devkit.scaffolding.project import TEMPLATES
-from runner.config import watches
-from runner.config.settings import DEFAULT_WATCHES_FILE, Settings
+from runner.config import flags, watches
+from runner.config.settings import Settings
 from runner.config.watches import Watch
 from runner.errors import ConfigurationError
 from runner.resource.metadata import GroupKind
@@ -123,15 +123,15 @@ def _fields(definition: Mapping[str, Any], version: str) -> Iterable[str]:
 
 
 @click.command()
-@click.option("--watches-file", default=DEFAULT_WATCHES_FILE, show_default=True, help="Which kinds run what.")
+@flags.WATCHES_FILE
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 if something is not up to date.")
-def manifests(watches_file: str, check: bool) -> None:
+def manifests(watches_file: Path, check: bool) -> None:
     """Write the CRDs and the operator's RBAC role.
 
     The CRDs come from the roles' argument specs, the role from their tasks. docs/manifests.md says how.
     """
     try:
-        result = generate(Settings(watches_file=Path(watches_file)), os.environ)
+        result = generate(Settings(watches_file=watches_file), os.environ)
         stale = result.stale()
         if not check:
             result.write(stale)

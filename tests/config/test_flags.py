@@ -44,6 +44,10 @@ def test_the_defaults_are_the_go_operators() -> None:
     assert settings.notices == ()
 
 
+def test_settings_without_flags_are_those_of_the_flags_defaults() -> None:
+    assert Settings() == read()
+
+
 @pytest.mark.parametrize(
     ("arguments", "value"),
     [

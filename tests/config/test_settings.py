@@ -1,7 +1,8 @@
 import pytest
 
-from runner.config.settings import Address, is_pattern, parse_address, search_paths, watched_namespaces
+from runner.config.settings import Address, is_pattern, parse_address, search_paths
 from runner.errors import ConfigurationError
+from tests.config.test_flags import read
 
 
 @pytest.mark.parametrize(
@@ -15,13 +16,13 @@ from runner.errors import ConfigurationError
     ],
 )
 def test_addresses(text: str, address: Address | None) -> None:
-    assert parse_address(text, flag="--x") == address
+    assert parse_address(text) == address
 
 
 @pytest.mark.parametrize("text", ["6789", "host", "host:", ":x", ":70000", ":" + "1" * 5000])
 def test_what_is_no_address_is_told_with_its_flag(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"--metrics-bind-address .*: write HOST:PORT"):
-        parse_address(text, flag="--metrics-bind-address")
+        read(f"--metrics-bind-address={text}")
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,7 @@ def test_what_is_no_address_is_told_with_its_flag(text: str) -> None:
     ],
 )
 def test_watch_namespace(value: str | None, names: tuple[str, ...]) -> None:
-    assert watched_namespaces({} if value is None else {"WATCH_NAMESPACE": value}) == names
+    assert read(**({} if value is None else {"WATCH_NAMESPACE": value})).namespaces == names
 
 
 def test_search_paths_are_absolute(monkeypatch: pytest.MonkeyPatch) -> None:
