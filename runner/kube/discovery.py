@@ -11,13 +11,15 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import Any, TypeGuard
 
 from runner.kube.client import ApiClient, KubeError, NotFound
 from runner.resource.metadata import GroupVersionKind, ObjectKey, split_api_version
 
 logger = logging.getLogger(__name__)
 
+# The verbs that watching a kind takes.
+WATCHABLE = frozenset({"list", "watch"})
 # Seconds after which a CRD may have been changed in place: its scope, or its status subresource.
 _KNOWN = 60.0
 
@@ -38,7 +40,7 @@ class Resource:
 
     @property
     def is_watchable(self) -> bool:
-        return {"list", "watch"} <= self.verbs
+        return self.verbs >= WATCHABLE
 
     def path(self, key: ObjectKey | None = None, *, namespace: str = "", subresource: str = "") -> str:
         """Of one object, or, without a key, of the list in a namespace (or in all of them)."""
@@ -112,7 +114,7 @@ class Discovery:
 def _resources(api_version: str, listed: Any) -> dict[str, Resource]:
     """What of a discovery document can be understood: an aggregated API server may send anything."""
     group, version = split_api_version(api_version)
-    entries = [entry for entry in listed if _is_entry(entry)] if isinstance(listed, list) else []
+    entries = [entry for entry in listed if is_entry(entry)] if isinstance(listed, list) else []
     subresources: dict[str, set[str]] = {}
     for entry in entries:
         plural, slash, subresource = entry["name"].partition("/")
@@ -131,7 +133,8 @@ def _resources(api_version: str, listed: Any) -> dict[str, Resource]:
     }
 
 
-def _is_entry(entry: Any) -> bool:
+def is_entry(entry: object) -> TypeGuard[Mapping[str, Any]]:
+    """Whether this is a kind's or a subresource's entry in a discovery document, with all that is read of it."""
     return (
         isinstance(entry, Mapping)
         and all(isinstance(entry.get(name), str) and entry[name] for name in ("name", "kind"))

@@ -1,0 +1,388 @@
+"""The HTTP between kopf and the API server: a client middleware that keeps kopf's watches running, each on its own.
+
+kopf ends with all of its watches when one of them meets an error or an object that it does not expect. So errors are waited
+out here, within the request of the one kind that they concern, and kopf gets only what it can process.
+
+This is all that is assumed of kopf beyond its public API, and `tests/kube/test_kopf_transport.py` notices when it changes:
+
+- it reads an answer by `json()`, and a watch's content by `iter_chunked()`, in lines;
+- it lists a kind, and watches it from the list's resourceVersion or the last event's, of whatever type;
+- a ClientPayloadError begins a watch again, and an ERROR event of the code 410 a list;
+- it asks `/api` and `/apis`, and then each version of a group, for the kinds that are served, and watches those;
+- it ignores the namespaces that it lists before it watches them, and adds those of ADDED events.
+
+Next on the way: `runner.kube.nesting`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from typing import Any, cast
+
+import aiohttp
+
+from runner.config.watches import Watch
+from runner.json_codec import encode
+from runner.kube.backoff import Backoff
+from runner.kube.client import Unreadable, is_not_ready, lines, parsed
+from runner.kube.discovery import WATCHABLE, group_version_path, is_entry
+from runner.kube.nesting import DEEPEST, METADATA_ONLY
+from runner.logs import Once
+from runner.resource import api_status
+from runner.resource.metadata import GroupVersionKind, Object, ObjectKey, is_deleting
+
+logger = logging.getLogger(__name__)
+
+# The type of a watch event on a CR: ADDED, MODIFIED, DELETED, or None for a CR that was found by listing.
+EventType = str | None
+Notify = Callable[[Watch, EventType, Object], None]
+# Called with the keys of all CRs of a watch in a namespace, or (namespace empty) in the cluster.
+Listed = Callable[[Watch, str, Collection[ObjectKey]], None]
+
+NAMESPACE = GroupVersionKind("", "v1", "Namespace")
+CRD = GroupVersionKind("apiextensions.k8s.io", "v1", "CustomResourceDefinition")
+_NAMESPACES = "/api/v1/namespaces"
+_DISCOVERY = re.compile(r"/apis?|/api/[^/]+|/apis/[^/]+/[^/]+")
+
+# Seconds.
+FIRST_DELAY, LAST_DELAY = 0.2, 10.0
+# Seconds: for an answer, of a watch for its beginning; a watch that ends sooner, without an event, is trouble.
+_ANSWER, _SHORT = 60.0, 1.0
+
+
+class KopfResponse(aiohttp.ClientResponse):
+    """A response whose JSON has been read for kopf already: `value`."""
+
+    value: Mapping[str, Any] | None = None
+
+    async def json(self, **options: Any) -> Any:
+        return await super().json(**options) if self.value is None else self.value
+
+
+class Gone(aiohttp.ClientPayloadError):
+    """A list that cannot be continued."""
+
+
+class KopfTransport:
+    """A client middleware: waits out an API server that is away or refuses a watched kind, and filters its answers.
+
+    Missing rights on the watched kinds are waited for too, since RBAC often arrives after its operator. On CRDs and
+    namespaces they may be missing for good, in which case kopf does without. What is no answer of an API server is waited
+    out as if there was none, and an object that nests too deep is taken out of lists and watches.
+
+    kopf is slow with each event, and most are of statuses that runs have written. So a modification is delivered without
+    kopf, unless another event of the CR is still in kopf's queues, which has to come first.
+    """
+
+    def __init__(
+        self,
+        watches: Sequence[Watch],
+        notify: Notify = lambda watch, event, obj: None,
+        listed: Listed = lambda watch, namespace, present: None,
+        *,
+        follow_namespaces: bool = False,
+    ) -> None:
+        self._watches = tuple(watches)
+        self._notify = notify
+        self._listed = listed
+        self._paths = tuple({group_version_path(watch.gvk.api_version) + "/" for watch in watches})
+        # Among the paths of the core group, but mostly read for kopf's own sake.
+        self._unwatched = "" if NAMESPACE in {watch.gvk for watch in watches} else _NAMESPACES
+        self._follow_namespaces = follow_namespaces
+        # By path, whose CRs have been listed, but for kinds of which kopf itself has to know.
+        self._by_path: dict[str, Watch] = {}
+        # By uid, how many events of a CR kopf has been given and has not delivered.
+        self._in_kopf: Counter[str] = Counter()
+        # By path, or "" for the API server as a whole: the level at which it was logged that there is something to wait for.
+        self._waiting: dict[str, int] = {}
+        # By path, the keys on the pages of a list so far.
+        self._present: dict[str, set[ObjectKey]] = {}
+        # By path, the watches in a row that brought nothing.
+        self._in_vain: dict[str, int] = {}
+        # By path and key: CRs that nest too deep.
+        self._too_deep = Once()
+        # By group version's path, the kinds that can be watched, as kopf was last answered; requests for them in flight.
+        self._discovered: dict[str, frozenset[str]] = {}
+        self._discovering = 0
+        # Name and uid of the namespaces on the last list, and its resourceVersion.
+        self._namespaces: list[dict[str, Any]] = []
+        self._namespaces_version = ""
+
+    async def __call__(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        path, backoff = request.url.path, Backoff(FIRST_DELAY, LAST_DELAY, jitter=0)
+        is_discovery = _DISCOVERY.fullmatch(path) is not None
+        self._discovering += is_discovery
+        try:
+            while True:
+                concerned, level = "", logging.WARNING
+                try:
+                    async with asyncio.timeout(_ANSWER):
+                        response = await handler(request)
+                        concerned, problem, level = await self._problem(path, response)
+                        if not problem:
+                            await self._read(request, response)
+                            self._log_progress(path)
+                            return response
+                except Gone:
+                    raise
+                except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError) as error:
+                    problem, level = f"no answer from the API server: {error or type(error).__name__}", logging.WARNING
+                except Unreadable as error:
+                    problem, level = str(error)[:500], logging.WARNING
+                self._log_waiting(concerned, problem, level)
+                await backoff.pause()
+        finally:
+            self._discovering -= is_discovery
+
+    async def _problem(self, path: str, response: aiohttp.ClientResponse) -> tuple[str, str, int]:
+        """The path that is concerned (empty: all), the problem to wait for (empty: none), and the level of its log line."""
+        status = response.status
+        is_watched = path.startswith(self._paths) and path != self._unwatched
+        if status in (429, 500, 502, 503, 504) or (status >= 400 and status != 410 and is_watched):
+            text = api_status.readable(await response.text(errors="replace"))
+            # A kind that is not served (any more) is nobody's mistake: its CRD may come back.
+            level = logging.DEBUG if is_not_ready(status, text) else logging.INFO if status == 404 else logging.WARNING
+            concerned = path if status < 500 and status not in (401, 429) else ""
+            return concerned, f"HTTP {status}: {text[:500]}", level
+        return "", "", logging.NOTSET
+
+    async def _read(self, request: aiohttp.ClientRequest, response: aiohttp.ClientResponse) -> None:
+        """Read the answer in kopf's place. Raises Unreadable."""
+        path, query = request.url.path, request.url.query
+        if not isinstance(response, KopfResponse) or response.status not in (200, 410) or request.method != "GET":
+            return
+        if response.status == 410:
+            await response.read()
+            if not query.get("watch"):
+                # The page's token has expired: for this alone kopf begins the list again.
+                raise Gone(f"GET {path}: {response.reason}")
+            # As an event, kopf takes it for what it is.
+            response.status = 200
+            response.content = cast(aiohttp.StreamReader, _WatchStream(response.content, self, path, events=_gone()))
+        elif query.get("watch"):
+            begin = self._missed_namespaces(path, query)
+            response.content = cast(aiohttp.StreamReader, _WatchStream(response.content, self, path, begin=begin))
+        else:
+            response.value = await self._value(path, query, response)
+
+    async def _value(self, path: str, query: Mapping[str, str], response: aiohttp.ClientResponse) -> Mapping[str, Any]:
+        value = await parsed(await response.read(), f"GET {path}")
+        if "items" in value:
+            self._read_list(path, query, value)
+        elif _DISCOVERY.fullmatch(path):
+            self._read_discovery(path, value)
+        return value
+
+    def _read_list(self, path: str, query: Mapping[str, str], page: dict[str, Any]) -> None:
+        items = page["items"] if isinstance(page["items"], list) else []
+        objects = [item for item in items if _is_object(item)]
+        self._collect_page(path, query, page, objects)
+        page["items"] = [obj for obj in objects if self.is_readable(path, obj)]
+        if not isinstance(page.get("metadata"), dict):
+            raise Unreadable(f"GET {path}: the answer is no list")
+        if path in self._by_path:
+            self._in_kopf.update(_uid(obj) for obj in page["items"])
+
+    def _collect_page(
+        self, path: str, query: Mapping[str, str], page: Mapping[str, Any], objects: Sequence[dict[str, Any]]
+    ) -> None:
+        """Call `listed` for a watched kind after the last page of its list."""
+        watches = [watch for watch in self._watches if _is_list_of(watch, path, page)]
+        if watches and watches[0].gvk not in (NAMESPACE, CRD):
+            self._by_path[path] = watches[0]
+        is_first = not query.get("continue")
+        metadata = page.get("metadata")
+        metadata = metadata if isinstance(metadata, Mapping) else {}
+        if path == _NAMESPACES and self._follow_namespaces:
+            kept = (obj["metadata"] for obj in objects if not is_deleting(obj))
+            found = [{"name": metadata.get("name"), "uid": metadata.get("uid")} for metadata in kept]
+            self._namespaces = found if is_first else [*self._namespaces, *found]
+            self._namespaces_version = str(metadata.get("resourceVersion"))
+        if is_first:
+            self._present[path] = set()
+        present = self._present.setdefault(path, set())
+        present |= {ObjectKey.of(obj) for obj in objects}
+        if metadata.get("continue"):
+            return
+        del self._present[path]
+        for watch in watches:
+            place = path.removeprefix(group_version_path(watch.gvk.api_version) + "/").split("/")
+            self._listed(watch, place[1] if len(place) == 3 else "", present)
+
+    def _missed_namespaces(self, path: str, query: Mapping[str, str]) -> bytes:
+        """The events with which a watch of namespaces begins: kopf passes over those that came before it, since its start.
+
+        They have no resourceVersion, so that kopf goes on from the list's.
+        """
+        if path != _NAMESPACES or query.get("resourceVersion") != self._namespaces_version:
+            return b""
+        kind = {"apiVersion": NAMESPACE.api_version, "kind": NAMESPACE.kind}
+        events = ({"type": "ADDED", "object": {**kind, "metadata": metadata}} for metadata in self._namespaces)
+        return b"".join(encode(event) + b"\n" for event in events)
+
+    def _read_discovery(self, path: str, answer: dict[str, Any]) -> None:
+        """Note which kinds kopf knows, and leave out what it would stumble over."""
+        if path == "/apis":
+            try:
+                versions = {version["groupVersion"] for group in answer["groups"] for version in group["versions"]}
+            except (KeyError, TypeError) as error:
+                raise Unreadable(f"GET {path}: the answer is no list of groups") from error
+            served = {"/api/v1", *map(group_version_path, versions)}
+            self._discovered = {path: kinds for path, kinds in self._discovered.items() if path in served}
+        elif isinstance(answer.get("resources"), list):
+            answer["resources"] = [
+                {"singularName": "", "namespaced": False, **entry} for entry in answer["resources"] if is_entry(entry)
+            ]
+            self._discovered[path] = frozenset(
+                entry["kind"]
+                for entry in answer["resources"]
+                if "/" not in entry["name"] and set(entry.get("verbs") or ()) >= WATCHABLE
+            )
+
+    def undiscovered(self, kinds: Collection[GroupVersionKind]) -> set[GroupVersionKind]:
+        """The kinds that kopf does not know; none while it is asking."""
+        if self._discovering or not self._discovered:
+            return set()
+        return {gvk for gvk in kinds if gvk.kind not in self._discovered.get(group_version_path(gvk.api_version), ())}
+
+    def is_readable(self, path: str, obj: Object) -> bool:
+        """Whether an object can be delivered; if not, that is logged once."""
+        if METADATA_ONLY not in obj:
+            return True
+        key = ObjectKey.of(obj)
+        if self._too_deep.is_new((path, key)):
+            fields = {"kind": str(obj.get("kind") or path), "namespace": key.namespace, "cr": key.name}
+            logger.warning("A CR is passed over: it nests deeper than can be read", extra={**fields, "limit": DEEPEST})
+        return False
+
+    def deliver_past_kopf(self, path: str, event: Mapping[str, Any]) -> bool:
+        """Deliver an event of a watch, if that need not be left to kopf."""
+        watch, obj = self._by_path.get(path), event["object"]
+        uid = _uid(obj)
+        if watch is None or not uid:
+            return False
+        if event["type"] == "MODIFIED" and not self._in_kopf[uid]:
+            # What goes wrong with an odd object, kopf will log.
+            with contextlib.suppress(Exception):
+                self._notify(watch, "MODIFIED", obj)
+                return True
+        self._in_kopf[uid] += 1
+        return False
+
+    def deliver(self, watch: Watch, event: EventType, obj: Object) -> None:
+        """Deliver an event that has come through kopf."""
+        if watch.gvk == NAMESPACE and "resourceVersion" not in obj["metadata"]:
+            # Of `_missed_namespaces`.
+            return
+        uid = _uid(obj)
+        self._in_kopf[uid] -= 1
+        if event == "DELETED" or self._in_kopf[uid] <= 0:
+            del self._in_kopf[uid]
+        self._notify(watch, event, obj)
+
+    async def pause_after_watch(self, path: str, *, in_vain: bool) -> None:
+        """After the end of a watch: if that was one of several that brought nothing, wait a while."""
+        count = self._in_vain[path] = min(self._in_vain.get(path, 0) + 1, 20) if in_vain else 0
+        if count > 1:
+            await asyncio.sleep(min(FIRST_DELAY * 2 ** (count - 2), LAST_DELAY))
+
+    def _log_waiting(self, concerned: str, problem: str, level: int) -> None:
+        """Log the trouble once when it begins, and when it is of a worse kind."""
+        if level > self._waiting.get(concerned, logging.NOTSET):
+            self._waiting[concerned] = level
+            logger.log(level, "Watching has to wait", extra={"reason": problem})
+
+    def _log_progress(self, path: str) -> None:
+        levels = [level for concerned in ("", path) if (level := self._waiting.pop(concerned, logging.NOTSET))]
+        if levels:
+            logger.log(min(*levels, logging.INFO), "Watching goes on")
+
+
+class _WatchStream:
+    """The content of a watch's answer for kopf, read by `iter_chunked`: whole lines, and only such as kopf can process."""
+
+    def __init__(
+        self,
+        content: aiohttp.StreamReader,
+        transport: KopfTransport,
+        path: str,
+        *,
+        begin: bytes = b"",
+        events: AsyncIterator[bytes] | None = None,
+    ) -> None:
+        """`begin` comes before the events, which are those of the content unless they are given."""
+        self._content = content
+        self._lines = events or lines(content)
+        self._transport = transport
+        self._path = path
+        self._begin = begin
+
+    def __getattr__(self, name: str) -> Any:
+        # What aiohttp asks of it when the response is closed.
+        return getattr(self._content, name)
+
+    async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
+        loop = asyncio.get_running_loop()
+        begun, heard = loop.time(), False
+        if self._begin:
+            yield self._begin
+        async for line in self._lines:
+            event = await self._event(line)
+            if event["type"] == "ERROR":
+                logger.debug("A kind is listed again", extra={"reason": str(event["object"].get("message"))[:500]})
+                await self._transport.pause_after_watch(self._path, in_vain=not heard)
+                # Only for "Gone" kopf lists that kind again; for any other it would end with all its watches.
+                yield encode({**event, "object": {**event["object"], "code": 410}}) + b"\n"
+                return
+            heard = True
+            if self._transport.is_readable(self._path, event["object"]):
+                if self._transport.deliver_past_kopf(self._path, event):
+                    # Should the watch break off, kopf goes on from here.
+                    version = event["object"]["metadata"].get("resourceVersion", "")
+                    line = encode({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": version}}})
+                yield line + b"\n"
+            elif event["type"] == "DELETED":
+                # For this its name is enough.
+                yield encode(event) + b"\n"
+        await self._transport.pause_after_watch(self._path, in_vain=not heard and loop.time() - begun < _SHORT)
+
+    async def _event(self, line: bytes) -> dict[str, Any]:
+        """The event on a line. Raises ClientPayloadError, for which alone kopf begins the watch again."""
+        try:
+            event = await parsed(line, f"a watch of {self._path}")
+            if not _is_event(event):
+                raise Unreadable(f"a watch of {self._path}: something else than events")
+        except Unreadable as error:
+            logger.debug("A watch is begun again", extra={"reason": str(error)[:500]})
+            await self._transport.pause_after_watch(self._path, in_vain=True)
+            raise aiohttp.ClientPayloadError(str(error)) from error
+        return event
+
+
+async def _gone() -> AsyncIterator[bytes]:
+    yield encode({"type": "ERROR", "object": {"kind": "Status", "code": 410, "message": "the resourceVersion is too old"}})
+
+
+def _is_object(item: object) -> bool:
+    metadata = item.get("metadata") if isinstance(item, dict) else None
+    return isinstance(metadata, dict) and all(
+        isinstance(metadata.get(name) or "", str) for name in ("name", "namespace", "uid")
+    )
+
+
+def _is_list_of(watch: Watch, path: str, page: Mapping[str, Any]) -> bool:
+    return path.startswith(group_version_path(watch.gvk.api_version) + "/") and page.get("kind") == f"{watch.gvk.kind}List"
+
+
+def _uid(obj: Object) -> str:
+    return obj["metadata"].get("uid") or ""
+
+
+def _is_event(event: Mapping[str, Any]) -> bool:
+    is_error = event.get("type") == "ERROR" and isinstance(event.get("object"), dict)
+    return is_error or (isinstance(event.get("type"), str) and _is_object(event.get("object")))

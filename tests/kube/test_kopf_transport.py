@@ -1,0 +1,413 @@
+"""What kopf is given to read, by a stub of an API server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from yarl import URL
+
+from bench.driver import until
+from runner.config.watches import Watch
+from runner.kube.kopf_transport import KopfTransport
+from runner.kube.primaries import watch_primaries
+from runner.resource.metadata import GroupVersionKind
+from tests.conftest import THING
+from tests.kube.test_client import served
+from tests.kube.test_primaries import watch_of
+
+NOT_READY = json.dumps(
+    {"kind": "Status", "message": "storage is (re)initializing", "reason": "TooManyRequests", "code": 429}
+)
+
+
+class Answer:
+    """What the middleware looks at of an answer."""
+
+    def __init__(self, status: int, text: str = "") -> None:
+        self.status = status
+        self._text = text
+
+    async def text(self, **_: object) -> str:
+        return self._text
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        (
+            [Answer(429, NOT_READY)],
+            [("DEBUG", "HTTP 429: TooManyRequests: storage is (re)initializing"), ("DEBUG", "")],
+        ),
+        ([Answer(503, "away"), Answer(429, NOT_READY)], [("WARNING", "HTTP 503: away"), ("INFO", "")]),
+        (
+            [Answer(429, NOT_READY), Answer(429, "Too many requests")],
+            [
+                ("DEBUG", "HTTP 429: TooManyRequests: storage is (re)initializing"),
+                ("WARNING", "HTTP 429: Too many requests"),
+                ("INFO", ""),
+            ],
+        ),
+        ([Answer(404, "gone")], [("INFO", "HTTP 404: gone"), ("INFO", "")]),
+        ([Answer(400, "no")], [("WARNING", "HTTP 400: no"), ("INFO", "")]),
+    ],
+    ids=["not ready", "away", "too busy", "not served", "refused"],
+)
+async def test_what_is_waited_for_is_said_once_in_a_sentence(
+    answers: list[Answer], said: list[tuple[str, str]], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.kube.kopf_transport.FIRST_DELAY", 0.0)
+    caplog.set_level("DEBUG", "runner.kube.kopf_transport")
+    left = [*answers, Answer(200)]
+
+    async def answer(request: aiohttp.ClientRequest) -> aiohttp.ClientResponse:
+        return left.pop(0)  # type: ignore[return-value]
+
+    request = aiohttp.ClientRequest.__new__(aiohttp.ClientRequest)
+    request.url = URL("https://server/apis/test.example.com/v1/things")
+    response = await KopfTransport([watch_of(THING)])(request, answer)
+    assert response.status == 200
+    assert [(line.levelname, getattr(line, "reason", "")) for line in caplog.records] == said
+
+
+@pytest.mark.parametrize("path", ["/api/v1/namespaces", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"])
+async def test_what_kopf_can_do_without_is_not_waited_for(path: str) -> None:
+    async def answer(request: aiohttp.ClientRequest) -> aiohttp.ClientResponse:
+        return Answer(403)  # type: ignore[return-value]
+
+    request = aiohttp.ClientRequest.__new__(aiohttp.ClientRequest)
+    request.url = URL(f"https://server{path}")
+    assert (await KopfTransport([watch_of(THING)])(request, answer)).status == 403
+
+
+NESTED = b'{"a":' * 5_000 + b"{}" + b"}" * 5_000
+OTHER = GroupVersionKind("test.example.com", "v1", "Other")
+
+
+class Stub:
+    """An API server of two kinds. `lists` and `events` are its answers, by plural, in turn; the last one again and again."""
+
+    def __init__(self) -> None:
+        self.lists: dict[str, list[bytes]] = {"things": [self.listing()], "others": [self.listing(kind="OtherList")]}
+        # A watch's content; None: silent.
+        self.events: dict[str, list[bytes | None]] = {"things": [None], "others": [None]}
+        self.asked: list[str] = []
+        self.scans = 0
+        self.ended = asyncio.Event()
+
+    @staticmethod
+    def item(name: str, spec: bytes = b"{}", uid: str = "") -> bytes:
+        metadata = {"name": name, "namespace": "here", "uid": uid or f"uid-{name}", "generation": 1, "resourceVersion": "4"}
+        return b'{"metadata":%s,"spec":%s}' % (json.dumps(metadata).encode(), spec)
+
+    @staticmethod
+    def listing(*items: bytes, kind: str = "ThingList", more: str = "") -> bytes:
+        head = {"resourceVersion": "5", "continue": more}
+        return b'{"apiVersion":"test.example.com/v1","kind":"%s","metadata":%s,"items":[%s]}' % (
+            *(kind.encode(), json.dumps(head).encode()),
+            b",".join(items),
+        )
+
+    @staticmethod
+    def event(kind: str, obj: bytes) -> bytes:
+        return b'{"type":"%s","object":%s}\n' % (kind.encode(), obj)
+
+    async def handler(self, request: web.Request) -> web.StreamResponse:
+        def entry(kind: str, namespaced: bool = True) -> dict[str, Any]:
+            names = {"name": kind.lower() + "s", "singularName": kind.lower(), "kind": kind}
+            return {**names, "namespaced": namespaced, "verbs": ["get", "list", "watch"]}
+
+        entries = {"/api/v1": [entry("Namespace", False)], "/apis/test.example.com/v1": [entry("Thing"), entry("Other")]}
+        version = {"groupVersion": "test.example.com/v1", "version": "v1"}
+        if request.path == "/apis":
+            self.scans += 1
+        answers: dict[str, Any] = {
+            "/api": {"versions": ["v1"]},
+            "/apis": {"groups": [{"name": "test.example.com", "versions": [version], "preferredVersion": version}]},
+            **{path: {"kind": "APIResourceList", "resources": found} for path, found in entries.items()},
+        }
+        if request.path in answers:
+            return web.json_response(answers[request.path])
+        plural = request.path.rpartition("/")[2]
+        is_watch = "watch" in request.query
+        self.asked.append(f"{'watch' if is_watch else 'list'} {plural}")
+        left: list[Any] = (self.events if is_watch else self.lists)[plural]
+        content = left.pop(0) if len(left) > 1 else left[0]
+        if not is_watch:
+            return web.Response(body=content, content_type="application/json")
+        response = web.StreamResponse()
+        await response.prepare(request)
+        if content is None:
+            await self.ended.wait()
+        else:
+            await response.write(content)
+        return response
+
+
+class Following:
+    """The primaries of a stub, as they are told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.listed: list[tuple[str, str, set[str]]] = []
+
+    def notify(self, watch: Watch, event: str | None, obj: Any) -> None:
+        self.told.append(f"{event} {watch.gvk.kind} {obj['metadata']['name']}")
+
+    def note(self, watch: Watch, namespace: str, present: Any) -> None:
+        self.listed.append((watch.gvk.kind, namespace, {key.name for key in present}))
+
+    @asynccontextmanager
+    async def of(self, stub: Stub) -> AsyncIterator[asyncio.Task[None]]:
+        async with served(stub.handler) as client:
+            watching = asyncio.create_task(
+                watch_primaries(
+                    client,
+                    watches=[watch_of(THING), watch_of(OTHER)],
+                    namespaces=(),
+                    notify=self.notify,
+                    listed=self.note,
+                    started=lambda: None,
+                )
+            )
+            try:
+                yield watching
+            finally:
+                stub.ended.set()
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+
+    async def until(self, condition: Callable[[], bool], what: str) -> None:
+        async def true() -> bool:
+            return condition()
+
+        await until(true, f"{what}; told {self.told}, listed {self.listed}")
+
+
+GONE = b'{"type":"ERROR","object":{"kind":"Status","code":410,"message":"too old"}}\n'
+
+
+async def test_an_object_that_is_too_deep_hides_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    stub, following = Stub(), Following()
+    stub.lists["things"] = [stub.listing(stub.item("bad", NESTED), stub.item("good"))]
+    deep = stub.event("ADDED", stub.item("worse", NESTED))
+    gone = stub.event("DELETED", stub.item("gone", NESTED))
+    stub.events["things"] = [deep + gone + stub.event("ADDED", stub.item("better")) + deep, None]
+    async with following.of(stub):
+        await following.until(lambda: {"None Thing good", "ADDED Thing better"} <= set(following.told), "the good are told")
+        await following.until(lambda: stub.asked.count("watch things") > 1, "the watch is renewed")
+    assert not [line for line in following.told if "bad" in line or "worse" in line]
+    assert "DELETED Thing gone" in following.told
+    assert stub.scans == 1
+    # It is there all the same.
+    assert ("Thing", "", {"bad", "good"}) in following.listed
+    warned = [record for record in caplog.records if record.getMessage().startswith("A CR is passed over")]
+    assert [record.cr for record in warned] == ["bad", "worse", "gone"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pytest.param(b"<html></html>", id="html"),
+        pytest.param(b'{"items":[', id="truncated"),
+        pytest.param(b'{"items":[]}', id="no-list"),
+        pytest.param(NESTED, id="deep"),
+    ],
+)
+async def test_a_list_that_cannot_be_read_is_asked_for_again_and_costs_no_other_kind(odd: bytes) -> None:
+    stub, following = Stub(), Following()
+    stub.lists["things"] = [odd, odd, stub.listing(stub.item("one"))]
+    async with following.of(stub):
+        await following.until(lambda: "None Thing one" in following.told, "it is told")
+    assert (stub.scans, stub.asked.count("list others")) == (1, 1)
+
+
+@pytest.mark.parametrize("asked", ["list", "watch"])
+@pytest.mark.parametrize("status", [400, 403, 404, 410, 500])
+async def test_an_error_of_one_kind_costs_no_other_kind(asked: str, status: int, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "runner.kube")
+
+    class Refusing(Stub):
+        left = 2
+
+        async def handler(self, request: web.Request) -> web.StreamResponse:
+            is_asked = ("watch" in request.query) is (asked == "watch")
+            if request.path.endswith("/things") and is_asked and self.left:
+                self.left -= 1
+                return web.json_response({"kind": "Status", "message": "no", "code": status}, status=status)
+            return await super().handler(request)
+
+    stub, following = Refusing(), Following()
+    stub.events["things"] = [stub.event("ADDED", stub.item("one")), None]
+    stub.events["others"] = [stub.event("ADDED", stub.item("other")), None]
+    async with following.of(stub):
+        await following.until(lambda: "ADDED Thing one" in following.told, "it is told")
+    assert (stub.scans, stub.asked.count("list others")) == (1, 1)
+    assert "Watching is started again" not in [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pytest.param(b"<html></html>\n", id="html"),
+        pytest.param(b"[]\n", id="no-event"),
+        pytest.param(b'{"type":"ADDED","object":{"metadata":{"name":["x"]}}}\n', id="odd-name"),
+        pytest.param(b'{"type":"ERROR","object":{"kind":"Status","code":500,"message":"etcd"}}\n', id="error"),
+        pytest.param(GONE, id="gone"),
+        pytest.param(NESTED + b"\n", id="deep"),
+    ],
+)
+async def test_a_watch_that_cannot_be_read_is_begun_again_and_costs_no_other_kind(odd: bytes) -> None:
+    stub, following = Stub(), Following()
+    stub.events["things"] = [odd, stub.event("ADDED", stub.item("one")), None]
+    async with following.of(stub):
+        await following.until(lambda: "ADDED Thing one" in following.told, "it is told")
+    assert (stub.scans, stub.asked.count("list others")) == (1, 1)
+
+
+@pytest.mark.parametrize("end", [b"", GONE], ids=["closed-at-once", "gone-each-time"])
+async def test_kopf_pauses_between_watches_that_come_to_nothing(end: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(0.001)
+
+    ended = KopfTransport.pause_after_watch
+
+    async def counted(self: KopfTransport, path: str, *, in_vain: bool) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr("runner.kube.kopf_transport.asyncio.sleep", noted)
+            await ended(self, path, in_vain=in_vain)
+
+    transport = KopfTransport([watch_of(THING)])
+    for _ in range(10):
+        await counted(transport, "/a", in_vain=True)
+        await counted(transport, "/b", in_vain=False)
+    assert pauses == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0, 10.0]
+    stub, following = Stub(), Following()
+    stub.events["things"] = [end]
+    waits: list[bool] = []
+
+    async def heard(self: KopfTransport, path: str, *, in_vain: bool) -> None:
+        if path.endswith("/things"):
+            waits.append(in_vain)
+        await ended(self, path, in_vain=in_vain)
+
+    monkeypatch.setattr(KopfTransport, "pause_after_watch", heard)
+    async with following.of(stub):
+        await following.until(lambda: len(waits) > 2, "it was waited")
+        assert all(waits)
+
+
+async def test_what_is_there_is_told_when_all_pages_are_read() -> None:
+    stub, following = Stub(), Following()
+    stub.lists["things"] = [
+        stub.listing(stub.item("one"), more="next"),
+        stub.listing(stub.item("two")),
+        stub.listing(stub.item("two")),
+    ]
+    stub.events["things"] = [GONE, None]
+    async with following.of(stub):
+        await following.until(
+            lambda: len([one for one in following.listed if one[0] == "Thing"]) == 2, "it was listed twice"
+        )
+    assert [one for one in following.listed if one[0] == "Thing"] == [
+        ("Thing", "", {"one", "two"}),
+        ("Thing", "", {"two"}),
+    ]
+
+
+async def test_a_list_without_an_answer_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.kube.kopf_transport._ANSWER", 0.5)
+
+    class Silent(Stub):
+        async def handler(self, request: web.Request) -> web.StreamResponse:
+            if request.path.endswith("/things") and "list things" not in self.asked:
+                self.asked.append("list things")
+                await self.ended.wait()
+            return await super().handler(request)
+
+    stub, following = Silent(), Following()
+    stub.lists["things"] = [stub.listing(stub.item("one"))]
+    async with following.of(stub):
+        await following.until(lambda: "None Thing one" in following.told, "it is told")
+    assert stub.scans == 1
+
+
+class Gated(Stub):
+    """Each watch of things is answered when its gate is opened; `since` are the versions from which they were asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates = [asyncio.Event(), asyncio.Event()]
+        self.since: list[str] = []
+
+    async def handler(self, request: web.Request) -> web.StreamResponse:
+        if request.path.endswith("/things") and "watch" in request.query:
+            self.since.append(request.query["resourceVersion"])
+            if len(self.since) <= len(self.gates):
+                await self.gates[len(self.since) - 1].wait()
+        return await super().handler(request)
+
+
+async def test_a_change_is_told_past_kopf_when_nothing_of_its_cr_is_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub, following = Gated(), Following()
+    handed: list[str] = []
+    come = KopfTransport.deliver
+
+    def noted(self: KopfTransport, watch: Watch, event: str | None, obj: Any) -> None:
+        handed.append(f"{event} {obj['metadata']['name']}")
+        come(self, watch, event, obj)
+
+    monkeypatch.setattr(KopfTransport, "deliver", noted)
+    stub.lists["things"] = [stub.listing(stub.item("old"))]
+    added, changed, deleted = (stub.event(kind, stub.item("new")) for kind in ("ADDED", "MODIFIED", "DELETED"))
+    # The first change comes while kopf has still to tell that the CR is there.
+    stub.events["things"] = [added + changed, changed + changed + deleted, None]
+    stub.gates[0].set()
+    async with following.of(stub):
+        await following.until(lambda: "MODIFIED Thing new" in following.told, "the first change is told")
+        stub.gates[1].set()
+        await following.until(lambda: "DELETED Thing new" in following.told, "all is told")
+    assert sorted(handed[:3]) == ["ADDED new", "MODIFIED new", "None old"]
+    assert handed[3:] == ["DELETED new"]
+    told = [line for line in following.told if "new" in line]
+    assert told == ["ADDED Thing new", *["MODIFIED Thing new"] * 3, "DELETED Thing new"]
+
+
+async def test_what_goes_wrong_with_a_change_ends_no_watch() -> None:
+    stub, following = Stub(), Following()
+    stub.events["things"] = [stub.event("MODIFIED", stub.item("odd")) + stub.event("MODIFIED", stub.item("one")), None]
+    notify = following.notify
+
+    def stumble(watch: Watch, event: str | None, obj: Any) -> None:
+        notify(watch, event, obj)
+        if obj["metadata"]["name"] == "odd":
+            raise KeyError("missing")
+
+    following.notify = stumble  # type: ignore[method-assign]
+    async with following.of(stub):
+        await following.until(lambda: following.told.count("MODIFIED Thing odd") == 2, "kopf tells it, too, and logs it")
+        await following.until(lambda: "MODIFIED Thing one" in following.told, "the other one is told")
+    assert stub.scans == 1
+
+
+async def test_kopf_goes_on_from_what_was_told_past_it() -> None:
+    stub, following = Gated(), Following()
+    stub.lists["things"] = [stub.listing(stub.item("one"))]
+    changed = stub.item("one").replace(b'"resourceVersion": "4"', b'"resourceVersion": "7"')
+    stub.events["things"] = [stub.event("MODIFIED", changed), None]
+    async with following.of(stub):
+        await following.until(lambda: "None Thing one" in following.told, "the list is told")
+        stub.gates[0].set()
+        await following.until(lambda: len(stub.since) > 1, "it is watched again")
+        stub.gates[1].set()
+    assert stub.since[:2] == ["5", "7"]
