@@ -26,10 +26,9 @@ from runner import metrics
 from runner.config.watches import Watch
 from runner.control import Priority, Request
 from runner.errors import RolerunnerError
+from runner.kube.backoff import delay
 
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.005, 1000.0
-# Doublings after which a backoff is at its last. A CR that fails for months has more failures than a float has room for.
-_MOST_DOUBLINGS = 20
 # Every so many reconciles one is chosen by age alone.
 _AGEING = 4
 
@@ -66,7 +65,7 @@ class Damper:
     def wait(self, request: Request, now: float) -> float:
         """Seconds that the next one has to wait."""
         times = (self._forgotten.get(request, now) - now) / self.interval
-        return 0.0 if times <= self.burst - 1 else min(2.0 ** min(times - self.burst, _MOST_DOUBLINGS), self.longest)
+        return 0.0 if times <= self.burst - 1 else delay(times - self.burst + 1, 1.0, self.longest)
 
 
 @dataclass(slots=True)
@@ -186,7 +185,7 @@ class WorkQueue:
         again, entry.again = entry.again, None
         backoff = 0.0
         if failed:
-            backoff = min(_FIRST_BACKOFF * 2 ** min(entry.failures, _MOST_DOUBLINGS), _LAST_BACKOFF)
+            backoff = delay(entry.failures + 1, _FIRST_BACKOFF, _LAST_BACKOFF)
             entry.failures += 1
             # A change of the CR may be the remedy. A change of a dependent may be the failed run's own, and to requeue at
             # once for that would be a loop without a pause.

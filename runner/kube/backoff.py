@@ -1,4 +1,4 @@
-"""Pauses between tries that grow: one rule for whatever is tried again.
+"""Exponential backoff: the growing pauses between tries, for whatever is tried again.
 
 Next on the way: `runner.kube.client`.
 """
@@ -8,6 +8,14 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+
+# What fails for months has more failures than a float has room for.
+_MOST_DOUBLINGS = 64
+
+
+def delay(failures: float, first: float, last: float = math.inf) -> float:
+    """Seconds to wait after so many failures in a row: `first` after one, doubled by each further one, up to `last`."""
+    return min(first * math.pow(2, min(failures - 1, _MOST_DOUBLINGS)), last)
 
 
 class Backoff:
@@ -20,17 +28,21 @@ class Backoff:
         self._first = first
         self._last = last
         self._jitter = jitter
-        # The next pause, before it is made shorter or longer.
-        self.seconds = first
+        self._pauses = 0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the next pause, without jitter."""
+        return delay(self._pauses + 1, self._first, self._last)
 
     def reset(self) -> None:
-        """What is tried has gone well: begin with the first pause again."""
-        self.seconds = self._first
+        """Begin with the first pause again, after a success."""
+        self._pauses = 0
 
     def next(self) -> float:
-        """Seconds of the next pause, which is then over for the one that follows."""
+        """Seconds of the next pause, with jitter; the one that follows is longer."""
         seconds = self.seconds * random.uniform(1 - self._jitter, 1 + self._jitter)
-        self.seconds = min(self.seconds * 2, self._last)
+        self._pauses += 1
         return seconds
 
     async def pause(self) -> None:

@@ -1,8 +1,9 @@
-"""What roles create: one informer a kind and namespace, started when a role first touches an object of that kind.
+"""Informers of dependents: one per kind and namespace, started when a role first touches an object of that kind.
 
-List, then watch with bookmarks from there on. After a gap (410, a lost stream) list anew and compare with the store, so
-that a deletion missed meanwhile is still told. The stores also answer the proxy's reads, while they are `fresh`. They hold
-what CRs own; of all the other objects of a kind, which may be the whole cluster's Secrets, only names and labels are kept.
+An informer lists, then watches with bookmarks from the list's resourceVersion. After a gap (410, a lost stream) it lists
+again and compares with its store, so that a deletion in the gap is still reported. The stores also answer the proxy's reads
+while they are `fresh`. They hold what CRs own; of all the other objects of a kind, which may be the whole cluster's Secrets,
+only names and labels are kept.
 
 Next on the way: `runner.control.handlers`, and `runner.proxy.cached_reads`.
 """
@@ -28,12 +29,12 @@ logger = logging.getLogger(__name__)
 
 # (before, after): None before for a new object, None after for one that is gone.
 Notify = Callable[[Object | None, Object | None], None]
-# Whether an object is to be kept in full, and what happens to it told.
+# Whether an object is to be stored in full, and its changes reported.
 Keeps = Callable[[Object], bool]
 
 _PAGE = 100
-# Objects after which others get their turn.
-_BREATH = 50
+# Objects after which other tasks of the event loop run.
+_CHUNK = 50
 # Seconds. The server ends each watch after a time within these, so that not all are renewed at once.
 _WATCH_SECONDS = (240, 480)
 _FIRST_DELAY, _LAST_DELAY = 0.2, 30.0
@@ -44,12 +45,12 @@ _NOT_SERVED = "kind not served"
 
 
 class Informer:
-    """A store of the objects of one kind, in one namespace or (namespace empty) all, kept current by `run`.
+    """A store of the objects of one kind in one namespace, or (namespace empty) in all, kept current by `run`.
 
-    `store` has the objects that `keeps` is true of, `others` the labels of all others; `notify` is called for the former,
-    and when an object becomes one of the others or ceases to be one. `version` is the resourceVersion up to which the store
-    has come, `fresh` whether its watch goes on without a gap (a peer that is silently gone is noticed after the watch's own
-    timeout), and `list_kind` what the server calls a list of these.
+    `store` has the objects for which `keeps` is true, `others` the labels of all others. `notify` is called for the former,
+    and when an object becomes one of the others or ceases to be one. `version` is the resourceVersion of the store, `fresh`
+    says whether its watch runs without a gap (a peer that is silently gone is noticed after the watch's own timeout), and
+    `list_kind` is the kind of the server's list.
     """
 
     def __init__(
@@ -67,23 +68,23 @@ class Informer:
         self._notify = notify
         self._keeps = keeps
         self._unbroken = False
-        # The latest version that a list or a watch has told of, as a number.
-        self._told = 0
-        # Watches in a row that came to nothing.
+        # The latest resourceVersion of a list or a watch, as a number.
+        self._latest = 0
+        # Watches in a row that brought nothing.
         self._in_vain = 0
         # By type of error: objects that could not be processed.
         self._failures = Once()
         self._encoded: dict[ObjectKey, bytes] = {}
 
     def expect(self, obj: Object) -> None:
-        """The object is known to be, or to have been, there; the store, while it is behind, learns of what becomes of it."""
+        """Store an object that was seen elsewhere, if the store is behind: its deletion is then reported, too."""
         key = ObjectKey.of(obj)
         known = max(_number(self.version), _number(_version(self.store[key])) if key in self.store else 0)
         if not self.fresh and _number(_version(obj)) > known:
-            self._take_in(key, obj)
+            self._apply(key, obj)
 
     def encoded(self, key: ObjectKey) -> bytes | None:
-        """An object of the store as JSON: made when it is first asked for, and kept until the object changes."""
+        """An object of the store as JSON: encoded at the first call, and cached until the object changes."""
         if key not in self._encoded:
             if key not in self.store:
                 return None
@@ -91,7 +92,7 @@ class Informer:
         return self._encoded[key]
 
     async def run(self) -> None:
-        """Keep the store current until cancelled. Trouble is logged once a kind of trouble, and waited out."""
+        """Keep the store current until cancelled. A problem is logged once and waited out."""
         backoff, trouble = Backoff(_FIRST_DELAY, _LAST_DELAY), Once(limit=1)
         while True:
             error_itself: Exception | None = None
@@ -129,7 +130,7 @@ class Informer:
             await backoff.pause()
 
     async def step(self) -> None:
-        """List if there is nothing to go on from, else one watch to its end. Raises KubeError."""
+        """List if there is no resourceVersion to watch from, else watch until the stream ends. Raises KubeError."""
         try:
             await (self._watch() if self.version else self._list())
         except Expired:
@@ -140,7 +141,7 @@ class Informer:
             logger.debug("A watch is renewed", extra={"resource": self.resource.plural, "reason": str(error)})
 
     async def _list(self) -> None:
-        """Take in what there is, page by page, none of which is kept, and then let go what there is no more."""
+        """List page by page, none of which is kept, and remove what is not on the list."""
         path = self.resource.path(namespace=self.namespace)
         kind = {"apiVersion": self.resource.gvk.api_version, "kind": self.resource.gvk.kind}
         listed: set[ObjectKey] = set()
@@ -153,7 +154,7 @@ class Informer:
                 raise Unreadable(f"GET {path}: the answer is no list")
             version, token = str(metadata.get("resourceVersion", "")), metadata.get("continue")
             # Versions go back where etcd was restored from a backup: then nothing that is known counts any more.
-            restored = 0 < _number(version) < self._told
+            restored = 0 < _number(version) < self._latest
             self.list_kind = str(page.get("kind", ""))
             params = {"limit": str(_PAGE), "continue": str(token)}
             items = page.pop("items", None)
@@ -161,14 +162,14 @@ class Informer:
                 key = self._key(item)
                 if key is not None:
                     listed.add(key)
-                    # What came while the list was on its way is for the watch to tell.
+                    # A version later than the list's is for the watch to report.
                     known = self.store.get(key)
                     is_news = known is None or _version(known) != _version(item)
                     if is_news and (known is None or restored or _number(_version(known)) <= _number(_version(item))):
                         # Items of a list carry no kind of their own.
-                        self._take_in(key, {**kind, **item})
-                if number % _BREATH == 0:
-                    # Who is told may have to think about each.
+                        self._apply(key, {**kind, **item})
+                if number % _CHUNK == 0:
+                    # `notify` may take its time.
                     await asyncio.sleep(0)
             # The next page comes while this one would still be there.
             del page, items
@@ -177,7 +178,7 @@ class Informer:
             for key in (self.store.keys() | self.others.keys()) - listed
             if restored or key not in self.store or _number(_version(self.store[key])) <= _number(version)
         )
-        self.version, self._told = version, _number(version)
+        self.version, self._latest = version, _number(version)
         if not version:
             # As of some aggregated API servers: there is nothing to watch from, and the next list is not to come at once.
             self._in_vain += 1
@@ -192,7 +193,7 @@ class Informer:
         try:
             async for event in self._client.watch(path, params, opened=self._opened):
                 heard = True
-                self._heed(event)
+                self._handle(event)
         except KubeError:
             self._unbroken = False
             raise
@@ -204,48 +205,48 @@ class Informer:
             self._in_vain += 1
 
     def _opened(self) -> None:
-        # After trouble much may have been missed; that all of it has been told, a bookmark says.
+        # After a problem much may have been missed; a bookmark says that all of it has been sent.
         self.fresh = self._unbroken
 
-    def _heed(self, event: Mapping[str, Any]) -> None:
+    def _handle(self, event: Mapping[str, Any]) -> None:
         obj = event["object"]
         metadata = obj.get("metadata")
         version = metadata.get("resourceVersion") if isinstance(metadata, Mapping) else None
         is_bookmark = event.get("type") == "BOOKMARK"
         if isinstance(version, str) and version:
-            if is_bookmark and 0 < _number(version) < self._told:
+            if is_bookmark and 0 < _number(version) < self._latest:
                 # A watch from a version that is yet to come: silent until then.
                 raise Expired(410, "the versions of the API server have gone back")
-            self.version, self._told = version, max(self._told, _number(version))
+            self.version, self._latest = version, max(self._latest, _number(version))
         if is_bookmark:
             self.fresh = self._unbroken = True
         elif (key := self._key(obj)) is not None:
-            self._take_in(key, obj, deleted=event.get("type") == "DELETED")
+            self._apply(key, obj, deleted=event.get("type") == "DELETED")
 
     def _key(self, obj: Any) -> ObjectKey | None:
         try:
             key = ObjectKey.of(obj)
             return key if hash(key) and key.name else None
         except Exception as error:
-            self._pass_over(error)
+            self._log_failure(error)
             return None
 
     async def _remove(self, keys: Iterable[ObjectKey]) -> None:
         for number, key in enumerate(list(keys)):
-            self._take_in(key, None)
-            if number % _BREATH == 0:
+            self._apply(key, None)
+            if number % _CHUNK == 0:
                 await asyncio.sleep(0)
 
-    def _take_in(self, key: ObjectKey, obj: Object | None, *, deleted: bool = False) -> None:
-        """The object is there so, or is not. What goes wrong with one object concerns no other."""
+    def _apply(self, key: ObjectKey, obj: Object | None, *, deleted: bool = False) -> None:
+        """Store an object, or remove it. An error with one object affects no other."""
         try:
             # managedFields are half of a stored object's size, and nothing here or in a role asks for them.
             slim = None if obj is None else without_metadata(obj, ("managedFields",))
             self._put(key, None if deleted else slim, last=slim)
         except Exception as error:
-            self._pass_over(error, key)
+            self._log_failure(error, key)
 
-    def _pass_over(self, error: Exception, key: ObjectKey | None = None) -> None:
+    def _log_failure(self, error: Exception, key: ObjectKey | None = None) -> None:
         what = type(error).__name__
         if self._failures.is_new(what):
             fields = {"resource": self.resource.plural, "object": str(key or ""), "error": f"{what}: {error}"[:1000]}
@@ -264,14 +265,14 @@ class Informer:
         elif obj is not None:
             self.others[key] = dict(labels_of(obj)) or _NO_LABELS
         elif before is None and not was_another and last is not None and self._keeps(last):
-            # Deleted before it was ever listed: its last words say whose it was.
+            # Deleted before it was ever listed: its last state says whose it was.
             before = last
         if before is not None or key in self.store:
             self._notify(before, obj)
 
 
 class Informers:
-    """The informers, by kind, each started at most once. `namespaces` empty: one for the whole cluster."""
+    """All informers by kind, each started at most once. `namespaces` empty: one for the whole cluster."""
 
     def __init__(
         self,
@@ -292,9 +293,9 @@ class Informers:
         self._started: list[asyncio.Task[None]] = []
 
     def ensure(self, resource: Resource, obj: Object | None = None) -> None:
-        """Watch this kind from now on, if it can be watched and is not yet; `obj` is one that was just seen.
+        """Start the informers of a kind, if it can be watched and is not yet; `obj` is an object that was just seen.
 
-        Should that one be gone, or another, before the kind is listed, this is told as of any other.
+        Its deletion or change is reported even if that happens before the kind is listed.
         """
         name = _kind(resource.gvk.api_version, resource.plural)
         if name not in self._running and resource.is_watchable:
@@ -335,5 +336,5 @@ def _version(obj: Object) -> str:
 
 
 def _number(version: str) -> int:
-    """Versions of one kind are compared as numbers, which Kubernetes promises from 1.35 on and which held before."""
+    """A resourceVersion as a number: Kubernetes promises from 1.35 on, and kept to it before, that they compare so."""
     return int(version) if version.isdecimal() else 0

@@ -28,7 +28,7 @@ import aiohttp
 
 from runner.config.watches import Watch
 from runner.json_codec import encode
-from runner.kube.backoff import Backoff
+from runner.kube.backoff import Backoff, delay
 from runner.kube.client import Unreadable, is_not_ready, lines, parsed
 from runner.kube.discovery import WATCHABLE, group_version_path, is_entry
 from runner.kube.nesting import DEEPEST, METADATA_ONLY
@@ -287,9 +287,9 @@ class KopfTransport:
 
     async def pause_after_watch(self, path: str, *, in_vain: bool) -> None:
         """After the end of a watch: if that was one of several that brought nothing, wait a while."""
-        count = self._in_vain[path] = min(self._in_vain.get(path, 0) + 1, 20) if in_vain else 0
+        count = self._in_vain[path] = self._in_vain.get(path, 0) + 1 if in_vain else 0
         if count > 1:
-            await asyncio.sleep(min(FIRST_DELAY * 2 ** (count - 2), LAST_DELAY))
+            await asyncio.sleep(delay(count - 1, FIRST_DELAY, LAST_DELAY))
 
     def _log_waiting(self, concerned: str, problem: str, level: int) -> None:
         """Log the trouble once when it begins, and when it is of a worse kind."""
