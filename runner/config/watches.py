@@ -53,8 +53,10 @@ _LABEL = Key("key", NAME, required=True)
 _OPERATOR = Key("operator", Value("operator", {"enum": list(_OPERATORS)}, TEXT.convert), required=True)
 _VALUES = Key("values", keys.TEXTS)
 _REQUIREMENT = Structure((_LABEL, _OPERATOR, _VALUES))
-_MATCH_LABELS = Key("matchLabels", keys.TEXT_BY_NAME)
-_MATCH_EXPRESSIONS: Key[object] = Key("matchExpressions", ListOf(_REQUIREMENT))
+_MATCH_LABELS = Key("matchLabels", keys.TEXT_BY_NAME, "The labels, with their values.")
+_MATCH_EXPRESSIONS: Key[object] = Key(
+    "matchExpressions", ListOf(_REQUIREMENT), "Requirements as in a Kubernetes label selector."
+)
 _SELECTOR = Structure((_MATCH_LABELS, _MATCH_EXPRESSIONS))
 
 
@@ -143,7 +145,7 @@ class Watch:
     vars: Annotated[Mapping[str, Any], Key("vars", keys.VARIABLES, _VARS_HELP)] = field(default_factory=dict, hash=False)
     # 0: not by itself.
     reconcile_period: Annotated[
-        float, Key("reconcilePeriod", keys.DURATION, "How often each CR is run anew. Default: --reconcile-period.")
+        float, Key("reconcilePeriod", keys.DURATION, "How often each CR is reconciled. Default: --reconcile-period.")
     ]
     # None: never.
     timeout: Annotated[
@@ -165,20 +167,20 @@ class Watch:
         bool, Key("snakeCaseParameters", keys.BOOLEAN, "Hand the spec's fields over in snake_case.")
     ] = True
     watch_dependents: Annotated[
-        bool, Key("watchDependentResources", keys.BOOLEAN, "Run a CR anew when something that its role created changes.")
+        bool, Key("watchDependentResources", keys.BOOLEAN, "Reconcile a CR when something that its role created changes.")
     ] = True
     watch_cluster_scoped: Annotated[
         bool, Key("watchClusterScopedResources", keys.BOOLEAN, "The same for cluster-scoped things of namespaced CRs.")
     ] = False
     watch_annotations: Annotated[
-        bool, Key("watchAnnotationsChanges", keys.BOOLEAN, "Run a CR anew when only its annotations change.")
+        bool, Key("watchAnnotationsChanges", keys.BOOLEAN, "Reconcile a CR when only its annotations change.")
     ] = False
     related: Annotated[
         tuple[Related, ...],
         Key(
             "watchRelatedResources",
             ListOf(_RELATED),
-            "Further kinds, not owned, whose changes run the CRs that they are mapped to.",
+            "Further kinds, not owned, whose changes cause reconciles of the CRs that they are mapped to.",
         ),
     ] = ()
     blacklist: Annotated[
