@@ -206,6 +206,19 @@ def test_names_of_the_code_exist(page: str) -> None:
     assert missing == []
 
 
+def test_the_architecture_names_each_module_of_the_engine() -> None:
+    named = {word.rstrip("/") for word in code("architecture.md")}
+    paths = [path.relative_to(ROOT) for path in (ROOT / "runner").rglob("*.py") if not path.name.startswith("__")]
+    modules = [path for path in paths if "ansible_collections" not in path.parts]
+    assert [str(path) for path in modules if not named & {str(path), str(path.parent)}] == []
+
+
+def test_the_architectures_diagram_names_modules() -> None:
+    names = re.findall(r'class="name"[^>]*>(\w+(?:/\w+)?)<', (ROOT / "docs" / "architecture.svg").read_text())
+    assert len(names) > 5
+    assert [name for name in names if not list((ROOT / "runner").glob(f"{name}*"))] == []
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_what_is_made_can_be_made(page: str) -> None:
     targets = {name for path in MAKEFILES for name in re.findall(r"^([a-z-]+):", path.read_text(), re.MULTILINE)}

@@ -1,9 +1,9 @@
-"""docs/tutorial.md, run as it stands: its commands in their order, its files where it says, and what it shows is looked for.
+"""Runs docs/tutorial.md: its commands in their order, its files where it says, and checks the output that it shows.
 
-A block of `sh` is run, in bash, where the last one ended and with the variables that it exported. A block of `yaml` behind
-"`PATH`:" is that file from there on. Each line of a `text` block is in what the commands before it printed. Comments in the
-page say the rest: `needs: NAME` is left out where that is missing, `stays until it says: TEXT` goes on running until
-`Ctrl-C`. Each block is a test, and stands on those before it.
+A block of `sh` is run in bash, in the folder and with the exported variables of the previous one. A block of `yaml` after
+"`PATH`:" is written to that file. Each line of a `text` block has to be in the output of the commands before it. Comments in
+the page add: `needs: NAME`: skipped where that is missing; `stays until it says: TEXT`: keeps running until `Ctrl-C`.
+Each block is a test that depends on those before it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ import pytest
 
 import runner
 from bench.driver import FREE_PORTS, PATIENCE, ROOT, RUN, Operator, until
-from runner.cli import main
 from tests.image import containers
 
 PAGE = (ROOT / "docs" / "tutorial.md").read_text()
@@ -35,14 +34,12 @@ BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 
-# What an image or a control plane is made of may have to be got.
+# The parts of an image or a control plane may have to be downloaded.
 pytestmark = pytest.mark.timeout(1800)
 
 
-# What is missing here, by the names that the page has for it; empty for what is there.
+# Why what the page needs is missing on this machine, by the page's names; empty if it is not.
 MISSING = {
-    "dev": "" if "dev" in main.commands else "there is no `rolerunner dev` yet",
-    "plan": "" if "plan" in main.commands else "there is no `rolerunner plan` yet",
     "image": containers.missing(),
     "galaxy": "collections come from the `ansible` package in tests",
 }
@@ -76,13 +73,13 @@ def blocks(page: str) -> list[Block]:
 
 
 class Shell:
-    """A user's shell, with a cluster of its own once the page makes one."""
+    """A user's shell, with a cluster of its own once the page starts one."""
 
     def __init__(self, folder: Path) -> None:
         self.failed = False
         self.printed = ""
         self.staying: Operator | None = None
-        # What is ended at last, in this order from behind.
+        # What is ended at the end, last in first out.
         self._stack = contextlib.ExitStack()
         self._images: containers.Storage | None = None
         self._folder = folder
@@ -155,7 +152,7 @@ class Shell:
         self._environ["CONTAINER_TOOL"] = str(tool)
 
     def _run_pods(self) -> None:
-        """What was deployed runs on paper on the development cluster; so it runs here, with the rights that it has there."""
+        """Run the deployed operator here, with its ServiceAccount's rights, as the cluster's pods are only simulated."""
         state = f". {shlex.quote(str(self._state))}\n"
         (deployment,) = json.loads(self._bash(f"{state}kubectl get deploy -A -l control-plane -o json").stdout)["items"]
         namespace, pod = deployment["metadata"]["namespace"], deployment["spec"]["template"]["spec"]
@@ -166,7 +163,7 @@ class Shell:
         kubeconfig.write_text(json.dumps(config))
         (container,) = pod["containers"]
         environ = {item["name"]: item["value"] for item in container["env"]}
-        # The last of several counts.
+        # Of a repeated flag the last one is used.
         arguments = [*container["args"], *FREE_PORTS, "--metrics-secure=false", "--metrics-require-rbac=false"]
         arguments.append(f"--leader-election-namespace={namespace}")
         running: Operator | containers.Container
@@ -181,6 +178,9 @@ class Shell:
                 environ={**self._environ, **environ, "KUBECONFIG": str(kubeconfig)},
             )
         self._stack.callback(running.kill)
+        if isinstance(running, Operator):
+            # Before it is killed: the Kubernetes client removes its temporary files at a process' own end.
+            self._stack.callback(running.stop)
 
 
 @pytest.fixture(scope="module")
@@ -210,9 +210,9 @@ def _name(block: Block) -> str:
     ],
 )
 def test_it_works(block: Block, shell: Shell) -> None:
-    """One after the other, each on what the ones before have done."""
+    """In the page's order, as each block depends on those before it."""
     if shell.failed:
-        pytest.skip("what comes before has failed")
+        pytest.skip("an earlier block has failed")
     if reasons := [MISSING[need] for need in block.needs if MISSING[need]]:
         pytest.skip("; ".join(reasons))
     shell.failed = True
