@@ -126,7 +126,7 @@ class Settings:
     reconcile_period: float = flag(
         "--reconcile-period",
         Duration(or_zero=True),
-        "How often each CR is run anew, where neither its watch nor the CR says otherwise; 0s for never.",
+        "How often each CR is run again, where neither its watch nor the CR says otherwise; 0s for never.",
         default="10h",
     )
     run_timeout: float | None = flag(
@@ -145,7 +145,7 @@ class Settings:
         "--max-concurrent-runs",
         click.IntRange(min=1),
         "Runs at once over all kinds; from 2 on, no kind may have all of them.  [default: as many as the kind with the "
-        "highest limit; beside runs that all take over 30 s, one for each kind that has none]",
+        "highest limit; while all runs take over 30 s, one more for each kind that has none]",
         convert=lambda given: given or 0,
     )
     verbosity: int = flag(
