@@ -1,6 +1,6 @@
-"""What helps to write an operator with rolerunner, and is not needed to run one.
+"""Tools for writing an operator with rolerunner; running one needs none of them.
 
-What belongs here: what a person calls while writing, moving or testing an operator: commands that read a project
+What belongs here: commands for writing, moving or testing an operator: those that read a project
 (`check`, `manifests`), make files of it (`scaffolding`), try CRs (`plan`) or start things for it (`dev`,
 `devcluster`). It may use anything of `runner`. What does not: whatever a running operator needs, which is `runner`;
 the engine never imports this package, and its image is without it. `runner.cli` finds its commands by the entry

@@ -33,10 +33,10 @@ from runner.resource.api_status import readable
 @mistakes()
 def init(domain: str, project_name: str) -> None:
     """Make an operator's project in this folder."""
-    written = project.init(Path(), domain=domain, name=project_name)
-    click.echo(f"Made {', '.join(dict.fromkeys(path.parts[0] for path in written.made))}.")
-    if written.kept:
-        click.echo(f"Kept {', '.join(map(str, written.kept))}.")
+    scaffolded = project.init(Path(), domain=domain, name=project_name)
+    click.echo(f"Made {', '.join(dict.fromkeys(path.parts[0] for path in scaffolded.created))}.")
+    if scaffolded.kept:
+        click.echo(f"Kept {', '.join(map(str, scaffolded.kept))}.")
     click.echo("Next: rolerunner create api --group cache --version v1alpha1 --kind Memcached --generate-role")
 
 
@@ -80,7 +80,7 @@ def api(
         namespaced=namespaced,
         others=list(found.resources),
     )
-    written = project.create_api(folder, found, chosen, role=generate_role, playbook=generate_playbook)
+    scaffolded = project.create_api(folder, found, chosen, role=generate_role, playbook=generate_playbook)
     try:
         result = generate(Settings(), os.environ)
         # Other kinds' CRDs are left to `rolerunner manifests`: their author may be in the middle of something.
@@ -90,7 +90,7 @@ def api(
     except ConfigurationError as error:
         remedy = "the kind is added, but for its CRD and rights; correct this, and run: rolerunner manifests"
         raise ConfigurationError(f"{error} ({remedy})") from error
-    for what, paths in (("made", (*written.made, *missing)), ("added to", (*written.added_to, *changed))):
+    for what, paths in (("made", (*scaffolded.created, *missing)), ("added to", (*scaffolded.updated, *changed))):
         for path in paths:
             click.echo(f"{what:<9}{path}")
     result.tell()

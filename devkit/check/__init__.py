@@ -1,4 +1,4 @@
-"""`rolerunner check`: would an existing project run here?
+"""`rolerunner check`: reports what keeps an existing operator project from running here.
 
 `project` follows watches.yaml to roles, playbooks and task files; `tasks` reads each of them, with `expressions` for the
 templates; `plugins`, `packages`, `templating`, `requirements`, `dockerfile` and `manifests` compare what was read with what

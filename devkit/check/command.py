@@ -41,7 +41,7 @@ def check(folder: Path, watches_file: Path | None, output: str) -> None:
 
 
 def examine(folder: Path, watches_file: Path | None, environ: Mapping[str, str]) -> Report:
-    """All findings of the project in a folder. Raises ConfigurationError where ansible-core cannot be asked."""
+    """Check the project in a folder. Raises ConfigurationError where ansible-core cannot be asked."""
     # Not needed by any other command.
     from devkit.check import dockerfile, manifests, packages, plugins, project, requirements, templating
     from runner.executor import content
@@ -64,7 +64,7 @@ def examine(folder: Path, watches_file: Path | None, environ: Mapping[str, str])
     findings += manifests.compare(objects, found.watched, dockerfiles)
     for each in dockerfiles:
         findings += dockerfile.compare(each, here.minor)
-    findings += [Finding(Level.NOTE, place.file, place.line, _TEMPLATED) for place in found.templated]
+    findings += [Finding(Level.NOTE, location.file, location.line, _TEMPLATED) for location in found.templated]
     python = ".".join(map(str, sys.version_info[:2]))
     context = f"Compared with ansible-core {here.core}, Python {python} and {len(here.collections)} collections."
     return Report(folder=str(folder), context=context, findings=tuple(findings))

@@ -31,7 +31,7 @@ _PACKAGERS = frozenset({"dnf", "microdnf", "yum", "rpm", "subscription-manager"}
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """One instruction, its continued lines joined, with the line on which it begins."""
+    """An instruction, its continued lines joined, with the line on which it begins."""
 
     name: str
     value: str
@@ -40,7 +40,7 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dockerfile:
-    """What a Dockerfile says. `core` is the ansible-core of its base image, as (2, 18), where that is known."""
+    """A parsed Dockerfile. `core` is the ansible-core of its base image, as (2, 18), where that is known."""
 
     file: str
     instructions: tuple[Instruction, ...]
@@ -68,7 +68,7 @@ def read(folder: Path, findings: list[Finding]) -> list[Dockerfile]:
 
 
 def compare(dockerfile: Dockerfile, core: tuple[int, ...]) -> Iterator[Finding]:
-    """What will be otherwise on rolerunner's image, which has this ansible-core."""
+    """Findings for what differs on rolerunner's image, which has this ansible-core."""
     if dockerfile.core and dockerfile.core != core:
         theirs, here = ".".join(map(str, dockerfile.core)), ".".join(map(str, core))
         nearest = ".".join(map(str, max(dockerfile.core, _OLDEST)))
@@ -207,7 +207,7 @@ def distribution(requirement: str) -> str:
 
 
 def _run_arguments(value: str) -> list[str]:
-    """What stands behind `ansible-operator run`, or in a CMD that is flags alone."""
+    """The arguments of `ansible-operator run`, or of a CMD that is flags alone."""
     try:
         words = json.loads(value) if value.startswith("[") else shlex.split(value)
     except ValueError:

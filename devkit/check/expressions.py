@@ -67,7 +67,7 @@ class Named(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Unparsable:
-    """Why Jinja does not take a template, and at which of its lines."""
+    """The reason why Jinja does not parse a template, and the template's line."""
 
     reason: str
     line: int
@@ -78,7 +78,7 @@ def is_template(text: str) -> bool:
 
 
 def parse(source: str) -> nodes.Template | Unparsable:
-    """A template's tree."""
+    """Parse a template."""
     environment = _JINJA
     header = _HEADER.match(source)
     if header:
@@ -111,7 +111,7 @@ def expression(tree: nodes.Template) -> nodes.Node | None:
 
 
 def named(tree: nodes.Template) -> list[Named]:
-    """All filters, tests and lookups whose names are written down."""
+    """The filters, tests and lookups that a template names literally."""
     return list(_named(tree))
 
 
@@ -133,7 +133,7 @@ def _named(tree: nodes.Template) -> Iterator[Named]:
 
 
 def _walk(tree: nodes.Node) -> Iterator[nodes.Node]:
-    """All nodes, without recursion."""
+    """Iterate over all nodes, without recursion."""
     waiting = [tree]
     while waiting:
         node = waiting.pop()
@@ -153,7 +153,7 @@ def sums_with_text(tree: nodes.Template) -> list[tuple[int, nodes.Expr]]:
 
 
 def types(node: nodes.Node | None, variables: Mapping[str, str], depth: int = 0) -> frozenset[str]:
-    """What the result of an expression may be; nothing where the text does not tell, or only far inside.
+    """The possible types of an expression's result; none where the text does not tell, or only far inside.
 
     `variables` are the types of names.
     """

@@ -1,4 +1,4 @@
-"""Findings: what stands where, how bad it is, and what to do; and their text and JSON."""
+"""Findings, with level, file, line and remedy, and the report of them as text or JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_TEXT = 600
 
 
 class Level(IntEnum):
-    """An error keeps the operator from running, a warning says what may go otherwise than there, a note what will later."""
+    """Severity: an error keeps the operator from running, a warning may change its behaviour, a note will later."""
 
     ERROR = 0
     WARNING = 1
@@ -29,7 +29,7 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Finding:
-    """`file` is relative to the project's folder; `line` counts from 1, and 0 means the file as a whole."""
+    """A problem in a file. `file` is relative to the project's folder; `line` counts from 1, and 0 means the whole file."""
 
     level: Level
     file: str
@@ -39,7 +39,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """All findings of the project in `folder`; `context` names what it was compared with, in a line."""
+    """The findings of the project in `folder`; `context` names what it was compared with, in a line."""
 
     folder: str
     context: str

@@ -34,7 +34,7 @@ class Field:
 
 
 @dataclass(slots=True)
-class Manifests:
+class ProjectObjects:
     """CRDs' fields by (group, kind), and the files."""
 
     fields: dict[tuple[str, str], list[Field]] = field(default_factory=dict)
@@ -49,9 +49,9 @@ class Manifests:
         return {name: kind for name, (kind, *others) in found.items() if kind and not others}
 
 
-def read(folder: Path) -> Manifests:
-    """The objects below the usual folders. Files that are no YAML, such as those of charts, are none of this."""
-    manifests = Manifests()
+def read(folder: Path) -> ProjectObjects:
+    """The objects below the usual folders. Files that are no YAML, such as those of charts, are left out."""
+    manifests = ProjectObjects()
     paths = [path for name in _FOLDERS for ending in _ENDINGS for path in sorted((folder / name).rglob(f"*{ending}"))]
     for path in paths[:_MAX_FILES]:
         found = sources.read(path, folder) if sources.is_file(path) else None
@@ -66,9 +66,9 @@ def read(folder: Path) -> Manifests:
 
 
 def compare(
-    manifests: Manifests, watched: Mapping[tuple[str, str], bool], dockerfiles: Sequence[Dockerfile]
+    manifests: ProjectObjects, watched: Mapping[tuple[str, str], bool], dockerfiles: Sequence[Dockerfile]
 ) -> Iterator[Finding]:
-    """What is stricter here. `watched` are the kinds, and for each whether its CRs' strings may be templates."""
+    """Findings for what is stricter here. `watched`: the kinds, and for each whether its CRs' strings may be templates."""
     for key, fields in manifests.fields.items():
         for each in fields if key in watched else ():
             if is_reserved(each.name) or is_reserved(to_snake(each.name)):
@@ -87,7 +87,7 @@ def compare(
 
 
 def refused(arguments: Sequence[str]) -> list[str]:
-    """What `rolerunner run` refuses of these arguments. Those with a variable in them are not looked at."""
+    """The errors of `rolerunner run` for these arguments. Those with a variable in them are not looked at."""
     from runner.cli import run
 
     chosen = [argument for argument in arguments if "$" not in argument]
@@ -107,7 +107,7 @@ def refused(arguments: Sequence[str]) -> list[str]:
 
 
 def _is_used(path: Path) -> bool:
-    """Whether the kustomization beside a file, if there is one, names it outside of a comment."""
+    """True if no kustomization stands next to the file, or one that names it outside of a comment."""
     texts = [sources.text(path.parent / f"kustomization{ending}", path.parent) for ending in _ENDINGS]
     lines = [line.partition("#")[0] for text in texts if isinstance(text, str) for line in text.splitlines()]
     return not lines or path.name.startswith("kustomization") or any(path.name in line for line in lines)

@@ -13,7 +13,7 @@ from importlib import metadata
 
 from devkit.check.dockerfile import Dockerfile, distribution
 from devkit.check.findings import Finding, Level
-from devkit.check.tasks import Place
+from devkit.check.tasks import Location
 
 _ADDRESS_FILTERS = """
     cidr_merge hwaddr ip4_hex ipaddr ipmath ipsubnet ipv4 ipv6 ipwrap macaddr network_in_network network_in_usable
@@ -72,11 +72,11 @@ _NEEDS = (
 
 
 def compare(
-    plugins: Iterable[tuple[str, str, str, Place]], dockerfiles: Sequence[Dockerfile], core: tuple[int, ...]
+    plugins: Iterable[tuple[str, str, str, Location]], dockerfiles: Sequence[Dockerfile], core: tuple[int, ...]
 ) -> Iterator[Finding]:
-    """(kind, full name, name as written, place) of plugins → those whose packages an operator's image would not have."""
+    """Findings for plugins, given as (kind, full name, name as written, location), whose packages an image lacks."""
     known = image().union(*(dockerfile.python_packages for dockerfile in dockerfiles))
-    for kind, full, name, place in plugins:
+    for kind, full, name, location in plugins:
         for need in _NEEDS:
             if need.kind != kind or not fnmatchcase(full, need.pattern) or core >= need.until or known & set(need.packages):
                 continue
@@ -84,13 +84,13 @@ def compare(
             remedy = f"add `RUN python3 -m pip install {package}` to the Dockerfile"
             if not any(map(_importable, need.modules)):
                 message = f"the {kind} {name} needs the Python package {package}, which is not here; {remedy}"
-                yield Finding(Level.ERROR, place.file, place.line, message)
+                yield Finding(Level.ERROR, location.file, location.line, message)
             # Without a Dockerfile this may be the image itself.
             elif dockerfiles and any(not _is_standard(module) for module in need.modules if _importable(module)):
                 message = (
                     f"the {kind} {name} needs the Python package {package}, which is here but not in the image; {remedy}"
                 )
-                yield Finding(Level.WARNING, place.file, place.line, message)
+                yield Finding(Level.WARNING, location.file, location.line, message)
 
 
 @cache

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from devkit.check import expressions
 from devkit.check.findings import Finding, Level
-from devkit.check.project import Project
+from devkit.check.project import ProjectFiles
 from devkit.check.requirements import Requirements, satisfies
 from devkit.check.sources import is_folder
-from devkit.check.tasks import Keys, Place, Use
+from devkit.check.tasks import Keys, Location, Use
 from runner.executor.content import Answer, Content, Query
 
 # Those of rolerunner's image.
@@ -20,41 +20,41 @@ _BUILTIN = ("ansible.builtin", "ansible.legacy")
 _ACTIONS = frozenset({"action", "local_action"})
 
 
-def queries(project: Project) -> set[Query]:
-    """Everything to ask of ansible-core. Keys of tasks are all asked for: which are keywords, its answer tells too."""
+def queries(project: ProjectFiles) -> set[Query]:
+    """The queries for ansible-core. All keys of tasks are asked for, as its answer also tells which are keywords."""
     asked = {_query(use) for use in project.reading.uses}
     for keys in project.reading.keys:
         if keys.kind == "task":
-            asked |= {Query("module", name, keys.place.collections) for name, _ in keys.names if _may_be_module(name)}
+            asked |= {Query("module", name, keys.location.collections) for name, _ in keys.names if _may_be_module(name)}
     return asked
 
 
-def compare(project: Project, content: Content, requirements: Requirements) -> list[Finding]:
-    """What is not found, and what is found in a collection that the operator's image would not have."""
+def compare(project: ProjectFiles, content: Content, requirements: Requirements) -> list[Finding]:
+    """Findings for plugins that are missing here, or in a collection that the operator's image would not have."""
     comparison = _Comparison(project, content, requirements)
     found = [finding for use in project.reading.uses for finding in comparison.use(use)]
     return found + [finding for keys in project.reading.keys for finding in comparison.keys(keys)]
 
 
-def resolved(project: Project, content: Content) -> Iterator[tuple[str, str, str, Place]]:
-    """(kind, full name, name as it is written, place) of every plugin that was found here."""
-    uses = [(use.kind, use.name, use.place) for use in project.reading.uses]
+def resolved(project: ProjectFiles, content: Content) -> Iterator[tuple[str, str, str, Location]]:
+    """(kind, full name, name as written, location) of every plugin that was found here."""
+    uses = [(use.kind, use.name, use.location) for use in project.reading.uses]
     for keys in project.reading.keys:
         if keys.kind == "task":
-            place = keys.place
+            location = keys.location
             uses += [
-                ("module", name, Place(file=place.file, line=line, collections=place.collections))
+                ("module", name, Location(file=location.file, line=line, collections=location.collections))
                 for name, line in keys.names
                 if _may_be_module(name) and name not in content.keywords["task"]
             ]
-    for kind, name, place in uses:
-        answer = content.answers[Query(kind, name, place.collections)]
+    for kind, name, location in uses:
+        answer = content.answers[Query(kind, name, location.collections)]
         if answer.resolved and name not in project.own.get(kind, ()):
-            yield kind, answer.resolved, name, place
+            yield kind, answer.resolved, name, location
 
 
 class _Comparison:
-    def __init__(self, project: Project, content: Content, requirements: Requirements) -> None:
+    def __init__(self, project: ProjectFiles, content: Content, requirements: Requirements) -> None:
         self._project = project
         self._content = content
         self._requirements = requirements
@@ -63,16 +63,16 @@ class _Comparison:
     def use(self, use: Use) -> Iterator[Finding]:
         answer = self._content.answers[_query(use)]
         if answer.resolved:
-            yield from self._collection(answer.resolved, use.place)
+            yield from self._collection(answer.resolved, use.location)
         elif use.kind == "role" and any(is_folder(Path(root) / use.name) for root in self._content.roles_path):
             return
         elif use.kind == "role" and use.name in self._requirements.roles:
             message = (
                 f"role {use.name} is not here, so that it is not checked: ansible-galaxy role install -r requirements.yml"
             )
-            yield self._finding(Level.WARNING, use.place, message)
+            yield self._finding(Level.WARNING, use.location, message)
         else:
-            yield from self._missing(use.kind, use.name, answer, use.place)
+            yield from self._missing(use.kind, use.name, answer, use.location)
 
     def keys(self, keys: Keys) -> Iterator[Finding]:
         known = self._content.keywords[keys.kind]
@@ -84,36 +84,38 @@ class _Comparison:
         if keys.kind != "task":
             for name, line in others:
                 message = f"{name} is no keyword of a {keys.kind}; correct or remove it"
-                yield self._finding(Level.ERROR, keys.place, message, line=line)
+                yield self._finding(Level.ERROR, keys.location, message, line=line)
             return
-        modules = [name for name, _ in others if self._is_module(name, keys.place)]
+        modules = [name for name, _ in others if self._is_module(name, keys.location)]
         modules += [name for name, _ in keys.names if name in _ACTIONS]
         if len(modules) > 1:
-            yield self._finding(Level.ERROR, keys.place, f"a task with several modules: {', '.join(modules)}; keep one")
+            yield self._finding(Level.ERROR, keys.location, f"a task with several modules: {', '.join(modules)}; keep one")
         for name, line in others:
-            place = Place(file=keys.place.file, line=line, collections=keys.place.collections)
-            answer = self._content.answers[Query("module", name, place.collections)]
+            location = Location(file=keys.location.file, line=line, collections=keys.location.collections)
+            answer = self._content.answers[Query("module", name, location.collections)]
             if answer.resolved:
-                yield from self._collection(answer.resolved, place)
+                yield from self._collection(answer.resolved, location)
             elif name not in modules:
-                yield from self._missing("module", name, answer, place)
+                yield from self._missing("module", name, answer, location)
         if not others and not modules:
-            yield self._finding(Level.ERROR, keys.place, "a task without a module; name one, or remove the task")
+            yield self._finding(Level.ERROR, keys.location, "a task without a module; name one, or remove the task")
 
-    def _is_module(self, name: str, place: Place) -> bool:
-        return bool(self._content.answers[Query("module", name, place.collections)].resolved) or self._is_own("module", name)
+    def _is_module(self, name: str, location: Location) -> bool:
+        return bool(self._content.answers[Query("module", name, location.collections)].resolved) or self._is_own(
+            "module", name
+        )
 
-    def _missing(self, kind: str, name: str, answer: Answer, place: Place) -> Iterator[Finding]:
+    def _missing(self, kind: str, name: str, answer: Answer, location: Location) -> Iterator[Finding]:
         if self._is_own(kind, name):
             return
         core = self._content.core
         what = "module or keyword" if kind == "module" else kind
         if answer.removed:
-            yield self._finding(Level.ERROR, place, f"{kind} {name}: {answer.removed}")
+            yield self._finding(Level.ERROR, location, f"{kind} {name}: {answer.removed}")
             return
         full = answer.redirect or name
         collection = ".".join(full.split(".")[:2]) if full.count(".") >= 2 else ""
-        unknown = [given for given in place.collections if given not in self._content.collections]
+        unknown = [given for given in location.collections if given not in self._content.collections]
         if collection in _BUILTIN:
             collection = ""
         if collection in self._requirements.collections and collection not in self._content.collections:
@@ -136,31 +138,31 @@ class _Comparison:
         else:
             remedy = "correct it, or add its collection to requirements.yml"
             message = f"no {what} {name} is found with ansible-core {core}; {remedy}"
-        yield self._finding(level, place, message)
+        yield self._finding(level, location, message)
 
-    def _collection(self, full: str, place: Place) -> Iterator[Finding]:
-        """A collection of the `ansible` package, which a developer has, and an image only if it installs it."""
+    def _collection(self, full: str, location: Location) -> Iterator[Finding]:
+        """A finding for a collection that comes with the `ansible` package, which an image may not have."""
         name = ".".join(full.split(".")[:2])
         here = self._content.collections.get(name)
         if here is None or name in self._brought or name in _BUILTIN or "site-packages/ansible_collections" not in here.path:
             return
         message = f"{name} is used and no requirements.yml asks for it, so that an image would not have it; add it there"
-        yield self._finding(Level.WARNING, place, message)
+        yield self._finding(Level.WARNING, location, message)
 
     def _is_own(self, kind: str, name: str) -> bool:
         return name.removeprefix("ansible.legacy.") in self._project.own.get(kind, ())
 
-    def _finding(self, level: Level, place: Place, message: str, *, line: int = 0) -> Finding:
-        certain = place.file in self._project.reached or not self._is_tasks_file(place.file)
-        return Finding(level if certain else max(level, Level.WARNING), place.file, line or place.line, message)
+    def _finding(self, level: Level, location: Location, message: str, *, line: int = 0) -> Finding:
+        certain = location.file in self._project.reached or not self._is_tasks_file(location.file)
+        return Finding(level if certain else max(level, Level.WARNING), location.file, line or location.line, message)
 
     def _is_tasks_file(self, file: str) -> bool:
-        """Such files are used only if something includes them."""
+        """True for a file that is used only if something includes it."""
         return "/tasks/" in file or "/handlers/" in file
 
 
 def _brought(requirements: Requirements, content: Content) -> set[str]:
-    """The collections that an image has: those that are asked for, and what they depend on."""
+    """The collections that an image has: those in requirements.yml, and their dependencies."""
     found: set[str] = set()
     waiting = [*requirements.collections, *IN_THE_IMAGE]
     while waiting:
@@ -173,7 +175,7 @@ def _brought(requirements: Requirements, content: Content) -> set[str]:
 
 
 def _query(use: Use) -> Query:
-    return Query(use.kind, use.name, use.place.collections)
+    return Query(use.kind, use.name, use.location.collections)
 
 
 def _may_be_module(name: str) -> bool:

@@ -18,7 +18,7 @@ import yaml
 from devkit.check import expressions, sources
 from devkit.check.findings import Finding, Level
 from devkit.check.sources import Source, entry, is_file, is_folder, items, pairs, relative, scalar
-from devkit.check.tasks import Include, Place, Reader, Reading, Use
+from devkit.check.tasks import Include, Location, Reading, TaskReader, Use
 from runner.config import watches
 from runner.config.settings import Settings
 from runner.config.watches import WatchesError, role_places
@@ -40,15 +40,15 @@ _TYPES = {
 
 
 @dataclass(slots=True)
-class Project:
-    """What was read. `own` are the names of plugins that the project brings along, by kind."""
+class ProjectFiles:
+    """The files that were read. `own` are the names of the project's own plugins, by kind."""
 
     folder: Path
     reading: Reading = field(default_factory=Reading)
     reached: set[str] = field(default_factory=set)
     own: dict[str, set[str]] = field(default_factory=dict)
     # Where names of roles or files are templates, so that what they bring in is not known.
-    templated: list[Place] = field(default_factory=list)
+    templated: list[Location] = field(default_factory=list)
     # The watched kinds, as (group, kind), and for each whether its CRs' strings are templates.
     watched: dict[tuple[str, str], bool] = field(default_factory=dict)
 
@@ -69,13 +69,13 @@ def load(
     *,
     variables: Mapping[str, str],
     wanted: Collection[str] = (),
-) -> Project:
-    """Everything that the watches files lead to. The current folder has to be `folder`.
+) -> ProjectFiles:
+    """Read all files that the watches files lead to. The current folder has to be `folder`.
 
     `variables` are the types of CRs' fields, and `wanted` the collections that requirements.yml asks for, which need not be
     here.
     """
-    project = Project(folder)
+    project = ProjectFiles(folder)
     walk = _Walk(project, environ, variables, wanted)
     for file in files:
         walk.watches(file)
@@ -85,7 +85,7 @@ def load(
 
 class _Walk:
     def __init__(
-        self, project: Project, environ: Mapping[str, str], variables: Mapping[str, str], wanted: Collection[str]
+        self, project: ProjectFiles, environ: Mapping[str, str], variables: Mapping[str, str], wanted: Collection[str]
     ) -> None:
         self._project = project
         self._folder = project.folder
@@ -103,7 +103,7 @@ class _Walk:
         self._others: list[tuple[Path, Path]] = []
 
     def watches(self, file: Path) -> None:
-        """Everything that `runner.config.watches` refuses, and what each watch runs."""
+        """Report all that `runner.config.watches` refuses, and read what each watch runs."""
         name = relative(file, self._folder)
         found = sources.read(file, self._folder)
         if isinstance(found, Finding):
@@ -145,7 +145,7 @@ class _Walk:
         return self._local(_VARIABLE.sub(lambda match: self._environ.get(match[1], match[0]), text))
 
     def includes(self) -> None:
-        """What files bring in, and what these bring in, until nothing is new; then the other files of the roles."""
+        """Read the included files, until there are no new ones, then the other files of the roles."""
         done = 0
         includes = self._project.reading.includes
         while done < len(includes) or self._others:
@@ -157,7 +157,7 @@ class _Walk:
             if include.kind == "role":
                 self._include_role(include)
             elif expressions.is_template(include.name):
-                self._project.templated.append(include.place)
+                self._project.templated.append(include.location)
             elif include.kind == "tasks":
                 self._include_tasks(include)
             else:
@@ -182,7 +182,7 @@ class _Walk:
             self._not_found(include, f"playbook {include.name} was not found; looked for {relative(path, self._folder)}")
 
     def _include_tasks(self, include: Include) -> None:
-        path, role = self._path(include), self._role_of.get(include.place.file)
+        path, role = self._path(include), self._role_of.get(include.location.file)
         around = [path.parent, *(inner for inner in path.parents if role and inner.is_relative_to(role))]
         around += [role / "tasks", role] if role else []
         for folder in self._playbook_folders:
@@ -194,17 +194,17 @@ class _Walk:
             )
             return
         known = relative(Path(os.path.normpath(found)), self._folder)
-        if include.place.file in self._project.reached:
+        if include.location.file in self._project.reached:
             self._project.reached.add(known)
-        self._tasks(found, role, collections=include.place.collections)
+        self._tasks(found, role, collections=include.location.collections)
 
     def _include_role(self, include: Include) -> None:
-        role = self._role_of.get(include.place.file)
+        role = self._role_of.get(include.location.file)
         roots = [role.parent] if role else []
         for folder in (*self._playbook_folders, self._folder):
             roots += [folder / "roles", folder]
         if expressions.is_template(include.name):
-            self._project.templated.append(include.place)
+            self._project.templated.append(include.location)
             pattern = re.sub(r"\*+", "*", _TEMPLATE.sub("*", include.name)).strip("/")
             if ".." in pattern or not re.fullmatch(r"[\w*./-]{1,200}", pattern):
                 return
@@ -218,7 +218,7 @@ class _Walk:
         places = [root / name for root in roots] + role_places(name, Settings(), self._environ)
         found = next((Path(os.path.normpath(place)) for place in places if _is_role(place)), None)
         if found is None:
-            self._project.reading.uses.append(Use("role", include.name, include.place))
+            self._project.reading.uses.append(Use("role", include.name, include.location))
             return
         self._role(found)
         tasks = include.tasks_from or "main"
@@ -226,7 +226,7 @@ class _Walk:
             self._not_found(include, f"role {include.name} has no tasks file {tasks}; correct tasks_from")
 
     def _reach(self, role: Path, tasks: str) -> bool:
-        """Read a role's tasks file, which is certain to be used, unless it is another project's. Whether there is one."""
+        """Read a role's tasks file, which is certain to be used, unless it is another project's. False if there is none."""
         names = [role / "tasks" / f"{tasks}{ending}" for ending in ("", *_ENDINGS)]
         found = next(filter(is_file, names), None)
         if found is not None and role in self._types_of:
@@ -295,18 +295,18 @@ class _Walk:
         if found is not None:
             self._reader(role, collections).tasks(found)
 
-    def _template(self, path: Path, reader: Reader) -> None:
+    def _template(self, path: Path, reader: TaskReader) -> None:
         if not is_file(path) or path.stat().st_size > sources.MAX_BYTES:
             return
         content = sources.text(path, self._folder)
         if isinstance(content, str) and expressions.is_template(content):
             reader.template(relative(path, self._folder), content)
 
-    def _reader(self, role: Path | None = None, collections: tuple[str, ...] = ()) -> Reader:
+    def _reader(self, role: Path | None = None, collections: tuple[str, ...] = ()) -> TaskReader:
         """A reader for files of this role, or of none; `collections` are those of the file that includes this one."""
         if role is None:
-            return Reader(self._project.reading, collections=collections, variables=self._variables)
-        return Reader(self._project.reading, collections=self._collections_of[role], variables=self._types_of[role])
+            return TaskReader(self._project.reading, collections=collections, variables=self._variables)
+        return TaskReader(self._project.reading, collections=self._collections_of[role], variables=self._types_of[role])
 
     def _source(self, path: Path) -> Source | None:
         found = sources.read(path, self._folder)
@@ -327,15 +327,15 @@ class _Walk:
                         names |= _words(content)
 
     def _path(self, include: Include) -> Path:
-        return self._folder / include.place.file
+        return self._folder / include.location.file
 
     def _local(self, text: str) -> str:
         """Paths of the image are those of the project, where this is not the image."""
         return text if str(self._folder) == IMAGE_HOME else text.replace(f"{IMAGE_HOME}/", f"{self._folder}/")
 
     def _not_found(self, include: Include, message: str) -> None:
-        certain = include.place.file in self._project.reached
-        self._tell(Level.ERROR if certain else Level.WARNING, include.place.file, include.place.line, message)
+        certain = include.location.file in self._project.reached
+        self._tell(Level.ERROR if certain else Level.WARNING, include.location.file, include.location.line, message)
 
     def _tell(self, level: Level, file: str, line: int, message: str) -> None:
         self._project.reading.findings.append(Finding(level, file, line, message))
@@ -364,7 +364,7 @@ def _types(values: list[Source]) -> dict[str, str]:
 
 
 def _words(code: str) -> set[str]:
-    """All texts and keyword names in a plugin file, among which its filters' or tests' names are."""
+    """The string constants and keyword names in a plugin file, which include the names of its filters or tests."""
     try:
         tree = ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -24,7 +24,7 @@ _NAME = re.compile(r"[a-z_]\w*\.[a-z_]\w*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A collection in requirements.yml; an empty `version` is any, and `roles` of it are told by their names alone."""
+    """A collection in requirements.yml; an empty `version` is any."""
 
     name: str
     version: str
@@ -66,7 +66,7 @@ def read(folder: Path, findings: list[Finding]) -> Requirements:
 
 
 def compare(requirements: Requirements, installed: Mapping[str, Collection]) -> list[Finding]:
-    """What is not here, or in another version than the one that is asked for."""
+    """Findings for collections that are not here, or here in another version than the one that is asked for."""
     return [
         finding for wanted in requirements.collections.values() for finding in _compare(wanted, installed.get(wanted.name))
     ]
@@ -88,7 +88,7 @@ def _compare(wanted: Wanted, here: Collection | None) -> Iterable[Finding]:
 
 
 def satisfies(version: str, asked: str) -> bool:
-    """Whether a version is one that is asked for; what cannot be compared, such as a branch, is taken to be."""
+    """True if a version matches what is asked for, or cannot be compared with it, such as a branch."""
     asked = asked.strip().removeprefix("v")
     if asked in ("", "*", "HEAD"):
         return True

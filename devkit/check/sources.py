@@ -38,17 +38,17 @@ class Source:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file; a name that no file can have is none."""
+    """True for an existing file; False, not an error, for a name that no file can have."""
     return os.path.isfile(path)
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is such a folder."""
+    """True for an existing folder, as `is_file`."""
     return os.path.isdir(path)
 
 
 def relative(path: Path, folder: Path) -> str:
-    """A path as it is told: from the project's folder on, where it is below it."""
+    """A path for messages: relative to the project's folder, if it is below it."""
     return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
 
 
@@ -127,7 +127,7 @@ def scalar(node: yaml.Node | None) -> str | None:
 
 
 def scalars(node: yaml.Node | None, seen: set[int] | None = None) -> Iterator[yaml.ScalarNode]:
-    """All scalars inside that may be templates, each once, in the order of the file; none of those that were `seen`."""
+    """Iterate over the scalars inside that may be templates, in the file's order, without those that were `seen`."""
     waiting: list[yaml.Node | None] = [node]
     seen = set() if seen is None else seen
     while waiting:

@@ -1,4 +1,4 @@
-"""One file of tasks, a playbook or a template: which plugins it names, what else it includes, and its conditions.
+"""Reads a tasks file, playbook or template: the plugins that it names, its includes, and its conditions.
 
 What is collected here is not judged here: whether a name is a keyword or a module, and what a condition means, depends on
 the ansible-core that is here.
@@ -30,7 +30,7 @@ _TEXT_MAPPINGS = frozenset({"labels", "annotations", "matchLabels"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Location:
     """A line of a file, and the `collections:` that count there."""
 
     file: str
@@ -44,7 +44,7 @@ class Use:
 
     kind: str
     name: str
-    place: Place
+    location: Location
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +53,16 @@ class Keys:
 
     kind: str
     names: tuple[tuple[str, int], ...]
-    place: Place
+    location: Location
 
 
 @dataclass(frozen=True, slots=True)
 class Include:
-    """What a file brings in by name: `kind` is role, tasks or playbook. The name may be a template."""
+    """An include or import: `kind` is role, tasks or playbook. The name may be a template."""
 
     kind: str
     name: str
-    place: Place
+    location: Location
     tasks_from: str = ""
 
 
@@ -74,7 +74,7 @@ class Condition:
     that leaves no expression ("mixed").
     """
 
-    place: Place
+    location: Location
     types: frozenset[str]
     embedded: str = ""
 
@@ -83,7 +83,7 @@ class Condition:
 class TextField:
     """A field of a Kubernetes object that is text, with a template that comes to something else; `certain` if always."""
 
-    place: Place
+    location: Location
     path: str
     types: frozenset[str]
     certain: bool
@@ -93,13 +93,13 @@ class TextField:
 class Sum:
     """A `+` in a template, with text on one of its sides, and `other` on the other one."""
 
-    place: Place
+    location: Location
     other: nodes.Expr
 
 
 @dataclass(slots=True)
 class Reading:
-    """What was found in the files that were read."""
+    """The contents of the files that were read."""
 
     uses: list[Use] = field(default_factory=list)
     keys: list[Keys] = field(default_factory=list)
@@ -112,7 +112,7 @@ class Reading:
     findings: list[Finding] = field(default_factory=list)
 
 
-class Reader:
+class TaskReader:
     """Reads files into a `Reading`. `variables` are the types of names whose values are written down, such as defaults."""
 
     def __init__(
@@ -250,14 +250,14 @@ class Reader:
         self, kind: str, name: str | None, node: yaml.Node, collections: tuple[str, ...], *, tasks_from: str = ""
     ) -> None:
         if name:
-            self.reading.includes.append(Include(kind, name, self._place(line_of(node), collections), tasks_from))
+            self.reading.includes.append(Include(kind, name, self._location(line_of(node), collections), tasks_from))
 
     def _keys(self, kind: str, node: yaml.Node, collections: tuple[str, ...]) -> None:
         names = tuple((name, line_of(key)) for name, key, _ in pairs(node))
-        self.reading.keys.append(Keys(kind, names, self._place(line_of(node), collections)))
+        self.reading.keys.append(Keys(kind, names, self._location(line_of(node), collections)))
 
     def _use(self, kind: str, name: str, node: yaml.Node, collections: tuple[str, ...]) -> None:
-        self.reading.uses.append(Use(kind, name, self._place(line_of(node), collections)))
+        self.reading.uses.append(Use(kind, name, self._location(line_of(node), collections)))
 
     def _templates(self, node: yaml.Node | None, *, without: frozenset[str] = frozenset()) -> None:
         """The plugins that templates anywhere inside name; keys in `without` have been looked at."""
@@ -275,9 +275,9 @@ class Reader:
 
     def _named(self, tree: nodes.Template, line: Callable[[int], int]) -> None:
         for kind, name, at in expressions.named(tree):
-            self.reading.uses.append(Use(kind, name, self._place(line(at))))
+            self.reading.uses.append(Use(kind, name, self._location(line(at))))
         for at, other in expressions.sums_with_text(tree):
-            self.reading.sums.append(Sum(self._place(line(at)), other))
+            self.reading.sums.append(Sum(self._location(line(at)), other))
 
     def _values(self, name: str, node: yaml.Node) -> None:
         """A keyword of a play or block."""
@@ -303,7 +303,7 @@ class Reader:
         text = scalar(node)
         if text is None or not text.strip() or node.tag == "tag:yaml.org,2002:bool" or self._again(node):
             return
-        text, place = text.strip(), self._place(line_of(node))
+        text, location = text.strip(), self._location(line_of(node))
         embedded = ""
         if expressions.is_template(text):
             tree = expressions.parse(text)
@@ -314,17 +314,17 @@ class Reader:
                 inner, tree = tree, expressions.parse_expression(text)
                 embedded = "mixed" if isinstance(tree, Unparsable) or "{%" in text else "quoted"
                 if not isinstance(inner, Unparsable):
-                    self._named(inner, _always(place.line))
+                    self._named(inner, _always(location.line))
         else:
             tree = expressions.parse_expression(text)
         if isinstance(tree, Unparsable):
             if not embedded:
-                self._warn(place.line, f"no condition that Jinja takes: {tree.reason}")
+                self._warn(location.line, f"no condition that Jinja takes: {tree.reason}")
             types: frozenset[str] = frozenset()
         else:
-            self._named(tree, _always(place.line))
+            self._named(tree, _always(location.line))
             types = expressions.types(expressions.expression(tree), {})
-        self.reading.conditions.append(Condition(place, types, embedded))
+        self.reading.conditions.append(Condition(location, types, embedded))
 
     def _definitions(self, arguments: yaml.Node) -> None:
         for name in _DEFINITIONS:
@@ -346,16 +346,16 @@ class Reader:
             certain = (
                 bool(alone) and alone <= wrong and isinstance(found, nodes.Filter) and found.name in ("int", "float", "bool")
             )
-            self.reading.fields.append(TextField(self._place(line_of(node)), path, types, certain))
+            self.reading.fields.append(TextField(self._location(line_of(node)), path, types, certain))
 
-    def _place(self, line: int, collections: tuple[str, ...] = ()) -> Place:
-        return Place(file=self._file, line=line, collections=collections)
+    def _location(self, line: int, collections: tuple[str, ...] = ()) -> Location:
+        return Location(file=self._file, line=line, collections=collections)
 
     def _warn(self, line: int, message: str) -> None:
         self.reading.findings.append(Finding(Level.WARNING, self._file, line, message))
 
     def _again(self, node: yaml.Node) -> bool:
-        """Whether this node was looked at before."""
+        """True for a node that was looked at before."""
         seen = id(node) in self._seen
         self._seen.add(id(node))
         return seen

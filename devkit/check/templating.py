@@ -1,4 +1,4 @@
-"""What ansible-core's templating refuses from 2.19 on, as far as text tells.
+"""Findings for templates that ansible-core refuses from 2.19 on, as far as their text tells.
 
 Conditions have to come to true or false; rolerunner lets others pass for as long as ansible-core has the setting for it
 (ALLOW_BROKEN_CONDITIONALS has no effect any more from 2.23 on). A template that is one expression keeps its type, so that a
@@ -35,7 +35,7 @@ def compare(reading: Reading, core: tuple[int, ...]) -> list[Finding]:
 
 
 def _condition(condition: Condition, new: bool) -> Iterator[Finding]:
-    file, line = condition.place.file, condition.place.line
+    file, line = condition.location.file, condition.location.line
     if condition.embedded == "mixed":
         message = (
             "a condition with {{ }} or {% %} around a part of it is refused from ansible-core 2.19 on; write it without"
@@ -61,10 +61,10 @@ def _field(field: TextField, new: bool) -> Finding:
     comes = "comes" if field.certain else "may come"
     when = "" if new else " from ansible-core 2.19 on"
     message = f"{field.path} {comes} to {types}{when}, where the API server takes text only; add `| string`"
-    return Finding(level, field.place.file, field.place.line, message)
+    return Finding(level, field.location.file, field.location.line, message)
 
 
 def _sum(found: Sum, new: bool) -> Finding:
     when = "" if new else " from ansible-core 2.19 on"
     message = f"a number is added to text, as its variable is no text{when}, and that fails; write `~` instead of `+`"
-    return Finding(Level.WARNING if new else Level.NOTE, found.place.file, found.place.line, message)
+    return Finding(Level.WARNING if new else Level.NOTE, found.location.file, found.location.line, message)

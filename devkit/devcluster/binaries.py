@@ -1,4 +1,4 @@
-"""The control plane's programs: found, or built from their Go modules, or downloaded; once, into a cache.
+"""The control plane's programs: found on this machine, built from their Go modules, or downloaded, into a cache.
 
 Looked for in $KUBEBUILDER_ASSETS, the cache, and on $PATH. What is missing is built where there is a Go toolchain (the
 modules and their checksums stand in `build/go.mod` and `build/go.sum`), else downloaded from the official releases.
@@ -36,7 +36,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """`package`: what Go builds. `release`: where its official build stands; `{os}` and `{arch}` as Go names them.
+    """A program of the control plane: its Go `package`, and the URL of its official `release`, for Go's `{os}` and `{arch}`.
 
     `checksum` is a URL of a `sha256sum` file that names the download (or holds nothing but the sum). `accepts` is what a
     program found on $PATH has to say of its version.
@@ -92,7 +92,7 @@ def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def find(report: Report, environ: Mapping[str, str] = os.environ) -> dict[str, Path]:
-    """The path of each of PROGRAMS, by name; what is missing is got, which takes minutes. Raises DevclusterError."""
+    """The paths of PROGRAMS by name; missing ones are built or downloaded, in minutes. Raises DevclusterError."""
     cache = cache_dir(environ)
     found = {program.name: _existing(program, cache, environ) for program in PROGRAMS}
     if None in found.values():
@@ -132,7 +132,7 @@ def _version(path: str) -> str:
 
 @contextlib.contextmanager
 def _locked(cache: Path) -> Iterator[None]:
-    """One process at a time fills the cache; a process that dies gives its lock back."""
+    """Hold the cache's lock, which the kernel releases when the process dies."""
     cache.mkdir(parents=True, exist_ok=True)
     with open(cache / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -172,7 +172,7 @@ def _get(program: Program, cache: Path, label: str, report: Report, environ: Map
 
 
 class Failed(RolerunnerError):
-    """One way to get a program did not work."""
+    """A program could not be built, or not be downloaded."""
 
 
 def _build(program: Program, go: str, target: Path, environ: Mapping[str, str]) -> None:
@@ -235,7 +235,7 @@ def _member(archive: bytes, name: str) -> bytes:
 
 @contextlib.contextmanager
 def _timed(label: str, report: Report) -> Iterator[None]:
-    """Says that something began, that it is still going on, and how it ended."""
+    """Report the begin, the progress and the end of a block."""
     begun = time.monotonic()
     over = threading.Event()
 

@@ -34,7 +34,7 @@ _DOWN_TIMEOUT = 60
 
 
 class Cluster:
-    """A cluster that ends with this process, however that ends. Not to be shared between threads."""
+    """A cluster that ends when this process does, however that happens. Not to be shared between threads."""
 
     def __init__(self, folder: Path, process: subprocess.Popen[str], kubectl: Path) -> None:
         self.dir = folder
@@ -67,7 +67,7 @@ class Cluster:
 
     @property
     def pid(self) -> int:
-        """The supervisor's; the programs are below it."""
+        """The process id of the supervisor, whose children are the programs."""
         return self._process.pid
 
     def stop(self) -> None:
@@ -135,7 +135,7 @@ class RunningCluster:
 
 
 def state_dir(name: str) -> Path:
-    """Where a detached cluster of this name keeps its files."""
+    """The folder for the files of a detached cluster of this name."""
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(base) / "rolerunner" / "devcluster" / name
 
@@ -172,7 +172,7 @@ def up(folder: Path, report: Report, *, exec_dir: Path | None = None) -> Running
 
 
 def down(folder: Path) -> bool:
-    """End the cluster in `folder` and remove the folder; whether one was running. Raises DevclusterError."""
+    """End the cluster in `folder`, and remove the folder; False if none was running. Raises DevclusterError."""
     pid = _supervisor(folder)
     if pid is not None:
         os.kill(pid, signal.SIGTERM)
@@ -192,7 +192,7 @@ def find_running(folder: Path) -> RunningCluster | None:
 
 
 def _supervisor(folder: Path) -> int | None:
-    """The process that keeps the cluster in `folder`: it holds a lock, which no crash leaves behind."""
+    """The supervisor's process id, if one runs for `folder`: it holds a lock, which no crash leaves behind."""
     try:
         with open(folder / "lock") as lock:
             try:
@@ -206,7 +206,7 @@ def _supervisor(folder: Path) -> int | None:
 
 
 def _clear_stale(folder: Path) -> None:
-    """Remove what a cluster that is no more left in `folder`. Raises DevclusterError rather than remove anything else."""
+    """Remove the files of a cluster that has ended. Raises DevclusterError rather than remove anything else."""
     if not folder.exists():
         return
     if _supervisor(folder) is not None:
@@ -217,7 +217,7 @@ def _clear_stale(folder: Path) -> None:
 
 
 def link_exec_dir(folder: Path, exec_dir: Path | None) -> None:
-    """Let the cluster in `folder` have the stand-ins of `exec_dir`, running or not. Raises DevclusterError."""
+    """Give the cluster in `folder` the stand-in programs of `exec_dir`, running or not. Raises DevclusterError."""
     _check_exec_dir(exec_dir)
     if exec_dir is not None:
         (folder / "exec").unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""DevclusterError: something about a development cluster went wrong, and the text says what to do."""
+"""The error of the development cluster."""
 
 from runner.errors import RolerunnerError
 
 
 class DevclusterError(RolerunnerError):
-    """`str()` is meant for the user."""
+    """A development cluster could not be started, found or used; `str()` says what to do."""

@@ -63,7 +63,7 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class StandIns:
-    """The programs of all pods: the folder that DIR/exec links to, looked at anew for each command."""
+    """The programs that stand in for those of containers: the folder DIR/exec, read again for each command."""
 
     cluster: Path
 
@@ -93,7 +93,7 @@ class StandIns:
         return program
 
     def environ(self, program: Path, container: Container, home: Path) -> dict[str, str]:
-        """What a stand-in sees.
+        """The environment variables of a stand-in program.
 
         The command of a request, if it is a script, finds the programs of this machine behind those of the folder. Anything
         else, such as a link to a shell, finds those of the folder alone, and so does what it starts: a role's `sh -c`
@@ -230,7 +230,7 @@ def _stderr_of(request: web.Request) -> int:
 
 
 async def _feed(socket: web.WebSocketResponse, process: asyncio.subprocess.Process) -> None:
-    """What the client sends goes to standard input; without the client the command ends."""
+    """Copy the client's messages to standard input; when the client leaves, the command is killed."""
     async for message in socket:
         if message.type is not WSMsgType.BINARY or process.stdin is None or not message.data:
             continue

@@ -1,4 +1,4 @@
-"""Fixtures for tests against a real control plane: `devcluster`, one a session, and `namespace`, one a test.
+"""pytest fixtures with a real control plane: `devcluster`, for the session, and `namespace`, for a test.
 
 Loaded by pytest by itself wherever rolerunner is installed; costs nothing until a fixture is asked for.
 """

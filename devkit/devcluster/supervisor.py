@@ -64,7 +64,7 @@ class Supervisor:
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self) -> None:
-        """Everything, until the API answers and the node is Ready. Raises DevclusterError."""
+        """Start all processes, and wait until the API answers and the node is Ready. Raises DevclusterError."""
         self.etcd_port, self.peer_port, self.api_port, self.kubelet_port = _free_ports(4)
         pki.write(self.folder / "pki", service_address=_SERVICE_ADDRESS)
         for name in ("etcd", "logs"):
@@ -114,7 +114,7 @@ class Supervisor:
         self.processes.clear()
 
     def command(self, line: str) -> None:
-        """`stop NAME` or `start NAME`. Raises DevclusterError."""
+        """Carry out `stop NAME` or `start NAME`. Raises DevclusterError."""
         match line.split():
             case ["stop", name] if name in self.processes:
                 self.halt(name)
@@ -323,7 +323,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _watch(supervisor: Supervisor, orders: Any) -> None:
-    """Until the orders end. Raises DevclusterError if a process ends by itself."""
+    """Carry out commands until their end. Raises DevclusterError if a process ends by itself."""
     while True:
         readable, _, _ = select.select([orders] if orders else [], [], [], 0.2)
         if readable:

@@ -1,4 +1,4 @@
-"""Volumes on paper: each claim of the class `standard` gets a PersistentVolume, whatever access modes it asks for.
+"""A volume provisioner: each claim of the class `standard` gets a PersistentVolume, which is never mounted.
 
 kube-controller-manager's own host-path provisioner would make folders on this machine that outlive the cluster. This is what
 Kubernetes calls an external provisioner: kube-controller-manager marks the claims that wait for it, and binds them to the
@@ -23,7 +23,7 @@ _LINE = 4 * 1024 * 1024
 
 
 async def provision(server: str, context: ssl.SSLContext) -> None:
-    """Create the volumes that claims wait for, for good; the API server may come and go."""
+    """Create the volumes that claims wait for, without end; the API server may come and go."""
     connector = aiohttp.TCPConnector(ssl=context)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
     async with aiohttp.ClientSession(
@@ -37,7 +37,7 @@ async def provision(server: str, context: ssl.SSLContext) -> None:
 
 
 async def _follow(session: aiohttp.ClientSession) -> None:
-    """Until the watch ends. It begins with the claims that are there."""
+    """Create volumes until the watch ends, which begins with the claims that exist."""
     async with session.get("/api/v1/persistentvolumeclaims", params={"watch": "true"}) as events:
         async for line in events.content:
             claim = json.loads(line)["object"]

@@ -1,7 +1,4 @@
-"""`rolerunner manifests`: the CRDs and the operator's role, from what its roles and playbooks say.
-
-This module reads the project and writes its files; what stands in them is for the others to know.
-"""
+"""`rolerunner manifests`: reads the project and writes its files, with contents made by the other modules."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ import click
 import yaml
 
 from devkit.manifests import crd_file, rights, role_file
-from devkit.manifests.crd import Specs
+from devkit.manifests.crd import ArgumentSpecs
 from devkit.manifests.markers import YamlFile, plain
 from devkit.scaffolding.project import TEMPLATES
 from runner.config import flags, watches
@@ -33,7 +30,7 @@ LEADER_ELECTION_ROLE = Path("config/rbac/leader_election_role.yaml")
 
 @dataclass(slots=True)
 class Manifests:
-    """What the files should hold, and what the author should know. `undecided` are (FILE:LINE, what)."""
+    """Generated texts by file, and notes for the author. `undecided` are (FILE:LINE, what)."""
 
     texts: dict[Path, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -43,7 +40,7 @@ class Manifests:
         return [path for path, text in self.texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
 
     def write(self, paths: Iterable[Path]) -> None:
-        """Raises ConfigurationError."""
+        """Write the texts of these files. Raises ConfigurationError."""
         try:
             for path in paths:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +68,7 @@ def generate(settings: Settings, environ: Mapping[str, str]) -> Manifests:
         by_kind.setdefault(watch.gvk.group_kind, []).append(watch)
     crds: dict[GroupKind, Mapping[str, Any]] = _other_crds(folder)
     for kind, of_kind in by_kind.items():
-        specs = [one for one in map(Specs.of, of_kind) if one is not None]
+        specs = [one for one in map(ArgumentSpecs.of, of_kind) if one is not None]
         path, existing = crd_file.find(folder, kind) or (None, {})
         if not specs:
             if path is None and "." in kind.group and not kind.group.endswith(".k8s.io"):
@@ -105,7 +102,7 @@ def generate(settings: Settings, environ: Mapping[str, str]) -> Manifests:
 
 
 def _other_crds(folder: Path) -> dict[GroupKind, Mapping[str, Any]]:
-    """All that the folder has, whoever keeps them."""
+    """The CRDs in the folder, including those that this command does not generate."""
     found: dict[GroupKind, Mapping[str, Any]] = {}
     for path in sorted(folder.glob("*.y*ml")):
         for obj in map(plain, YamlFile(path).roots):

@@ -73,8 +73,8 @@ _STATUS: Schema = {
 }
 
 
-class Specs:
-    """The argument specs of one watch: its options as a schema, and what its markers say of the kind."""
+class ArgumentSpecs:
+    """The argument specs of a watch: its options as an OpenAPI schema, and the markers of the kind."""
 
     def __init__(self, watch: Watch, file: YamlFile, main: yaml.Node, markers: list[Marker]) -> None:
         self.watch = watch
@@ -88,8 +88,8 @@ class Specs:
         self._defaulted = argument_specs.own_variables(watch.content.role).keys()
 
     @classmethod
-    def of(cls, watch: Watch) -> Specs | None:
-        """None where there are none. Raises ConfigurationError."""
+    def of(cls, watch: Watch) -> ArgumentSpecs | None:
+        """The argument specs of what a watch runs, if it has any. Raises ConfigurationError."""
         path = argument_specs.find(role=watch.content.role, playbook=watch.content.playbook)
         if path is None:
             return None
@@ -108,7 +108,7 @@ class Specs:
         return _text(plain(entry(self.main, "description")) or plain(entry(self.main, "short_description")))
 
     def schema(self, existing: Mapping[str, Any]) -> Schema:
-        """The CR's spec. `existing` is what the CRD says of it so far, whose spellings are kept."""
+        """The schema of the CR's spec. `existing` is the CRD's schema of it so far, whose spellings are kept."""
         options = entry(self.main, "options")
         schema = self._object(options, existing, top=True) if list(pairs(options)) else {"type": "object", **_ANYTHING}
         for marker in [marker for marker in self.kind_markers if marker.name in _FIELD_MARKERS]:
@@ -214,8 +214,8 @@ class Specs:
         return dict(_TYPES[kind])
 
 
-def definition(specs: Sequence[Specs], existing: Mapping[str, Any]) -> dict[str, Any]:
-    """What the specs of one kind, one for each watched version, ask of its CRD. Raises ConfigurationError."""
+def definition(specs: Sequence[ArgumentSpecs], existing: Mapping[str, Any]) -> dict[str, Any]:
+    """The CRD for a kind's argument specs, one for each watched version. Raises ConfigurationError."""
     gvk = specs[0].watch.gvk
     spec = existing.get("spec") or {}
     known = {version["name"]: version for version in spec.get("versions") or ()}
@@ -271,7 +271,7 @@ def definition(specs: Sequence[Specs], existing: Mapping[str, Any]) -> dict[str,
 KIND_MARKERS = ("scope", "plural", "singular", "listKind", "shortNames", "categories", "scale", "printcolumn", "version")
 
 
-def _of_version(specs: Specs, existing: Mapping[str, Any]) -> dict[str, Any]:
+def _of_version(specs: ArgumentSpecs, existing: Mapping[str, Any]) -> dict[str, Any]:
     root = (existing.get("schema") or {}).get("openAPIV3Schema") or {}
     known = root.get("properties") or {}
     spec = specs.schema(known.get("spec") or {})
@@ -308,7 +308,7 @@ def _column(marker: Marker) -> dict[str, Any]:
 
 
 def _storage(asked: Mapping[str, Any], flags: Mapping[str, Marker], known: Mapping[str, Any]) -> str:
-    """The one version in which CRs are stored: as a marker says, as the CRD says, or the most mature."""
+    """The storage version: the one that a marker or the CRD names, or the most mature."""
     said = [name for name, marker in flags.items() if "storage" in marker.fields and marker.field_flag("storage")]
     if len(said) > 1:
         raise flags[said[1]].error(f"only one version is stored, and {said[0]} is already")

@@ -1,7 +1,7 @@
-"""A CRD's file, brought up to date: what others wrote into it stays.
+"""Updates a CRD's file: fields that this command generated are updated or removed, all others stay.
 
-Who wrote what is kept in a comment at the file's end: what this command wrote it updates and removes. A *place* is a path
-into a CRD, with names that somebody chose after dots and the words of the schema after colons.
+A comment at the file's end records the generated fields by their paths: names that somebody chose follow dots, keywords of
+the schema follow colons.
 
 Next on the way: `devkit.manifests.rights`.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from devkit.manifests.crd import Specs, definition
+from devkit.manifests.crd import ArgumentSpecs, definition
 from devkit.manifests.markers import YamlFile, plain
 from runner.errors import ConfigurationError
 from runner.resource.metadata import GroupKind
@@ -49,7 +49,7 @@ def kind_of(crd: Mapping[str, Any]) -> GroupKind | None:
         return None
 
 
-def update(text: str, existing: Mapping[str, Any], specs: Sequence[Specs]) -> str:
+def update(text: str, existing: Mapping[str, Any], specs: Sequence[ArgumentSpecs]) -> str:
     """The new text of the kind's CRD file; `text` itself if nothing has changed. Raises ConfigurationError."""
     wanted = definition(specs, existing)
     result = merged(existing, wanted, _Recorded(text)) if existing else wanted
@@ -65,34 +65,34 @@ def update(text: str, existing: Mapping[str, Any], specs: Sequence[Specs]) -> st
 
 
 def _record(wanted: Mapping[str, Any]) -> str:
-    """One line for each place that has any of it: `PLACE: WORD WORD`. A property is known by having a line."""
+    """The record of generated fields, a line for each path that has any: `PATH: KEYWORD KEYWORD`. A property has a line."""
     by_parent: dict[str, list[str]] = {}
-    for place in map(_short, places(wanted)):
-        parent, separator, word = place.rpartition(":")
+    for path in map(_short, paths(wanted)):
+        parent, separator, word = path.rpartition(":")
         if separator and "." not in word:
             by_parent.setdefault(parent, []).append(word)
     return "\n".join([_RECORD, *(f"#   {parent}: {' '.join(words)}" for parent, words in by_parent.items())]) + "\n"
 
 
 class _Recorded:
-    """The places of a record."""
+    """The paths of a record."""
 
     def __init__(self, text: str) -> None:
         record = text.partition(_RECORD)[2]
         lines = (line.removeprefix("#").split() for line in record.splitlines())
         self._lines = {parent.removesuffix(":"): words for parent, *words in filter(None, lines)}
 
-    def __contains__(self, place: object) -> bool:
-        parent, separator, word = _short(str(place)).rpartition(":")
+    def __contains__(self, path: object) -> bool:
+        parent, separator, word = _short(str(path)).rpartition(":")
         if "." in word or not separator:
             return "." in word and f"{parent}{separator}{word}" in self._lines
         return word in self._lines.get(parent, ())
 
 
-def _short(place: str) -> str:
+def _short(path: str) -> str:
     """`v1.spec.size:minimum` for `:spec:versions.v1:schema:openAPIV3Schema:properties.spec:properties.size:minimum`."""
-    place = place.removeprefix(":spec").removeprefix(":versions.").removeprefix(":")
-    return place.replace(":schema:openAPIV3Schema", "").replace(":properties.", ".")
+    path = path.removeprefix(":spec").removeprefix(":versions.").removeprefix(":")
+    return path.replace(":schema:openAPIV3Schema", "").replace(":properties.", ".")
 
 
 class _Dumper(yaml.SafeDumper):
@@ -101,7 +101,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 class _Indented(_Dumper):
-    """Lists stand further in than what they belong to."""
+    """Dumps lists with indentation."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
@@ -121,7 +121,7 @@ _Dumper.add_representer(list, _represent_list)
 
 
 def merged(existing: Mapping[str, Any], wanted: Mapping[str, Any], owned: Container[str]) -> dict[str, Any]:
-    """`wanted` in what is there: of which only that goes which is `owned` (places, see `places`) and not wanted any more."""
+    """The existing CRD with all that is `wanted`; removed is what is `owned` (see `paths`) and not wanted any more."""
     asked = _by_name(wanted)
     result: dict[str, Any] = _merge(_by_name(existing), asked, owned, "", names=False)
     versions = result["spec"]["versions"]
@@ -146,42 +146,42 @@ def _merge(old: Any, new: Any, owned: Container[str], at: str, *, names: bool) -
         return new
     result: dict[str, Any] = {}
     for key in dict.fromkeys((*old, *new)):
-        place = _place(at, key, names=names)
+        path = _path(at, key, names=names)
         if not names and key == "required" and isinstance(old.get(key, []), list):
             ours = new.get("properties") or {}
             theirs = [
                 name
                 for name in old.get(key, ())
-                if name not in ours and _place(f"{at}:properties", name, names=True) not in owned
+                if name not in ours and _path(f"{at}:properties", name, names=True) not in owned
             ]
             result |= {key: both} if (both := [*new.get(key, ()), *theirs]) else {}
         elif key in old and key in new and (names or key != "default"):
-            result[key] = _merge(old[key], new[key], owned, place, names=_holds_names(key, names=names))
+            result[key] = _merge(old[key], new[key], owned, path, names=_holds_names(key, names=names))
         elif key in new:
             result[key] = new[key]
-        elif place not in owned:
+        elif path not in owned:
             result[key] = old[key]
     return result
 
 
 def _holds_names(key: str, *, names: bool) -> bool:
-    """Whether the keys inside are names that somebody chose, rather than words of the schema."""
+    """True if the keys inside are names that somebody chose, rather than keywords of the schema."""
     return not names and key in ("properties", "versions")
 
 
-def _place(at: str, key: str, *, names: bool) -> str:
+def _path(at: str, key: str, *, names: bool) -> str:
     return f"{at}{'.' if names else ':'}{key}"
 
 
-def places(crd: Mapping[str, Any]) -> Iterator[str]:
-    """What of a generated CRD may not be in the next: names after dots, words of the schema after colons."""
+def paths(crd: Mapping[str, Any]) -> Iterator[str]:
+    """The paths of a generated CRD that the next one may not have: names after dots, keywords after colons."""
 
     def walk(node: Any, at: str, *, names: bool) -> Iterator[str]:
         if isinstance(node, Mapping) and not at.endswith(":default"):
             for key, value in node.items():
-                place = _place(at, key, names=names)
-                yield place
-                yield from walk(value, place, names=_holds_names(key, names=names))
+                path = _path(at, key, names=names)
+                yield path
+                yield from walk(value, path, names=_holds_names(key, names=names))
 
     spec = _by_name(crd)["spec"]
     yield from (f":spec:names:{word}" for word in ("shortNames", "categories") if word in spec["names"])
@@ -197,8 +197,8 @@ def places(crd: Mapping[str, Any]) -> Iterator[str]:
         yield from walk({**root, "properties": properties}, f"{at}:schema:openAPIV3Schema", names=False)
 
 
-def lets_unknown_pass(crd: Mapping[str, Any], specs: Sequence[Specs]) -> bool:
-    """Whether fields that no option stands for are kept, and that not because the specs say so."""
+def lets_unknown_pass(crd: Mapping[str, Any], specs: Sequence[ArgumentSpecs]) -> bool:
+    """True if the CRD keeps unknown fields although the argument specs do not say so."""
     versions = _by_name(crd)["spec"]["versions"]
     word = "x-kubernetes-preserve-unknown-fields"
     roots = [(one, versions[one.watch.gvk.version]["schema"]["openAPIV3Schema"]["properties"]["spec"]) for one in specs]

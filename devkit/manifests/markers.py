@@ -1,7 +1,7 @@
-"""`# +rolerunner:…` comments in a project's YAML: what Ansible's own words cannot say.
+"""Markers: `# +rolerunner:…` comments in a project's YAML, for what Ansible has no keyword for, as kubebuilder's in Go.
 
-A marker stands in the comment directly above what it is about, or behind it on the same line. docs/manifests.md lists them.
-The YAML is kept as nodes, which know their lines; what is wrong with it is told as `FILE:LINE: what and what to do`.
+A marker stands in the comment directly above the key that it is about, or behind it on the same line. docs/manifests.md
+lists them. The YAML is kept as nodes, which know their lines; errors are `FILE:LINE: what is wrong and what to do`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PAIR = re.compile(r"""\s*(\w+)(?:=("(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|[^,]*))?\s*
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """`name` as in `minimum`, `items:pattern` or `printcolumn`; a composite one has `fields`, any other a `text`."""
+    """A marker, named as `minimum`, `items:pattern` or `printcolumn`; a composite one has `fields`, any other a `text`."""
 
     name: str
     text: str
@@ -50,7 +50,7 @@ class Marker:
         return _truth(self, self.text or "true")
 
     def string(self) -> str:
-        """The text; in quotes where it begins or ends with a blank."""
+        """The text, without the quotes that it has where it begins or ends with a blank."""
         if not self.text:
             raise self.error("has no value; write it behind a =")
         return _unquoted(self.text)
@@ -75,7 +75,7 @@ class Marker:
 
 
 class YamlFile:
-    """A YAML file as nodes. Raises ConfigurationError when it cannot be read."""
+    """A YAML file as nodes, with its markers. Raises ConfigurationError when it cannot be read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -93,18 +93,18 @@ class YamlFile:
         return f"{self.name}:{node.start_mark.line + 1}"
 
     def markers(self, key: yaml.Node) -> list[Marker]:
-        """Those that are about what begins with this node: in the comment right above its line, or behind it."""
+        """Claim the markers of a key: in the comment right above its line, or behind it."""
         return [self._claim(number) for number in self.about(key)]
 
     def about(self, key: yaml.Node) -> list[int]:
-        """The lines of those, without claiming them."""
+        """The lines of a key's markers, which stay unclaimed."""
         first = last = key.start_mark.line
         while first and self._lines[first - 1].lstrip().startswith("#"):
             first -= 1
         return [number for number in range(first, last + 1) if number in self.unclaimed]
 
     def claim_all(self) -> list[Marker]:
-        """Those that nothing has asked for."""
+        """Claim the markers that nothing has claimed yet."""
         return [self._claim(number) for number in sorted(self.unclaimed)]
 
     def _claim(self, number: int) -> Marker:

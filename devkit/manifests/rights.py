@@ -1,4 +1,4 @@
-"""The least rights that an operator needs: the runner's own, and those that the tasks of its roles and playbooks show.
+"""The least RBAC rights that an operator needs: the runner's own, and those of the tasks in its roles and playbooks.
 
 What each module asks of the API server was read in kubernetes.core and operator_sdk.util; the runner's part is that of
 `kube.primaries`, `kube.informer` and `control.reconciler`. Discovery needs no rule: every account may do that.
@@ -48,7 +48,7 @@ _COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
 
 @dataclass(frozen=True, slots=True, order=True)
 class Right:
-    """One verb on one resource, which may be `pods/log`; `names` empty for any object."""
+    """A verb on a resource, which may be `pods/log`; without `names`, on any object."""
 
     group: str
     resource: str
@@ -58,7 +58,7 @@ class Right:
 
 @dataclass(frozen=True, slots=True)
 class Kinds:
-    """How the project's own CRDs call their kinds, and which of those are cluster-scoped."""
+    """The plurals of the project's own kinds, and those of them that are cluster-scoped."""
 
     plurals: Mapping[GroupKind, str]
     cluster_scoped: frozenset[GroupKind] = frozenset()
@@ -74,7 +74,7 @@ class Kinds:
 
 @dataclass(slots=True)
 class Needs:
-    """What was found: the rights, and (FILE:LINE, what) that the text does not tell."""
+    """The rights, and (FILE:LINE, what) for tasks whose rights the text does not tell."""
 
     rights: set[Right] = field(default_factory=set)
     undecided: list[tuple[str, str]] = field(default_factory=list)
@@ -104,7 +104,7 @@ def needs(
         for content, variables in contents:
             reader = RoleReader(watch, content, variables, settings=settings, environ=environ, options=options(watch))
             for item in reader.read():
-                _Asked(watch, kinds, result).of(item)
+                _TaskRights(watch, kinds, result).add(item)
             result.undecided += reader.undecided
             specs = argument_specs.find(role=content.role, playbook=content.playbook)
             files = {**reader.files, **({specs: YamlFile(specs)} if specs else {})}
@@ -119,7 +119,7 @@ def needs(
 
 
 def _runner(watch: Watch, kinds: Kinds, result: Needs) -> None:
-    """What the runner itself does for a watch."""
+    """Add the rights that the runner itself needs for a watch."""
     group, plural = watch.gvk.group, kinds.plural(watch.gvk.group_kind)
     result.add(group, plural, "get", "list", "watch")
     if watch.finalizer:
@@ -142,15 +142,15 @@ def _declared(marker: Marker) -> Iterator[Right]:
             yield from (Right(group, resource, verb, names) for verb in lists["verbs"])
 
 
-class _Asked:
-    """What one task asks of the API server."""
+class _TaskRights:
+    """Adds the rights that a watch's tasks need."""
 
     def __init__(self, watch: Watch, kinds: Kinds, result: Needs) -> None:
         self._watch = watch
         self._kinds = kinds
         self._result = result
 
-    def of(self, item: Task | Template) -> None:
+    def add(self, item: Task | Template) -> None:
         if isinstance(item, Template):
             for plugin, named in lookups(item):
                 if plugin == "k8s":
@@ -240,7 +240,7 @@ class _Asked:
             self._allow(gvk, "list", "watch")
 
     def _definitions(self, task: Task) -> list[tuple[GroupVersionKind, bool, bool]]:
-        """(kind, whether it has a name, whether that is made up by the server) of each object that a task is about."""
+        """(kind, has a name, whose name the server generates) of each object that a task is about."""
         arguments = task.arguments
         named = arguments.get("name") is not None
         generated = not named and arguments.get("generate_name") is not None
@@ -283,7 +283,7 @@ class _Asked:
             return
         if isinstance(source, LookupFile):
             text = source.path.read_text(encoding="utf-8", errors="replace")
-            self.of(Template(task.context, task.node, text, task.declared))
+            self.add(Template(task.context, task.node, text, task.declared))
             yield from self._written(task, text)
         elif isinstance(source, str):
             yield from self._written(task, source)
@@ -381,13 +381,18 @@ class _Asked:
                 self._allow(gvk, "get")
 
 
-# Those of which the arguments tell something.
-_MODULES: Mapping[str, Callable[[_Asked, Task], None]] = {
-    **{"k8s": _Asked.k8s, "community.okd.k8s": _Asked.k8s, "redhat.openshift.k8s": _Asked.k8s},
-    **{"k8s_service": _Asked.k8s_service, "k8s_info": _Asked.k8s_info, "k8s_scale": _Asked.k8s_scale},
-    **{"k8s_json_patch": _Asked.k8s_json_patch, "k8s_rollback": _Asked.k8s_rollback, "k8s_exec": _Asked.k8s_exec},
-    **{"k8s_log": _Asked.k8s_log, "k8s_drain": _Asked.k8s_drain, "k8s_status": _Asked.k8s_status},
-    "k8s_event": _Asked.k8s_event,
+# Modules whose rights depend on their arguments.
+_MODULES: Mapping[str, Callable[[_TaskRights, Task], None]] = {
+    **{
+        method.__name__: method
+        for method in (
+            *(_TaskRights.k8s, _TaskRights.k8s_service, _TaskRights.k8s_info, _TaskRights.k8s_scale),
+            *(_TaskRights.k8s_json_patch, _TaskRights.k8s_rollback, _TaskRights.k8s_exec, _TaskRights.k8s_log),
+            *(_TaskRights.k8s_drain, _TaskRights.k8s_status, _TaskRights.k8s_event),
+        )
+    },
+    "community.okd.k8s": _TaskRights.k8s,
+    "redhat.openshift.k8s": _TaskRights.k8s,
 }
 # (resource of the core group, verbs) of those that always do the same.
 _FIXED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -406,7 +411,7 @@ def _reading(task: Task) -> list[str]:
 
 
 def _may(task: Task, name: str, *, default: Any) -> set[Any]:
-    """What an argument may be, with None for: anything."""
+    """The possible values of an argument; None among them stands for any."""
     value = task.arguments.get(name, default)
     try:
         value = resolve(value, task.context)

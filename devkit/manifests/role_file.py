@@ -1,4 +1,4 @@
-"""The file of the operator's role: a section of it is generated, and all around that stays.
+"""Updates the file of the operator's ClusterRole: a section of it is generated, and all around that stays.
 
 Next on the way: `devkit.manifests.command`.
 """
@@ -76,7 +76,7 @@ def _rules(file: YamlFile) -> tuple[yaml.Node, yaml.SequenceNode]:
 
 
 def _last_line(node: yaml.Node) -> int:
-    """Where a node's own text ends; a block's end mark is only where the next begins."""
+    """The last line of a node's own text; a block's end mark is only where the next begins."""
     if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
         last = node.value[-1]
         return _last_line(last[1] if isinstance(last, tuple) else last)

@@ -1,7 +1,7 @@
-"""Tasks as they are written: found in roles and playbooks, each with the values that its text alone gives its variables.
+"""Reads the tasks of roles and playbooks, and resolves their templates as far as the text alone tells.
 
-Nothing is run. A template is looked at as far as its names have one value that is written down: vars and defaults, the
-items of a loop, the CR's own kind. Everything else is `Unknown`, and what needs it cannot be decided.
+Nothing is run. A template is resolved if its names have one literal value: of vars and defaults, the items of a loop, the
+CR's own kind. Everything else is `Unknown`, and what needs it cannot be decided.
 
 Next on the way: `devkit.manifests.rights`.
 """
@@ -39,19 +39,19 @@ Scope = Mapping[str, Any]
 
 
 class Unknown(RolerunnerError):
-    """The text does not say; `str()` is the part of it."""
+    """A value that the text does not tell; `str()` is the expression."""
 
 
 @dataclass(frozen=True, slots=True)
 class LookupFile:
-    """What `lookup('template', …)` and `lookup('file', …)` give; its variables are its own affair."""
+    """The result of `lookup('template', …)` or `lookup('file', …)`, whose own variables are not resolved."""
 
     path: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskContext:
-    """Where a task stands: what names in it mean, and where files that it names are."""
+    """The context of a task: the variables in scope, and the folders in which its files are looked up."""
 
     file: YamlFile
     scope: Scope
@@ -63,7 +63,7 @@ class TaskContext:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A module and its arguments, once for each item of its loop. `module` is short where its collection is well known."""
+    """A task with its module and arguments, one for each item of its loop. Names of well-known collections are left out."""
 
     context: TaskContext
     node: yaml.Node
@@ -87,7 +87,7 @@ class Template:
 
 
 class RoleReader:
-    """Reads what a watch runs, with these of its variables; `options` are those that its CRs set.
+    """Reads the role or playbook of a watch, with these of its variables; `options` are those that its CRs set.
 
     `undecided` grows by (FILE:LINE, what) for files that cannot be found from the text.
     """
@@ -236,14 +236,14 @@ class RoleReader:
             self.undecided.append((context.file.at(node), what))
 
     def _once(self, path: Path, inside: Iterator[Task | Template]) -> Iterator[Task | Template]:
-        """Not again inside itself."""
+        """Iterate over what a file has, unless it includes itself."""
         if path not in self._stack:
             self._stack.append(path)
             yield from inside
             self._stack.pop()
 
     def _enter(self, context: TaskContext, node: yaml.Node) -> TaskContext:
-        """The context inside a play, block or task."""
+        """The context inside a play, block or task, with its variables and module defaults."""
         scope, defaults = context.scope, context.defaults
         given = plain(entry(node, "vars"))
         if isinstance(given, dict):
@@ -254,7 +254,7 @@ class RoleReader:
         return replace(context, scope=scope, defaults=defaults)
 
     def _loop(self, context: TaskContext, node: yaml.Node) -> list[dict[str, Any]]:
-        """What each turn of a task's loop sets; one turn that sets nothing where there is no loop, or it is not known."""
+        """The variables of each iteration of a task's loop; without a known loop, one iteration that sets none."""
         given = next((value for name, _, value in pairs(node) if name in _LOOPS), None)
         variable = plain(entry(entry(node, "loop_control"), "loop_var")) or "item"
         if given is None:
@@ -266,7 +266,7 @@ class RoleReader:
         return [{str(variable): item} for item in items] if isinstance(items, list) else [{}]
 
     def _templates(self, context: TaskContext, node: yaml.Node, *, declared: bool, bare: bool = False) -> Iterator[Template]:
-        """Templates anywhere inside, but for those of other tasks."""
+        """Iterate over the templates inside a node, without those of other tasks."""
         if isinstance(node, yaml.ScalarNode):
             if "k8s" in node.value and ("{{" in node.value or bare):
                 yield Template(
@@ -280,7 +280,7 @@ class RoleReader:
                 yield from self._templates(context, value, declared=declared, bare=name in _BARE)
 
     def _without_options(self, variables: Mapping[str, Any]) -> dict[str, Any]:
-        """Those that a CR cannot set to something else."""
+        """The variables without those that a CR can set."""
         return {name: value for name, value in variables.items() if name not in self._options or is_reserved(name)}
 
     def _yaml_file(self, path: Path) -> YamlFile:
@@ -290,7 +290,7 @@ class RoleReader:
 
 
 def resolve(value: Any, context: TaskContext) -> Any:
-    """The value that the text gives. Raises Unknown."""
+    """The value of a template, as far as the text tells. Raises Unknown."""
     if value is None:
         raise Unknown("nothing is said")
     if not isinstance(value, str) or ("{{" not in value and "{%" not in value):
@@ -406,7 +406,7 @@ _GROUP = frozenset({"k8s", "k8s_exec", "k8s_info", "k8s_log", "k8s_scale", "k8s_
 
 
 def _defaults(defaults: Mapping[str, Mapping[str, Any]], module: str) -> dict[str, Any]:
-    """What module_defaults say of a module; its own come before its group's."""
+    """The module_defaults of a module; its own come before its group's."""
     result: dict[str, Any] = {}
     for name, values in defaults.items():
         if name.startswith("group/") and short(name.removeprefix("group/")) == "k8s" and module in _GROUP:

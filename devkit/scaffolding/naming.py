@@ -1,4 +1,4 @@
-"""A kind as `create api` is told of it, and everything that is called after it."""
+"""The kind that `create api` adds, and the names derived from it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _VERSION = re.compile(r"v[1-9][0-9]*((alpha|beta)[1-9][0-9]*)?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Api:
-    """`name` is what its role, playbook and the files of its own are called."""
+    """A kind of the project. `name` is that of its role, its playbook and its other files."""
 
     domain: str
     group: str
@@ -43,7 +43,7 @@ class Api:
         namespaced: bool,
         others: list[Mapping[str, Any]],
     ) -> Api:
-        """From the flags. `others` are the kinds of the project so far, as PROJECT has them. ConfigurationError."""
+        """Check the flags. `others` are the project's kinds so far, as PROJECT has them. Raises ConfigurationError."""
         for flag, word in (("--group", group), ("--kind", kind), ("--plural", plural)):
             check_word(flag, word)
         if not NAME.fullmatch(group):
@@ -92,7 +92,7 @@ class Api:
 
 
 def check_word(flag: str, word: str) -> None:
-    """ConfigurationError for `on`, `null` and the like, which YAML does not take for text unless they are quoted."""
+    """Raise ConfigurationError for `on`, `null` and the like, which YAML takes for text only in quotes."""
     try:
         is_text = isinstance(yaml.safe_load(word.lower() or "nothing"), str)
     except yaml.YAMLError:
@@ -103,7 +103,7 @@ def check_word(flag: str, word: str) -> None:
 
 
 def plural_of(kind: str) -> str:
-    """By the simple rules of English; what ends with an s counts as a plural already, as with MemcachedSettings."""
+    """The plural by the simple rules of English; a kind that ends with an s is one already, as MemcachedSettings."""
     word = kind.lower()
     if word.endswith(("ss", "us", "x", "z", "ch", "sh")):
         return word + "es"

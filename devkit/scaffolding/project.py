@@ -1,8 +1,8 @@
 """An operator's project: its tree as `init` makes it, and what `create api` adds.
 
 The tree is that of the Operator SDK's Ansible projects, PROJECT included, so that either tool finds its way in the
-other's. Everything is worked out and checked before the first file is written. No file is ever overwritten: new ones are
-made where there is none, and to the user's own `additions` adds.
+other's. All texts are made and checked before the first file is written. No file is ever overwritten: new ones are created
+where there are none, and `yaml_edit` adds to the user's own.
 """
 
 from __future__ import annotations
@@ -54,17 +54,17 @@ Files = dict[Path, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """What was done, as paths relative to the project's folder."""
+class Scaffolded:
+    """The files that a command created, updated or left as they were, relative to the project's folder."""
 
-    made: tuple[Path, ...] = ()
-    added_to: tuple[Path, ...] = ()
+    created: tuple[Path, ...] = ()
+    updated: tuple[Path, ...] = ()
     kept: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """What PROJECT says. `resources` are the kinds that there are, in kubebuilder's form."""
+    """The content of PROJECT. `resources` are the project's kinds, in kubebuilder's form."""
 
     domain: str
     name: str
@@ -72,7 +72,7 @@ class Project:
 
 
 def load(folder: Path) -> Project:
-    """Read a folder's PROJECT. ConfigurationError."""
+    """Read a folder's PROJECT. Raises ConfigurationError."""
     path = folder / "PROJECT"
     if not path.exists():
         raise ConfigurationError(f"{path} is not there: change to a project's folder, or begin one with `rolerunner init`")
@@ -94,7 +94,7 @@ def load(folder: Path) -> Project:
     return Project(data["domain"], data["projectName"], tuple(resources))
 
 
-def init(folder: Path, *, domain: str, name: str) -> Written:
+def init(folder: Path, *, domain: str, name: str) -> Scaffolded:
     """Make a project in a folder that is empty but for what a new repository has. Without a name, it has the folder's."""
     chosen = name or folder.absolute().name.lower()
     for flag, word in (("--domain", domain), ("--project-name", chosen)):
@@ -118,10 +118,10 @@ def init(folder: Path, *, domain: str, name: str) -> Written:
     return _write(folder, {path: text for path, text in files.items() if path not in kept}, {}, kept=kept)
 
 
-def create_api(folder: Path, project: Project, api: Api, *, role: bool, playbook: bool) -> Written:
+def create_api(folder: Path, project: Project, api: Api, *, role: bool, playbook: bool) -> Scaffolded:
     """Add a kind, with a role, a playbook, a playbook that plays the role, or what is there by its name already.
 
-    Its CRD, and the rights that it takes, are for `manifests` to write.
+    Its CRD, and the rights that it needs, are written by `manifests`.
     """
     for other in project.resources:
         if (other.get("group"), other.get("kind")) == (api.group, api.kind):
@@ -163,14 +163,14 @@ def create_api(folder: Path, project: Project, api: Api, *, role: bool, playbook
         for item in items:
             text = yaml_edit.add(text, item, key=key, where=path)
         changed[Path(file)] = text
-    written = _write(folder, new, changed)
+    scaffolded = _write(folder, new, changed)
     # `manifests` puts CRDs into the first of its folders that is there.
     (folder / "config/crd/bases").mkdir(exist_ok=True)
-    return written
+    return scaffolded
 
 
 def _content(folder: Path, api: Api, *, role: bool, playbook: bool) -> tuple[str, Path]:
-    """The watch's key for what is run, and where that stands."""
+    """The watch's key (`role` or `playbook`) and the path of what is run."""
     role_folder, playbook_file = Path("roles", api.name), Path("playbooks", f"{api.name}.yml")
     for wanted, path, flag in ((role, role_folder, "--generate-role"), (playbook, playbook_file, "--generate-playbook")):
         if wanted and (folder / path).exists():
@@ -207,7 +207,7 @@ def _render(template: str, **names: Any) -> str:
 
 
 def _rendered(below: str, to: Path, **names: Any) -> Files:
-    """A folder of templates, each at its place below `to`."""
+    """Render a folder of templates, for the same paths below `to`."""
     paths = sorted(path for path in (TEMPLATES / below).rglob("*") if path.is_file())
     return {
         to / path.relative_to(TEMPLATES / below): _render(path.relative_to(TEMPLATES).as_posix(), **names) for path in paths
@@ -215,23 +215,23 @@ def _rendered(below: str, to: Path, **names: Any) -> Files:
 
 
 def _read(path: Path) -> str:
-    """With its line ends as they are."""
+    """Read a file with its line ends as they are. Raises ConfigurationError."""
     try:
         return path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: cannot be read: {error}") from error
 
 
-def _write(folder: Path, new: Files, changed: Files, *, kept: tuple[Path, ...] = ()) -> Written:
-    """ConfigurationError; before anything was written, if one of the new files is there."""
+def _write(folder: Path, new: Files, changed: Files, *, kept: tuple[Path, ...] = ()) -> Scaffolded:
+    """Write the files. Raises ConfigurationError, and writes nothing if one of the new files exists."""
     if there := sorted(str(folder / path) for path in new if (folder / path).exists()):
         raise ConfigurationError(f"{', '.join(there)}: there already, and not overwritten; move it away first")
-    added_to = tuple(path for path, text in changed.items() if not (folder / path).exists() or _read(folder / path) != text)
+    updated = tuple(path for path, text in changed.items() if not (folder / path).exists() or _read(folder / path) != text)
     try:
-        for path in (*new, *added_to):
+        for path in (*new, *updated):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             with open(folder / path, "x" if path in new else "w", encoding="utf-8", newline="") as file:
                 file.write((new if path in new else changed)[path])
     except OSError as error:
         raise ConfigurationError(f"{error.filename}: cannot be written: {error.strerror}") from error
-    return Written(tuple(new), added_to, kept)
+    return Scaffolded(tuple(new), updated, kept)

@@ -18,7 +18,7 @@ from runner.errors import ConfigurationError
 
 
 def add(text: str, item: str, *, key: str = "", where: Path) -> str:
-    """`text` with `item`, which is lines that begin with `- `, in the list under `key`, or in that which the file is.
+    """Add `item`, lines that begin with `- `, to the list under `key`, or to that which the file is.
 
     Several documents are searched for the key. A list that has an equal item stays as it is; one that is missing is made.
     Raises ConfigurationError, with the item to be added by hand, where that cannot be done.
@@ -84,7 +84,7 @@ def _inserted(text: str, item: str, key: str, root: yaml.Node | None) -> str:
 
 
 def _is_outside(line: str, column: int) -> bool:
-    """Whether a line below a block list, whose node ends where the next one begins, is not part of its last item."""
+    """True for a line between a block list's last item and the next node, where the list's own node ends."""
     stripped = line.strip()
     return not stripped or (stripped.startswith("#") and len(line) - len(line.lstrip(" ")) <= column)
 

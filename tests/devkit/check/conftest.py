@@ -9,7 +9,7 @@ import pytest
 
 from devkit.check import project
 from devkit.check.findings import Finding
-from devkit.check.project import Project
+from devkit.check.project import ProjectFiles
 
 Write = Callable[[Mapping[str, str]], Path]
 
@@ -33,7 +33,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     return write
 
 
-def loaded(folder: Path, **variables: str) -> Project:
+def loaded(folder: Path, **variables: str) -> ProjectFiles:
     """The project in the current folder, as far as text goes."""
     return project.load(folder, project.watches_files(folder, None), {}, variables=variables)
 

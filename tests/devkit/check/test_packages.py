@@ -6,10 +6,10 @@ import pytest
 
 from devkit.check import packages
 from devkit.check.dockerfile import Dockerfile
-from devkit.check.tasks import Place
+from devkit.check.tasks import Location
 from tests.devkit.check.conftest import told
 
-PLACE = Place(file="a.yml", line=3)
+PLACE = Location(file="a.yml", line=3)
 DOCKERFILE = Dockerfile(file="Dockerfile", instructions=())
 
 

@@ -9,19 +9,19 @@ import yaml
 
 from devkit.check.expressions import BOOLEAN, NUMBER, TEXT
 from devkit.check.sources import Source
-from devkit.check.tasks import Reader, Reading, text_fields
+from devkit.check.tasks import Reading, TaskReader, text_fields
 from tests.devkit.check.conftest import told
 
 
 def tasks(text: str, **variables: str) -> Reading:
     reading = Reading()
-    Reader(reading, variables=variables).tasks(source(text))
+    TaskReader(reading, variables=variables).tasks(source(text))
     return reading
 
 
 def playbook(text: str) -> Reading:
     reading = Reading()
-    Reader(reading).playbook(source(text))
+    TaskReader(reading).playbook(source(text))
     return reading
 
 
@@ -30,7 +30,7 @@ def source(text: str) -> Source:
 
 
 def uses(reading: Reading) -> list[str]:
-    return [f"{use.kind} {use.name} {use.place.line}" for use in reading.uses]
+    return [f"{use.kind} {use.name} {use.location.line}" for use in reading.uses]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_playbook_names_roles_playbooks_and_collections() -> None:
     assert [(include.kind, include.name) for include in reading.includes] == [
         *(("playbook", "other.yml"), ("role", "one"), ("role", "two")),
     ]
-    found = {name: keys.place.collections for keys in reading.keys if keys.kind == "task" for name, _ in keys.names}
+    found = {name: keys.location.collections for keys in reading.keys if keys.kind == "task" for name, _ in keys.names}
     assert (found["thing"], found["other"]) == (("a.b",), ("c.d",))
     assert uses(reading) == ["test c 7"]
 

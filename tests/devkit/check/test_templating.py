@@ -9,13 +9,13 @@ import yaml
 
 from devkit.check import templating
 from devkit.check.sources import Source
-from devkit.check.tasks import Reader, Reading
+from devkit.check.tasks import Reading, TaskReader
 from tests.devkit.check.conftest import told
 
 
 def compared(text: str, core: tuple[int, int]) -> list[str]:
     reading = Reading()
-    Reader(reading).tasks(Source(name="a.yml", path=Path("a.yml"), roots=tuple(yaml.compose_all(text))))
+    TaskReader(reading).tasks(Source(name="a.yml", path=Path("a.yml"), roots=tuple(yaml.compose_all(text))))
     return told(templating.compare(reading, core))
 
 

@@ -6,13 +6,13 @@ import yaml
 
 from devkit.scaffolding import project
 from devkit.scaffolding.naming import Api
-from devkit.scaffolding.project import Written
+from devkit.scaffolding.project import Scaffolded
 from runner.config import watches
 from runner.config.settings import Settings
 from runner.errors import ConfigurationError
 
 
-def create(folder: Path, kind: str = "Memcached", *, role: bool = True, playbook: bool = False, **flags: Any) -> Written:
+def create(folder: Path, kind: str = "Memcached", *, role: bool = True, playbook: bool = False, **flags: Any) -> Scaffolded:
     """As the command does, but for what `manifests` writes."""
     found = project.load(folder)
     given = {"group": "cache", "version": "v1", "plural": "", "namespaced": True, **flags}
@@ -179,8 +179,8 @@ def test_a_new_repositorys_files_may_be_there_and_stay(tmp_path: Path) -> None:
     for name in (".gitignore", "README.md", "LICENSE"):
         (tmp_path / name).write_text("mine")
     (tmp_path / ".git").mkdir()
-    written = project.init(tmp_path, domain="example.com", name="mine")
-    assert written.kept == (Path(".gitignore"),)
+    scaffolded = project.init(tmp_path, domain="example.com", name="mine")
+    assert scaffolded.kept == (Path(".gitignore"),)
     assert (tmp_path / ".gitignore").read_text() == "mine"
 
 
