@@ -14,7 +14,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from runner import manager
 from runner.config.settings import LogEvents, Settings
 from runner.config.watches import Watch
 from runner.control import Request
-from runner.control.own_writes import OwnWrites
 from runner.control.plan import Plan
-from runner.control.reconciler import Reconciler, Surroundings
+from runner.control.run import Runs
+from runner.control.status import StatusWriter
 from runner.errors import ConfigurationError
 from runner.executor.run_folder import RunFolders
 from runner.kube.client import ApiClient, KubeError, NotFound, current_context
@@ -59,24 +59,15 @@ async def plan(settings: Settings, written: Sequence[Written], *, namespace: str
         proxy = ProxyServer(client, discovery, sessions, covering=lambda *_: None, port=0)
         await stack.enter_async_context(proxy)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rolerunner-plan-")))
-        reconciler = Reconciler(
-            Surroundings(
-                client=client,
-                discovery=discovery,
-                sessions=sessions,
-                execute=await manager.executor(settings.executor, stack),
-                folders=stack.enter_context(contextlib.closing(RunFolders(folder))),
-                on_dependent=lambda *_: None,
-                own_writes=OwnWrites(lambda _: None),
-                forget=lambda *_: None,
-                pop_waiting=lambda _: None,
-                proxy_port=proxy.port,
-                ansible_args=settings.ansible_args,
-                inject_owner_ref=settings.inject_owner_ref,
-                log_events=LogEvents.NOTHING,
-            )
+        runs = Runs(
+            settings=replace(settings, log_events=LogEvents.NOTHING),
+            execute=await manager.executor(settings.executor, stack),
+            folders=stack.enter_context(contextlib.closing(RunFolders(folder))),
+            sessions=sessions,
+            proxy_port=proxy.port,
+            status=StatusWriter(client),
         )
-        return [await reconciler.plan(*each) for each in found]
+        return [await runs.dry_run(*each) for each in found]
 
 
 async def _in_cluster(

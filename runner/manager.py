@@ -27,7 +27,9 @@ from runner.config.watches import Watch
 from runner.control import Request
 from runner.control.controller import Controller
 from runner.control.handlers import Handlers
-from runner.control.reconciler import Reconciler, Surroundings
+from runner.control.reconciler import Reconciler
+from runner.control.run import Runs
+from runner.control.status import StatusWriter
 from runner.control.workqueue import WorkQueue
 from runner.errors import ConfigurationError
 from runner.executor import cold
@@ -140,26 +142,18 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
             # Namespaces that match a pattern come and go; what happens in others is of no CR here and passed over.
             somewhere = () if any(map(is_pattern, settings.namespaces)) else settings.namespaces
             informers = Informers(client, namespaces=somewhere, notify=handlers.changed, keeps=handlers.keeps, tasks=tasks)
-            surroundings = Surroundings(
-                client=client,
-                discovery=discovery,
-                sessions=sessions,
+            status = StatusWriter(client)
+            runs = Runs(
+                settings=settings,
                 execute=execute,
                 folders=folders,
-                on_dependent=informers.ensure,
-                own_writes=handlers.own_writes,
-                forget=handlers.forget,
-                pop_cause=handlers.pop_cause,
-                pop_waiting=handlers.pop_waiting,
+                sessions=sessions,
                 proxy_port=proxy.port,
-                ansible_args=settings.ansible_args,
-                inject_owner_ref=settings.inject_owner_ref,
-                run_artifacts=settings.run_artifacts,
-                shares_workers=settings.run_isolation == "worker",
-                log_events=settings.log_events,
-                debug_logs=settings.debug_logs,
+                status=status,
+                own_writes=handlers.own_writes,
+                on_dependent=informers.ensure,
             )
-            reconciler = Reconciler(surroundings)
+            reconciler = Reconciler(client, discovery, handlers=handlers, runs=runs, status=status)
             controller = Controller(queue, reconciler.reconcile)
             beside = [
                 tasks.create_task(_kept_up("clearing up", lambda: _clear_up(reconciler, folders, watches))),
