@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
 import orjson
+
+# An object of JSON, and one that is only read; the types within are checked where they are read.
+JsonObject = dict[str, Any]
+JsonMapping = Mapping[str, Any]
 
 # orjson reads an integer of more than 64 bits as a float: a text with so many digits in a row may have one. Found in time
 # in proportion to the text's length, whatever it holds.
@@ -38,7 +42,7 @@ def decode(text: bytes, *, shallow: bool = False, strict: bool = True) -> Any:
     return json.loads(text, parse_constant=_refuse, parse_float=_finite) if strict else json.loads(text)
 
 
-def encode(value: Any, *, default: Callable[[Any], Any] | None = None, sort_keys: bool = False) -> bytes:
+def encode(value: object, *, default: Callable[[Any], object] | None = None, sort_keys: bool = False) -> bytes:
     """A value as JSON, without spaces. `default` is json's. Raises TypeError, ValueError or RecursionError.
 
     NaN and infinity, which JSON has not, become null.
@@ -49,7 +53,7 @@ def encode(value: Any, *, default: Callable[[Any], Any] | None = None, sort_keys
         return json.dumps(value, default=default, sort_keys=sort_keys, separators=(",", ":")).encode()
 
 
-def _refuse(constant: str) -> Any:
+def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON")
 
 

@@ -10,8 +10,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
+from runner.json_codec import JsonMapping
 from runner.kube.client import ApiClient, Unreadable
 
 # Seconds.
@@ -27,7 +28,7 @@ class User:
     """Whom a token belongs to. `attributes` is what a SubjectAccessReview takes to know them by."""
 
     name: str
-    attributes: Mapping[str, Any] = field(hash=False)
+    attributes: JsonMapping = field(hash=False)
 
 
 class Access:
@@ -72,7 +73,7 @@ class Access:
         return User(name, {"user": name, **user})
 
 
-def _mapping(answer: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _mapping(answer: JsonMapping, name: str) -> JsonMapping:
     """A part of a review's answer. Raises Unreadable."""
     value = answer.get(name)
     if not isinstance(value, Mapping):

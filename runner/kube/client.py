@@ -28,7 +28,7 @@ from kubernetes.aio import config as official_config
 
 from runner import metrics
 from runner.errors import ConfigurationError, RolerunnerError
-from runner.json_codec import encode
+from runner.json_codec import JsonMapping, JsonObject, encode
 from runner.kube import nesting
 from runner.kube.backoff import Backoff
 
@@ -60,7 +60,7 @@ _LARGE = 256 * 1024
 # What the official client's reader of kubeconfigs stumbles with over one that has another shape than it expects.
 _MALFORMED = (TypeError, KeyError, AttributeError)
 
-Body = Mapping[str, Any]
+Body = JsonMapping
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -224,31 +224,31 @@ class ApiClient:
     async def close(self) -> None:
         await self.session.close()
 
-    async def get(self, path: str, params: Mapping[str, str] | None = None) -> dict[str, Any]:
+    async def get(self, path: str, params: Mapping[str, str] | None = None) -> JsonObject:
         return await self._request("GET", path, params=params)
 
-    async def post(self, path: str, body: Body, params: Mapping[str, str] | None = None) -> dict[str, Any]:
+    async def post(self, path: str, body: Body, params: Mapping[str, str] | None = None) -> JsonObject:
         return await self._request("POST", path, body=body, params=params)
 
-    async def put(self, path: str, body: Body) -> dict[str, Any]:
+    async def put(self, path: str, body: Body) -> JsonObject:
         return await self._request("PUT", path, body=body)
 
-    async def patch(self, path: str, body: Body, params: Mapping[str, str] | None = None) -> dict[str, Any]:
+    async def patch(self, path: str, body: Body, params: Mapping[str, str] | None = None) -> JsonObject:
         """A JSON merge patch."""
         return await self._request("PATCH", path, body=body, params=params, content_type=MERGE_PATCH)
 
-    async def apply(self, path: str, body: Body, *, manager: str) -> dict[str, Any]:
+    async def apply(self, path: str, body: Body, *, manager: str) -> JsonObject:
         """A server-side apply: creates what is not there. Fields that others have set otherwise become the manager's."""
         params = {"fieldManager": manager, "force": "true"}
         return await self._request("PATCH", path, body=body, params=params, content_type=APPLY_PATCH)
 
-    async def delete(self, path: str) -> dict[str, Any]:
+    async def delete(self, path: str) -> JsonObject:
         """In the background, as kubectl does: what it owns goes after it."""
         return await self._request("DELETE", path, params={"propagationPolicy": "Background"})
 
     async def watch(
         self, path: str, params: Mapping[str, str], *, opened: Callable[[], None] = lambda: None
-    ) -> AsyncIterator[dict[str, Any]]:
+    ) -> AsyncIterator[JsonObject]:
         """The watch events ({type, object}) after `params["resourceVersion"]`, until the server ends the stream.
 
         `opened` is called when the server has begun to answer: there may be no event for long.
@@ -277,7 +277,7 @@ class ApiClient:
         params: Mapping[str, str] | None = None,
         body: Body | None = None,
         content_type: str = "application/json",
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         data = None if body is None else encode(body)
         headers = {"Content-Type": content_type} if data is not None else {}
         repeatable = method == "GET" or content_type == APPLY_PATCH or _names_its_version(method, body)
@@ -384,7 +384,7 @@ async def lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
             rest.append(tail)
 
 
-async def parsed(content: bytes, what: str) -> dict[str, Any]:
+async def parsed(content: bytes, what: str) -> JsonObject:
     """The JSON object that was answered to `what`. Raises Unreadable."""
     try:
         value = await asyncio.to_thread(nesting.parse, content) if len(content) > _LARGE else nesting.parse(content)

@@ -11,10 +11,10 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from runner.kube.client import ApiClient, KubeError, NotFound
-from runner.resource.metadata import GroupVersionKind, ObjectKey, split_api_version
+from runner.resource.metadata import GroupVersionKind, Object, ObjectKey, split_api_version
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class Discovery:
             return self._found[api_version]
 
 
-def _resources(api_version: str, listed: Any) -> dict[str, Resource]:
+def _resources(api_version: str, listed: object) -> dict[str, Resource]:
     """What of a discovery document can be understood: an aggregated API server may send anything."""
     group, version = split_api_version(api_version)
     entries = [entry for entry in listed if is_entry(entry)] if isinstance(listed, list) else []
@@ -133,7 +133,7 @@ def _resources(api_version: str, listed: Any) -> dict[str, Resource]:
     }
 
 
-def is_entry(entry: object) -> TypeGuard[Mapping[str, Any]]:
+def is_entry(entry: object) -> TypeGuard[Object]:
     """Whether this is a kind's or a subresource's entry in a discovery document, with all that is read of it."""
     return (
         isinstance(entry, Mapping)

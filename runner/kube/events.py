@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import uuid4
 
+from runner.json_codec import JsonObject
 from runner.kube.client import ApiClient, KubeError, NotFound, Refused
 from runner.resource.metadata import Owner, cut
 
@@ -108,7 +109,7 @@ async def post(client: ApiClient, owner: Owner, *, type: str, action: str, reaso
     await EventRecorder(client).post(owner, type=type, action=action, reason=reason, note=note)
 
 
-def _event(owner: Owner, *, type: str, action: str, reason: str, note: str) -> dict[str, Any]:
+def _event(owner: Owner, *, type: str, action: str, reason: str, note: str) -> JsonObject:
     """One of the core group: it is the same object as one of events.k8s.io, and what most Roles allow."""
     now = _timestamp()
     # A name's parts end in a letter or a digit.

@@ -14,7 +14,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 from runner.json_codec import encode
 from runner.kube.backoff import Backoff
@@ -146,7 +145,7 @@ class Informer:
         kind = {"apiVersion": self.resource.gvk.api_version, "kind": self.resource.gvk.kind}
         listed: set[ObjectKey] = set()
         params = {"limit": str(_PAGE)}
-        token: Any = "first"
+        token: object = "first"
         while token:
             page = await self._client.get(path, params)
             metadata = page.get("metadata")
@@ -208,7 +207,7 @@ class Informer:
         # After a problem much may have been missed; a bookmark says that all of it has been sent.
         self.fresh = self._unbroken
 
-    def _handle(self, event: Mapping[str, Any]) -> None:
+    def _handle(self, event: Object) -> None:
         obj = event["object"]
         metadata = obj.get("metadata")
         version = metadata.get("resourceVersion") if isinstance(metadata, Mapping) else None
@@ -223,7 +222,7 @@ class Informer:
         elif (key := self._key(obj)) is not None:
             self._apply(key, obj, deleted=event.get("type") == "DELETED")
 
-    def _key(self, obj: Any) -> ObjectKey | None:
+    def _key(self, obj: Object) -> ObjectKey | None:
         try:
             key = ObjectKey.of(obj)
             return key if hash(key) and key.name else None

@@ -27,7 +27,7 @@ from typing import Any, cast
 import aiohttp
 
 from runner.config.watches import Watch
-from runner.json_codec import encode
+from runner.json_codec import JsonObject, encode
 from runner.kube.backoff import Backoff, delay
 from runner.kube.client import Unreadable, is_not_ready, lines, parsed
 from runner.kube.discovery import WATCHABLE, group_version_path, is_entry
@@ -58,7 +58,7 @@ _ANSWER, _SHORT = 60.0, 1.0
 class KopfResponse(aiohttp.ClientResponse):
     """A response whose JSON has been read for kopf already: `value`."""
 
-    value: Mapping[str, Any] | None = None
+    value: Object | None = None
 
     async def json(self, **options: Any) -> Any:
         return await super().json(**options) if self.value is None else self.value
@@ -110,7 +110,7 @@ class KopfTransport:
         self._discovered: dict[str, frozenset[str]] = {}
         self._discovering = 0
         # Name and uid of the namespaces on the last list, and its resourceVersion.
-        self._namespaces: list[dict[str, Any]] = []
+        self._namespaces: list[JsonObject] = []
         self._namespaces_version = ""
 
     async def __call__(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
@@ -170,7 +170,7 @@ class KopfTransport:
         else:
             response.value = await self._value(path, query, response)
 
-    async def _value(self, path: str, query: Mapping[str, str], response: aiohttp.ClientResponse) -> Mapping[str, Any]:
+    async def _value(self, path: str, query: Mapping[str, str], response: aiohttp.ClientResponse) -> Object:
         value = await parsed(await response.read(), f"GET {path}")
         if "items" in value:
             self._read_list(path, query, value)
@@ -178,7 +178,7 @@ class KopfTransport:
             self._read_discovery(path, value)
         return value
 
-    def _read_list(self, path: str, query: Mapping[str, str], page: dict[str, Any]) -> None:
+    def _read_list(self, path: str, query: Mapping[str, str], page: JsonObject) -> None:
         items = page["items"] if isinstance(page["items"], list) else []
         objects = [item for item in items if _is_object(item)]
         self._collect_page(path, query, page, objects)
@@ -188,9 +188,7 @@ class KopfTransport:
         if path in self._by_path:
             self._in_kopf.update(_uid(obj) for obj in page["items"])
 
-    def _collect_page(
-        self, path: str, query: Mapping[str, str], page: Mapping[str, Any], objects: Sequence[dict[str, Any]]
-    ) -> None:
+    def _collect_page(self, path: str, query: Mapping[str, str], page: Object, objects: Sequence[JsonObject]) -> None:
         """Call `listed` for a watched kind after the last page of its list."""
         watches = [watch for watch in self._watches if _is_list_of(watch, path, page)]
         if watches and watches[0].gvk not in (NAMESPACE, CRD):
@@ -225,7 +223,7 @@ class KopfTransport:
         events = ({"type": "ADDED", "object": {**kind, "metadata": metadata}} for metadata in self._namespaces)
         return b"".join(encode(event) + b"\n" for event in events)
 
-    def _read_discovery(self, path: str, answer: dict[str, Any]) -> None:
+    def _read_discovery(self, path: str, answer: JsonObject) -> None:
         """Note which kinds kopf knows, and leave out what it would stumble over."""
         if path == "/apis":
             try:
@@ -260,7 +258,7 @@ class KopfTransport:
             logger.warning("A CR is passed over: it nests deeper than can be read", extra={**fields, "limit": DEEPEST})
         return False
 
-    def deliver_past_kopf(self, path: str, event: Mapping[str, Any]) -> bool:
+    def deliver_past_kopf(self, path: str, event: Object) -> bool:
         """Deliver an event of a watch, if that need not be left to kopf."""
         watch, obj = self._by_path.get(path), event["object"]
         uid = _uid(obj)
@@ -351,7 +349,7 @@ class _WatchStream:
                 yield encode(event) + b"\n"
         await self._transport.pause_after_watch(self._path, in_vain=not heard and loop.time() - begun < _SHORT)
 
-    async def _event(self, line: bytes) -> dict[str, Any]:
+    async def _event(self, line: bytes) -> JsonObject:
         """The event on a line. Raises ClientPayloadError, for which alone kopf begins the watch again."""
         try:
             event = await parsed(line, f"a watch of {self._path}")
@@ -375,7 +373,7 @@ def _is_object(item: object) -> bool:
     )
 
 
-def _is_list_of(watch: Watch, path: str, page: Mapping[str, Any]) -> bool:
+def _is_list_of(watch: Watch, path: str, page: Object) -> bool:
     return path.startswith(group_version_path(watch.gvk.api_version) + "/") and page.get("kind") == f"{watch.gvk.kind}List"
 
 
@@ -383,6 +381,6 @@ def _uid(obj: Object) -> str:
     return obj["metadata"].get("uid") or ""
 
 
-def _is_event(event: Mapping[str, Any]) -> bool:
+def _is_event(event: Object) -> bool:
     is_error = event.get("type") == "ERROR" and isinstance(event.get("object"), dict)
     return is_error or (isinstance(event.get("type"), str) and _is_object(event.get("object")))

@@ -21,10 +21,11 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from runner.config.settings import Election
 from runner.errors import ConfigurationError, RolerunnerError
+from runner.json_codec import JsonMapping
 from runner.kube import events
 from runner.kube.client import ApiClient, Conflict, KubeError, NotFound, Refused, Unreadable, in_cluster_namespace
 from runner.logs import Once
@@ -38,7 +39,7 @@ LEASE = GroupVersionKind("coordination.k8s.io", "v1", "Lease")
 _RETRY_PERIOD, _RETRY_SHARE = 2.0, 0.2
 
 # A Lease's `spec`.
-Spec = Mapping[str, Any]
+Spec = JsonMapping
 
 
 class Lost(RolerunnerError):
@@ -125,7 +126,7 @@ class Elector:
         self._path = f"{self._collection}/{self.name}"
         self._seen: Seen | None = None
         # Of the Lease as last read or written, None where there is none; stale after a failed write.
-        self._metadata: Mapping[str, Any] | None = None
+        self._metadata: JsonMapping | None = None
         self._stale = True
         # Whether a Lease may stand that names this process.
         self._may_hold = False

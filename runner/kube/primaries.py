@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import kopf
 
@@ -172,11 +171,11 @@ def _settings() -> kopf.OperatorSettings:
 class _NoDiffBase(kopf.DiffBaseStorage):
     """The last state that change handlers compare with. It would be made of each event, and there are no such handlers."""
 
-    def build(self, **_: Any) -> kopf.BodyEssence:
+    def build(self, **_: object) -> kopf.BodyEssence:
         return kopf.BodyEssence()
 
-    def fetch(self, **_: Any) -> None:
+    def fetch(self, **_: object) -> None:
         return None
 
-    def store(self, **_: Any) -> None:
+    def store(self, **_: object) -> None:
         pass

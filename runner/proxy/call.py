@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from runner.json_codec import decode
+from runner.json_codec import JsonObject, decode
 from runner.proxy.requestinfo import RequestInfo, parse
 from runner.proxy.sessions import Session
 from runner.resource.metadata import Object, is_deleting
@@ -138,7 +138,7 @@ def decoded(content: bytes) -> Any:
         return None
 
 
-def object_in(content: bytes) -> dict[str, Any] | None:
+def object_in(content: bytes) -> JsonObject | None:
     """The object that a body is in JSON; None if it is none, or one that the API server would refuse."""
     obj = decoded(content)
     metadata = obj.get("metadata", {}) if isinstance(obj, dict) else None

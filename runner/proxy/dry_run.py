@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import unquote
 
 from runner.errors import RolerunnerError
+from runner.json_codec import JsonObject
 from runner.proxy.requestinfo import RequestInfo, parse
 from runner.resource.diff import Change
 from runner.resource.metadata import Object, split_api_version
@@ -81,7 +81,7 @@ def check_write(method: str, path: str, *, dry_run: list[str], body: bytes | Non
     raise Refusal(f"{method} {path} is refused: this run is a plan, and the request is no dry run (dryRun=All)")
 
 
-def _options(body: bytes) -> dict[str, Any]:
+def _options(body: bytes) -> JsonObject:
     try:
         options = json.loads(body)
     except ValueError:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from typing import Any
 from urllib.parse import quote
 
 from multidict import MultiDict
 
-from runner.json_codec import decode, encode
+from runner.json_codec import JsonObject, decode, encode
 from runner.kube.client import ApiClient, Conflict, KubeError, NotFound
 from runner.kube.discovery import Discovery
 from runner.proxy.cached_reads import Covering, from_store
@@ -72,7 +71,7 @@ class Ownership:
         call.session.has_read(call.info, existing)
         return is_owned(existing, call.session.owner)
 
-    async def add_owner_to_created(self, call: Call, info: RequestInfo, obj: dict[str, Any]) -> dict[str, Any]:
+    async def add_owner_to_created(self, call: Call, info: RequestInfo, obj: JsonObject) -> JsonObject:
         """The object with its owner added in the cluster; unchanged if that cannot be done."""
         session = call.session
         path = call.path if call.info.name else f"{call.path.rstrip('/')}/{quote(info.name)}"

@@ -10,7 +10,9 @@ Next on the way: `runner.control.own_writes`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from multidict import CIMultiDictProxy
 
 JSON_PATCH = "application/json-patch+json"
 # Others may take a version for something else, or not heed it.
@@ -22,11 +24,11 @@ _TRIES = 3
 
 
 class Answer(NamedTuple):
-    """The API server's to a write. `headers`: as the server's, whatever they are made of."""
+    """The API server's answer to a write."""
 
     status: int
     reason: str | None
-    headers: Any
+    headers: CIMultiDictProxy[str]
     content: bytes
 
 
@@ -36,7 +38,7 @@ class Write(NamedTuple):
     method: str
     content_type: str
     subresource: str
-    sent: Any
+    sent: object
 
     @property
     def demanded(self) -> str:
@@ -45,7 +47,7 @@ class Write(NamedTuple):
         version = place.get("resourceVersion") if isinstance(place, dict) else None
         return version if isinstance(version, str) and version != "0" else ""
 
-    def at(self, version: str) -> Any:
+    def at(self, version: str) -> object:
         """The body that is refused unless the object is at this version; None if there is no such body."""
         if self.subresource not in _SUBRESOURCES:
             return None
@@ -65,7 +67,7 @@ async def send(
     *,
     known: Callable[[], Awaitable[str]],
     current: Callable[[], Awaitable[str]],
-    ask: Callable[[Any], Awaitable[Answer]],
+    ask: Callable[[object], Awaitable[Answer]],
 ) -> tuple[Answer, str | None]:
     """The answer to a write, and the version that it was a write to: empty if it has created the object, None if unknown.
 

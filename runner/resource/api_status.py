@@ -10,9 +10,10 @@ import ast
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import yaml
+
+from runner.json_codec import JsonMapping
 
 # A value that the server repeats may be the whole object.
 _LONGEST_VALUE = 200
@@ -43,7 +44,7 @@ _MOST_STATUSES = 20
 _LONGEST_TEXT, _LONGEST_PATH, _MOST_VALUES, _MOST_FIELDS = 64 * 1024, 1000, 10_000, 10
 
 
-def sentence(status: Mapping[str, Any]) -> str:
+def sentence(status: JsonMapping) -> str:
     """A Status object as `Reason: message`, on one line where the server's message is."""
     message = _QUOTED.sub(
         lambda found: '"…"' if found[1] and len(found[0]) > _LONGEST_VALUE else found[0], str(status.get("message") or "")
@@ -71,7 +72,7 @@ def readable(text: str) -> str:
     return "".join([*shown, text[at:], rest]).strip() if shown else text + rest
 
 
-def remedy(message: str, definitions: Iterable[Any] = ()) -> str:
+def remedy(message: str, definitions: Iterable[object] = ()) -> str:
     """What to do about a refusal for a number or a boolean where text has to be; empty for any other.
 
     `definitions` is what was sent, as objects, their YAML, or the operations of a JSON patch.
@@ -130,12 +131,12 @@ def _is_at(place: str, field: str) -> bool:
     return place.endswith("." + field) or place.rpartition(".")[0].endswith("." + field)
 
 
-def _objects(definitions: Iterable[Any]) -> list[Mapping[Any, Any]]:
+def _objects(definitions: Iterable[object]) -> list[JsonMapping]:
     """The objects in what was sent, each once: YAML's aliases make much of little."""
-    objects: list[Mapping[Any, Any]] = []
+    objects: list[JsonMapping] = []
     left, room = list(definitions)[::-1], _LONGEST_TEXT
     # Also keeps them, so that no two have the same id.
-    seen: dict[int, Any] = {}
+    seen: dict[int, object] = {}
     while left:
         item = left.pop()
         if id(item) in seen:
@@ -151,7 +152,7 @@ def _objects(definitions: Iterable[Any]) -> list[Mapping[Any, Any]]:
     return objects
 
 
-def _documents(text: str) -> Iterator[Any]:
+def _documents(text: str) -> Iterator[object]:
     try:
         for document in yaml.load_all(text, Loader=_Loader):
             if not isinstance(document, str):
@@ -167,9 +168,9 @@ class _Loader(yaml.CSafeLoader):
         pass
 
 
-def _values(objects: list[Mapping[Any, Any]]) -> Iterator[tuple[str, str]]:
+def _values(objects: list[JsonMapping]) -> Iterator[tuple[str, str]]:
     """(path, what it is) of each number and boolean in objects, or of those that a JSON patch writes."""
-    left: list[tuple[str, Any]] = [_written(obj) for obj in reversed(objects)]
+    left: list[tuple[str, object]] = [_written(obj) for obj in reversed(objects)]
     seen: set[int] = set()
     for _ in range(_MOST_VALUES):
         if not left:
@@ -194,14 +195,14 @@ def _values(objects: list[Mapping[Any, Any]]) -> Iterator[tuple[str, str]]:
             yield path, masked[1]
 
 
-def _written(obj: Mapping[Any, Any]) -> tuple[str, Any]:
+def _written(obj: JsonMapping) -> tuple[str, object]:
     """An operation's path and value; any other object as it is."""
     if isinstance(obj.get("path"), str) and "value" in obj:
         return obj["path"].strip("/").replace("/", "."), obj["value"]
     return "", obj
 
 
-def _object(text: str, start: int) -> tuple[Mapping[str, Any] | None, int]:
+def _object(text: str, start: int) -> tuple[JsonMapping | None, int]:
     """The Status object that begins here, if it can be read, and where what begins here ends."""
     try:
         if text.startswith("{'", start):

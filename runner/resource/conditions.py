@@ -9,14 +9,15 @@ Every function takes a status and returns a new one; whether it has to be writte
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
+from runner.json_codec import JsonMapping, JsonObject
 from runner.resource.metadata import cut
 
-Status = Mapping[str, Any]
+Status = JsonMapping
+Condition = JsonMapping
 
 RUNNING = "Running"
 SUCCESSFUL = "Successful"
@@ -49,7 +50,7 @@ class AnsibleResult:
     failures: int
     completion: str
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         return {
             "ok": self.ok,
             "changed": self.changed,
@@ -59,7 +60,7 @@ class AnsibleResult:
         }
 
 
-def mark_running(status: Status | None, now: datetime) -> dict[str, Any]:
+def mark_running(status: Status | None, now: datetime) -> JsonObject:
     """A run is about to start."""
     marked = dict(status or {})
     successful = _find(marked, SUCCESSFUL)
@@ -68,14 +69,14 @@ def mark_running(status: Status | None, now: datetime) -> dict[str, Any]:
     return _set(marked, _condition(RUNNING, "True", RUNNING, RUNNING_MESSAGE), now)
 
 
-def mark_succeeded(status: Status | None, result: AnsibleResult, now: datetime) -> dict[str, Any]:
+def mark_succeeded(status: Status | None, result: AnsibleResult, now: datetime) -> JsonObject:
     """A run ended well."""
     marked = _set(dict(status or {}), _condition(RUNNING, "True", SUCCESSFUL, AWAITING_MESSAGE, result), now)
     marked = _set(marked, _condition(SUCCESSFUL, "True", SUCCESSFUL, SUCCESSFUL_MESSAGE), now)
     return _set(marked, _condition(FAILURE, "False", "", ""), now)
 
 
-def mark_failed(status: Status | None, message: str, result: AnsibleResult | None, now: datetime) -> dict[str, Any]:
+def mark_failed(status: Status | None, message: str, result: AnsibleResult | None, now: datetime) -> JsonObject:
     """A run failed, or could not be made. `result` is None where Ansible gave none."""
     marked = dict(status or {})
     running = _find(marked, RUNNING)
@@ -85,7 +86,7 @@ def mark_failed(status: Status | None, message: str, result: AnsibleResult | Non
     return _set(marked, _condition(SUCCESSFUL, "False", "", ""), now)
 
 
-def mark_dry_run(status: Status | None, failure: str, now: datetime) -> dict[str, Any]:
+def mark_dry_run(status: Status | None, failure: str, now: datetime) -> JsonObject:
     """A dry run ended; `failure` is empty if well. What the last real run left stays, but for a dry run's own failure."""
     marked = _set(dict(status or {}), _condition(RUNNING, "False", DRY_RUN, DRY_RUN_MESSAGE), now)
     earlier = _find(marked, FAILURE)
@@ -96,10 +97,10 @@ def mark_dry_run(status: Status | None, failure: str, now: datetime) -> dict[str
     return marked
 
 
-def with_reasons(status: Status) -> dict[str, Any]:
+def with_reasons(status: Status) -> JsonObject:
     """The status with a reason in each of this module's conditions that has none, for CRDs whose schema wants one."""
 
-    def filled(condition: Mapping[str, Any]) -> Mapping[str, Any]:
+    def filled(condition: Condition) -> Condition:
         reason = condition.get("reason")
         if isinstance(reason, str) and _REASON.fullmatch(reason):
             return condition
@@ -108,47 +109,47 @@ def with_reasons(status: Status) -> dict[str, Any]:
     return _each_of_ours(status, filled)
 
 
-def without_reasons(status: Status | None) -> dict[str, Any] | None:
+def without_reasons(status: Status | None) -> JsonObject | None:
     """The inverse of `with_reasons`: the status as it is where a reason may be empty."""
 
-    def emptied(condition: Mapping[str, Any]) -> Mapping[str, Any]:
+    def emptied(condition: Condition) -> Condition:
         stands_in = condition.get("status") == "False" and condition.get("reason") == _STAND_INS[condition["type"]]
         return {**condition, "reason": ""} if stands_in else condition
 
     return None if status is None else _each_of_ours(status, emptied)
 
 
-def _each_of_ours(status: Status, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> dict[str, Any]:
+def _each_of_ours(status: Status, change: Callable[[Condition], Condition]) -> JsonObject:
     conditions = status.get("conditions")
     if not isinstance(conditions, list):
         return dict(status)
 
-    def is_ours(item: Any) -> bool:
+    def is_ours(item: object) -> bool:
         return isinstance(item, dict) and isinstance(item.get("type"), str) and item["type"] in _STAND_INS
 
     return {**status, "conditions": [change(item) if is_ours(item) else item for item in conditions]}
 
 
-def _condition(kind: str, status: str, reason: str, message: str, result: AnsibleResult | None = None) -> dict[str, Any]:
-    condition: dict[str, Any] = {"type": kind, "status": status, "reason": reason, "message": message}
+def _condition(kind: str, status: str, reason: str, message: str, result: AnsibleResult | None = None) -> JsonObject:
+    condition: JsonObject = {"type": kind, "status": status, "reason": reason, "message": message}
     if result is not None:
         condition["ansibleResult"] = result.as_dict()
     return condition
 
 
-def _conditions(status: Status) -> list[Mapping[str, Any]]:
+def _conditions(status: Status) -> list[Condition]:
     conditions = status.get("conditions")
     return [item for item in conditions if isinstance(item, dict)] if isinstance(conditions, list) else []
 
 
-def _find(status: Status, kind: str) -> Mapping[str, Any] | None:
+def _find(status: Status, kind: str) -> Condition | None:
     for condition in _conditions(status):
         if condition.get("type") == kind:
             return condition
     return None
 
 
-def _set(status: dict[str, Any], condition: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+def _set(status: JsonObject, condition: Condition, now: datetime) -> JsonObject:
     """The status with this condition, which moves to the end when it changes.
 
     Same status and reason: nothing to say, but for Failure, whose message is news. The time of transition stays while the

@@ -9,10 +9,10 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 import yaml
 
+from runner.json_codec import JsonObject
 from runner.resource.comparison import manifest
 from runner.resource.metadata import Object, ObjectKey
 from runner.resource.secret_values import MASK
@@ -81,7 +81,7 @@ def _lines(obj: Object | None, *, instead_of: Object | None = None) -> list[str]
     return yaml.safe_dump(_masked(obj, instead_of), sort_keys=False, allow_unicode=True, width=1000).splitlines()
 
 
-def _masked(obj: Object, before: Object | None) -> dict[str, Any]:
+def _masked(obj: Object, before: Object | None) -> JsonObject:
     shown = dict(manifest(obj))
     if obj.get("kind") != "Secret":
         return shown

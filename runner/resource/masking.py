@@ -34,6 +34,7 @@ from typing import Any
 
 import yaml
 
+from runner.json_codec import JsonMapping, JsonObject
 from runner.resource.secret_values import MASK, SHORTEST, decoded, encoded, is_plain, is_value, pairs, secrets_of, spellings
 
 # What stands for a Secret's value that is no text, which the API server refuses: it is to be seen that this is why.
@@ -106,7 +107,7 @@ class Masker:
         self._pairs: dict[str, tuple[str, str]] = {}
         self._pair_texts = _Texts()
 
-    def mask(self, value: Any) -> Any:
+    def mask(self, value: object) -> Any:
         """A copy of the JSON value without any Secret's data."""
         self._learn(value)
         return self._cover(value)
@@ -124,10 +125,10 @@ class Masker:
     def _holds_any(self, text: str) -> bool:
         return any(secret in text for secret in self._given_in_json) or any(True for _ in self._in_json.found(text))
 
-    def _learn(self, value: Any) -> None:
+    def _learn(self, value: object) -> None:
         """Remember what Secrets in this value hold, and what objects in it are called."""
         # All are kept, so that none has another's address. YAML's aliases make one object stand in many places.
-        seen: dict[int, Any] = {}
+        seen: dict[int, object] = {}
         left = [value]
         while left:
             found = left.pop()
@@ -141,7 +142,7 @@ class Masker:
                     for key, entry, is_encoded in _entries(found):
                         self._remember(key, entry, is_encoded=is_encoded)
 
-    def _learn_names(self, obj: Mapping[str, Any]) -> None:
+    def _learn_names(self, obj: JsonMapping) -> None:
         # A module is told an object's name beside its kind.
         metadata = obj.get("metadata", obj if "kind" in obj else None)
         if not isinstance(metadata, dict):
@@ -185,7 +186,7 @@ class Masker:
             self._anywhere.add(spelling)
             self._in_json.add(json.dumps(spelling)[1:-1])
 
-    def _cover_event(self, event: Mapping[str, Any]) -> dict[str, Any]:
+    def _cover_event(self, event: JsonMapping) -> JsonObject:
         data = event.get("event_data")
         if not isinstance(data, dict):
             return self._cover_parts(event)
@@ -197,16 +198,16 @@ class Masker:
             covered["res"][plain] = result[plain]
         return {**self._cover_parts({**event, "event_data": None}), "event_data": covered}
 
-    def _cover_parts(self, parts: Mapping[str, Any]) -> dict[str, Any]:
+    def _cover_parts(self, parts: JsonMapping) -> JsonObject:
         return {name: self._cover_part(name, value) for name, value in parts.items()}
 
-    def _cover_part(self, name: str, value: Any) -> Any:
+    def _cover_part(self, name: str, value: object) -> Any:
         if name in _OWN:
             return self._without_given(value) if isinstance(value, str) else value
         # The event's own task and play are titles, of any words.
         return self._cover_text(value, True) if name in _NAMES and isinstance(value, str) else self._cover(value)
 
-    def _cover(self, value: Any, is_name: bool = False) -> Any:
+    def _cover(self, value: object, is_name: bool = False) -> Any:
         """`is_name`: the value's key says that it is a name, or a list of them; what it looks like may belie that."""
         if isinstance(value, str):
             return self._cover_text(value, is_name and not _NO_NAME.search(value))
@@ -328,37 +329,37 @@ def _stands_alone(word: str, start: int, end: int) -> bool:
     return all(side in separators for side in sides)
 
 
-def _is_secret(obj: Any) -> bool:
+def _is_secret(obj: object) -> bool:
     return isinstance(obj, dict) and obj.get("kind") == "Secret"
 
 
-def _secret_fields(obj: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+def _secret_fields(obj: object) -> Iterator[tuple[str, JsonObject]]:
     for field in _SECRET_FIELDS:
         if isinstance(obj, dict) and isinstance(obj.get(field), dict):
             yield field, obj[field]
 
 
-def _sides(obj: Mapping[str, Any]) -> dict[str, Any]:
+def _sides(obj: JsonMapping) -> JsonObject:
     """How a Secret was `before` and `after`, where a module tells the difference beside its result."""
     difference = obj.get("diff")
     told = isinstance(difference, dict) and _is_secret(obj.get("result"))
     return {side: part for side, part in difference.items() if isinstance(part, dict)} if told else {}  # type: ignore[union-attr]
 
 
-def _definitions(obj: Mapping[str, Any]) -> dict[str, Any]:
+def _definitions(obj: JsonMapping) -> JsonObject:
     """A Secret's definitions that do not say themselves what they define: their kind stands beside them."""
     parts = {name: obj.get(name) for name in _DEFINITIONS if _is_secret(obj)}
     return {name: part for name, part in parts.items() if isinstance(part, dict) and not part.get("kind")}
 
 
-def _patched(operation: Any) -> str:
+def _patched(operation: object) -> str:
     """The key of the entry that an operation of a Secret's JSON patch writes; empty if it writes none."""
     path = operation.get("path") if isinstance(operation, dict) else None
     parts = path.split("/") if isinstance(path, str) else []
     return parts[-1] if len(parts) == 3 and parts[1] in _SECRET_FIELDS else ""
 
 
-def _entries(obj: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
+def _entries(obj: JsonMapping) -> Iterator[tuple[str, str, bool]]:
     """(key, value, whether it is encoded) of what is a Secret's in this object."""
     for part in ([obj] if _is_secret(obj) else []) + [*_sides(obj).values(), *_definitions(obj).values()]:
         for field, entries in _secret_fields(part):
@@ -369,9 +370,9 @@ def _entries(obj: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
             yield key, str(operation["value"]), operation["path"].startswith("/data/")
 
 
-def _covered_fields(obj: Mapping[str, Any], covered: Mapping[str, Any]) -> dict[str, Any]:
+def _covered_fields(obj: JsonMapping, covered: JsonMapping) -> JsonObject:
     """Those of an object's fields in which a Secret's entries stand, with all of them masked."""
-    fields: dict[str, Any] = {}
+    fields: JsonObject = {}
     if _is_secret(obj):
         fields = _masked_fields(obj)
         fields |= {name: {**covered[name], **_masked_fields(part)} for name, part in _definitions(obj).items()}
@@ -386,17 +387,17 @@ def _covered_fields(obj: Mapping[str, Any], covered: Mapping[str, Any]) -> dict[
     return fields
 
 
-def _masked_fields(obj: Any) -> dict[str, Any]:
+def _masked_fields(obj: object) -> JsonObject:
     return {field: {key: _masked(value) for key, value in entries.items()} for field, entries in _secret_fields(obj)}
 
 
-def _masked(value: Any) -> str:
+def _masked(value: object) -> str:
     if isinstance(value, bool):
         return MASKED_BOOLEAN
     return MASKED_NUMBER if isinstance(value, (int, float)) else MASK
 
 
-def _objects_in(text: str) -> list[Any]:
+def _objects_in(text: str) -> list[object]:
     """What a text with a Secret in it holds: a definition as a template makes it, kubectl's output, a server's answer."""
     if "Secret" not in text or "ata" not in text:
         return []
@@ -408,7 +409,7 @@ def _objects_in(text: str) -> list[Any]:
         return list(_json_in(text))
 
 
-def _json_in(text: str) -> Iterator[Any]:
+def _json_in(text: str) -> Iterator[object]:
     """The JSON objects in a text, also those that are quoted there as JSON."""
     decoder, at = json.JSONDecoder(), 0
     for _ in range(_MOST_OBJECTS):

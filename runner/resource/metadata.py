@@ -9,10 +9,11 @@ import re
 import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-# An object as the API server sends it: decoded JSON.
-Object = Mapping[str, Any]
+from runner.json_codec import JsonMapping, JsonObject
+
+# An object of the API server's, decoded.
+Object = JsonMapping
 
 # Set on what a role creates outside its owner's reach, where Kubernetes allows no owner reference. Same as Go's.
 PRIMARY_RESOURCE = "operator-sdk/primary-resource"
@@ -90,7 +91,7 @@ class Owner:
     key: ObjectKey
     uid: str
 
-    def reference(self) -> dict[str, Any]:
+    def reference(self) -> JsonObject:
         """An owner reference without `controller`: the role may name its own controller."""
         return {"apiVersion": self.gvk.api_version, "kind": self.gvk.kind, "name": self.key.name, "uid": self.uid}
 
@@ -127,7 +128,7 @@ def is_owned(obj: Object, owner: Owner) -> bool:
     ) == _primary_resource(owner.key)
 
 
-def own(obj: dict[str, Any], owner: Owner, *, namespace: str) -> bool:
+def own(obj: JsonObject, owner: Owner, *, namespace: str) -> bool:
     """Mark the object, which is about to be created in `namespace`, as the owner's; whether that changed anything.
 
     An owner reference where Kubernetes allows one (same namespace, or a cluster-scoped owner), annotations where it does
@@ -147,7 +148,7 @@ def own(obj: dict[str, Any], owner: Owner, *, namespace: str) -> bool:
     return True
 
 
-def owner_references(obj: Object) -> Iterator[Mapping[str, Any]]:
+def owner_references(obj: Object) -> Iterator[Object]:
     references = _mapping(obj.get("metadata")).get("ownerReferences")
     yield from map(_mapping, references if isinstance(references, list | tuple) else ())
 
@@ -201,13 +202,13 @@ def _primary_resource(key: ObjectKey) -> str:
     return f"{key.namespace}/{key.name}"
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def _mapping(value: object) -> Object:
     """The value; nothing where another type stands than Kubernetes has there, as in an object within an object."""
     # Asked hundreds of times for each reconcile; an abstract class takes its time to say.
-    if not value or isinstance(value, dict):
-        return value or {}
-    return value if isinstance(value, Mapping) else {}
+    if isinstance(value, dict):
+        return value
+    return value if value and isinstance(value, Mapping) else {}
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return value if isinstance(value, str) else ""

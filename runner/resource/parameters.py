@@ -15,7 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.errors import RolerunnerError
+from runner.json_codec import JsonMapping, JsonObject
 from runner.resource.metadata import GroupVersionKind, Object, ObjectKey
+
+# Variables of Ansible by their names.
+Variables = JsonMapping
 
 # Variables by which Ansible finds hosts, files and roles: a CR setting one would steer how the role runs rather than what
 # it does. Everything `ansible_…` is reserved beside these. Words like `name`, `port`, `tags` or `environment` are not: they
@@ -56,8 +60,8 @@ class Parameters:
     What is in `data` is never a template, what is in `extra_vars` may be one. No name is in both.
     """
 
-    data: Mapping[str, Any]
-    extra_vars: Mapping[str, Any]
+    data: Variables
+    extra_vars: Variables
     dropped: tuple[str, ...]
 
 
@@ -153,7 +157,7 @@ def build(
     *,
     gvk: GroupVersionKind,
     obj: Object,
-    watch_vars: Mapping[str, Any],
+    watch_vars: Variables,
     snake_case: bool,
     mark_unsafe: bool,
 ) -> Parameters:
@@ -168,7 +172,7 @@ def build(
     spec = spec if isinstance(spec, Mapping) else {}
     # In order, each once.
     dropped: dict[str, None] = {}
-    fields: dict[str, Any] = {}
+    fields: JsonObject = {}
     for name, value in spec.items():
         variable = to_snake(name) if snake_case else name
         if is_reserved(variable) or _TEMPLATE in variable:
@@ -207,7 +211,7 @@ def is_reserved(variable: str) -> bool:
     return variable in _RESERVED or variable.startswith(_RESERVED_PREFIXES)
 
 
-def _snake_keys(value: Any) -> Any:
+def _snake_keys(value: object) -> Any:
     if isinstance(value, dict):
         return {to_snake(name): _snake_keys(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -230,7 +234,7 @@ def _below(path: str, name: str) -> str:
     return path if len(path) <= _LONGEST_PATH else f"{path[:_LONGEST_PATH]}…"
 
 
-def _without_marks(value: Any, path: str, dropped: dict[str, None]) -> Any:
+def _without_marks(value: object, path: str, dropped: dict[str, None]) -> Any:
     """A copy without the keys that Ansible's JSON loader takes as its own marks."""
     if isinstance(value, dict):
         kept = {}

@@ -123,7 +123,7 @@ def _has_plain_segments(text: str) -> bool:
     return True
 
 
-def is_value(value: Any) -> bool:
+def is_value(value: object) -> bool:
     return isinstance(value, (str, int, float)) and not isinstance(value, bool)
 
 
@@ -136,7 +136,7 @@ def _json(text: str) -> Any:
     return None
 
 
-def _leaves(value: Any) -> Iterator[tuple[str, str]]:
+def _leaves(value: object) -> Iterator[tuple[str, str]]:
     """The texts in a JSON value, each with the nearest key."""
     left = [("", value)]
     while left:
