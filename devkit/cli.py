@@ -135,9 +135,9 @@ def dev(own: bool, exec_dir: Path | None, yes: bool, namespace: str, watches_fil
 
     Behind -- further flags of `rolerunner run` may follow.
     """
-    from devkit.dev import session as developing
-
     with mistakes():
+        from devkit.dev import session as developing
+
         if exec_dir and not own:
             raise click.UsageError("--exec-dir is for a development cluster: give --devcluster as well")
         chosen = Settings(watches_file=watches_file)

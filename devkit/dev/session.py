@@ -1,8 +1,8 @@
-"""`rolerunner dev`: the operator of this folder on a cluster, and again with each edit.
+"""`rolerunner dev`: runs the operator of this folder on a cluster while its files are edited.
 
-CRDs and samples are applied, the operator is a child process whose log is what the view shows, and files are looked at
-several times a second. What an edit concerns runs again: the operator is told through its standard input, a pipe that
-nobody else has and whose end ends it. Only another watches.yaml needs another operator.
+CRDs and samples are applied, the operator is a child process whose log the view shows, and files are polled several times a
+second. The kinds that an edit may affect are requeued: the operator reads them from its standard input, a pipe that nobody
+else has, and whose end is the operator's end. Only a changed watches.yaml restarts the operator.
 
 Next on the way: `devkit.dev.view`.
 """
@@ -55,8 +55,8 @@ _QUIET = (
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """The cluster to work on: what names it to programs, and to people. `given`: it is not ours to end."""
+class Target:
+    """The cluster to work on: its environment for programs and its name for people. `given`: it stays when dev ends."""
 
     environ: Mapping[str, str]
     name: str
@@ -66,8 +66,8 @@ class Place:
 @contextlib.contextmanager
 def chosen_cluster(
     environ: Mapping[str, str], *, devcluster: bool, yes: bool, exec_dir: Path | None = None
-) -> Iterator[Place]:
-    """The kubeconfig's, after asking; without one the development cluster, which ends with this unless it was up before."""
+) -> Iterator[Target]:
+    """The kubeconfig's cluster, once the user agrees; without a kubeconfig the development cluster, started if need be."""
     folder = cluster.state_dir("default")
     running = cluster.find_running(folder)
     known = Path(environ.get("KUBECONFIG") or Path.home() / ".kube" / "config")
@@ -81,13 +81,13 @@ def chosen_cluster(
                 )
             question = f"CRDs, samples and an operator on context {context!r} ({server})?"
             click.confirm(question, abort=True)
-        yield Place(environ, f"context {context}", True)
+        yield Target(environ, f"context {context}", True)
     elif running:
         cluster.link_exec_dir(folder, exec_dir)
-        yield Place({**environ, "KUBECONFIG": str(running.kubeconfig)}, "the development cluster", True)
+        yield Target({**environ, "KUBECONFIG": str(running.kubeconfig)}, "the development cluster", True)
     else:
         with Cluster.start(folder, exec_dir=exec_dir, report=lambda text: click.echo(text, err=True)) as ours:
-            yield Place({**environ, "KUBECONFIG": str(ours.kubeconfig)}, "a development cluster", False)
+            yield Target({**environ, "KUBECONFIG": str(ours.kubeconfig)}, "a development cluster", False)
 
 
 async def _server(environ: Mapping[str, str]) -> str:
@@ -97,7 +97,7 @@ async def _server(environ: Mapping[str, str]) -> str:
 
 
 class Files:
-    """What is below these roots, without what editors and version control leave there."""
+    """Polls files below some roots, without those that editors and version control leave there."""
 
     def __init__(self) -> None:
         self._states: dict[Path, tuple[int, ...]] = {}
@@ -124,17 +124,17 @@ def _below(root: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in names if not _UNSEEN.search(name))
 
 
-def concerned(watched: Sequence[Watch], path: Path) -> set[str]:
-    """The kinds that an edit of this file may matter to: of each watch whose role or playbook it belongs to, or that has a
-    role in it which may include the one that it belongs to."""
+def affected_kinds(watched: Sequence[Watch], path: Path) -> set[str]:
+    """The kinds whose runs an edit of this file may change: those of each watch whose role or playbook it belongs to, or
+    whose role may include the one that it belongs to."""
     playbooks = {content.playbook for watch in watched for content in _contents(watch)}
     roles = {role.name: role for watch in watched for folder in _role_folders(watch) for role in folder.glob("*")}
     kinds = set()
     for watch in watched:
         for content in _contents(watch):
-            beside = content.playbook and path.is_relative_to(content.playbook.parent) and path not in playbooks
+            is_neighbour = content.playbook and path.is_relative_to(content.playbook.parent) and path not in playbooks
             inside = any(path.is_relative_to(place) for place in _used(content, roles))
-            if inside or (beside and not any(path.is_relative_to(role.parent) for role in roles.values())):
+            if inside or (is_neighbour and not any(path.is_relative_to(role.parent) for role in roles.values())):
                 kinds.add(str(watch.gvk))
     return kinds
 
@@ -149,7 +149,7 @@ def _role_folders(watch: Watch) -> set[Path]:
 
 
 def _used(content: watches.Content, roles: Mapping[str, Path]) -> set[Path]:
-    """The role or playbook, and the roles that it may include: whose names stand anywhere in it, or in one of those."""
+    """The role or playbook, and the roles that it may include: those named anywhere in it, or in one of these."""
     assert content.path is not None
     used, todo = {content.path}, [content.path]
     while todo:
@@ -165,10 +165,10 @@ def _used(content: watches.Content, roles: Mapping[str, Path]) -> set[Path]:
 
 
 @dataclass(slots=True, kw_only=True)
-class Dev:
-    """One session. `flags` are further ones of `rolerunner run`."""
+class Session:
+    """A session of `rolerunner dev`. `flags` are passed on to `rolerunner run`."""
 
-    place: Place
+    target: Target
     settings: Settings
     watched: Sequence[Watch]
     view: View
@@ -183,24 +183,24 @@ class Dev:
     _mistaken: bool = False
 
     async def run(self) -> None:
-        """Until SIGINT or SIGTERM. Raises KubeError or ConfigurationError if it cannot even begin."""
+        """Run until SIGINT or SIGTERM. Raises RolerunnerError if it cannot begin."""
         task = asyncio.current_task()
         assert task is not None
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-        self._client = await ApiClient.connect(self.place.environ)
+        self._client = await ApiClient.connect(self.target.environ)
         self._discovery = Discovery(self._client)
         with tempfile.TemporaryDirectory(prefix="rolerunner-dev-") as runs, contextlib.suppress(asyncio.CancelledError):
             try:
                 # Is there a cluster at all?
                 await self._client.get("/version")
-                await self._session(Path(runs))
+                await self._edit_loop(Path(runs))
             finally:
                 self.view.close()
                 await self._client.close()
                 await self._end()
 
-    async def _session(self, runs: Path) -> None:
+    async def _edit_loop(self, runs: Path) -> None:
         files = Files()
         files.changed(self._roots())
         for path in _manifests(crd_folder()):
@@ -233,7 +233,7 @@ class Dev:
 
     async def _react(self, edited: set[Path], runs: Path) -> None:
         here = Path.cwd()
-        self.view.listen_anew()
+        self.view.repeat_errors()
         names = ", ".join(sorted(map(shown, edited)))
         for path in sorted(edited):
             if path.parent in (here / crd_folder(), here / SAMPLES) and path.exists():
@@ -252,7 +252,7 @@ class Dev:
                 await self._end()
                 await self._start(runs)
                 return
-        kinds = sorted({kind for path in edited for kind in concerned(self.watched, path)})
+        kinds = sorted({kind for path in edited for kind in affected_kinds(self.watched, path)})
         if kinds and self._operator and self._operator.stdin:
             self.view.say(f"{names}: runs again: {', '.join(kinds)}")
             self._operator.stdin.write(json.dumps(kinds).encode() + b"\n")
@@ -270,7 +270,7 @@ class Dev:
             limit=_LONGEST_LINE,
             # Ctrl-C is for this process, which tells it.
             start_new_session=True,
-            env=dict(self.place.environ),
+            env=dict(self.target.environ),
         )
         self._reading = asyncio.create_task(self._read(self._operator))
 
@@ -287,15 +287,15 @@ class Dev:
                 self.view.say(text, bad=True)
                 continue
             if record.get("event") == RunnerEvent.WATCHING:
-                self.view.say(f"watching {record['kinds']} in namespace {record['namespaces']}, on {self.place.name}")
+                self.view.say(f"watching {record['kinds']} in namespace {record['namespaces']}, on {self.target.name}")
                 self._watching.set()
-            self.view.hear(record)
+            self.view.handle(record)
         code = await operator.wait()
         if operator is self._operator:
             self.view.say(f"the operator ended with exit code {code}; it is started again with the next edit", bad=True)
 
     async def _end(self) -> None:
-        """No process of the operator is left, and that without patience if this is cancelled."""
+        """End the operator's process; at once if this is cancelled."""
         operator, self._operator = self._operator, None
         if operator is None or self._reading is None:
             return
@@ -312,7 +312,7 @@ class Dev:
                 await self._reading
 
     async def _apply(self, path: Path) -> None:
-        """What is in the file; what the cluster or YAML has against it is told."""
+        """Apply each object of a file, and say what is wrong with it."""
         try:
             for where, obj in object_files.read(shown(path)):
                 try:
@@ -367,18 +367,18 @@ def dev(
     environ = {**os.environ, **({"WATCH_NAMESPACE": namespace} if namespace else {})}
     package = str(Path(__file__).parent.parent.parent)
     environ["PYTHONPATH"] = os.pathsep.join(filter(None, (package, environ.get("PYTHONPATH"))))
-    with chosen_cluster(environ, devcluster=devcluster, yes=yes, exec_dir=exec_dir) as place:
-        view = View(sys.stdout, title=f"rolerunner dev on {place.name}")
+    with chosen_cluster(environ, devcluster=devcluster, yes=yes, exec_dir=exec_dir) as target:
+        view = View(sys.stdout, title=f"rolerunner dev on {target.name}")
         asyncio.run(
-            Dev(
-                place=place,
+            Session(
+                target=target,
                 settings=settings,
                 watched=watched,
                 view=view,
-                namespace=namespace or current_context(place.environ).namespace or "default",
+                namespace=namespace or current_context(target.environ).namespace or "default",
                 flags=flags,
             ).run()
         )
         folders = " ".join(f"-f {folder}" for folder in (SAMPLES, crd_folder()) if folder.is_dir())
-        stays = f"CRDs and samples stay on {place.name}; remove them with: kubectl delete {folders}"
-        click.echo(f"Ended. {stays if folders else ''}" if place.given else "Ended, and the cluster with it.")
+        stays = f"CRDs and samples stay on {target.name}; remove them with: kubectl delete {folders}"
+        click.echo(f"Ended. {stays if folders else ''}" if target.given else "Ended, and the cluster with it.")

@@ -1,11 +1,10 @@
-"""What `rolerunner dev` shows: lines about what happens, and on a terminal a table of the CRs that stays below them.
+"""The output of `rolerunner dev`: a line for each thing that happens, and on a terminal a live table of the CRs below them.
 
-Fed with the operator's own log, one record a line (see `runner.logs`).
+It is made of the operator's own log, one JSON record a line (`runner.logs`).
 """
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,19 +14,28 @@ from typing import Any, TextIO
 
 import click
 
+from runner.errors import ConfigurationError
 from runner.logs import RunnerEvent
+
+try:
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.table import Table
+    from rich.text import Text
+except ImportError as error:
+    raise ConfigurationError("dev needs the package rich: pip install 'rolerunner[devkit]'") from error
 
 # The most rows of the table; the rest is counted.
 _ROWS = 20
 _ENDED = {RunnerEvent.RUN_SUCCEEDED: "ok", RunnerEvent.RUN_FAILED: "failed", RunnerEvent.DRY_RUN_ENDED: "planned"}
-_LOOKS = {"running": ("●", "cyan"), "ok": ("✓", "green"), "planned": ("✓", "yellow"), "failed": ("✗", "red")}
+_STATES = {"running": ("●", "cyan"), "ok": ("✓", "green"), "planned": ("✓", "yellow"), "failed": ("✗", "red")}
 
 Record = Mapping[str, Any]
 
 
 @dataclass(slots=True)
 class Row:
-    """A CR. `text`: its task, or what came of it; `took`: seconds of its last run; `at`: when that ended."""
+    """A CR. `text`: its task, or the result of its run; `took`: seconds of its last run; `at`: when that ended."""
 
     state: str = "running"
     text: str = ""
@@ -37,32 +45,41 @@ class Row:
 
 
 class View:
+    """Writes to `stream`: plain lines, and the table only if it is a terminal."""
+
     def __init__(self, stream: TextIO, *, title: str) -> None:
-        self._stream = stream
+        self._console = Console(file=stream, highlight=False, markup=False, emoji=False)
         self._title = title
-        self._live = stream.isatty()
         self._rows: dict[str, Row] = {}
-        # What went wrong with a CR last: its next tries need not tell it again.
-        self._told: dict[str, str] = {}
-        # How many lines of the terminal the table has.
-        self._height = 0
+        # The last error of each CR, which its next tries need not repeat.
+        self._errors: dict[str, str] = {}
+        self._live: Live | None = None
+        if stream.isatty() and self._console.is_interactive:
+            self._live = Live(
+                console=self._console,
+                get_renderable=lambda: self.table(*self._console.size),
+                auto_refresh=False,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
 
     def say(self, text: str, *, bad: bool = False) -> None:
-        """One thing that happened; further lines are indented."""
+        """Write what happened; further lines are indented."""
         first, *rest = text.rstrip().splitlines() or [""]
-        lines = [f"{datetime.now():%H:%M:%S} {first}", *(f"    {line}" for line in rest)]
-        self._erase()
-        for line in lines:
-            click.secho(line, file=self._stream, fg="red" if bad and self._live else None)
+        for line in (f"{datetime.now():%H:%M:%S} {first}", *(f"    {line}" for line in rest)):
+            if self._live:
+                self._console.print(Text(line, style="red" if bad else ""), soft_wrap=True)
+            else:
+                click.echo(line, file=self._console.file)
         self.draw()
 
-    def hear(self, record: Record) -> None:
-        """A line of the operator's log."""
+    def handle(self, record: Record) -> None:
+        """Show a record of the operator's log."""
         event, cr = record.get("event"), subject(record)
         row = self._rows.get(cr)
         if event in (RunnerEvent.RUN_STARTED, RunnerEvent.DRY_RUN_STARTED):
             self._rows[cr] = Row(begun=time.monotonic())
-            self._tell(f"{cr}: {'running' if event == RunnerEvent.RUN_STARTED else 'a dry run'}")
+            self._say_without_table(f"{cr}: {'running' if event == RunnerEvent.RUN_STARTED else 'a dry run'}")
         elif event == RunnerEvent.TASK_STARTED and row:
             row.text = record.get("task", "")
         elif event in _ENDED and row:
@@ -70,81 +87,74 @@ class View:
             counts = f"ok {record.get('ok', 0)}, changed {record.get('changed', 0)}, failed {record.get('failures', 0)}"
             row.text = f"in task {row.text!r}" if row.state == "failed" and row.text else counts
             row.took, row.at = time.monotonic() - row.begun, f"{datetime.now():%H:%M:%S}"
-            self._tell(f"{cr}: {row.state} in {row.took:.1f} s ({row.text})")
+            self._say_without_table(f"{cr}: {row.state} in {row.took:.1f} s ({row.text})")
         elif event == RunnerEvent.CR_GONE:
             self._rows.pop(cr, None)
-            self._tell(f"{cr}: gone")
+            self._say_without_table(f"{cr}: gone")
         elif event in (RunnerEvent.DRY_RUN_RESULT, RunnerEvent.DEBUG_OUTPUT):
             self.say(f"{cr}: {record.get('task', 'what a run would change')}\n{record.get('output', '')}")
         elif event == RunnerEvent.TASK_FAILED:
-            self._complain(cr, f"{cr}: task {record.get('task')!r} failed, {_place(record)}\n{record.get('error', '')}")
+            self._say_error(cr, f"{cr}: task {record.get('task')!r} failed, {_place(record)}\n{record.get('error', '')}")
         elif record.get("level") in ("warning", "error", "critical"):
+            message = f"{cr}: {record.get('msg', '')}".lstrip(": ")
             details = (record.get(name) for name in ("error", "reason", "stacktrace"))
-            self._complain(
-                cr, "\n".join([f"{cr}: {record.get('msg', '')}".lstrip(": "), *(str(text) for text in details if text)])
-            )
+            self._say_error(cr, "\n".join([message, *(str(text) for text in details if text)]))
         self.draw()
 
-    def listen_anew(self) -> None:
-        """Something was done about what went wrong: if it goes wrong again, that is news."""
-        self._told.clear()
+    def repeat_errors(self) -> None:
+        """After an edit, the error of before is news again."""
+        self._errors.clear()
 
     def clear(self) -> None:
-        """The operator is another one from here on, and tells of all CRs anew."""
+        """Forget all CRs: the operator is a new one, which logs each of them again."""
         self._rows.clear()
         self.draw()
 
     def draw(self) -> None:
-        """The table, in the place of the one before; call it now and then, as times go on."""
-        if not self._live:
-            return
-        lines = self.table(*shutil.get_terminal_size())
-        self._erase()
-        self._stream.write("".join(f"{line}\n" for line in lines))
-        self._stream.flush()
-        self._height = len(lines)
+        """Draw the table over the one before; call it now and then, as the seconds of runs go on."""
+        if self._live:
+            self._live.start()
+            self._live.refresh()
 
-    def table(self, width: int, height: int) -> list[str]:
-        """Lines for a terminal of this size."""
+    def table(self, width: int, height: int) -> Group:
+        """A title and a row for each CR, for a terminal of this size."""
         states = [row.state for row in self._rows.values()]
-        counts = ", ".join(f"{states.count(state)} {state}" for state in _LOOKS if state in states) or "no CR yet"
-        lines = ["", click.style(f"{self._title}: {counts}. Ctrl-C ends it."[: width - 1], bold=True)]
+        counts = ", ".join(f"{states.count(state)} {state}" for state in _STATES if state in states) or "no CR yet"
+        title = _line(f"{self._title}: {counts}. Ctrl-C ends it.", "bold")
         room = max(1, min(_ROWS, height - 4))
-        names = max((len(name) for name in self._rows), default=0)
+        table = Table.grid("cr", "text", "seconds", "at", padding=(0, 2, 0, 0), expand=True)
+        table.columns[0].max_width, table.columns[1].ratio = width // 2, 1
         for name, row in list(self._rows.items())[:room]:
-            mark, colour = _LOOKS[row.state]
+            mark, colour = _STATES[row.state]
             spent = time.monotonic() - row.begun if row.state == "running" else row.took
-            end = f"{spent:6.1f} s  {row.at or ' ' * 8}"
-            space = max(0, width - len(end) - 5)
-            text = f"{name:<{min(names, space // 2)}}  {' '.join(row.text.split())}"
-            lines.append(f"{click.style(mark, fg=colour)} {text[:space]:<{space}}  {end}")
-        if len(self._rows) > room:
-            lines.append(f"  and {len(self._rows) - room} more")
-        return lines
+            named = _line(f"{mark} {name}")
+            named.stylize(colour, 0, 1)
+            table.add_row(named, *map(_line, (" ".join(row.text.split()), f"{spent:.1f} s", row.at)))
+        more = [_line(f"  and {len(self._rows) - room} more")] if len(self._rows) > room else []
+        return Group("", title, table, *more)
 
     def close(self) -> None:
-        """What is there stays; nothing is drawn over it."""
-        self._height = 0
-        self._live = False
+        """Leave the table as it is; what is said from now on are plain lines below it."""
+        if self._live:
+            self._live.stop()
+            self._live = None
 
-    def _complain(self, cr: str, text: str) -> None:
-        if not cr or self._told.get(cr) != text:
-            self._told[cr] = text
+    def _say_error(self, cr: str, text: str) -> None:
+        if not cr or self._errors.get(cr) != text:
+            self._errors[cr] = text
             self.say(text, bad=True)
 
-    def _tell(self, text: str) -> None:
-        """What the table shows, where there is none."""
+    def _say_without_table(self, text: str) -> None:
         if not self._live:
             self.say(text)
 
-    def _erase(self) -> None:
-        if self._height:
-            self._stream.write(f"\x1b[{self._height}F\x1b[J")
-            self._height = 0
+
+def _line(text: str, style: str = "") -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
 def subject(record: Record) -> str:
-    """`Memcached default/sample`; empty for lines about no CR."""
+    """The CR that a record is about, as `Memcached default/sample`; empty if it is about none."""
     name = "/".join(filter(None, (record.get("namespace"), record.get("name"))))
     return f"{record.get('kind')} {name}" if record.get("kind") and name else ""
 
@@ -155,6 +165,6 @@ def _place(record: Record) -> str:
 
 
 def shown(path: Path) -> str:
-    """As one would write it in this folder; what a run reaches by links is where they lead."""
+    """A path as one would write it in this folder; what a run reaches by links is where they lead."""
     path = path.resolve()
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

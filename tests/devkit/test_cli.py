@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,3 +103,10 @@ def test_a_mistake_elsewhere_is_told_with_what_is_left_to_do(project: Path) -> N
 def test_the_scope(flags: list[str], scope: str, project: Path) -> None:
     assert call(*API, "Memcached", *flags, "--generate-playbook")[0] == 0
     assert f"scope: {scope}\n" in Path("config/crd/bases/cache.example.com_memcacheds.yaml").read_text()
+
+
+def test_without_a_package_dev_names_what_to_install(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['rich'] = sys.modules['rich.console'] = None; from runner.cli import main; main(['dev'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "Error: dev needs the package rich: pip install 'rolerunner[devkit]'\n"

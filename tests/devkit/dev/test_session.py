@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from devkit.dev.session import Files, concerned
+from devkit.dev.session import Files, affected_kinds
 from runner.config.watches import Content, Finalizer, Watch
 from tests.control.test_workqueue import watch
 
@@ -75,5 +75,5 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Watch]:
     ],
 )
 def test_whom_an_edit_concerns(edited: str, kinds: str, project: list[Watch]) -> None:
-    found = {kind.rpartition("=")[2] for kind in concerned(project, Path.cwd() / edited)}
+    found = {kind.rpartition("=")[2] for kind in affected_kinds(project, Path.cwd() / edited)}
     assert found == set(kinds.split())
