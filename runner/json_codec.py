@@ -1,4 +1,4 @@
-"""JSON as `json` reads and writes it, by orjson where that comes to the same.
+"""JSON with the semantics of `json`, by orjson where the result is the same.
 
 What orjson refuses, or would take for something else, goes json's way: integers of more than 64 bits, lone surrogates, other
 encodings than UTF-8, keys that are no text, and what nests deep.

@@ -1,6 +1,6 @@
-"""The cluster: everything that speaks to the API server on the runner's own behalf.
+"""The runner's own access to the Kubernetes API.
 
-What belongs here: connecting and HTTP (`client`), which kinds there are (`discovery`), watching (`primaries` by kopf,
-`informer` for what roles create), Events, and which of several replicas leads (`lease`). What does not: what a run asks for
-(`proxy` passes that on), and what to do about a change (`control`).
+What belongs here: connecting and HTTP (`client`), discovery of kinds (`discovery`), watches (`primaries` by kopf,
+`informer` for dependents), Events, and leader election (`lease`). What does not: the requests of runs (`proxy` passes them
+on), and the reaction to a change (`control`).
 """

@@ -1,6 +1,6 @@
-"""Who asks, and whether they may: TokenReview and SubjectAccessReview, with the answers remembered for a while.
+"""Authentication and authorization of clients by TokenReview and SubjectAccessReview, with a cache of the answers.
 
-The rights that this takes, and for how long an answer counts, are those of controller-runtime's filter for /metrics.
+The rights that this takes and the times for which answers are cached are those of controller-runtime's filter for /metrics.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from runner.kube.client import ApiClient, Unreadable
 
 # Seconds.
 _KNOWN, _ALLOWED, _DENIED = 60.0, 300.0, 30.0
-# Answers that are kept, so that made-up tokens do not fill the memory.
+# Answers that are cached; made-up tokens must not fill the memory.
 _KEPT = 1000
 
 V = TypeVar("V")
@@ -25,14 +25,14 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Whom a token belongs to. `attributes` is what a SubjectAccessReview takes to know them by."""
+    """The user of a token. `attributes` are those by which a SubjectAccessReview identifies a user."""
 
     name: str
     attributes: JsonMapping = field(hash=False)
 
 
 class Access:
-    """Every method raises KubeError where the API server does not answer, or refuses the runner the review."""
+    """Asks the API server for reviews. Its methods raise KubeError if there is no answer or the runner lacks the rights."""
 
     def __init__(self, client: ApiClient) -> None:
         self._client = client
@@ -41,7 +41,7 @@ class Access:
         self._decisions: _Answers[bool] = _Answers()
 
     async def user(self, token: str) -> User | None:
-        """Whose token this is; None if it is nobody's."""
+        """The user of a token; None if it is not valid."""
         key = hashlib.sha256(token.encode(errors="replace")).hexdigest()
         known, found = self._users.get(key)
         if not known:
@@ -50,7 +50,7 @@ class Access:
         return found
 
     async def allows(self, user: User, *, verb: str, path: str) -> bool:
-        """Whether the user may do `verb` (lower case) to a path that is no resource."""
+        """True if the user may do `verb` (lower case) to a path that is no resource."""
         spec = {**user.attributes, "nonResourceAttributes": {"path": path, "verb": verb}}
         key = json.dumps(spec, sort_keys=True)
         known, allowed = self._decisions.get(key)
@@ -86,7 +86,7 @@ class _Answers(Generic[V]):
         self._kept: dict[str, tuple[float, V]] = {}
 
     def get(self, key: str) -> tuple[bool, V | None]:
-        """Whether there is an answer that still counts, and which."""
+        """(True, the answer) if there is one that has not expired, else (False, None)."""
         until, answer = self._kept.get(key, (0.0, None))
         return (True, answer) if monotonic() < until else (False, None)
 

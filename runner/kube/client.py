@@ -1,4 +1,4 @@
-"""The one connection to the API server: credentials, TLS, JSON over HTTP, and the errors it may end in.
+"""The client of the API server: credentials, TLS, JSON over HTTP, repetition of requests, and the errors.
 
 The official client finds and refreshes credentials (kubeconfig with its exec plugins, or the pod's ServiceAccount). The
 requests are plain aiohttp: the objects here are custom resources, which have no model classes, and the proxy passes bytes.
@@ -64,7 +64,7 @@ Body = JsonMapping
 
 
 class _Connector(aiohttp.TCPConnector):
-    """When it is closed, nothing of it is open.
+    """A connector that closes all of its connections when it is closed.
 
     A connection on which an answer was given up, as each watch's is, waits for the server's end of TLS. aiohttp forgets it
     at once, and it would outlive its event loop.
@@ -86,12 +86,12 @@ class _Connector(aiohttp.TCPConnector):
         finally:
             for transport in tuple(self._opened):
                 transport.abort()
-        # It is closed with the loop's next turn.
+        # The transports close in the next iteration of the event loop.
         await asyncio.sleep(0)
 
 
 def _socket(address: AddrInfoType) -> socket.socket:
-    """A socket that notices when its peer is gone, which no timeout of a request does that may be silent for long."""
+    """A socket that notices when its peer is gone, which the timeouts of requests that may be silent for long do not."""
     family, kind, protocol, _, _ = address
     made = socket.socket(family, kind, protocol)
     for level, option, value in _SOCKET_OPTIONS:
@@ -117,7 +117,7 @@ class KubeError(RolerunnerError):
 
 
 class Unreachable(KubeError):
-    """The API server gave no answer. `sent`: whether it may have been asked all the same."""
+    """The API server gave no answer. `sent`: whether the request may have reached it all the same."""
 
     def __init__(self, message: str, *, sent: bool = True) -> None:
         super().__init__(message)
@@ -125,15 +125,15 @@ class Unreachable(KubeError):
 
 
 class Unreadable(Unreachable):
-    """What came is no answer of an API server."""
+    """The answer is not one of an API server."""
 
 
 class Silent(Unreachable):
-    """A watch on which nothing came for longer than bookmarks take: nothing may have happened, or the peer may be gone."""
+    """A watch without events for longer than bookmarks take: nothing may have happened, or the peer may be gone."""
 
 
 class ApiError(KubeError):
-    """The API server said no; `status` is the HTTP code, `str()` the server's own message.
+    """The API server refused a request; `status` is the HTTP code, `str()` the server's own message.
 
     `retry_after`: the seconds after which it wants to be asked again, if it said so.
     """
@@ -188,7 +188,7 @@ class ApiClient:
 
     @classmethod
     async def connect(cls, environ: Mapping[str, str]) -> Self:
-        """With `$KUBECONFIG`, else as the pod that this is, else with ~/.kube/config. ConfigurationError if none will do."""
+        """Connect by `$KUBECONFIG`, else by the pod's ServiceAccount, else by ~/.kube/config. Raises ConfigurationError."""
         configuration = official.Configuration()
         try:
             if environ.get("KUBECONFIG"):
@@ -211,7 +211,7 @@ class ApiClient:
             ) from error
 
     def new_session(self, *middlewares: aiohttp.ClientMiddlewareType, **options: Any) -> aiohttp.ClientSession:
-        """A session with the runner's credentials, for those who speak HTTP to the server themselves. Theirs to close."""
+        """A session with the runner's credentials for other HTTP clients, which have to close it."""
         return aiohttp.ClientSession(
             **options,
             connector=_Connector(ssl=self._ssl_context(), limit=0, keepalive_timeout=60),
@@ -234,22 +234,22 @@ class ApiClient:
         return await self._request("PUT", path, body=body)
 
     async def patch(self, path: str, body: Body, params: Mapping[str, str] | None = None) -> JsonObject:
-        """A JSON merge patch."""
+        """Send a JSON merge patch."""
         return await self._request("PATCH", path, body=body, params=params, content_type=MERGE_PATCH)
 
     async def apply(self, path: str, body: Body, *, manager: str) -> JsonObject:
-        """A server-side apply: creates what is not there. Fields that others have set otherwise become the manager's."""
+        """Apply server-side: creates what does not exist. Fields that others have set otherwise become the manager's."""
         params = {"fieldManager": manager, "force": "true"}
         return await self._request("PATCH", path, body=body, params=params, content_type=APPLY_PATCH)
 
     async def delete(self, path: str) -> JsonObject:
-        """In the background, as kubectl does: what it owns goes after it."""
+        """Delete in the background, as kubectl does: what the object owns is deleted after it."""
         return await self._request("DELETE", path, params={"propagationPolicy": "Background"})
 
     async def watch(
         self, path: str, params: Mapping[str, str], *, opened: Callable[[], None] = lambda: None
     ) -> AsyncIterator[JsonObject]:
-        """The watch events ({type, object}) after `params["resourceVersion"]`, until the server ends the stream.
+        """Yield the watch events ({type, object}) after `params["resourceVersion"]`, until the server ends the stream.
 
         `opened` is called when the server has begun to answer: there may be no event for long.
         """
@@ -320,7 +320,7 @@ class ApiClient:
             metrics.requested(code=code, method=request.method, host=request.url.host_port_subcomponent or "")
 
     async def _authorize(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-        # Asked anew for each request: ServiceAccount tokens rotate, exec plugins' tokens expire, and the official client
+        # Asked for each request: ServiceAccount tokens rotate, exec plugins' tokens expire, and the official client
         # keeps whatever is still good.
         token = await self._configuration.get_api_key_with_prefix("BearerToken")
         if token:
@@ -347,14 +347,14 @@ def _in_cluster(environ: Mapping[str, str]) -> bool:
 
 
 class Context(NamedTuple):
-    """What a kubeconfig says is current, without asking a server. Either may be empty."""
+    """The current context of a kubeconfig. Either may be empty."""
 
     name: str
     namespace: str
 
 
 def current_context(environ: Mapping[str, str]) -> Context:
-    """Of `$KUBECONFIG`, else of ~/.kube/config. Context("", "") if there is none that can be read."""
+    """The current context of `$KUBECONFIG`, else of ~/.kube/config; Context("", "") if none can be read."""
     try:
         _, current = official_config.list_kube_config_contexts(environ.get("KUBECONFIG") or None)
         return Context(current["name"], (current.get("context") or {}).get("namespace") or "")
@@ -371,7 +371,7 @@ def in_cluster_namespace() -> str:
 
 
 async def lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Lines of any length: aiohttp's own reader refuses those over its buffer, and an object may be 1.5 MiB."""
+    """Yield lines of any length: aiohttp's own reader refuses those over its buffer, and an object may be 1.5 MiB."""
     rest: list[bytes] = []
     async for chunk in content.iter_any():
         *complete, tail = chunk.split(b"\n")
@@ -397,7 +397,7 @@ async def parsed(content: bytes, what: str) -> JsonObject:
 
 
 def _names_its_version(method: str, body: Body | None) -> bool:
-    """Whether it is a write that the server refuses once the object has been written, by whomever."""
+    """True for a write that the server refuses once anybody has written the object."""
     metadata = (body or {}).get("metadata")
     return method in ("PUT", "PATCH") and isinstance(metadata, Mapping) and bool(metadata.get("resourceVersion"))
 
@@ -405,7 +405,7 @@ def _names_its_version(method: str, body: Body | None) -> bool:
 def _may_be_repeated(error: ApiError | Unreachable, repeatable: bool) -> bool:
     if isinstance(error, Unreachable):
         return repeatable or not error.sent
-    # Who is asked for a kind that is not ready yet has other things to do meanwhile. Any other 429 says: not done.
+    # For a kind that is not ready yet the caller waits itself. Any other 429 says: not done.
     if error.status == 429:
         return not isinstance(error, NotReady)
     return repeatable and (error.status in (502, 503, 504) or (error.status == 500 and error.retry_after is not None))
@@ -421,7 +421,7 @@ async def _message(response: aiohttp.ClientResponse) -> str:
 
 
 def is_not_ready(status: int, message: str) -> bool:
-    """Whether the server is only about to serve a kind: "storage is (re)initializing", after each new CRD."""
+    """True if the server is about to serve a kind: "storage is (re)initializing", after each new CRD."""
     return status == 429 and "(re)initializing" in message
 
 

@@ -1,5 +1,5 @@
-"""Which kinds the API server has, and under which paths: asked once a minute for a group and version that is used, and again
-on a miss.
+"""Discovery of the kinds that the API server serves, and of their paths. A group version in use is discovered again after a
+minute, and on a miss.
 
 Next on the way: `runner.kube.primaries`.
 """
@@ -43,7 +43,7 @@ class Resource:
         return self.verbs >= WATCHABLE
 
     def path(self, key: ObjectKey | None = None, *, namespace: str = "", subresource: str = "") -> str:
-        """Of one object, or, without a key, of the list in a namespace (or in all of them)."""
+        """The path of one object, or, without a key, of the list in a namespace (or in all of them)."""
         parts = [group_version_path(self.gvk.api_version)]
         namespace = key.namespace if key else namespace
         if namespace and self.namespaced:
@@ -61,7 +61,7 @@ def group_version_path(api_version: str) -> str:
 
 
 class Discovery:
-    """Finds resources by kind or by plural. `None` when the cluster has no such kind (yet). Raises KubeError."""
+    """Finds resources by kind or by plural; None if the cluster has no such kind (yet). Raises KubeError."""
 
     def __init__(self, client: ApiClient) -> None:
         self._client = client
@@ -81,16 +81,16 @@ class Discovery:
         return known or (await self._ask(api_version)).get(plural)
 
     def forget(self, gvk: GroupVersionKind) -> None:
-        """The kind's definition may have changed: ask again before its next use."""
+        """Discover the kind again before its next use, as its CRD may have changed."""
         self._found.pop(gvk.api_version, None)
 
     async def _known(self, api_version: str) -> dict[str, Resource]:
-        """What was found, not older than a minute if the server answers."""
+        """The resources of a group version, by plural, at most a minute old if the server answers."""
         known = self._found.get(api_version)
         if known is None:
             return {}
         if monotonic() >= self._until[api_version]:
-            # Whoever asks meanwhile need not wait.
+            # Other callers need not wait meanwhile.
             self._until[api_version] = monotonic() + _KNOWN
             try:
                 # An API server that has only just begun may not know all of its groups yet: a kind is gone when its objects
@@ -112,7 +112,7 @@ class Discovery:
 
 
 def _resources(api_version: str, listed: object) -> dict[str, Resource]:
-    """What of a discovery document can be understood: an aggregated API server may send anything."""
+    """The resources in a discovery document, as far as it can be read: an aggregated API server may send anything."""
     group, version = split_api_version(api_version)
     entries = [entry for entry in listed if is_entry(entry)] if isinstance(listed, list) else []
     subresources: dict[str, set[str]] = {}
@@ -134,7 +134,7 @@ def _resources(api_version: str, listed: object) -> dict[str, Resource]:
 
 
 def is_entry(entry: object) -> TypeGuard[Object]:
-    """Whether this is a kind's or a subresource's entry in a discovery document, with all that is read of it."""
+    """True for the entry of a kind or a subresource in a discovery document, with all fields that are read of it."""
     return (
         isinstance(entry, Mapping)
         and all(isinstance(entry.get(name), str) and entry[name] for name in ("name", "kind"))

@@ -1,4 +1,4 @@
-"""Kubernetes Events on a CR, or on the Lease: what its owner should see with `kubectl describe`.
+"""Kubernetes Events on a CR or on the Lease, for `kubectl describe`.
 
 The rules are client-go's: an Event that is posted again within ten minutes is the same one, counted, and an object gets 25
 at once and one more each five minutes. What a tenant makes a CR say, again and again, fills neither etcd nor this process.
@@ -35,7 +35,7 @@ _MOST = 4096
 
 @dataclass(slots=True)
 class _Posted:
-    """An Event that was posted: its path, how often it has happened, and when it was last shown to the cluster."""
+    """An Event that was posted: its path, its count, and when it was last written to the cluster."""
 
     path: str
     first: str
@@ -44,7 +44,7 @@ class _Posted:
 
 
 class EventRecorder:
-    """Posts Events on CRs, not more of them than is of use. `clock` gives seconds."""
+    """Posts Events, counts repeated ones, and limits them per object. `clock` gives seconds."""
 
     def __init__(self, client: ApiClient, *, clock: Callable[[], float] = monotonic) -> None:
         self._client = client
@@ -61,7 +61,7 @@ class EventRecorder:
         await self.post(owner, type="Warning", action="Reconcile", reason=reason, note=note)
 
     async def post(self, owner: Owner, *, type: str, action: str, reason: str, note: str) -> None:
-        """Post an Event, or count it. If that cannot be done, it is logged and nothing else happens."""
+        """Post an Event, or count it. A failure is logged and nothing else."""
         note, now = cut(note, _NOTE_LIMIT), self._clock()
         key = hash((owner.uid, type, action, reason, note))
         before = self._posted.get(key)
@@ -86,7 +86,7 @@ class EventRecorder:
             logger.info("An Event could not be posted", extra={"reason": reason, "error": str(error)})
 
     async def _counted(self, posted: _Posted, now: float) -> bool:
-        """Whether the Event that is there says now how often it has happened, or could not be made to for want of rights."""
+        """Update the count of an Event; False if it does not exist any more."""
         try:
             await self._client.patch(posted.path, {"count": posted.count, "lastTimestamp": _timestamp()})
         except NotFound:
@@ -105,12 +105,12 @@ class EventRecorder:
 
 
 async def post(client: ApiClient, owner: Owner, *, type: str, action: str, reason: str, note: str) -> None:
-    """Post an Event. That is a courtesy: if it cannot be posted, that is logged and nothing else happens."""
+    """Post one Event. A failure is logged and nothing else."""
     await EventRecorder(client).post(owner, type=type, action=action, reason=reason, note=note)
 
 
 def _event(owner: Owner, *, type: str, action: str, reason: str, note: str) -> JsonObject:
-    """One of the core group: it is the same object as one of events.k8s.io, and what most Roles allow."""
+    """An Event of the core group: the same object as one of events.k8s.io, and what most Roles allow."""
     now = _timestamp()
     # A name's parts end in a letter or a digit.
     name = owner.key.name[:200].rstrip("-.")

@@ -259,7 +259,7 @@ class Informer:
         if obj is not None and METADATA_ONLY not in obj and self._keeps(obj):
             self.store[key] = obj
             if was_another:
-                # That it had been there tells an adoption from a creation.
+                # That it existed before distinguishes an adoption from a creation.
                 before = {"apiVersion": obj.get("apiVersion"), "kind": obj.get("kind"), "metadata": _named(key)}
         elif obj is not None:
             self.others[key] = dict(labels_of(obj)) or _NO_LABELS
@@ -335,5 +335,5 @@ def _version(obj: Object) -> str:
 
 
 def _number(version: str) -> int:
-    """A resourceVersion as a number: Kubernetes promises from 1.35 on, and kept to it before, that they compare so."""
+    """A resourceVersion as a number, 0 if it is none: Kubernetes promises from 1.35 on that they compare so."""
     return int(version) if version.isdecimal() else 0

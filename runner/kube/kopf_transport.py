@@ -145,7 +145,7 @@ class KopfTransport:
         is_watched = path.startswith(self._paths) and path != self._unwatched
         if status in (429, 500, 502, 503, 504) or (status >= 400 and status != 410 and is_watched):
             text = api_status.readable(await response.text(errors="replace"))
-            # A kind that is not served (any more) is nobody's mistake: its CRD may come back.
+            # A CRD that was deleted may be created again.
             level = logging.DEBUG if is_not_ready(status, text) else logging.INFO if status == 404 else logging.WARNING
             concerned = path if status < 500 and status not in (401, 429) else ""
             return concerned, f"HTTP {status}: {text[:500]}", level
@@ -213,7 +213,7 @@ class KopfTransport:
             self._listed(watch, place[1] if len(place) == 3 else "", present)
 
     def _missed_namespaces(self, path: str, query: Mapping[str, str]) -> bytes:
-        """The events with which a watch of namespaces begins: kopf passes over those that came before it, since its start.
+        """Events for the beginning of a watch of namespaces, as kopf ignores those that were created before it.
 
         They have no resourceVersion, so that kopf goes on from the list's.
         """
@@ -224,7 +224,7 @@ class KopfTransport:
         return b"".join(encode(event) + b"\n" for event in events)
 
     def _read_discovery(self, path: str, answer: JsonObject) -> None:
-        """Note which kinds kopf knows, and leave out what it would stumble over."""
+        """Record which kinds kopf knows, and leave out entries that it cannot process."""
         if path == "/apis":
             try:
                 versions = {version["groupVersion"] for group in answer["groups"] for version in group["versions"]}
@@ -249,7 +249,7 @@ class KopfTransport:
         return {gvk for gvk in kinds if gvk.kind not in self._discovered.get(group_version_path(gvk.api_version), ())}
 
     def is_readable(self, path: str, obj: Object) -> bool:
-        """Whether an object can be delivered; if not, that is logged once."""
+        """True if an object can be delivered; if not, that is logged once."""
         if METADATA_ONLY not in obj:
             return True
         key = ObjectKey.of(obj)
@@ -265,7 +265,7 @@ class KopfTransport:
         if watch is None or not uid:
             return False
         if event["type"] == "MODIFIED" and not self._in_kopf[uid]:
-            # What goes wrong with an odd object, kopf will log.
+            # An error with an odd object is for kopf to log.
             with contextlib.suppress(Exception):
                 self._notify(watch, "MODIFIED", obj)
                 return True
@@ -284,13 +284,13 @@ class KopfTransport:
         self._notify(watch, event, obj)
 
     async def pause_after_watch(self, path: str, *, in_vain: bool) -> None:
-        """After the end of a watch: if that was one of several that brought nothing, wait a while."""
+        """Wait a while after a watch that was one of several without an event."""
         count = self._in_vain[path] = self._in_vain.get(path, 0) + 1 if in_vain else 0
         if count > 1:
             await asyncio.sleep(delay(count - 1, FIRST_DELAY, LAST_DELAY))
 
     def _log_waiting(self, concerned: str, problem: str, level: int) -> None:
-        """Log the trouble once when it begins, and when it is of a worse kind."""
+        """Log a problem once when it begins, and when it gets worse."""
         if level > self._waiting.get(concerned, logging.NOTSET):
             self._waiting[concerned] = level
             logger.log(level, "Watching has to wait", extra={"reason": problem})

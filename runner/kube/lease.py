@@ -48,7 +48,7 @@ class Lost(RolerunnerError):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the Lease said, and when this process first saw it say so, by its monotonic clock."""
+    """The spec of the Lease, and when this process first saw it so, by its monotonic clock."""
 
     spec: Spec
     at: float
@@ -59,7 +59,7 @@ class Seen:
 
 
 def may_take(seen: Seen | None, identity: str, *, now: float, lease_duration: float) -> bool:
-    """Whether to write oneself down as the holder; `lease_duration` counts where the Lease names none.
+    """True if this process may become the holder; `lease_duration` counts where the Lease names none.
 
     A Lease that was deleted is still its last holder's until it would have expired: that holder may not know yet.
     """
@@ -90,7 +90,7 @@ def retry_period(renew_deadline: float) -> float:
 
 
 def namespace_of(election: Election) -> str:
-    """Where the Lease is. Raises ConfigurationError."""
+    """The namespace of the Lease. Raises ConfigurationError."""
     namespace = election.namespace or in_cluster_namespace()
     if not namespace:
         raise ConfigurationError(
@@ -157,7 +157,7 @@ class Elector:
                 raise Lost(f"the lease is held by {self.holder}")
 
     async def release(self) -> None:
-        """Let the next one lead at once. An attempt: without it, the Lease expires."""
+        """Release the Lease, so that another replica leads at once. Should this fail, the Lease expires."""
         if not self._may_hold:
             return
         try:
@@ -172,7 +172,7 @@ class Elector:
 
     @property
     def holder(self) -> str:
-        """As last seen; empty for nobody."""
+        """The holder as last seen; empty if there is none."""
         return self._seen.holder if self._seen else ""
 
     @property
@@ -183,7 +183,7 @@ class Elector:
         await asyncio.sleep(retry_period(self._election.renew_deadline))
 
     async def _attempt(self) -> bool:
-        """Take or renew the Lease if that may be done; whether this process leads then. Trouble is logged, once a kind."""
+        """Take or renew the Lease if that is allowed; True if this process leads then. A problem is logged once."""
         try:
             async with asyncio.timeout(self._election.renew_deadline / 2):
                 leads = await self.step()

@@ -1,4 +1,4 @@
-"""Depth of JSON: finding it without a parser, and cutting out the objects that nest deeper than one takes.
+"""Nesting depth of JSON: measured without a parser; objects that nest too deep are cut out of lists and events.
 
 The API server takes 10,000 levels; Python's parser takes about 1,000 before 3.12 and a few thousand after it, and whatever
 compares or encodes what was parsed takes fewer. One such object must not cost the list or the watch that it is in.
@@ -28,7 +28,7 @@ _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[{}\[\],:]', re.DOTALL)
 
 
 def exceeds(content: bytes, deepest: int = DEEPEST) -> bool:
-    """Whether JSON has more levels than that. It takes time in proportion to the text's length, and few Python steps."""
+    """True if JSON has more levels than that. It takes time in proportion to the text's length, and few Python steps."""
     if content.count(b"{") + content.count(b"[") <= deepest:
         return False
     content = content.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _OTHERS)
@@ -53,7 +53,7 @@ def parse(content: bytes) -> Any:
 
 
 def _cut(content: bytes) -> bytes:
-    """With each too deep object of `items`, or of an event's `object`, exchanged for what METADATA_ONLY says."""
+    """The JSON with each object that nests too deep, in `items` or as `object`, replaced by a METADATA_ONLY object."""
     parts: list[bytes] = []
     kept = begin = depth = deepest = 0
     outer: int | None = None
@@ -86,7 +86,7 @@ def _metadata_only(content: bytes) -> bytes:
 
 
 def _members(content: bytes) -> dict[bytes, bytes]:
-    """The keys and values of an object, as they are written."""
+    """The keys and values of an object, as bytes of the text."""
     members: dict[bytes, bytes] = {}
     key, begin, depth = b"", -1, 0
     for found in _TOKEN.finditer(content):

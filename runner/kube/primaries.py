@@ -1,4 +1,4 @@
-"""The watched custom resources, by kopf: embedded, with low-level event handlers only.
+"""Watches of the primary resources (CRs) by kopf, which is embedded with low-level event handlers only.
 
 kopf follows CRDs that arrive late, go, or come back, and namespaces that match a pattern. Nothing is left on the CRs: its
 change handlers, finalizers and peering are not used. After a disconnect it may list again, so an event may come twice, which
@@ -129,7 +129,7 @@ async def _missed_kind(client: ApiClient, transport: KopfTransport, kinds: set[G
 
 
 def _reason(error: BaseException) -> str:
-    # kopf's errors have the server's answer as an object beside its message.
+    # kopf's errors have the server's answer as an object after its message.
     answers = [argument for argument in error.args if isinstance(argument, dict)]
     return api_status.sentence(answers[0]) if answers else str(error) or type(error).__name__
 
@@ -169,7 +169,7 @@ def _settings() -> kopf.OperatorSettings:
 
 
 class _NoDiffBase(kopf.DiffBaseStorage):
-    """The last state that change handlers compare with. It would be made of each event, and there are no such handlers."""
+    """Storage of the last state for change handlers, of which there are none; kopf would compute it for each event."""
 
     def build(self, **_: object) -> kopf.BodyEssence:
         return kopf.BodyEssence()

@@ -1,4 +1,4 @@
-"""Reads that need not go to the server: one object, or a list of them, as an informer's store has it.
+"""Reads that are answered from an informer's store: one object, or a list.
 
 Only what is understood to its last parameter is answered here, and only from a store that is current and shows what the
 run itself has written. A read of what the store lacks is the server's to answer.
@@ -40,7 +40,7 @@ def from_store(
         or not informer.fresh
         or informer.resource.gvk in session.blacklist
         or (info.namespace and not informer.resource.namespaced)
-        or not session.writes.shown_at(info, informer.version)
+        or not session.writes.covered_at(info, informer.version)
     ):
         return None
     # An empty selector selects all; an empty `watch` is one.
@@ -49,7 +49,7 @@ def from_store(
         key = ObjectKey(info.namespace, info.name)
         if asked or key not in informer.store:
             return None
-        session.has_read(info, informer.store[key])
+        session.record_read(info, informer.store[key])
         return informer.encoded(key)
     return _list(informer, info.namespace, asked)
 
@@ -60,7 +60,7 @@ def _list(informer: Informer, namespace: str, asked: Mapping[str, str]) -> bytes
     if asked.keys() - {"labelSelector", "fieldSelector"} or labels is None or fields is None or not informer.list_kind:
         return None
     if namespace:
-        # Whoever asks for one namespace in another may hear from the server what that means.
+        # One namespace within another: the meaning of this is left to the API server.
         if fields.setdefault("namespace", namespace) != namespace:
             return None
     elif "namespace" in fields and not informer.resource.namespaced:
@@ -69,7 +69,7 @@ def _list(informer: Informer, namespace: str, asked: Mapping[str, str]) -> bytes
     def is_chosen(key: ObjectKey) -> bool:
         return all(getattr(key, name) == value for name, value in fields.items())
 
-    # Of what is nobody's here the store has no more than the labels.
+    # Of objects that no CR owns the store has the labels only.
     if any(is_chosen(key) and labels.matches_labels(present) for key, present in informer.others.items()):
         return None
     found = [key for key, obj in informer.store.items() if is_chosen(key) and labels.matches(obj)]
@@ -82,7 +82,7 @@ def _list(informer: Informer, namespace: str, asked: Mapping[str, str]) -> bytes
 
 
 def field_selector(text: str) -> dict[str, str] | None:
-    """`name` and `namespace` that are asked for; None if anything else is."""
+    """`name` and `namespace` of a field selector; None if it selects by anything else."""
     fields: dict[str, str] = {}
     for term in text.split(",") if text else ():
         match = _FIELD.fullmatch(term)
@@ -93,5 +93,5 @@ def field_selector(text: str) -> dict[str, str] | None:
 
 
 def _takes_plain_json(accept: str | None) -> bool:
-    """Whether the first choice is JSON as it is: not a Table, not metadata alone, not protobuf."""
+    """True if the client's first choice is plain JSON: not a Table, not metadata alone, not protobuf."""
     return not accept or accept.split(",")[0].strip() in _PLAIN_JSON

@@ -1,4 +1,4 @@
-"""A run's request, and what has to be understood of requests and answers in order to pass them on.
+"""The requests of runs, and helpers to read requests and answers that are passed on.
 
 Next on the way: `runner.proxy.cached_reads`.
 """
@@ -72,7 +72,7 @@ class Call:
 
     @property
     def connects(self) -> bool:
-        """Whether it connects into a pod or service, in whatever spelling: the path is read as the API server reads it."""
+        """True if it connects into a pod or service, in whatever spelling: the path is read as the API server reads it."""
         return _connects(parse(unquote(self.path))) or self.upgrades
 
     @property
@@ -82,7 +82,7 @@ class Call:
 
     @property
     def is_endless(self) -> bool:
-        """Whether the answer may be silent for any time: a watch, a log that is followed, a connection into a pod."""
+        """True if the answer may be silent for any time: a watch, a log that is followed, a connection into a pod."""
         follows = any(_is_true(self.request.query.get(name)) for name in ("watch", "follow"))
         return follows or _connects(self.info) or self.upgrades or _OLD_WATCH.match(self.path) is not None
 
@@ -92,7 +92,7 @@ class Call:
 
     @property
     def replaces(self) -> bool:
-        """Whether it writes a whole object, or creates it: what an apply or an update leaves out is removed."""
+        """True if it writes a whole object, or creates it: what an apply or an update leaves out is removed."""
         is_full = self.method == "PUT" or (self.method == "PATCH" and self.request.content_type == _APPLY)
         return bool(self.info.name) and is_full
 
@@ -102,7 +102,7 @@ def _connects(info: RequestInfo) -> bool:
 
 
 def _is_true(value: str | None) -> bool:
-    """As the API server reads a parameter."""
+    """The value of a query parameter as the API server reads it."""
     return value is not None and value.lower() not in ("false", "0")
 
 
@@ -125,7 +125,7 @@ def accept_json(headers: CIMultiDict[str]) -> None:
 
 
 def is_json(status: int, headers: Mapping[str, str]) -> bool:
-    """Whether an answer is a success in plain JSON."""
+    """True for the answer of a success in plain JSON."""
     is_json_type = headers.get("Content-Type", "").partition(";")[0].strip().lower() == "application/json"
     return 200 <= status < 300 and is_json_type and "Content-Encoding" not in headers
 
@@ -157,6 +157,6 @@ def version_of(obj: Object | None) -> str | None:
 
 
 def is_dry_run_deletion(body: bytes | None) -> bool:
-    """Whether a deletion's options ask for a dry run, as kubectl's do; the API server then ignores the query."""
+    """True if a deletion's options ask for a dry run, as kubectl's do; the API server then ignores the query."""
     options = decoded(body or b"")
     return isinstance(options, dict) and bool(options.get("dryRun"))

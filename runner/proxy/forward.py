@@ -1,4 +1,4 @@
-"""Requests passed on to the API server, and its answers to the run: bytes for bytes unless they concern one object.
+"""Forwarding of requests to the API server and of its answers to the run, byte for byte unless they concern one object.
 
 A write is sent with the version of the object that is known (`runner.proxy.preconditions`), and its effect is remembered for
 the reads to come. A dry run's request is refused unless it changes nothing.
@@ -105,7 +105,7 @@ class Forwarder:
         if session.owner.uid.encode() in content or session.owner.key.name.encode() in content:
             obj = object_in(content)
             if obj is not None:
-                session.has_read(call.info, obj)
+                session.record_read(call.info, obj)
                 await self._ownership.report_dependent(call, obj)
         return web.Response(status=answer.status, reason=answer.reason, headers=forwarded(answer.headers), body=content)
 
@@ -160,13 +160,13 @@ class Forwarder:
         if call.method == "DELETE":
             session.writes.add(info, None)
             if not is_dry_run_deletion(body):
-                session.has_deleted(info, obj or {}, before=before)
+                session.record_deletion(info, obj or {}, before=before)
             return content
         session.writes.add(info, version_of(obj))
         if obj is None:
             return content
         info = info if info.name else replace(info, name=str(obj.get("metadata", {}).get("name", "")))
-        session.has_written(info, obj, before=before)
+        session.record_write(info, obj, before=before)
         if to_own and (owned := await self._ownership.add_owner_to_created(call, info, obj)) is not obj:
             obj, content = owned, encode(owned)
         await self._ownership.report_dependent(call, obj)
@@ -175,9 +175,9 @@ class Forwarder:
     async def _known_version(self, call: Call) -> str:
         """The object's version as the run or a store knows it, or else as the API server has it."""
         info, session = replace(call.info, subresource=""), call.session
-        if not session.shown(info):
+        if not session.known_version(info):
             from_store(info, MultiDict(), None, session=session, covering=self._covering)
-        return session.shown(info) or await self._current_version(call)
+        return session.known_version(info) or await self._current_version(call)
 
     async def _current_version(self, call: Call) -> str:
         """The object's version; empty if there is none, or none that can be read."""
@@ -187,7 +187,7 @@ class Forwarder:
             obj = await self._client.get(path)
         except KubeError:
             return ""
-        call.session.has_read(info, obj)
+        call.session.record_read(info, obj)
         return str(obj.get("metadata", {}).get("resourceVersion", ""))
 
     async def forward_in_dry_run(self, call: Call, dry_run: DryRun) -> web.StreamResponse:

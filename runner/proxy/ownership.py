@@ -1,4 +1,4 @@
-"""Owners of what runs create: set in the request, or in the cluster where the request cannot be read; dependents reported.
+"""Owner references: added to what runs create, in the request or in the cluster. Kinds of dependents are reported.
 
 Next on the way: `runner.proxy.sessions`.
 """
@@ -21,7 +21,7 @@ from runner.resource.metadata import Object, is_deleting, is_owned, own, split_a
 
 logger = logging.getLogger(__name__)
 
-# They tell of an object and are no part of it: a role that writes one with each run would be run for each one, for ever.
+# Events describe an object and are no part of it: a role that writes one with each run would be run for each one, for ever.
 _EVENTS = frozenset({("", "events"), ("events.k8s.io", "events")})
 # Others may write what has just been created.
 _TRIES = 5
@@ -59,7 +59,7 @@ class Ownership:
         return encode(obj), False
 
     async def _may_own(self, call: Call) -> bool:
-        """Whether an object that is replaced does not exist yet, or has the owner already."""
+        """True if an object that is replaced does not exist yet, or has the owner already."""
         content = from_store(call.info, MultiDict(), None, session=call.session, covering=self._covering)
         try:
             existing = decode(content) if content else await self._client.get(call.path)
@@ -68,7 +68,7 @@ class Ownership:
         except KubeError:
             # The write itself will hear of it.
             return False
-        call.session.has_read(call.info, existing)
+        call.session.record_read(call.info, existing)
         return is_owned(existing, call.session.owner)
 
     async def add_owner_to_created(self, call: Call, info: RequestInfo, obj: JsonObject) -> JsonObject:
@@ -90,7 +90,7 @@ class Ownership:
                     obj = await self._client.get(path)
                 else:
                     session.writes.add(info, version_of(obj))
-                    session.has_written(info, obj, before=before)
+                    session.record_write(info, obj, before=before)
         except KubeError as error:
             logger.warning("What a run has created got no owner", extra={"path": path, "error": str(error)})
         return obj

@@ -1,4 +1,4 @@
-"""Writes on condition that their object is at a known version: what they change is then certain to be the run's own doing.
+"""Preconditions of writes: the object's resourceVersion, so that the change is certain to be the run's own.
 
 A write that changes nothing answers with the version that is there, which may be somebody else's. So a write that names no
 version is sent with the one that is known, and with the one that is there now if that has moved on. The run notices
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from multidict import CIMultiDictProxy
 
 JSON_PATCH = "application/json-patch+json"
-# Others may take a version for something else, or not heed it.
+# Others may take a version for something else, or ignore it.
 _SUBRESOURCES = frozenset({"", "scale", "status"})
 # As which a condition may be refused: of a deletion or an update, of a test in a JSON patch, of an apply to what is gone.
 _REFUSALS = frozenset({404, 409, 422})
@@ -33,7 +33,7 @@ class Answer(NamedTuple):
 
 
 class Write(NamedTuple):
-    """A PUT, PATCH or DELETE of one object. `sent`: the body taken apart, None if it is no JSON."""
+    """A PUT, PATCH or DELETE of one object. `sent`: the decoded body, None if it is not JSON."""
 
     method: str
     content_type: str
@@ -42,7 +42,7 @@ class Write(NamedTuple):
 
     @property
     def demanded(self) -> str:
-        """The version that the run itself makes a condition; empty if it makes none."""
+        """The version that the run itself demands; empty if it demands none."""
         place = self.sent.get(self._place) if isinstance(self.sent, dict) else None
         version = place.get("resourceVersion") if isinstance(place, dict) else None
         return version if isinstance(version, str) and version != "0" else ""

@@ -1,4 +1,4 @@
-"""What an HTTP request asks of the API server, read off its path.
+"""The resource that an HTTP request addresses, parsed from its path.
 
 As k8s.io/apiserver's RequestInfo, for the part of it that the proxy has to understand.
 
@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 @dataclass(frozen=True, slots=True)
 class RequestInfo:
-    """`plural` is empty for what is not a resource: discovery, /version, /openapi."""
+    """The parts of a path. `plural` is empty for what is not a resource: discovery, /version, /openapi."""
 
     api_version: str = ""
     namespace: str = ""

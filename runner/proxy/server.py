@@ -43,7 +43,7 @@ _UNAUTHORIZED = (
 
 
 class ProxyServer:
-    """Listens on loopback while it is entered (`async with`); `port` is then the real one."""
+    """An HTTP server on loopback, which listens while it is entered (`async with`); `port` is then the real one."""
 
     def __init__(
         self, client: ApiClient, discovery: Discovery, sessions: Sessions, *, covering: Covering, port: int

@@ -1,4 +1,4 @@
-"""Who may call the proxy: each run has a session with a token of its own, which names its CR and ends with the run.
+"""Sessions of the proxy's clients: each run has one, with a token of its own, which names its CR and ends with the run.
 
 Next on the way: `runner.proxy.requestinfo`.
 """
@@ -24,15 +24,15 @@ Token = NewType("Token", str)
 # Before the token in a path; nothing of the API server's begins so.
 _PREFIX = "/run/"
 
-# Told of each object that the run's CR is seen to own.
+# Called with each object that the run's CR is seen to own.
 OnDependent = Callable[[Resource, Object], None]
-# Told of what the run has written: the object's uid, and the resourceVersions that it had (empty: it was created; None: not
-# known, so that it may not have been changed at all) and has now (empty: it was deleted).
+# Called for each write of the run with the object's uid, and the resourceVersions that it had (empty: it was created; None:
+# not known, so that it may not have been changed at all) and has now (empty: it was deleted).
 OnWrite = Callable[[str, str | None, str], None]
 
 
 class Writes:
-    """What a run has written, so that it reads nothing older: for each kind and namespace, up to which resourceVersion.
+    """The resourceVersions up to which a run has written, by kind and namespace: it must not read anything older.
 
     Versions of one kind's objects are compared as numbers, which Kubernetes promises from 1.35 on and which held before.
     """
@@ -42,14 +42,14 @@ class Writes:
         self._versions: dict[tuple[str, str, str], int | None] = {}
 
     def add(self, info: RequestInfo, version: str | None) -> None:
-        """The resourceVersion that a write gave, or None where that cannot be known."""
+        """Record the resourceVersion that a write gave, or None where that cannot be known."""
         key = _key(info)
         before = self._versions.get(key, 0)
         number = int(version) if version and version.isdecimal() else None
         self._versions[key] = None if before is None or number is None else max(before, number)
 
-    def shown_at(self, info: RequestInfo, version: str) -> bool:
-        """Whether a store that has come to `version` shows all that was written to the kind and namespace of `info`."""
+    def covered_at(self, info: RequestInfo, version: str) -> bool:
+        """True if a store at `version` has all that was written to the kind and namespace of `info`."""
         if not self._versions:
             return True
         group, plural, namespace = _key(info)
@@ -62,31 +62,33 @@ class Writes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """On whose behalf a run calls. `inject_owner`: mark what it creates as the owner's. `blacklist`: kinds that are read
-    from the server alone."""
+    """A run as a client of the proxy.
+
+    `inject_owner`: add the owner to what it creates. `blacklist`: kinds that are read from the API server alone.
+    """
 
     owner: Owner
     inject_owner: bool
     on_dependent: OnDependent
     on_write: OnWrite = lambda uid, before, version: None
     blacklist: frozenset[GroupVersionKind] = frozenset()
-    # Of a plan's run, which writes nothing.
+    # Set if the run is a dry run.
     dry_run: DryRun | None = field(default=None, compare=False)
     writes: Writes = field(default_factory=Writes, compare=False)
     # The latest version of each object that the run has been shown, by group, plural, namespace and name.
-    _shown: dict[tuple[str, str, str, str], str] = field(default_factory=dict, compare=False)
+    _versions: dict[tuple[str, str, str, str], str] = field(default_factory=dict, compare=False)
 
-    def shown(self, info: RequestInfo) -> str:
-        """The version of an object that the run was last shown; empty if it was shown none."""
-        return self._shown.get((*_key(info), info.name), "")
+    def known_version(self, info: RequestInfo) -> str:
+        """The version of an object that the run has last read or written; empty if there is none."""
+        return self._versions.get((*_key(info), info.name), "")
 
-    def has_read(self, info: RequestInfo, obj: Object) -> None:
-        # What else may be told of an object, such as a table, is no object and has no uid.
+    def record_read(self, info: RequestInfo, obj: Object) -> None:
+        # Other representations, such as a table, have no uid.
         if _uid(obj):
-            self._shown[*_key(info), info.name] = obj.get("metadata", {}).get("resourceVersion", "")
+            self._versions[*_key(info), info.name] = obj.get("metadata", {}).get("resourceVersion", "")
 
-    def has_written(self, info: RequestInfo, obj: Object, *, before: str | None) -> None:
-        """The answer to a write: the object, or a part of it such as its scale.
+    def record_write(self, info: RequestInfo, obj: Object, *, before: str | None) -> None:
+        """Record the answer to a write: the object, or a part of it such as its scale.
 
         `before` is the version to which it was a write, as for `on_write`. A write that changes nothing leaves the version
         as it was; who made that one is another question.
@@ -94,18 +96,18 @@ class Session:
         uid, version = _uid(obj), obj.get("metadata", {}).get("resourceVersion", "")
         if uid and version and before != version:
             self.on_write(uid, before, version)
-        self.has_read(info, obj)
+        self.record_read(info, obj)
 
-    def has_deleted(self, info: RequestInfo, answer: Object, *, before: str | None) -> None:
-        """The answer to a deletion: the object if it is only on its way out, else a status that names it."""
+    def record_deletion(self, info: RequestInfo, answer: Object, *, before: str | None) -> None:
+        """Record the answer to a deletion: the object if it is terminating, else a status that names it."""
         uid = _uid(answer) or (answer.get("details") or {}).get("uid", "")
         if uid:
             self.on_write(uid, before, "")
-            self.has_written(info, answer, before=before)
+            self.record_write(info, answer, before=before)
 
 
 class Sessions:
-    """The sessions that are open now."""
+    """The open sessions, by token."""
 
     def __init__(self) -> None:
         self._open: dict[Token, Session] = {}
@@ -120,7 +122,7 @@ class Sessions:
             del self._open[token]
 
     def of(self, target: str, *authorizations: str | None) -> tuple[Session | None, str]:
-        """The session that a request names, and what is asked of the API server: its path and query.
+        """The session that a request names, and the path and query for the API server.
 
         It is named by the beginning of the path, as in a kubeconfig's URL, or else by one of the authorizations:
         `Bearer TOKEN`, or `Basic` with the token as the user's name.
@@ -151,7 +153,7 @@ def _key(info: RequestInfo) -> tuple[str, str, str]:
 
 
 def kubeconfigs(token: Token, *, port: int, namespace: str) -> tuple[str, str]:
-    """Two kubeconfigs for one run, as YAML (which JSON is): for Go's clients (kubectl, helm), and for Python's. Each does
+    """Two kubeconfigs for one run, in JSON (which is YAML): for Go's clients (kubectl, helm), and for Python's. Each works
     for the other kind as well.
 
     Go's leave out a user's credentials where the server has no TLS: their token is part of the URL's path. Python's send a
@@ -181,5 +183,5 @@ def _kubeconfig(cluster: dict[str, str], token: Token, namespace: str) -> str:
 
 
 def basic_authorization(token: Token) -> str:
-    """The token as clients with the second of them send it."""
+    """The token as clients with the second kubeconfig send it, without `Basic `."""
     return base64.b64encode(f"{token}:unused".encode()).decode()

@@ -16,7 +16,7 @@ _CHUNK = 64 * 1024
 
 
 class Connection(asyncio.StreamReaderProtocol):
-    """A connection whose HTTP is over. Its former protocol learns of nothing more but its end."""
+    """A connection that has been upgraded. Its former protocol is notified of its end only."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self.reader = asyncio.StreamReader()
@@ -32,7 +32,7 @@ class Connection(asyncio.StreamReaderProtocol):
 
 
 class Rest:
-    """A parser, as aiohttp calls it, of what was read behind the 101: it goes on to `reader`."""
+    """A parser for aiohttp that passes what was read after the 101 to `reader`."""
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._reader = reader
@@ -42,7 +42,7 @@ class Rest:
         return False, b""
 
     def feed_eof(self) -> None:
-        """The connection's end is told by the connection."""
+        """Nothing: `Connection.connection_lost` reports the end."""
 
 
 async def pass_through(request: web.BaseRequest, response: web.StreamResponse, answer: aiohttp.ClientResponse) -> None:

@@ -1,4 +1,4 @@
-"""What the API server says when it refuses something, for people: Status objects as sentences, and what to do about types.
+"""Messages of API Status objects: refusals of the API server as sentences, with a remedy for values of a wrong type.
 
 From ansible-core 2.19 on a template that yields a number stays one, which the API server refuses where it wants text. Its
 own message names the field only sometimes, the task's definition the rest.
@@ -73,7 +73,7 @@ def readable(text: str) -> str:
 
 
 def remedy(message: str, definitions: Iterable[object] = ()) -> str:
-    """What to do about a refusal for a number or a boolean where text has to be; empty for any other.
+    """A remedy for a refusal because of a number or a boolean where text has to be; empty for any other.
 
     `definitions` is what was sent, as objects, their YAML, or the operations of a JSON patch.
     """
@@ -117,7 +117,7 @@ def _refused(message: str, values: list[tuple[str, str]]) -> Iterator[tuple[str,
 
 
 def _distinct(pattern: re.Pattern[str], message: str) -> list[tuple[str, ...]]:
-    """What is found, each once; for each of them all values are looked at."""
+    """The distinct matches. For each of them all values are looked at."""
     return list(dict.fromkeys(found.groups() for found in pattern.finditer(message)))[:_MOST_FIELDS]
 
 
@@ -127,7 +127,7 @@ def _place(path: str) -> str:
 
 
 def _is_at(place: str, field: str) -> bool:
-    """Whether Go calls a value's place so: of a map without the key."""
+    """True if Go names a value's place so; of a map it leaves out the key."""
     return place.endswith("." + field) or place.rpartition(".")[0].endswith("." + field)
 
 

@@ -1,4 +1,4 @@
-"""What a CR's status says about its runs: the conditions `Running`, `Successful` and `Failure`.
+"""The conditions `Running`, `Successful` and `Failure` of a CR's status.
 
 The texts, the order and the rules of change are those of the Go operator (internal/ansible/controller/status), because
 people's scripts wait on them. Where it drops fields of a condition that it does not know, these functions keep them.
@@ -61,7 +61,7 @@ class AnsibleResult:
 
 
 def mark_running(status: Status | None, now: datetime) -> JsonObject:
-    """A run is about to start."""
+    """The status when a run is about to start."""
     marked = dict(status or {})
     successful = _find(marked, SUCCESSFUL)
     if successful is not None:
@@ -70,14 +70,14 @@ def mark_running(status: Status | None, now: datetime) -> JsonObject:
 
 
 def mark_succeeded(status: Status | None, result: AnsibleResult, now: datetime) -> JsonObject:
-    """A run ended well."""
+    """The status after a run that succeeded."""
     marked = _set(dict(status or {}), _condition(RUNNING, "True", SUCCESSFUL, AWAITING_MESSAGE, result), now)
     marked = _set(marked, _condition(SUCCESSFUL, "True", SUCCESSFUL, SUCCESSFUL_MESSAGE), now)
     return _set(marked, _condition(FAILURE, "False", "", ""), now)
 
 
 def mark_failed(status: Status | None, message: str, result: AnsibleResult | None, now: datetime) -> JsonObject:
-    """A run failed, or could not be made. `result` is None where Ansible gave none."""
+    """The status after a run that failed, or could not be made. `result` is None where Ansible gave none."""
     marked = dict(status or {})
     running = _find(marked, RUNNING)
     if running is not None:
@@ -87,7 +87,7 @@ def mark_failed(status: Status | None, message: str, result: AnsibleResult | Non
 
 
 def mark_dry_run(status: Status | None, failure: str, now: datetime) -> JsonObject:
-    """A dry run ended; `failure` is empty if well. What the last real run left stays, but for a dry run's own failure."""
+    """The status after a dry run; `failure` is empty if it succeeded. Only the failure of an earlier dry run is removed."""
     marked = _set(dict(status or {}), _condition(RUNNING, "False", DRY_RUN, DRY_RUN_MESSAGE), now)
     earlier = _find(marked, FAILURE)
     if failure:
@@ -152,7 +152,7 @@ def _find(status: Status, kind: str) -> Condition | None:
 def _set(status: JsonObject, condition: Condition, now: datetime) -> JsonObject:
     """The status with this condition, which moves to the end when it changes.
 
-    Same status and reason: nothing to say, but for Failure, whose message is news. The time of transition stays while the
+    Same status and reason: nothing changes, but for Failure, whose message may. The time of transition stays while the
     status does.
     """
     current = _find(status, condition["type"])

@@ -1,4 +1,4 @@
-"""Keeps the values of Secrets out of events, and so out of logs, statuses, Events and artifacts.
+"""Masking of Secrets in the events of a run, and so in logs, statuses, Events and artifacts.
 
 Ansible hides what a task marks `no_log`. Roles forget to: a task that creates or reads a Secret has its data in its
 arguments and in its result, in structured form and again in the text that Ansible prints.
@@ -41,7 +41,7 @@ from runner.resource.secret_values import MASK, SHORTEST, decoded, encoded, is_p
 MASKED_NUMBER, MASKED_BOOLEAN = f"{MASK} (a number)", f"{MASK} (a boolean)"
 
 _SECRET_FIELDS = ("data", "stringData")
-# In whose stead a module takes an object's kind and name beside it.
+# Arguments of a module that define an object whose kind and name are arguments of their own.
 _DEFINITIONS = ("definition", "resource_definition")
 _SECRET_IN_YAML = re.compile(r"kind:\s{0,8}['\"]?Secret\b")
 
@@ -113,7 +113,7 @@ class Masker:
         return self._cover(value)
 
     def mask_json(self, text: str) -> str:
-        """An event as JSON, masked. Most have nothing to be masked, which is seen without parsing them."""
+        """Mask an event in JSON. Most have nothing to be masked, which is found without parsing them."""
         if "Secret" not in text and not self._holds_any(text):
             return text
         event = json.loads(text)
@@ -126,7 +126,7 @@ class Masker:
         return any(secret in text for secret in self._given_in_json) or any(True for _ in self._in_json.found(text))
 
     def _learn(self, value: object) -> None:
-        """Remember what Secrets in this value hold, and what objects in it are called."""
+        """Remember the data of Secrets in this value, and the names of objects in it."""
         # All are kept, so that none has another's address. YAML's aliases make one object stand in many places.
         seen: dict[int, object] = {}
         left = [value]
@@ -143,7 +143,7 @@ class Masker:
                         self._remember(key, entry, is_encoded=is_encoded)
 
     def _learn_names(self, obj: JsonMapping) -> None:
-        # A module is told an object's name beside its kind.
+        # An object's name and kind may be arguments of a module.
         metadata = obj.get("metadata", obj if "kind" in obj else None)
         if not isinstance(metadata, dict):
             return
@@ -208,7 +208,7 @@ class Masker:
         return self._cover_text(value, True) if name in _NAMES and isinstance(value, str) else self._cover(value)
 
     def _cover(self, value: object, is_name: bool = False) -> Any:
-        """`is_name`: the value's key says that it is a name, or a list of them; what it looks like may belie that."""
+        """A masked copy. `is_name`: by its key the value is a name, or a list of them, if it looks like one."""
         if isinstance(value, str):
             return self._cover_text(value, is_name and not _NO_NAME.search(value))
         if isinstance(value, list):
@@ -282,7 +282,7 @@ class Masker:
 
 
 class _Spans:
-    """Where a text names the event's task, or where that stands."""
+    """The spans of a text that are the event's task or play, or their places."""
 
     def __init__(self, text: str, titles: Iterable[str]) -> None:
         spans = sorted(found.span() for title in titles for found in re.finditer(re.escape(title), text))
@@ -296,9 +296,9 @@ class _Spans:
 
 
 class _Texts:
-    """Texts to be looked for in others. Each is filed under the part of it that the fewest of the others are filed under:
+    """A set of texts to find in other texts, with an index by a part of each that few of the others have.
 
-    of many texts only those are compared whose part is there, however much alike they begin.
+    Only those are compared whose part is there, however much alike they begin.
     """
 
     def __init__(self) -> None:
@@ -323,7 +323,7 @@ def _parts(text: str) -> set[str]:
 
 
 def _stands_alone(word: str, start: int, end: int) -> bool:
-    """Whether a part of a word is one for itself: in a path, a URL or a domain; in any name if it is not of letters only."""
+    """True if a part of a word stands alone: in a path, a URL or a domain; in any name if it is not of letters only."""
     separators = "/." if word[start:end].isalpha() else "/._-"
     sides = word[start - 1 : start] if start else "", word[end : end + 1]
     return all(side in separators for side in sides)
@@ -340,14 +340,14 @@ def _secret_fields(obj: object) -> Iterator[tuple[str, JsonObject]]:
 
 
 def _sides(obj: JsonMapping) -> JsonObject:
-    """How a Secret was `before` and `after`, where a module tells the difference beside its result."""
+    """A Secret `before` and `after`, where a module returns the difference with its result."""
     difference = obj.get("diff")
     told = isinstance(difference, dict) and _is_secret(obj.get("result"))
     return {side: part for side, part in difference.items() if isinstance(part, dict)} if told else {}  # type: ignore[union-attr]
 
 
 def _definitions(obj: JsonMapping) -> JsonObject:
-    """A Secret's definitions that do not say themselves what they define: their kind stands beside them."""
+    """The definitions of a Secret that have no kind of their own, since it is another argument."""
     parts = {name: obj.get(name) for name in _DEFINITIONS if _is_secret(obj)}
     return {name: part for name, part in parts.items() if isinstance(part, dict) and not part.get("kind")}
 
@@ -398,7 +398,7 @@ def _masked(value: object) -> str:
 
 
 def _objects_in(text: str) -> list[object]:
-    """What a text with a Secret in it holds: a definition as a template makes it, kubectl's output, a server's answer."""
+    """The objects in a text that has a Secret: a definition as a template makes it, kubectl's output, a server's answer."""
     if "Secret" not in text or "ata" not in text:
         return []
     try:

@@ -69,7 +69,7 @@ class GroupVersionKind:
 
 @dataclass(frozen=True, slots=True, order=True)
 class ObjectKey:
-    """Where an object stands; `namespace` is empty for cluster-scoped objects."""
+    """The namespace and name of an object; `namespace` is empty for cluster-scoped objects."""
 
     namespace: str
     name: str
@@ -119,7 +119,7 @@ def is_deleting(obj: Object) -> bool:
 
 
 def is_owned(obj: Object, owner: Owner) -> bool:
-    """Whether the object already names this very CR as an owner, by reference or by annotation."""
+    """True if the object names this very CR as an owner, by reference or by annotation."""
     if any(reference.get("uid") == owner.uid for reference in owner_references(obj)):
         return True
     marks = annotations_of(obj)
@@ -129,7 +129,7 @@ def is_owned(obj: Object, owner: Owner) -> bool:
 
 
 def own(obj: JsonObject, owner: Owner, *, namespace: str) -> bool:
-    """Mark the object, which is about to be created in `namespace`, as the owner's; whether that changed anything.
+    """Add the owner to an object that is about to be created in `namespace`; False if it has it already.
 
     An owner reference where Kubernetes allows one (same namespace, or a cluster-scoped owner), annotations where it does
     not. A role's own reference to this CR (say, as its controller) is left alone. As Go's proxy/inject_owner.go.
@@ -154,7 +154,7 @@ def owner_references(obj: Object) -> Iterator[Object]:
 
 
 def owners(obj: Object) -> Iterator[tuple[GroupKind, ObjectKey]]:
-    """Each (kind, key) that the object says it belongs to. A reference's namespace is the object's own: whether the
+    """The (kind, key) of each owner that the object names. A reference's namespace is the object's own: whether the
     owner is namespaced at all is for the caller to know."""
     namespace = ObjectKey.of(obj).namespace
     for reference in owner_references(obj):
@@ -168,7 +168,7 @@ def owners(obj: Object) -> Iterator[tuple[GroupKind, ObjectKey]]:
 
 
 def cut(text: str, most: int, *, end: str = "…") -> str:
-    """The text, or so many characters of it with this end instead of what was left out."""
+    """The text, cut to so many characters and with this end if it is longer."""
     return text if len(text) <= most else text[: most - len(end)] + end
 
 
@@ -203,7 +203,7 @@ def _primary_resource(key: ObjectKey) -> str:
 
 
 def _mapping(value: object) -> Object:
-    """The value; nothing where another type stands than Kubernetes has there, as in an object within an object."""
+    """The value if it is a mapping, else an empty one, as an object within an object may have any value there."""
     # Asked hundreds of times for each reconcile; an abstract class takes its time to say.
     if isinstance(value, dict):
         return value

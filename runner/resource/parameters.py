@@ -1,4 +1,4 @@
-"""What a role gets to see of its CR: the variables of a run.
+"""The variables of a run, made of its CR.
 
 A CR is written by people who may create CRs, not by people who may write roles. So its strings are data and never become
 templates, and its fields never become variables by which Ansible itself is steered.
@@ -22,7 +22,7 @@ from runner.resource.metadata import GroupVersionKind, Object, ObjectKey
 Variables = JsonMapping
 
 # Variables by which Ansible finds hosts, files and roles: a CR setting one would steer how the role runs rather than what
-# it does. Everything `ansible_…` is reserved beside these. Words like `name`, `port`, `tags` or `environment` are not: they
+# it does. Everything `ansible_…` is reserved as well. Words like `name`, `port`, `tags` or `environment` are not: they
 # are keywords of plays, as variables they mean nothing to Ansible, and CRs use them.
 _RESERVED = frozenset(
     """
@@ -40,7 +40,7 @@ _TEMPLATE = "{"
 # What is handed to a role: values in all of a CR, and levels of them. The API server takes 1.5 MB and 10,000 levels, which
 # neither Python's JSON nor Ansible could cope with.
 MOST_VALUES, MOST_LEVELS = 50_000, 100
-# Of the fields that are left out, what is told.
+# Fields that are left out: how many are logged, and how much of each path.
 _MOST_DROPPED, _LONGEST_PATH = 10, 200
 
 _NUMBERS = re.compile(r"([a-zA-Z])(\d+)([a-zA-Z](\d+))")
@@ -114,7 +114,7 @@ def to_camel(variable: str) -> str:
 
 
 def fields_by_variable(fields: Iterable[str], *, snake_case: bool) -> Callable[[str], str]:
-    """What a variable is called among these fields of a CR, or would be called. ValueError if it cannot be one.
+    """Maps a variable to the field of a CR that becomes it, of these or a new one. ValueError if there can be none.
 
     The fields' names are looked at once, however many variables are asked for.
     """
@@ -135,7 +135,7 @@ def field_of(variable: str, fields: Iterable[str], *, snake_case: bool) -> str:
 
 
 def check_size(obj: Object) -> None:
-    """Raises Unusable for a CR of more values or levels than a role is given. Looks at each value once, not recursively."""
+    """Raise Unusable for a CR of more values or levels than a role is given. Looks at each value once, not recursively."""
     left, levels = MOST_VALUES, 0
     level: list[Any] = [obj]
     while level:
@@ -202,7 +202,7 @@ def variable_name(gvk: GroupVersionKind) -> str:
 
 
 def own_variables(gvk: GroupVersionKind) -> tuple[str, ...]:
-    """Those that every run has, whatever its CR says."""
+    """The variables that every run has, whatever its CR says."""
     key = variable_name(gvk)
     return ("ansible_operator_meta", key, f"{key}_spec")
 

@@ -1,6 +1,6 @@
-"""Which of a Secret's values have to be kept out of texts: an entry's key and value say so.
+"""Recognition of secrets among the values of a Secret, by an entry's key and value.
 
-Most of what stands in Secrets beside passwords are names: of a host, a user, a database, a mode. Masked everywhere, they
+Most of what stands in Secrets next to passwords are names: of a host, a user, a database, a mode. Masked everywhere, they
 would make unreadable what an operator says of its own objects. The rules are those of `runner.resource.masking`.
 """
 
@@ -58,7 +58,7 @@ _IN_URL = re.compile(r"://[^\s/@:]{0,256}:([^\s/@]{1,1024})@")
 
 
 def secrets_of(key: str, text: str) -> Iterator[str]:
-    """What of a Secret's entry has to be kept out of any text: the whole, parts of it, or nothing."""
+    """Yield what of a Secret's entry has to be masked in any text: the whole, parts of it, or nothing."""
     text = text.strip()
     is_one_word = len(text.split(None, 1)) < 2
     if is_secret_key(key) or (_is_secret_word(text) if is_one_word else _is_secret_text(text)):
@@ -82,7 +82,7 @@ def secrets_of(key: str, text: str) -> Iterator[str]:
 
 
 def is_secret_key(key: str) -> bool:
-    """Whether a key says that its value is a secret: `db_password`, `tls.key`, `token.txt`; not `secretName`."""
+    """True if a key says that its value is a secret: `db_password`, `tls.key`, `token.txt`; not `secretName`."""
     words = [word.lower() for word in _KEY_PART.findall(_FILE_ENDING.sub("", key[:_LONGEST_NAME]))]
     if not words or words[-1] in _ABOUT:
         return False
@@ -94,24 +94,24 @@ def _is_secret_word(text: str) -> bool:
 
 
 def _is_secret_text(text: str) -> bool:
-    """Several words may be a passphrase: they are kept out as one text, none of them alone."""
+    """True for several words that may be a passphrase, which is masked as a whole only."""
     return "\n" in text or len(text) >= _PASSPHRASE
 
 
 def is_plain(text: str) -> bool:
-    """Whether a text looks like a name, a word, a number, a path or a URL, and not like a secret."""
+    """True if a text looks like a name, a word, a number, a path or a URL, and not like a secret."""
     if len(text) > _LONGEST_NAME or not _NAMELIKE.fullmatch(text):
         return False
     return _has_plain_segments(text) and not _LONG_NUMBER.fullmatch(text)
 
 
 def is_random(text: str) -> bool:
-    """Whether a word looks like a secret among others: a key, a token, a line of a certificate."""
+    """True if a word looks like a secret among others: a key, a token, a line of a certificate."""
     return len(text) >= _RANDOM and bool(_TOKEN_LIKE.fullmatch(text)) and not _has_plain_segments(text)
 
 
 def _has_plain_segments(text: str) -> bool:
-    """Whether the parts of a text change between small and capital letters and digits as seldom as names do."""
+    """True if the parts of a text change between small and capital letters and digits as seldom as names do."""
     if _UUID.search(text):
         return False
     for segment in _SEGMENT.findall(text):
@@ -161,7 +161,7 @@ def decoded(text: str) -> str | None:
 
 
 def spellings(secret: str) -> set[str]:
-    """As it stands in texts: as it is, in Python, and in JSON, which the API server quotes in JSON."""
+    """The spellings of a secret in texts: as it is, in Python, and in JSON, which the API server quotes in JSON."""
     found = {secret, repr(secret)[1:-1]}
     plain = json.dumps(secret, ensure_ascii=False)[1:-1]
     # Go escapes three characters more.

@@ -1,4 +1,4 @@
-"""Label selectors, as objects have them and as the API writes them."""
+"""Label selectors, as in objects and in the query of a request."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ EVERYTHING = Selector()
 
 
 def label_selector(text: str) -> Selector | None:
-    """A selector in the API's own writing; None if it is not understood here."""
+    """The selector in a query's `labelSelector`; None if it cannot be parsed."""
     requirements, position = [], 0
     while position < len(text):
         match = _REQUIREMENT.match(text, position)

@@ -442,7 +442,7 @@ async def test_no_answer_is_said_in_the_apis_own_form() -> None:
         async with run.http.post(CONFIG_MAPS, json=config_map()) as answer:
             assert (answer.status, (await answer.json())["reason"]) == (503, "ServiceUnavailable")
         # Perhaps it was written all the same.
-        assert not run.session.writes.shown_at(parse(CONFIG_MAPS), "99")
+        assert not run.session.writes.covered_at(parse(CONFIG_MAPS), "99")
 
 
 @pytest.mark.parametrize(
@@ -724,7 +724,7 @@ async def test_a_server_that_falls_silent_is_not_waited_for_without_end(
         if method != "GET":
             # Perhaps it was written all the same.
             written = "/api/v1/namespaces/here/pods" if "pods" in path else CONFIG_MAPS
-            assert not run.session.writes.shown_at(parse(written), "99")
+            assert not run.session.writes.covered_at(parse(written), "99")
         over.set()
 
 
@@ -808,7 +808,7 @@ async def test_a_trial_gets_its_owner_and_starts_nothing() -> None:
         await run.http.post(CONFIG_MAPS + "?dryRun=All", json=config_map())
         assert echo.metadata["ownerReferences"] == [REFERENCE]
         assert run.noticed == []
-        assert run.session.writes.shown_at(parse(CONFIG_MAPS), "1")
+        assert run.session.writes.covered_at(parse(CONFIG_MAPS), "1")
 
 
 async def test_events_are_not_watched() -> None:

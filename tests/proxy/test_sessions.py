@@ -64,15 +64,15 @@ EVERYWHERE = parse("/apis/apps/v1/deployments")
 )
 def test_a_store_has_to_come_as_far_as_what_was_written_to_it(other: RequestInfo) -> None:
     writes = Writes()
-    assert writes.shown_at(HERE, "1")
+    assert writes.covered_at(HERE, "1")
     writes.add(HERE, "9")
     # A write that changed nothing gives an older version.
     writes.add(HERE, "8")
     # All versions of a group show the same objects.
     for info in (HERE, EVERYWHERE, parse("/apis/apps/v1beta1/namespaces/here/deployments")):
         # As numbers: 10 comes after 9.
-        assert [writes.shown_at(info, version) for version in ("8", "9", "10")] == [False, True, True]
-    assert writes.shown_at(other, "1")
+        assert [writes.covered_at(info, version) for version in ("8", "9", "10")] == [False, True, True]
+    assert writes.covered_at(other, "1")
 
 
 @pytest.mark.parametrize("version", [None, "", "9a", "-1"])
@@ -80,12 +80,12 @@ def test_what_cannot_be_known_no_store_shows(version: str | None) -> None:
     writes = Writes()
     writes.add(HERE, version)
     writes.add(HERE, "9")
-    assert not writes.shown_at(HERE, "10")
-    assert not writes.shown_at(EVERYWHERE, "10")
-    assert writes.shown_at(parse("/apis/apps/v1/namespaces/there/deployments"), "1")
+    assert not writes.covered_at(HERE, "10")
+    assert not writes.covered_at(EVERYWHERE, "10")
+    assert writes.covered_at(parse("/apis/apps/v1/namespaces/there/deployments"), "1")
 
 
 def test_a_version_that_is_no_number_shows_nothing() -> None:
     writes = Writes()
     writes.add(HERE, "9")
-    assert not writes.shown_at(HERE, "ten")
+    assert not writes.covered_at(HERE, "ten")
