@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from devkit.check.findings import Finding, Level, Report
+from runner.cli import mistakes
 from runner.errors import ConfigurationError
 
 _TEMPLATED = "the name is a template: of what it may stand for, only roles of this project were read"
@@ -32,10 +33,11 @@ def check(folder: Path, watches_file: Path | None, output: str) -> None:
     found, or otherwise than with ansible-operator. It is compared with the ansible-core, collections and Python packages
     that are here. Nothing of it is run. The exit code is 1 if there are errors.
     """
-    try:
-        report = examine(folder, watches_file, os.environ)
-    except (ConfigurationError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    with mistakes():
+        try:
+            report = examine(folder, watches_file, os.environ)
+        except OSError as error:
+            raise ConfigurationError(str(error)) from error
     click.echo(json.dumps(report.as_dict(), indent=2) if output == "json" else report.text())
     sys.exit(1 if report.fails else 0)
 

@@ -12,6 +12,7 @@ import click
 
 from devkit.devcluster import cluster
 from devkit.devcluster.errors import DevclusterError
+from runner.cli import mistakes
 
 
 def _where(command: Callable[..., None]) -> Callable[..., None]:
@@ -21,10 +22,8 @@ def _where(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--dir", "folder", type=click.Path(path_type=Path), help="Keep its files here instead.")
     @functools.wraps(command)
     def wrapped(name: str, folder: Path | None, **options: Any) -> None:
-        try:
+        with mistakes():
             command(folder.absolute() if folder else cluster.state_dir(name), **options)
-        except DevclusterError as error:
-            raise click.ClickException(str(error)) from error
 
     return wrapped
 

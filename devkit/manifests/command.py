@@ -15,6 +15,7 @@ from devkit.manifests import crd_file, rights, role_file
 from devkit.manifests.crd import ArgumentSpecs
 from devkit.manifests.markers import YamlFile, plain
 from devkit.scaffolding.project import TEMPLATES
+from runner.cli import mistakes
 from runner.config import flags, watches
 from runner.config.settings import Settings
 from runner.config.watches import Watch
@@ -127,13 +128,11 @@ def manifests(watches_file: Path, check: bool) -> None:
 
     The CRDs come from the roles' argument specs, the role from their tasks. docs/manifests.md says how.
     """
-    try:
+    with mistakes():
         result = generate(Settings(watches_file=watches_file), os.environ)
         stale = result.stale()
         if not check:
             result.write(stale)
-    except ConfigurationError as error:
-        raise click.ClickException(str(error)) from error
     result.tell()
     for path in stale:
         click.echo(f"{path}: {'not up to date' if check else 'written'}")
