@@ -19,7 +19,7 @@ PAGE = (ROOT / "docs" / "reliability.md").read_text()
 
 
 def test_every_scenario_is_told_and_every_one_told_is_there() -> None:
-    promised = PAGE.partition("## What is promised")[2].partition("## ")[0]
+    promised = PAGE.partition("## What is guaranteed")[2].partition("## ")[0]
     cells = [row.split("|")[3] for row in promised.splitlines() if row.startswith("| ")]
     assert set(re.findall(r"`([^`]+)`", " ".join(cells))) == set(SCENARIOS)
     assert set(SCENARIOS) >= program.LONG_ONLY
