@@ -1,8 +1,8 @@
 """What each patch of ansible-core saves a run, in processor time: `python -m bench.patches`.
 
-Each patch is left out of a worker of its own. Such a worker and one with all patches play the same jobs by turns, a few runs
-each, so that what else the machine does hits both alike. There is no cluster: an HTTP server of a few lines answers as an API
-server would, and its time does not count. Without a patch that puts the process back, the worker is used all the same.
+Each patch is left out of a worker of its own. Such a worker and one with all patches play the same jobs in turn, a few runs
+each, so that other work of the machine hits both alike. There is no cluster: an HTTP server of a few lines answers as an
+API server would, and its time does not count. Without a patch that puts the process back, the worker is used all the same.
 """
 
 from __future__ import annotations
@@ -216,12 +216,12 @@ class Worker:
         self._jobs.close()
         tempfile.tempdir = str(self._folder)
         install, wait = registry.install, worker._next
-        registry.install = lambda patches: install([patch for patch in patches if patch[0] != self.left_out])
+        registry.install = lambda patches: install([patch for patch in patches if patch.name != self.left_out])
         worker._NEEDED_BY_WORKERS = frozenset()
         warm = worker.Warm(Limits(runs=sys.maxsize, age=86400.0, memory=sys.maxsize))
         warm.warm_up()
         if warm._facts is not None:
-            os.waitpid(forked(warm._gather), 0)
+            os.waitpid(forked(lambda: warm.gather_facts()), 0)
         put_back = warm._put_back
         warm._put_back = lambda: (put_back(), "")[1]  # type: ignore[method-assign]
         gc.collect()
@@ -253,11 +253,12 @@ def names() -> list[str]:
     ours, theirs = socket.socketpair()
 
     def tell() -> None:
-        install, known = registry.install, []
+        install = registry.install
+        known: list[str] = []
 
         def noted(patches: Any) -> Any:
             patches = list(patches)
-            known.extend(patch[0] for patch in patches)
+            known.extend(patch.name for patch in patches)
             return install(patches)
 
         registry.install = noted
@@ -305,7 +306,7 @@ def main(rounds: int, chosen: tuple[str, ...], wanted: tuple[str, ...]) -> None:
         folder = Path(made)
         all_projects = prepared(folder, set(wanted))
         settled(folder)
-        with api_server() as port, forkserver._environment_of_a_run(made):
+        with api_server() as port, forkserver.environment_of_a_run(made):
             from ansible.release import __version__
 
             click.echo(f"ansible-core {__version__}, {rounds} rounds of {BLOCK} runs")

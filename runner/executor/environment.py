@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,26 @@ LOCAL_TEMP = "ANSIBLE_LOCAL_TEMP"
 _REMOTE_TEMP = ("ANSIBLE_REMOTE_TEMP", "ANSIBLE_REMOTE_TMP")
 # Characters. Programs make sockets below it (ssh-agent's takes 35 more), whose paths the kernel bounds at 108.
 _LONGEST_TMPDIR = 72
+
+
+def set_environ(variables: Mapping[str, str]) -> None:
+    """Make these the process' environment. What is as it should be, which is most of it, is not set again."""
+    now = dict(os.environ)
+    for name in now.keys() - variables.keys():
+        del os.environ[name]
+    for name, value in variables.items():
+        if now.get(name) != value:
+            os.environ[name] = value
+
+
+@contextlib.contextmanager
+def restored_environ() -> Iterator[None]:
+    """Put the process' environment back at the end."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        set_environ(before)
 
 
 def order(job: Job) -> dict[str, Any]:

@@ -34,14 +34,14 @@ TASKS = """
 RUNNER = """
 import asyncio, contextlib, sys
 from pathlib import Path
-from runner.executor import subprocess
+from runner.executor import cold
 from runner.executor.jobs import ExecutorError, Job
 from runner.executor.warm.executor import WarmExecutor
 
 async def main(executor, folder):
     async with contextlib.AsyncExitStack() as stack:
         warm = executor == "warm"
-        execute = (await stack.enter_async_context(WarmExecutor())).execute if warm else subprocess.execute
+        execute = (await stack.enter_async_context(WarmExecutor())).execute if warm else cold.execute
         (folder / "tmp").mkdir()
         try:
             job = Job(ident="it", folder=folder / "run", role=folder / "roles" / "thing", scratch=folder / "tmp")

@@ -114,14 +114,14 @@ class NotPlain(RolerunnerError):
     """What is to be copied is not of the types that are known."""
 
 
-def check_copied() -> None:
+def verify_copied() -> None:
     """LookupError where parsed YAML is made of other things."""
     content = DataLoader().load("a: [1, {b: c, d: !unsafe e}]")
     if not is_plain(content):
         raise LookupError("parsed YAML is made of other types")
 
 
-def check_modules() -> None:
+def verify_modules() -> None:
     """LookupError or AttributeError where modules get their arguments in another way."""
     _ = basic._ANSIBLE_ARGS
     if TAGS:
@@ -190,7 +190,7 @@ class _NoQueue:
         pass
 
 
-def check_task_context() -> None:
+def verify_task_context() -> None:
     """LookupError or AttributeError where a worker's task is run in another context."""
     from runner.executor.patches.registry import expect
 

@@ -1,10 +1,9 @@
-"""A seam of ansible-core: facts about the machine that take long to find out are found out beside the runs, not in them.
+"""Facts of the machine that take long to gather are gathered in a process of their own, not in the runs.
 
 What changes by itself (time, memory, load, uptime, how full a mount is, the environment, the user, local facts) is gathered
-by each run as ever. What is a matter of how the machine is built (devices, mounts, network, distribution …) a run takes
-from a file of the fork server. That has it gathered anew, in a process of its own, when it plays a job, an earlier one
-wanted facts, and the last time was more than a minute ago. What has not been gathered yet, or not for an hour, a run gathers
-itself.
+by each run. What depends on how the machine is built (devices, mounts, network, distribution …) a run takes from a file.
+The fork server has it written again when a run has asked for facts and had some that were more than a minute old. What has
+not been gathered yet, or not for an hour, a run gathers itself.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import marshal
 import os
 import threading
 import time
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,7 @@ from ansible.module_utils.facts.utils import get_mount_size
 from ansible.modules import setup
 
 from runner.executor.patches import ansible_core
-from runner.executor.patches.registry import expect
+from runner.executor.patches.registry import Patch, expect
 from runner.private_files import write_private
 
 # Seconds.
@@ -52,20 +50,20 @@ class Facts:
         # Of the file that these are from: its number and time.
         self._stored: tuple[int, int] | None = None
         self._begun = -_OLDEST
-        # Whether this run, or one that this process was told of, has asked.
-        self._wanted = False
-        # In a process that gathers for those to come.
+        # Whether this run has asked.
+        self._asked = False
+        # In the process that gathers.
         self._recording = False
 
     def is_due(self) -> bool:
-        """Whether it is time to gather; not again, then, until the next time."""
-        if not self._wanted or time.monotonic() - self._begun < _AGE:
+        """In the fork server, when a run has found its facts old: whether to gather, which is then not due for a while."""
+        if time.monotonic() - self._begun < _AGE:
             return False
-        self._begun, self._wanted = time.monotonic(), False
+        self._begun = time.monotonic()
         return True
 
-    def gather(self) -> None:
-        """For the runs to come; in a process that does nothing else."""
+    def gather(self, path: Path) -> None:
+        """Gather facts and write them to the file, in a process that does nothing else."""
         self._recording = True
         self._kept.clear()
         collector = ansible_collector.get_ansible_collector(
@@ -76,17 +74,10 @@ class Facts:
             gather_timeout=10,
         )
         collector.collect(module=_module())
-
-    def learned(self) -> Iterable[None]:
-        """That facts are wanted, where these are old."""
-        wanted, self._wanted = self._wanted, False
-        return [None] if wanted and time.monotonic() - self._gathered > _AGE else []
-
-    def keep(self, lesson: None) -> None:
-        self._wanted = True
+        self.store(path)
 
     def store(self, path: Path) -> None:
-        """In the process that gathers: write down what it has, for those that play to `refresh` theirs."""
+        """Write what was gathered, for workers to `refresh` theirs from."""
         fresh = path.with_name(f".{path.name}-{os.getpid()}")
         # The clock is the machine's.
         write_private(fresh, marshal.dumps((time.monotonic(), self._kept)))
@@ -94,6 +85,7 @@ class Facts:
 
     def refresh(self, path: Path) -> None:
         """Before a run: take what another process has gathered since the last time, if it has."""
+        self._asked = False
         try:
             found = os.stat(path)
             state = found.st_ino, found.st_mtime_ns
@@ -104,11 +96,15 @@ class Facts:
             # None has, or it is gone. Each run gathers for itself then, or goes on with what there is.
             return
 
+    def are_old(self) -> bool:
+        """After a run: whether it has asked for facts, and had old ones or none."""
+        return self._asked and time.monotonic() - self._gathered > _AGE
+
     def knows(self, what: str) -> bool:
         return not self._recording and what in self._kept and time.monotonic() - self._gathered < _OLDEST
 
     def ask(self, what: str, gather: Any) -> Any:
-        self._wanted = True
+        self._asked = True
         if self.knows(what):
             return marshal.loads(self._kept[what])
         found = gather()
@@ -132,7 +128,7 @@ _ARGUMENTS = {
 }
 
 
-def check() -> None:
+def verify() -> None:
     names = {collector.name for collector in default_collectors.collectors}
     if missing := _SLOW - _NEWER - names:
         raise LookupError(f"no such facts: {', '.join(sorted(missing))}")
@@ -147,18 +143,18 @@ def check() -> None:
             expect(getattr(LinuxHardware, name), "self")
     expect(linux.get_best_parsable_locale, "module")
     expect(get_mount_size, "mountpoint")
-    ansible_core.check_modules()
+    ansible_core.verify_modules()
     _ = setup.main, timeout.DEFAULT_GATHER_TIMEOUT
 
 
-def put() -> Facts:
+def apply() -> Facts:
     kept = Facts()
     # Before any is replaced: some have their method from others.
     methods = {collector: collector.collect for collector in default_collectors.collectors if collector.name in _SLOW}
     for collector, collect in methods.items():
-        _put_collector(kept, collector, collect)
+        _keep_collector(kept, collector, collect)
     for name in filter(partial(hasattr, LinuxHardware), _SLOW_HARDWARE):
-        _put_hardware(kept, name)
+        _keep_hardware(kept, name)
     locale = linux.get_best_parsable_locale
     linux.get_best_parsable_locale = lambda module, *args, **kwargs: kept.ask(
         "locale", lambda: locale(module, *args, **kwargs)
@@ -166,7 +162,7 @@ def put() -> Facts:
     return kept
 
 
-def _put_collector(kept: Facts, collector: Any, collect: Any) -> None:
+def _keep_collector(kept: Facts, collector: Any, collect: Any) -> None:
     def kept_collect(self: Any, module: Any = None, collected_facts: Any = None) -> Any:
         return kept.ask(
             f"{collector.__module__}.{collector.__qualname__}",
@@ -176,7 +172,7 @@ def _put_collector(kept: Facts, collector: Any, collect: Any) -> None:
     collector.collect = kept_collect
 
 
-def _put_hardware(kept: Facts, name: str) -> None:
+def _keep_hardware(kept: Facts, name: str) -> None:
     method = getattr(LinuxHardware, name)
 
     def kept_method(self: Any) -> Any:
@@ -204,3 +200,6 @@ def _is_whole(found: Any) -> bool:
     """Whether nothing is missing of it: of mounts that did not answer in time, a note or less is all that is known."""
     mounts = found.get("mounts") or () if isinstance(found, dict) else ()
     return all(isinstance(mount, dict) and "note" not in mount for mount in mounts)
+
+
+PATCH = Patch("facts", verify, apply)

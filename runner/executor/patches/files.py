@@ -1,8 +1,7 @@
-"""Seams of ansible-core and of what it uses: what has been parsed is not parsed again.
+"""Files that an earlier run of the process has parsed are not parsed again while they are unchanged.
 
-Files that an earlier run has read are reused while they are unchanged, a copy for each who reads them. Between two runs a
-process parses what the one has read, and the fork server what its children say they have read, so that the next run has it.
-That is done without the passwords of any run: what is encrypted is never kept.
+Each reader gets a copy. What is kept is parsed once more between two runs, without the passwords of any run: what is
+encrypted is never kept. So too are the parser of ansible-playbook's arguments and the options of plugins kept.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from ansible.plugins.loader import PluginLoader, get_plugin_class
 from ansible.utils.display import Display
 
 from runner.executor.patches import ansible_core
-from runner.executor.patches.registry import bounded, expect
+from runner.executor.patches.registry import Patch, bounded, expect
 
 _MOST = 500
 # Nanoseconds. A file that was written just now may be written again without a trace in its times.
@@ -48,13 +47,13 @@ class Parsed:
     def __init__(self, load: Any) -> None:
         self._load = load
         self._known: dict[Key, tuple[State, Any]] = {}
-        self._learned: set[Key] = set()
+        self._read: set[Key] = set()
         # What has something to be told each time, or is encrypted.
         self._refused: dict[Key, State] = {}
         # Files below this folder are the run's own.
         self.own_folder = ""
 
-    def keep(self, key: Key) -> None:
+    def _keep(self, key: Key) -> None:
         """Read a file for the runs to come, with no run's passwords."""
         path, json_only, trusted = key
         how = {"trusted_as_template": trusted} if ansible_core.TAGS else {}
@@ -72,14 +71,11 @@ class Parsed:
             self._known[key] = state, content
             bounded(self._known, _MOST)
 
-    def learned(self) -> Iterable[Key]:
-        return self._learned
-
     def end_run(self) -> None:
-        """Between two runs of a process: keep what the one has read for the other."""
-        learned, self._learned = self._learned, set()
-        for key in learned:
-            self.keep(key)
+        """Between two runs of a process: keep what the first has read for the next."""
+        read, self._read = self._read, set()
+        for key in read:
+            self._keep(key)
 
     def take(self, key: Key) -> Any:
         """The content, a copy of its own for each, if it is known and the file has not changed; else UNKNOWN."""
@@ -92,7 +88,7 @@ class Parsed:
             return ansible_core.copied(content)
         self._known.pop(key, None)
         if now != self._refused.get(key) and not key[0].startswith(self.own_folder + os.sep):
-            self._learned.add(key)
+            self._read.add(key)
         return UNKNOWN
 
 
@@ -122,19 +118,19 @@ def _nothing_said() -> Iterator[list[set[str] | dict[str, int]]]:
             setattr(display, name, messages)
 
 
-def check() -> None:
+def verify() -> None:
     expect(
         DataLoader.load_from_file,
         *("self", "file_name", "cache", "unsafe", "json_only", *(["trusted_as_template"] if ansible_core.TAGS else [])),
     )
-    ansible_core.check_copied()
+    ansible_core.verify_copied()
     _ = DataLoader()._FILE_CACHE
     for name in _SAID:
         if not isinstance(messages := getattr(Display(), name), (set, dict)):
             raise TypeError(f"what has been said is kept in a {type(messages).__name__}")
 
 
-def put() -> Parsed:
+def apply() -> Parsed:
     ansible_core.share_leaves()
     load = DataLoader.load_from_file
     kept = Parsed(load)
@@ -159,22 +155,22 @@ def put() -> Parsed:
     return kept
 
 
-def check_yaml() -> None:
+def verify_yaml() -> None:
     expect(yaml.safe_load, "stream")
     _ = yaml.CSafeLoader, ansible_runner.loader.safe_load
 
 
-def put_yaml() -> None:
+def apply_yaml() -> None:
     """Kubeconfigs and the like are read by PyYAML's safe loader; the one in C reads the same."""
     yaml.safe_load = ansible_runner.loader.safe_load = lambda stream: yaml.load(stream, Loader=yaml.CSafeLoader)
 
 
-def check_arguments() -> None:
+def verify_arguments() -> None:
     expect(PlaybookCLI.init_parser, "self")
     _ = PlaybookCLI.parse
 
 
-def put_arguments() -> None:
+def apply_arguments() -> None:
     """The parser of ansible-playbook's arguments is the same for all runs."""
     init_parser = PlaybookCLI.init_parser
     parser: Any = None
@@ -190,7 +186,7 @@ def put_arguments() -> None:
     PlaybookCLI.init_parser = kept_parser
 
 
-def check_plugins() -> None:
+def verify_plugins() -> None:
     expect(PluginLoader._load_config_defs, "self", "name", "module", "path")
     expect(get_plugin_class, "obj")
     expect(constants.config.has_configuration_definition, "plugin_type", "name")
@@ -200,7 +196,7 @@ def check_plugins() -> None:
         expect(loader.all)
 
 
-def put_plugins() -> None:
+def apply_plugins() -> None:
     """Before a run's playbooks, all plugins of some types are loaded for the options that their documentation has.
 
     They are known from the fork server's first run, unless a playbook brings more of them. And of a plugin whose
@@ -235,3 +231,11 @@ class _Listed:
             return ()
         self._loaded = folders
         return self._loader.all(**how)  # type: ignore[no-any-return]
+
+
+PATCHES = (
+    Patch("parsing", verify, apply),
+    Patch("YAML", verify_yaml, apply_yaml),
+    Patch("arguments", verify_arguments, apply_arguments),
+    Patch("plugins", verify_plugins, apply_plugins),
+)

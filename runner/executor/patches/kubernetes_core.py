@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.executor.patches.registry import bounded, expect
+from runner.executor.patches.registry import Patch, bounded, expect
 
 _COLLECTION = "ansible_collections.kubernetes.core"
 _CLIENT = f"{_COLLECTION}.plugins.module_utils.k8s.client"
@@ -44,7 +44,7 @@ _TOKEN = "TOKEN-OF-THE-RUN"
 _PROXY = re.compile("_proxy$|^REQUEST_METHOD$", re.IGNORECASE)
 
 
-def check() -> None:
+def verify() -> None:
     if (client := _client()) is not None:
         expect(client._create_configuration, "auth")
         expect(client.get_api_client)
@@ -54,7 +54,7 @@ def check() -> None:
         _ = client._pool.clear
 
 
-def put() -> Connections | None:
+def apply() -> Connections | None:
     client = _client()
     if client is None:
         # Not every operator has Kubernetes' collection.
@@ -302,3 +302,6 @@ def _without(configuration: Any, token: str) -> Iterator[None]:
         yield
     finally:
         configuration.proxy = proxy
+
+
+PATCH = Patch("connections", verify, apply)

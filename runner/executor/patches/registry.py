@@ -1,33 +1,44 @@
-"""Where ansible-core is worked on from outside: a seam is put in only if this ansible-core is as it was written for.
+"""The registry of patches: each is applied only where the installed version is as the patch was written for.
 
-What is not as known goes ansible-core's standard way, which is slower and never wrong.
+Where it is not, Ansible's own way is taken, which is slower and never wrong.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
-# A seam's name, what raises where this ansible-core is not as known, and what puts the seam in.
-Seam = tuple[str, Callable[[], None], Callable[[], Any]]
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A change of private code of ansible-core or kubernetes.core.
+
+    `verify` raises LookupError, AttributeError, TypeError, ValueError or ImportError where that code is not as known;
+    `apply` returns what the patch keeps, if anybody is to use it.
+    """
+
+    name: str
+    verify: Callable[[], None]
+    apply: Callable[[], Any]
 
 
-def install(seams: Iterable[Seam]) -> tuple[dict[str, str], dict[str, Any]]:
-    """What was left out, and why; and what the others' putting in gave; by name."""
+def install(patches: Iterable[Patch]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Apply the patches. By name: why one was left out, and what `apply` of the others returned."""
     left_out: dict[str, str] = {}
     installed = {}
-    for name, check, put in seams:
+    for patch in patches:
         try:
-            check()
+            patch.verify()
         except (LookupError, AttributeError, TypeError, ValueError, ImportError) as error:
-            left_out[name] = str(error)
+            left_out[patch.name] = str(error)
         else:
-            installed[name] = put()
+            installed[patch.name] = patch.apply()
     return left_out, installed
 
 
-def expect(function: Any, *parameters: str) -> None:
+def expect(function: Callable[..., object], *parameters: str) -> None:
     """LookupError unless the function has these parameters, and no others that must be given."""
     known = inspect.signature(function).parameters
     missing = [name for name in parameters if name not in known]
@@ -44,6 +55,6 @@ _COLLECTING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def bounded(kept: dict[Any, Any], most: int) -> None:
-    """Let the oldest entries go. What is used again and again is soon back."""
+    """Remove the oldest entries beyond so many. What is used often is soon back."""
     while len(kept) > most:
         del kept[next(iter(kept))]

@@ -22,7 +22,7 @@ from ansible.vars import clean, manager
 
 from runner.errors import RolerunnerError
 from runner.executor.patches import ansible_core, tasks
-from runner.executor.patches.registry import expect
+from runner.executor.patches.registry import Patch, expect
 
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 # What ansible-core notes down in a result.
@@ -36,7 +36,7 @@ class _NotPlain(RolerunnerError):
     """Ansible-core knows what to do with it."""
 
 
-def check() -> None:
+def verify() -> None:
     expect(clean.clean_facts, "facts")
     expect(clean.namespace_facts, "facts")
     expect(clean.strip_internal_keys, "dirty", "exceptions")
@@ -50,7 +50,7 @@ def check() -> None:
     _ = constants.RESTRICTED_RESULT_KEYS
 
 
-def put() -> None:
+def apply() -> None:
     manager.clean_facts = clean_facts(clean.clean_facts)
     # Until ansible-core 2.20.
     if getattr(task_executor, "clean_facts", None) is clean.clean_facts:
@@ -81,7 +81,7 @@ def unless_unseen(function: Callable[[Any], dict[str, Any]]) -> Callable[[Any], 
     """What makes variables of a task's facts, for the task itself: none, where it looks at none afterwards."""
 
     def made(facts: Any) -> dict[str, Any]:
-        task = getattr(tasks.InlineWorker.current, "_task", None)
+        task = getattr(tasks.TaskInProcess.current, "_task", None)
         if type(facts) is not dict or not facts or task is None or any(getattr(task, name) for name in _LOOKING):
             return function(facts)
         # Of the others it would be said that they are removed.
@@ -183,12 +183,12 @@ def _may_be_restricted(facts: Any) -> bool:
     )
 
 
-def check_told() -> None:
+def verify_told() -> None:
     if ansible_core.TAGS:
         expect(_engine().transform, "self", "variable")
 
 
-def put_told() -> None:
+def apply_told() -> None:
     """Have a plain result told in full (`-vv`) without being templated: 0.3 ms for a ConfigMap, 2 for a Deployment."""
     if not ansible_core.TAGS:
         return
@@ -206,3 +206,6 @@ def put_told() -> None:
 
 def _engine() -> Any:
     return importlib.import_module("ansible._internal._templating._engine").TemplateEngine
+
+
+PATCHES = (Patch("cleaning", verify, apply), Patch("results told", verify_told, apply_told))

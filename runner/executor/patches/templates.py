@@ -1,5 +1,5 @@
-"""Seams of ansible-core: templates that an earlier run has compiled are not compiled again, names are not looked for in
-vain, nor templates in what a task does not say.
+"""Templates that an earlier run has compiled are not compiled again; nor are filters of Jinja's own searched for in files,
+nor keywords templated that a task does not have.
 
 What Jinja makes of a template depends on its text, on a few settings, and on two things about the filters and tests in it:
 how they want to be called, and, where all of a filter's arguments are constants, what it gives. A template of which the
@@ -9,7 +9,7 @@ the same now.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import CodeType
 from typing import Any
@@ -29,7 +29,7 @@ from jinja2.tests import TESTS
 from jinja2.utils import _PassArg
 
 from runner.executor.patches import ansible_core
-from runner.executor.patches.registry import bounded, expect
+from runner.executor.patches.registry import Patch, bounded, expect
 
 if ansible_core.TAGS:
     from ansible._internal._templating import _jinja_bits
@@ -51,27 +51,16 @@ _SETTINGS = (
 Key = tuple[str, str, bool | None, tuple[Any, ...]]
 # (whether it is a filter, its name, how it wants to be called)
 Use = tuple[bool, str, str | None]
-Lesson = tuple[Key, CodeType, tuple[Use, ...]]
 
 
 class Compiled:
-    """The templates that are known, and those that this process has learned."""
+    """The templates that this process has compiled."""
 
     def __init__(self) -> None:
         self._known: dict[Key, tuple[CodeType, tuple[Use, ...]]] = {}
-        self._learned: list[Lesson] = []
         # Of the template that is being compiled: what it uses; None if it is not to be kept.
         self._uses: set[Use] | None = None
         self._code: CodeType | None = None
-
-    def keep(self, lesson: Lesson) -> None:
-        key, code, uses = lesson
-        self._known[key] = code, uses
-        bounded(self._known, _MOST)
-
-    def learned(self) -> Iterable[Lesson]:
-        learned, self._learned = self._learned, []
-        return learned
 
     def find(self, key: Key, environment: Any) -> CodeType | None:
         known = self._known.get(key)
@@ -80,15 +69,14 @@ class Compiled:
         return known[0]
 
     @contextmanager
-    def learning(self, key: Key) -> Iterator[None]:
+    def compiling(self, key: Key) -> Iterator[None]:
         """While a template is compiled, which tells what comes of it by the methods below."""
         self._uses, self._code = set(), None
         try:
             yield
             if self._uses is not None and self._code is not None:
-                lesson = key, self._code, tuple(sorted(self._uses, key=repr))
-                self.keep(lesson)
-                self._learned.append(lesson)
+                self._known[key] = self._code, tuple(sorted(self._uses, key=repr))
+                bounded(self._known, _MOST)
         finally:
             self._uses = None
 
@@ -115,13 +103,13 @@ def _use(environment: Any, is_filter: bool, name: str) -> Use:
     return is_filter, name, "missing" if function is None else how.name if how else None
 
 
-def check_names() -> None:
+def verify_names() -> None:
     expect(Jinja2Loader.get_with_context, "self", "name")
     expect(Jinja2Loader._ensure_non_collection_wrappers, "self")
     _ = filter_loader._cached_non_collection_wrappers
 
 
-def put_names() -> None:
+def apply_names() -> None:
     """The names of Jinja's own filters and tests are looked for in all of ansible-core's files, each time and in vain."""
     get_with_context = Jinja2Loader.get_with_context
     in_vain = {
@@ -148,7 +136,7 @@ def put_names() -> None:
 _WITH_KEYWORDS: dict[Any, bool] = {Task: True, Handler: True, PlayContext: True, Block: False}
 
 
-def check_keywords() -> None:
+def verify_keywords() -> None:
     expect(FieldAttributeBase.post_validate, "self", "templar")
     for kind, counts in _WITH_KEYWORDS.items():
         for attribute in kind.fattributes.values():
@@ -159,7 +147,7 @@ def check_keywords() -> None:
         raise LookupError("all objects of a kind have the same keywords")
 
 
-def put_keywords() -> None:
+def apply_keywords() -> None:
     """Most keywords of a task have nothing to be worked out: they are not said, or a number, or an empty list."""
     post_validate = FieldAttributeBase.post_validate
     relevant = {
@@ -220,7 +208,7 @@ def _is_text(value: Any) -> bool:
     return ansible_core.TAGS and type(value) is str and "{" not in value
 
 
-def check() -> None:
+def verify() -> None:
     """LookupError or AttributeError where this ansible-core or Jinja compiles templates in another way."""
     expect(Environment.compile, "self", "source", "name", "filename", "raw", "defer_init")
     expect(Environment._generate, "self", "source", "name", "filename", "defer_init")
@@ -235,7 +223,7 @@ def check() -> None:
         _ = _jinja_bits._TemplateCompileContext.current
 
 
-def put() -> Compiled:
+def apply() -> None:
     kept = Compiled()
     compile_template, generate = Environment.compile, Environment._generate
     compile_expression = AnsibleEnvironment.compile_expression
@@ -256,7 +244,7 @@ def put() -> Compiled:
             return made
         code = kept.find(this := key(self, "template", source), self)
         if code is None:
-            with kept.learning(this):
+            with kept.compiling(this):
                 made = compile_template(self, source)
                 kept.made(made)
                 return made
@@ -265,7 +253,7 @@ def put() -> Compiled:
     def expression(self: Any, source: str, undefined_to_none: bool = True) -> Any:
         code = kept.find(this := key(self, "expression", source), self)
         if code is None:
-            with kept.learning(this):
+            with kept.compiling(this):
                 return compile_expression(self, source, undefined_to_none)
         template = self.template_class.from_code(self, code, self.make_globals(None), None)
         return TemplateExpression(template, undefined_to_none)
@@ -286,4 +274,10 @@ def put() -> Compiled:
         (nodes._FilterTestCommon, "as_const", constant),
     ):
         setattr(owner, name, method)
-    return kept
+
+
+PATCHES = (
+    Patch("templates", verify, apply),
+    Patch("names of filters", verify_names, apply_names),
+    Patch("keywords", verify_keywords, apply_keywords),
+)

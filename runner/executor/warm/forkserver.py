@@ -16,8 +16,9 @@ TEXT}. When the control socket closes, the runner is gone, and every process of 
 
 A worker plays jobs of one pool, one after another; a job without a pool has a worker of its own. Each worker has a socket to
 the fork server, on which jobs come, {"again": BOOL} with the job's socket, and where it answers each, when nothing of the
-run is left, by {"retired": REASON}; with a reason it ends. When no job has come for a while and there is no worker, one is
-forked for the next job. A job whose worker has died before it read the order is another's.
+run is left, by {"retired": REASON, "old_facts": BOOL}; with a reason it ends. Where a run has asked for facts of the machine
+and had old ones, a fork gathers them for later runs. When no job has come for a while and there is no worker, one is forked
+for the next job. A job whose worker has died before it read the order is another's.
 
 The fork server waits for nothing but news. A worker is killed, not its processes one by one: what has lost its parent by
 that becomes the fork server's own child, is killed as such, and so on, as the kernel tells of each death.
@@ -56,14 +57,12 @@ _AGAIN = 0.1
 # What an order begins with.
 _UNREAD = b'{"ident"'
 
-_Socket = socket.socket
-
 
 def main(descriptor: str, folder: str, asked: str) -> None:
     begun = time.monotonic()
     control = socket.socket(fileno=int(descriptor))
     tempfile.tempdir = folder
-    with _environment_of_a_run(folder):
+    with environment_of_a_run(folder):
         from runner.executor.warm import worker
 
         limits = Limits(**json.loads(asked))
@@ -78,20 +77,18 @@ def main(descriptor: str, folder: str, asked: str) -> None:
 
 
 @contextlib.contextmanager
-def _environment_of_a_run(scratch: str) -> Iterator[None]:
+def environment_of_a_run(scratch: str) -> Iterator[None]:
     """What ansible-runner would start ansible-playbook with: Ansible reads some of it once, when it is imported."""
     from ansible_runner import RunnerConfig
 
-    from runner.executor.environment import temporary
+    from runner.executor.environment import restored_environ, temporary
 
-    before = dict(os.environ)
     with tempfile.TemporaryDirectory() as folder:
         config = RunnerConfig(private_data_dir=folder, playbook="none.yml")
         config.prepare()
-    os.environ.update({**config.env, **temporary(scratch)})
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+    with restored_environ():
+        os.environ.update({**config.env, **temporary(scratch)})
+        yield
 
 
 @dataclass(slots=True, eq=False)
@@ -99,20 +96,20 @@ class _Worker:
     """A process that plays jobs, and the fork server's end of its socket."""
 
     pid: int
-    socket: _Socket
+    channel: socket.socket
     # Of its first job, and so of all; None before it.
     pool: str | None = None
     # What it plays.
     job: str | None = None
     # The job's, where another may play it should this one have died meanwhile.
-    connection: _Socket | None = None
+    connection: socket.socket | None = None
     # How many jobs it has got.
     number: int = 0
     retired: str = "died"
     free_since: float = field(default_factory=time.monotonic)
 
     def close(self) -> None:
-        self.socket.close()
+        self.channel.close()
         self.forget_connection()
 
     def forget_connection(self) -> None:
@@ -146,7 +143,7 @@ class Server:
         for end in (self._ended, bell):
             end.setblocking(False)
         self._news = selectors.DefaultSelector()
-        for source, take in ((control, self._heed), (warm.lessons, self._learn), (self._ended, self._reap)):
+        for source, take in ((control, self._heed), (self._ended, self._reap)):
             self._news.register(source, selectors.EVENT_READ, take)
         signal.set_wakeup_fd(bell.detach(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -216,13 +213,6 @@ class Server:
             except OSError as error:
                 self._tell_end(message["play"], error=f"its process could not be made: {error.strerror}")
 
-    def _learn(self) -> None:
-        self._warm.lessons.hear()
-        # The next will know more.
-        for worker in self._free(None):
-            self._dismiss(worker)
-        self._may_prepare = True
-
     def _play(self, ident: str, pool: str, connection: socket.socket) -> None:
         self._may_prepare = True
         # Those that have not played yet may play anything.
@@ -235,9 +225,6 @@ class Server:
             self._make_room()
             if not self._hand_over(self._fork_worker(), ident, pool, connection):
                 raise OSError(errno.EPIPE, os.strerror(errno.EPIPE))
-        if self._gatherer is None and (gather := self._warm.gathering()):
-            with contextlib.suppress(OSError):
-                self._gatherer = self._fork(gather)
 
     def _play_again(self, worker: _Worker) -> bool:
         """Whether the worker had died before it read its job's order; a new one has got the job then."""
@@ -251,7 +238,7 @@ class Server:
     def _hand_over(self, worker: _Worker, ident: str, pool: str, connection: socket.socket) -> bool:
         """Whether the worker is there, and has got the job."""
         try:
-            socket.send_fds(worker.socket, [json.dumps({"again": bool(pool)}).encode()], [connection.fileno()])
+            socket.send_fds(worker.channel, [json.dumps({"again": bool(pool)}).encode()], [connection.fileno()])
         except OSError:
             self._dismiss(worker)
             return False
@@ -280,26 +267,30 @@ class Server:
         """Give it no more jobs: it ends when its socket is closed."""
         del self._workers[worker.pid]
         with contextlib.suppress(KeyError):
-            self._news.unregister(worker.socket)
+            self._news.unregister(worker.channel)
         worker.close()
 
     def _answered(self, worker: _Worker) -> None:
         """A worker has played its job, or has died."""
         try:
-            text = worker.socket.recv(_DATAGRAM, socket.MSG_DONTWAIT)
+            text = worker.channel.recv(_DATAGRAM, socket.MSG_DONTWAIT)
         except OSError:
             text = b""
         if not text:
             # That it has ended, is told when it is seen.
             with contextlib.suppress(KeyError):
-                self._news.unregister(worker.socket)
+                self._news.unregister(worker.channel)
             return
-        worker.retired = json.loads(text)["retired"]
+        answer = json.loads(text)
+        worker.retired = answer["retired"]
         if not worker.retired and worker.job is not None:
             ident, worker.job, worker.free_since = worker.job, None, time.monotonic()
             worker.forget_connection()
             self._tell_end(ident, 0, of=worker)
             worker.retired = "died"
+        if answer["old_facts"] and self._gatherer is None and self._warm.facts_are_due():
+            with contextlib.suppress(OSError):
+                self._gatherer = self._fork(self._warm.gather_facts)
 
     def _fork_worker(self) -> _Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -330,7 +321,6 @@ class Server:
                 self._ended.close()
                 for other in self._workers.values():
                     other.close()
-                self._warm.lessons.forked()
                 os.setsid()
                 processes.die_with_parent(parent)
                 processes.adopt_orphans()

@@ -62,10 +62,10 @@ from ansible.utils.display import Display
 from ansible.vars import manager
 
 from runner.executor import processes
-from runner.executor.environment import PACKAGE
+from runner.executor.environment import PACKAGE, set_environ
 from runner.executor.jobs import Limits
 from runner.executor.patches import ansible_core
-from runner.executor.patches.registry import expect
+from runner.executor.patches.registry import Patch, expect
 from runner.executor.warm.harmless import is_harmless
 
 # Of these, every attribute is to be what it was; and of the classes below, every method.
@@ -97,7 +97,7 @@ _OF_IMPORTS = ("__spec__", "__loader__", "__package__", "__path__", "__file__", 
 _ENDED_BY_ITSELF = (0, 2)
 
 
-def check() -> None:
+def verify() -> None:
     """LookupError or AttributeError where this ansible-core keeps other things for the whole process."""
     expect(TaskQueueManager.cleanup, "self")
     for owner, name in _OF_A_RUN:
@@ -111,7 +111,7 @@ def check() -> None:
 _loaded: list[str] = []
 
 
-def put() -> None:
+def apply() -> None:
     """Have each run close its lock file, instead of the garbage collector some time later; and note what is imported."""
     cleanup = TaskQueueManager.cleanup
 
@@ -140,6 +140,9 @@ def _made(*args: Any, **kwargs: Any) -> tuple[int, str]:
     descriptor, path = tempfile.mkstemp(*args, **kwargs)
     os.close(descriptor)
     return -1, path
+
+
+PATCH = Patch("workers", verify, apply)
 
 
 class Baseline:
@@ -193,7 +196,7 @@ class Baseline:
             for name in ("FOUND", "NAK", "CANONICAL_PATHS"):
                 getattr(module, name, {}).clear()
         zone = os.environ.get("TZ")
-        be_environment(self._environment)
+        set_environ(self._environment)
         if zone != os.environ.get("TZ"):
             time.tzset()
         os.chdir(self._folder)
@@ -308,16 +311,6 @@ class Baseline:
         # Some are closed with what had them.
         gc.collect()
         return _descriptors(kept) != self._descriptors
-
-
-def be_environment(variables: Mapping[str, str]) -> None:
-    """Have these be the process' environment. What is as it should be, which is most of it, is not set again."""
-    now = dict(os.environ)
-    for name in now.keys() - variables.keys():
-        del os.environ[name]
-    for name, value in variables.items():
-        if now.get(name) != value:
-            os.environ[name] = value
 
 
 class Uses:

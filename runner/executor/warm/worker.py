@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
 import gc
-import inspect
 import io
 import json
 import os
@@ -36,15 +34,26 @@ from ansible import constants
 from ansible.cli.playbook import PlaybookCLI
 from ansible.plugins.loader import callback_loader, init_plugin_loader, module_loader
 from ansible.utils import color
-from ansible.utils.display import Display
 from ansible_runner.utils import OutputEventFilter
 
-from runner.executor.environment import LOCAL_TEMP, order, write_inputs
+from runner.executor.environment import LOCAL_TEMP, order, restored_environ, set_environ, write_inputs
 from runner.executor.jobs import Job, Limits
-from runner.executor.patches import ansible_core, facts, files, kubernetes_core, registry, results, tasks, templates
+from runner.executor.patches import (
+    ansible_core,
+    callers,
+    display,
+    facts,
+    files,
+    kubernetes_core,
+    modules,
+    registry,
+    results,
+    tasks,
+    templates,
+    tmpdirs,
+)
 from runner.executor.recorder import Recorder
 from runner.executor.warm import reset
-from runner.executor.warm.lessons import Lessons
 
 # Seconds.
 _GATHERING = 120
@@ -104,33 +113,20 @@ class Warm:
         # Each run's own attempt would be told as a warning.
         warnings.filterwarnings("ignore", message="AnsibleCollectionFinder has already been configured")
         init_plugin_loader()
-        # It wraps what displays, and is to be wrapped by the seams.
-        if (plugin := callback_loader.get("awx_display", class_only=True)) is not None:
-            _lighten(plugin.set_options.__globals__)
-        lasting = {
-            "facts": (facts.check, facts.put),
-            "templates": (templates.check, templates.put),
-            "parsing": (files.check, files.put),
-        }
-        left_out, connections = registry.install([("connections", kubernetes_core.check, kubernetes_core.put)])
+        # It wraps what displays, and is itself to be wrapped by patches.
+        callback_loader.get("awx_display", class_only=True)
+        left_out, connections = registry.install([kubernetes_core.PATCH])
         # Those of them whose modules are called in the process.
         self.inline = frozenset() if left_out else COLLECTIONS
         others, installed = registry.install(
             [
-                *tasks.seams(self.inline),
-                *((name, check, put) for name, (check, put) in lasting.items()),
-                ("names of filters", templates.check_names, templates.put_names),
-                ("keywords", templates.check_keywords, templates.put_keywords),
-                ("YAML", files.check_yaml, files.put_yaml),
-                ("cleaning", results.check, results.put),
-                ("results told", results.check_told, results.put_told),
-                ("arguments", files.check_arguments, files.put_arguments),
-                ("plugins", files.check_plugins, files.put_plugins),
-                ("workers", reset.check, reset.put),
+                *(display.PATCH, tasks.PATCH, tmpdirs.PATCH, modules.patch(self.inline)),
+                # Until 2.18 ansible-core does not collect callers.
+                *([callers.PATCH] if ansible_core.TAGS else []),
+                *(facts.PATCH, *templates.PATCHES, *files.PATCHES, *results.PATCHES, reset.PATCH),
             ]
         )
         self.left_out = {**left_out, **others}
-        self.lessons = Lessons({name: installed[name] for name in lasting if name in installed})
         self._facts: facts.Facts | None = installed.get("facts")
         # In the fork server's own folder.
         self._facts_file = Path(tempfile.gettempdir()) / "facts"
@@ -147,37 +143,34 @@ class Warm:
                 (role / name).write_text(text)
             job = Job(ident=_WARM, folder=Path(folder) / "run", role=role, scratch=Path(folder) / "tmp")
             write_inputs(job)
-            before, where, outputs = dict(os.environ), os.getcwd(), (sys.stdout, sys.stderr)
+            where, outputs = os.getcwd(), (sys.stdout, sys.stderr)
             places = tempfile.tempdir, constants.DEFAULT_LOCAL_TMP
             try:
                 asked = {**order(job), "gather_facts": False}
-                code, _, printed = _run(asked, Recorder(asked, lambda event: None), lambda: None)
+                with restored_environ():
+                    code, _, printed = _run(asked, Recorder(asked, lambda event: None), lambda: None)
             finally:
-                reset.be_environment(before)
                 os.chdir(where)
                 sys.stdout, sys.stderr = outputs
                 tempfile.tempdir, constants.DEFAULT_LOCAL_TMP = places
             if code != 0 or "failed=0" not in printed:
                 raise RuntimeError(f"the warm-up run failed: {printed}")
         ansible_core.forget_run()
-        for kind in self.lessons.kinds.values():
-            # It is known here, and not for every worker to tell.
-            kind.learned()
         if self._parsed is not None:
             self._parsed.end_run()
         # Where what a run does is not as known, each job has a process of its own.
         self._baseline = None if self.left_out.keys() & _NEEDED_BY_WORKERS else reset.Baseline(self.inline)
 
-    def gathering(self) -> Callable[[], None] | None:
-        """What a fork should do beside the runs, if it is time for it: gather facts for those to come."""
-        return self._gather if self._facts is not None and self._facts.is_due() else None
+    def facts_are_due(self) -> bool:
+        """Whether facts are to be gathered, now that a run has found them old."""
+        return self._facts is not None and self._facts.is_due()
 
-    def _gather(self) -> None:
+    def gather_facts(self) -> None:
+        """Gather facts for the runs to come, in a fork that does nothing else."""
         assert self._facts is not None
         # Somewhere on the machine something may hang.
         signal.alarm(_GATHERING)
-        self._facts.gather()
-        self._facts.store(self._facts_file)
+        self._facts.gather(self._facts_file)
 
     def serve(self, server: socket.socket) -> None:
         """Play the jobs whose connections come through the fork server's socket, until it is closed or one was the last."""
@@ -195,8 +188,7 @@ class Warm:
             retired = "isolated" if not json.loads(told)["again"] else uses.reason(code) or self._put_back()
             with contextlib.suppress(BrokenPipeError):
                 # That nobody is there any more, is seen where the next job should come from.
-                server.send(json.dumps({"retired": retired}).encode())
-            self.lessons.tell()
+                server.send(json.dumps({"retired": retired, "old_facts": self._has_old_facts()}).encode())
             if retired:
                 return
             if self._parsed is not None:
@@ -205,6 +197,9 @@ class Warm:
             objects, passes, _ = gc.get_count()
             if passes or objects > _LEFT:
                 gc.collect()
+
+    def _has_old_facts(self) -> bool:
+        return self._facts is not None and self._facts.are_old()
 
     def _put_back(self) -> str:
         """Why this process plays no other job; empty if it does."""
@@ -244,31 +239,6 @@ class Warm:
         return code
 
 
-def _lighten(module: dict[str, Any]) -> None:
-    """Spare the callback plugin's wrappers what takes them longer than it takes to display something."""
-    marked = Display.debug
-
-    def debug(display: Any, msg: str, host: str | None = None) -> None:
-        # A hundred times in a run, mostly for nothing.
-        if constants.DEFAULT_DEBUG:
-            marked(display, msg, host=host)
-
-    Display.debug = debug
-    if {"_getsignature", "_getcallargs"} <= module.keys():
-        module["_getsignature"], module["_getcallargs"] = _parameters, _arguments
-
-
-@functools.cache
-def _parameters(function: Callable[..., Any]) -> dict[str, Any]:
-    """The names of its parameters, and their defaults."""
-    return {name: each.default for name, each in inspect.signature(function).parameters.items()}
-
-
-def _arguments(parameters: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """What a function is called with. If it cannot be, it says so itself."""
-    return {**parameters, **dict(zip(parameters, args, strict=False)), **kwargs}
-
-
 def _next(server: socket.socket) -> tuple[bytes, list[int]]:
     """What the fork server says, and the next job's connection. While there is none, the garbage collector has time."""
     if not select.select([server], [], [], _LULL)[0]:
@@ -304,7 +274,7 @@ def _run(asked: dict[str, Any], recorder: Recorder, flush: Callable[[], None]) -
     command = {"command": config.command, "cwd": config.cwd, "env": config.env}
     recorder.keep("stderr", "")
     recorder.keep("command", json.dumps(recorder.redacted(command)))
-    reset.be_environment(config.env)
+    set_environ(config.env)
     os.chdir(config.cwd)
     events = _Events(recorder, config.ident, flush)
     screen = OutputEventFilter(None, events, suppress_ansible_output=True)

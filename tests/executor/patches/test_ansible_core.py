@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,17 +22,25 @@ if ansible_core.TAGS:
 from runner.executor.environment import environment, has_tags
 
 LOADED = """
+import sys
 from runner.executor.jobs import Limits
-from runner.executor.warm.worker import Warm
+from runner.executor.warm.forkserver import environment_of_a_run
 
-warm = Warm(Limits())
+with environment_of_a_run(sys.argv[1]):
+    from runner.executor.warm.worker import Warm
+
+    warm = Warm(Limits())
 print(sorted(warm.inline), warm.left_out)
 """
 
 
-def test_no_part_of_a_run_goes_the_slow_way() -> None:
+def test_no_part_of_a_run_goes_the_slow_way(tmp_path: Path) -> None:
     told = subprocess.run(
-        [sys.executable, "-c", LOADED], env={**os.environ, **environment()}, check=True, capture_output=True, text=True
+        [sys.executable, "-c", LOADED, str(tmp_path)],
+        env={**os.environ, **environment()},
+        check=True,
+        capture_output=True,
+        text=True,
     )
     assert told.stdout.strip() == "['kubernetes.core', 'operator_sdk.util'] {}"
 

@@ -31,15 +31,20 @@ def test_what_was_gathered_for_the_runs_to_come_each_of_them_gets_as_its_own(tmp
         found["devices"].clear()
 
 
-def test_a_run_that_asks_says_so() -> None:
-    run, server = Facts(), Facts()
-    assert not server.is_due()
+def test_a_run_that_asks_has_old_facts_until_they_are_gathered(tmp_path: Path) -> None:
+    run, gathering, server = Facts(), Facts(), Facts()
+    run.refresh(tmp_path / "facts")
+    assert not run.are_old()
     run.ask("hardware", gathered)
-    for lesson in run.learned():
-        server.keep(lesson)
+    assert run.are_old()
     assert server.is_due()
     # It is then being done.
     assert not server.is_due()
+    gathering.store(tmp_path / "facts")
+    run.refresh(tmp_path / "facts")
+    assert not run.are_old()
+    run.ask("hardware", gathered)
+    assert not run.are_old()
 
 
 def test_a_process_that_lives_on_takes_over_what_was_gathered_meanwhile(tmp_path: Path) -> None:

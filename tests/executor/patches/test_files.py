@@ -1,5 +1,6 @@
 """What of Ansible's files and plugins is looked at once and not again."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -28,12 +29,12 @@ if ansible_core.TAGS:
 
 @pytest.fixture(autouse=True)
 def _put(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The seam is in place for the test only."""
-    files.check_plugins()
+    """The patch is in place for the test only."""
+    files.verify_plugins()
     monkeypatch.setattr(PluginLoader, "_load_config_defs", PluginLoader._load_config_defs)
     for name in files._LISTED:
         monkeypatch.setattr(playbook_executor, name, getattr(playbook_executor, name))
-    files.put_plugins()
+    files.apply_plugins()
     known = dict(files.constants.config._plugins.get("shell", {}))
     monkeypatch.setitem(files.constants.config._plugins, "shell", known)
 
@@ -85,10 +86,10 @@ def test_another_plugin_of_the_same_name_is_another() -> None:
 
 @pytest.fixture
 def parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[files.Parsed]:
-    """The seam is in place, for runs whose own folder is `own`."""
-    files.check()
+    """The patch is in place, for runs whose own folder is `own`."""
+    files.verify()
     monkeypatch.setattr(DataLoader, "load_from_file", DataLoader.load_from_file)
-    kept = files.put()
+    kept = files.apply()
     (tmp_path / "own").mkdir()
     kept.own_folder = str(tmp_path / "own")
     yield kept
@@ -145,6 +146,18 @@ def test_what_is_a_runs_own_is_not_kept(parsed: files.Parsed, tmp_path: Path) ->
     DataLoader().load_from_file(str(write(tmp_path / "own" / "play.yml", "- a\n")))
     parsed.end_run()
     assert known(parsed) == []
+
+
+def test_what_is_still_being_written_or_broken_is_not_kept(parsed: files.Parsed, tmp_path: Path) -> None:
+    (tmp_path / "fresh.yml").write_text("a: 1\n")
+    for name, text in (("other.yml", "a: 1\n"), ("broken.yml", "a: [\n"), ("none.yml", "")):
+        write(tmp_path / name, text)
+    (tmp_path / "none.yml").unlink()
+    for name in ("fresh.yml", "other.yml", "broken.yml", "none.yml"):
+        with contextlib.suppress(AnsibleError):
+            DataLoader().load_from_file(str(tmp_path / name))
+    parsed.end_run()
+    assert known(parsed) == ["other.yml"]
 
 
 def test_what_is_to_be_told_is_told_in_each_run(

@@ -339,23 +339,32 @@ def test_of_another_kubeconfig_nothing_is_kept(process: Process, tmp_path: Path,
 
 
 WITHOUT = """
-from runner.executor import connecting
+from dataclasses import replace
+from runner.executor.patches import kubernetes_core
 
 def unknown():
     raise LookupError("another kubernetes.core")
 
-connecting.check = unknown
+kubernetes_core.PATCH = replace(kubernetes_core.PATCH, verify=unknown)
+import sys
 from runner.executor.jobs import Limits
-from runner.executor.warm.worker import Warm
+from runner.executor.warm.forkserver import environment_of_a_run
 
-warm = Warm(Limits())
+with environment_of_a_run(sys.argv[1]):
+    from runner.executor.warm.worker import Warm
+
+    warm = Warm(Limits())
 print(sorted(warm.inline), warm.left_out)
 """
 
 
-def test_modules_of_which_one_could_reach_anothers_cluster_are_not_called_in_the_process() -> None:
+def test_modules_of_which_one_could_reach_anothers_cluster_are_not_called_in_the_process(tmp_path: Path) -> None:
     told = subprocess.run(
-        [sys.executable, "-c", WITHOUT], env={**os.environ, **environment()}, check=True, capture_output=True, text=True
+        [sys.executable, "-c", WITHOUT, str(tmp_path)],
+        env={**os.environ, **environment()},
+        check=True,
+        capture_output=True,
+        text=True,
     )
     assert told.stdout.strip() == "[] {'connections': 'another kubernetes.core'}"
 

@@ -14,12 +14,12 @@ from ansible.vars import clean
 
 from runner.executor.patches import ansible_core, results, tasks
 from runner.executor.patches.results import (
-    check,
     clean_facts,
     remove_values,
     strip_internal_keys,
     transform_to_native_types,
     unless_unseen,
+    verify,
 )
 
 if ansible_core.TAGS:
@@ -168,7 +168,7 @@ def test_a_result_that_is_told_is_as_ansible_core_tells_it(value: Any, calls: in
     standard = engine().transform(value)
     original = Original(engine.transform)
     monkeypatch.setattr(engine, "transform", lambda self, variable: original(self, variable))
-    results.put_told()
+    results.apply_told()
     told = engine().transform(value)
     assert (told, types(told)) == (standard, types(standard))
     assert told is not value
@@ -202,7 +202,7 @@ def test_the_variables_of_a_task_that_does_not_look_at_them(
     task: dict[str, Any], facts: Any, is_left_out: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = SimpleNamespace(_task=SimpleNamespace(**{**LOOKING, **task}))
-    monkeypatch.setattr(tasks.InlineWorker, "current", worker)
+    monkeypatch.setattr(tasks.TaskInProcess, "current", worker)
     assert unless_unseen(lambda facts: {"made": True})(facts) == ({} if is_left_out else {"made": True})
 
 
@@ -233,4 +233,4 @@ def test_notes_of_a_result_at_the_usual_places_are_not_looked_for_elsewhere() ->
 
 
 def test_this_ansible_core_is_known() -> None:
-    check()
+    verify()

@@ -13,13 +13,12 @@ import pytest
 SERVER = """
 import os, socket, sys
 from types import SimpleNamespace
-from runner.executor import forkserver, processes
+from runner.executor import processes
 from runner.executor.jobs import Limits
+from runner.executor.warm import forkserver
 
 processes.LIMIT = 0.2
 processes.end_tree = lambda pid, *, limit=0: []
-lessons, _ = socket.socketpair()
-lessons = SimpleNamespace(fileno=lessons.fileno, forked=lambda: None)
 
 
 def serve(server):
@@ -28,10 +27,10 @@ def serve(server):
         with socket.socket(fileno=descriptors[0]) as connection:
             connection.send(str(os.getpid()).encode())
             connection.recv(1)
-        server.send(b'{"retired": ""}')
+        server.send(b'{"retired": "", "old_facts": false}')
 
 
-warm = SimpleNamespace(lessons=lessons, serve=serve, gathering=lambda: None)
+warm = SimpleNamespace(serve=serve)
 forkserver.Server(socket.socket(fileno=int(sys.argv[1])), warm, Limits()).serve()
 """
 

@@ -16,13 +16,14 @@ from runner.executor.jobs import Limits
 SERVER = """
 import importlib, json, os, sys
 from ansible.plugins.loader import init_plugin_loader
-from runner.executor import processes, reset
+from runner.executor import processes
+from runner.executor.warm import reset
 from runner.executor.warm.worker import COLLECTIONS
 
 init_plugin_loader()
 importlib.import_module("ansible_collections.operator_sdk.util")
-reset.check()
-reset.put()
+reset.verify()
+reset.apply()
 BEFORE = {BEFORE}
 exec(BEFORE)
 baseline = reset.Baseline(COLLECTIONS)
@@ -247,7 +248,7 @@ def test_pythons_and_installed_code_is_none(ask: Ask) -> None:
     assert (told["before"], told["poisoned"], told["reason"]) == (False, True, "")
 
 
-LOADED = "from runner.executor import reset; import sysconfig, os; reset._loaded.append(os.path.join({}))"
+LOADED = "from runner.executor.warm import reset; import sysconfig, os; reset._loaded.append(os.path.join({}))"
 
 
 @pytest.mark.parametrize(

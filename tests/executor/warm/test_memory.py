@@ -1,9 +1,7 @@
-"""What runs learn for those after them changes nothing of what they give: what is edited, or differs each time, counts."""
+"""What a worker keeps for later runs changes nothing of what they give: what is edited, or differs each time, counts."""
 
-import asyncio
 import json
 import os
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,13 +9,12 @@ from typing import Any
 import pytest
 
 from runner.executor import cold
-from runner.executor.environment import PACKAGE, environment
 from runner.executor.jobs import Execute, Job, fold
 from runner.executor.warm.executor import WarmExecutor
 
 
 class Stage:
-    """A role whose runs are played one after the other by one warm process."""
+    """A role whose runs are played one after the other by one worker."""
 
     def __init__(self, folder: Path, warm: WarmExecutor) -> None:
         self.warm = warm
@@ -35,7 +32,7 @@ class Stage:
         """What the role's `debug` tasks have said in one run."""
         self._count += 1
         places = {"folder": self._folder / "run", "scratch": self._folder / "tmp"}
-        job = Job(ident=f"i{self._count}", **places, role=self.role, extra_vars=extra_vars)
+        job = Job(ident=f"i{self._count}", **places, role=self.role, extra_vars=extra_vars, pool="thing")
         events = [event async for event in (execute or self.warm.execute)(job)]
         assert fold(events).succeeded, [event.printed for event in events]
         return [event.result["msg"] for event in events if event.event == "runner_on_ok" and "msg" in event.result]
@@ -152,114 +149,3 @@ async def test_facts_that_are_kept_are_those_of_this_machine_and_the_others_are_
     assert all(one[0] == plain[0] for one in said)
     assert all(one[1][1:] == plain[1][1:] for one in said)
     assert len({one[1][0] for one in said}) == len(said)
-
-
-SCRIPT = """
-import json, sys
-from runner.executor.warm.lessons import Lessons
-from runner.executor import facts, parsing, templates
-from ansible.plugins.loader import init_plugin_loader
-init_plugin_loader()
-for module in (facts, parsing, templates):
-    module.check()
-kinds = {"facts": facts.put(), "parsing": parsing.put(), "templates": templates.put()}
-lessons = Lessons(kinds)
-"""
-
-
-async def run(script: str) -> Any:
-    """What a script prints as JSON at its end, run where the seams harm nobody."""
-    paths = (str(PACKAGE), environment()["PYTHONPATH"])
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", SCRIPT + script),
-        stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-    )
-    output, _ = await process.communicate()
-    assert process.returncode == 0
-    return json.loads(output)
-
-
-async def test_what_a_child_learns_its_fork_server_knows(tmp_path: Path) -> None:
-    (tmp_path / "a.yml").write_text("a: [1, 2]\n")
-    age(tmp_path / "a.yml")
-    found = await run(f"""
-import os, select
-from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar
-from runner.executor import ansible_core
-if ansible_core.TAGS:
-    from ansible.template import trust_as_template
-else:
-    trust_as_template = str
-path, compiled, loaded = {str(tmp_path / "a.yml")!r}, [], []
-def use():
-    Templar(DataLoader(), variables={{"x": 1}}).template(trust_as_template("{{{{ x + 1 }}}}"))
-    DataLoader().load_from_file(path)
-pid = os.fork()
-if not pid:
-    kinds["parsing"].own_folder = "/nowhere"
-    kinds["facts"].ask("x", lambda: {{1}})
-    use()
-    lessons.tell()
-    os._exit(0)
-os.waitpid(pid, 0)
-while select.select([lessons], [], [], 0)[0]:
-    lessons.hear()
-from jinja2.environment import Environment
-Environment._generate = lambda *_, **__: compiled.append(1)
-parsing_load = kinds["parsing"]._load
-DataLoader.load = lambda *_, **__: loaded.append(1)
-use()
-print(json.dumps([compiled, loaded, kinds["facts"].is_due()]))
-""")
-    # Facts themselves go by a file; that they are wanted is told.
-    assert found == [[], [], True]
-
-
-async def test_what_is_only_of_one_run_or_still_being_written_is_not_kept(tmp_path: Path) -> None:
-    (tmp_path / "own").mkdir()
-    for name in ("own/vars.yml", "fresh.yml", "other.yml", "broken.yml", "twice.yml"):
-        (tmp_path / name).write_text({"broken.yml": "a: [\n", "twice.yml": "a: 1\na: 2\n"}.get(name, "a: 1\n"))
-        if name != "fresh.yml":
-            age(tmp_path / name)
-    found = await run(f"""
-from ansible.parsing.dataloader import DataLoader
-from ansible.errors import AnsibleError
-folder = {str(tmp_path)!r}
-kept = kinds["parsing"]
-kept.own_folder = folder + "/own"
-for name in ("own/vars.yml", "fresh.yml", "other.yml", "broken.yml", "twice.yml", "none.yml"):
-    try:
-        DataLoader().load_from_file(f"{{folder}}/{{name}}")
-    except AnsibleError:
-        pass
-from ansible.utils.display import Display
-Display()._warns.clear()
-Display()._deprecations.clear()
-lessons = kept.learned()
-for lesson in [*lessons, *lessons]:
-    kept.keep(lesson)
-assert not Display()._warns and not Display()._deprecations
-print(json.dumps(sorted(key[0].removeprefix(folder + "/") for key in kept._known)))
-""")
-    # Of the one with a key twice there is a warning to be given, each time.
-    assert found == ["other.yml"]
-
-
-async def test_a_lesson_that_does_not_fit_or_comes_when_nobody_listens_is_let_go() -> None:
-    found = await run("""
-import os, select
-pid = os.fork()
-if not pid:
-    kept = kinds["templates"]
-    kept._learned = [(("template", "x" * 10_000_000, None, ()), compile("1", "x", "eval"), ())]
-    kept._learned += [(("template", str(number) * 100, None, ()), compile("1", "x", "eval"), ()) for number in range(5000)]
-    lessons.tell()
-    os._exit(0)
-code = os.waitpid(pid, 0)[1]
-while select.select([lessons], [], [], 0)[0]:
-    lessons.hear()
-print(json.dumps([code, 0 < len(kinds["templates"]._known) <= 2000]))
-""")
-    assert found == [0, True]
