@@ -30,8 +30,9 @@ from urllib.parse import urlsplit
 import click
 
 from bench import projects
-from runner.executor.environment import COLLECTIONS, environment, order, write_inputs
-from runner.executor.jobs import Job, Limits
+from runner.executor.environment import COLLECTIONS, environment
+from runner.executor.jobs import Job, JobMessage, Limits
+from runner.executor.run_folder import write_inputs
 from runner.proxy.sessions import kubeconfigs
 
 # Runs in a row of one worker; the first of them, for which the processor has another one's memory, is left out.
@@ -182,7 +183,7 @@ class Worker:
         with ours, ours.makefile("rw", encoding="utf-8") as stream:
             with theirs:
                 socket.send_fds(self._jobs, [b'{"again": true}'], [theirs.fileno()])
-            stream.write(json.dumps(self._order(project)) + "\n")
+            stream.write(json.dumps(self._message(project)) + "\n")
             stream.flush()
             events = [json.loads(line) for line in stream]
         failed = [event for event in events if event.get("event") == "runner_on_failed"]
@@ -191,7 +192,7 @@ class Worker:
         self.retired = json.loads(self._jobs.recv(1024))["retired"]
         return 1000 * float(self._jobs.recv(1024))
 
-    def _order(self, project: Project) -> dict[str, Any]:
+    def _message(self, project: Project) -> JobMessage:
         ident, name = f"{self._count}", self._folder.name
         kubeconfig = self._folder / "kubeconfig"
         kubeconfig.write_text(kubeconfigs(f"token-{ident}", port=self._port, namespace="bench")[1])  # type: ignore[arg-type]
@@ -207,7 +208,7 @@ class Worker:
             pool="bench",
         )
         write_inputs(job)
-        return {**order(job), "gather_facts": project.facts}
+        return {**job.message(), "gather_facts": project.facts}
 
     def _work(self, server: socket.socket) -> None:
         from runner.executor.patches import registry

@@ -13,10 +13,10 @@ import signal
 from collections.abc import AsyncGenerator
 
 from runner.executor import cold_main
-from runner.executor.environment import LONGEST_LINE, PACKAGE, order, put_inputs, python_path
+from runner.executor.environment import PACKAGE, python_path
 from runner.executor.guarded import Guarded
-from runner.executor.jobs import ExecutorError, Job, JobEvent
-from runner.executor.run_folder import settle
+from runner.executor.jobs import LONGEST_LINE, ExecutorError, Job, JobEvent
+from runner.executor.run_folder import prepare, settle
 
 
 async def execute(job: Job) -> AsyncGenerator[JobEvent, None]:
@@ -24,7 +24,7 @@ async def execute(job: Job) -> AsyncGenerator[JobEvent, None]:
 
     Raises ExecutorError when no run came about.
     """
-    await put_inputs(job)
+    await prepare(job)
     guarded = await Guarded.start(
         cold_main.__name__,
         environment={**os.environ, "PYTHONPATH": python_path(PACKAGE)},
@@ -40,7 +40,7 @@ async def execute(job: Job) -> AsyncGenerator[JobEvent, None]:
     complaints = asyncio.create_task(_end_of(process.stderr))
     try:
         # Its standard input stays open: it is how the launcher learns that the runner is no more.
-        process.stdin.write(json.dumps(order(job)).encode() + b"\n")
+        process.stdin.write(json.dumps(job.message()).encode() + b"\n")
         await process.stdin.drain()
         async for line in process.stdout:
             if not line.endswith(b"\n"):

@@ -11,28 +11,31 @@ import os
 import signal
 import sys
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, TextIO
 
 from runner.executor.processes import adopt_orphans, be_first_out_of_memory, end_descendants
+
+if TYPE_CHECKING:
+    from runner.executor.jobs import JobMessage
 
 
 def main() -> int:
     # What the modules and plugins print must not get among the events.
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    order = json.loads(sys.stdin.readline())
+    job = json.loads(sys.stdin.readline())
     adopt_orphans()
     be_first_out_of_memory()
     signal.signal(signal.SIGTERM, lambda *_: _end_all_and_exit())
     threading.Thread(target=_await_end_of_input, daemon=True).start()
     try:
-        return _run(order, events)
+        return _run(job, events)
     finally:
         # Daemons of the role (async tasks, say) do not outlive its run.
         end_descendants()
 
 
-def _run(order: dict[str, Any], events: Any) -> int:
+def _run(job: JobMessage, events: TextIO) -> int:
     import ansible_runner
 
     from runner.executor.recorder import Recorder
@@ -41,7 +44,7 @@ def _run(order: dict[str, Any], events: Any) -> int:
         events.write(event + "\n")
         events.flush()
 
-    recorder = Recorder(order, tell)
+    recorder = Recorder(job, tell)
     result = ansible_runner.run(**recorder.arguments())
     printed = recorder.close()
     # A failed play is a result, told by its events; without any event there was none.

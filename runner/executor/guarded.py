@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from runner.executor import guard, processes
-from runner.executor.jobs import told_as_executor_error
+from runner.executor.jobs import executor_errors
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Guarded:
         command = (sys.executable, "-m", guard.__name__, str(os.getpid()), str(folder or ""), module, *arguments)
         env = {**environment, processes.MARK: mark}
         try:
-            with told_as_executor_error(f"{module} could not be started"):
+            with executor_errors(f"{module} could not be started"):
                 process = await asyncio.create_subprocess_exec(*command, start_new_session=True, env=env, **how)
         except BaseException:
             await _remove(folder)

@@ -7,19 +7,26 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import re
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from runner.errors import RolerunnerError
+from runner.executor.environment import environment, temporary
 
 # The host that roles run on, and whose counters are the run's.
 LOCALHOST = "localhost"
 # By action, the key of its result that says after which time the CR is to be reconciled again. It is never masked.
 REQUEUE_RESULTS = {"operator_sdk.util.requeue_after": "period", "requeue_after": "period"}
+
+# An event holds a task's whole result; the recorder cuts it where it is longer than this in its line. What is longer than
+# the line may be, in bytes, breaks the run.
+LONGEST_EVENT = 4 * 1024 * 1024
+LONGEST_LINE = 4 * LONGEST_EVENT
 
 _BROKEN_CONDITIONAL = "Conditionals must have a boolean result."
 # Where a mistake in a file is, as ansible-core says it until 2.18; later as a path, line and column.
@@ -64,7 +71,7 @@ class ExecutorError(RolerunnerError):
 
 
 @contextlib.contextmanager
-def told_as_executor_error(what: str) -> Iterator[None]:
+def executor_errors(what: str) -> Iterator[None]:
     """An OSError becomes an ExecutorError, which the CR's status tells, with what can be done about it."""
     try:
         yield
@@ -118,6 +125,38 @@ class Job:
     secrets: tuple[str, ...] = ()
     # Names that stay readable, also where a Secret holds the same text: those of the CR.
     names: tuple[str, ...] = ()
+
+    def message(self) -> JobMessage:
+        """The job as the process that runs it gets it."""
+        return {
+            "ident": self.ident,
+            "folder": str(self.folder),
+            "role": str(self.role) if self.role else None,
+            "playbook": str(self.playbook) if self.playbook else None,
+            "gather_facts": os.environ.get("ANSIBLE_GATHERING") != "explicit",
+            "environment": {**self.environment, **environment(), **temporary(str(self.scratch))},
+            "verbosity": self.verbosity,
+            "secrets": self.secrets,
+            "names": self.names,
+            "artifacts": self.max_artifacts is not None,
+        }
+
+
+class JobMessage(TypedDict):
+    """A job as JSON, for the process that runs it. Extra vars and arguments are in files that ansible-runner reads."""
+
+    # First: the fork server knows a message by it that nobody has read.
+    ident: str
+    folder: str
+    role: str | None
+    playbook: str | None
+    gather_facts: bool
+    environment: dict[str, str]
+    verbosity: int
+    secrets: Sequence[str]
+    names: Sequence[str]
+    # Whether they are kept.
+    artifacts: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runner.executor.environment import LONGEST_EVENT
-from runner.executor.jobs import REQUEUE_RESULTS
+from runner.executor.jobs import LONGEST_EVENT, REQUEUE_RESULTS, JobMessage
 from runner.private_files import write_private
 from runner.resource.masking import Masker
 
@@ -25,14 +24,14 @@ _LEFT_OUT = "[Cut here: one run may leave no more.]\n"
 class Recorder:
     """Follows one run. `tell` gets each event, masked, as JSON; the artifacts get what ansible-runner does not write."""
 
-    def __init__(self, order: dict[str, Any], tell: Callable[[str], None]) -> None:
-        self._order = order
+    def __init__(self, job: JobMessage, tell: Callable[[str], None]) -> None:
+        self._job = job
         self._tell = tell
-        content = Path(order["role"] or order["playbook"])
-        names = [*order["names"], *content.parts, *Path(order["folder"]).parts]
-        self._masker = Masker(order["secrets"], names, REQUEUE_RESULTS)
-        self._folder = Path(order["folder"])
-        self.artifacts = self._folder / "artifacts" / order["ident"]
+        content = Path(job["role"] or job["playbook"] or "")
+        names = [*job["names"], *content.parts, *Path(job["folder"]).parts]
+        self._masker = Masker(job["secrets"], names, REQUEUE_RESULTS)
+        self._folder = Path(job["folder"])
+        self.artifacts = self._folder / "artifacts" / job["ident"]
         self._printed: list[str] = []
         self._printed_size = 0
         self._is_without = False
@@ -40,22 +39,22 @@ class Recorder:
 
     def arguments(self) -> dict[str, Any]:
         """For ansible_runner's `run` or `init_runner`."""
-        order = self._order
-        playbook: Any = order["playbook"]
-        if order["role"]:
-            play: dict[str, Any] = {"hosts": "localhost", "roles": [{"name": Path(order["role"]).name}]}
-            if not order["gather_facts"]:
+        job = self._job
+        playbook: Any = job["playbook"]
+        if job["role"]:
+            play: dict[str, Any] = {"hosts": "localhost", "roles": [{"name": Path(job["role"]).name}]}
+            if not job["gather_facts"]:
                 play["gather_facts"] = False
             playbook = [play]
         return {
-            "private_data_dir": order["folder"],
+            "private_data_dir": job["folder"],
             # Where ansible-playbook works: ansible.cfg is looked for there, and relative paths in arguments and variables
             # mean what they mean to who started the operator. Tasks work in the playbook's folder, as ever.
             "project_dir": os.getcwd(),
-            "ident": order["ident"],
+            "ident": job["ident"],
             "playbook": playbook,
-            "envvars": dict(order["environment"]),
-            "verbosity": order["verbosity"] or None,
+            "envvars": dict(job["environment"]),
+            "verbosity": job["verbosity"] or None,
             "quiet": True,
             # The printed text goes through the masker instead.
             "settings": {"suppress_output_file": True, "pexpect_timeout": 1},
@@ -103,7 +102,7 @@ class Recorder:
 
     def keep(self, name: str, text: str) -> None:
         """Write one of the artifacts, if any are wanted. Where there is no room for it, the run goes on without."""
-        if self._order["artifacts"]:
+        if self._job["artifacts"]:
             try:
                 write_private(f"{self.artifacts}/{name}", text)
             except OSError as error:
@@ -121,7 +120,7 @@ class Recorder:
 
     def redacted(self, record: dict[str, Any]) -> dict[str, Any]:
         """ansible-runner records the whole environment; what a pod gets as its environment is often secret."""
-        known = {"PATH", "HOME", "LANG", "KUBECONFIG", "K8S_AUTH_KUBECONFIG", *self._order["environment"]}
+        known = {"PATH", "HOME", "LANG", "KUBECONFIG", "K8S_AUTH_KUBECONFIG", *self._job["environment"]}
         kept = {name: value for name, value in record["env"].items() if name in known or name.startswith("ANSIBLE_")}
         return {**record, "env": kept}
 

@@ -11,21 +11,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import shutil
 import stat
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from runner.errors import RolerunnerError
-from runner.private_files import below_shared, owners_of
+from runner.executor.environment import configured, has_tags
+from runner.executor.jobs import Job, executor_errors
+from runner.json_codec import encode
+from runner.private_files import below_shared, owners_of, update_private
 
 logger = logging.getLogger(__name__)
 
 ARTIFACTS = "artifacts"
+# How JSON marks a string that Ansible must not template.
+_UNSAFE = "__ansible_unsafe"
+# By which the user may have chosen where modules have their temporary files.
+_REMOTE_TEMP = ("ANSIBLE_REMOTE_TEMP", "ANSIBLE_REMOTE_TMP")
 # Seconds between two looks at how much all artifacts take.
 _BOUND_AFTER = 60.0
 
@@ -173,3 +182,95 @@ def _make_own(root: Path) -> None:
         if path != root and not mode & stat.S_ISVTX and mode & stat.S_IWOTH:
             raise ArtifactsError(f"{path} can be changed by other users; name another folder with --runs-dir")
     root.chmod(0o700)
+
+
+def write_inputs(job: Job) -> None:
+    """Write the inputs of one run over those of an earlier one. Raises ExecutorError."""
+    with executor_errors("the inputs of the run could not be written"):
+        _write_inputs(job)
+
+
+async def prepare(job: Job) -> None:
+    """Write the inputs, in a thread if that takes a while: it has ended when this has, cancelled or not."""
+    if not job.is_big:
+        write_inputs(job)
+        return
+    writing = asyncio.ensure_future(asyncio.to_thread(write_inputs, job))
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait({writing})
+        raise
+
+
+def _write_inputs(job: Job) -> None:
+    folder, inventory = str(job.folder), f"{job.folder}/inventory"
+    _ensure_folder(str(job.scratch))
+    # Itself first: those that are made on the way to another have the mode that the umask leaves.
+    for path in (folder, f"{folder}/env", f"{folder}/project", f"{folder}/artifacts"):
+        _ensure_folder(path)
+    update_private(f"{folder}/env/extravars", _variables(job))
+    update_private(f"{folder}/env/cmdline", (f"{job.arguments} --check --diff" if job.check else job.arguments).encode())
+    if os.environ.get("ANSIBLE_INVENTORY"):
+        # Ansible reads the user's where it stands; ansible-runner would take this folder instead.
+        shutil.rmtree(inventory, ignore_errors=True)
+    else:
+        _ensure_folder(inventory)
+        update_private(f"{inventory}/hosts", _inventory(job.scratch).encode())
+    if job.role:
+        # Beside the play, where Ansible looks first, so that the roles path stays the user's; its siblings come along.
+        _ensure_link(f"{folder}/project/roles", str(job.role.parent))
+
+
+def _variables(job: Job) -> bytes:
+    """What `env/extravars` has: no name is both in the data and among the watch's own variables, which may be NaN."""
+    parts = (encode(_marked(job.data)), json.dumps(job.extra_vars).encode())
+    return b"{%s}" % b",".join(part[1:-1] for part in parts if part != b"{}")
+
+
+def _ensure_folder(path: str) -> None:
+    if not os.path.isdir(path):
+        try:
+            os.mkdir(path, 0o700)
+        except FileNotFoundError:
+            Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _ensure_link(path: str, target: str) -> None:
+    with contextlib.suppress(OSError):
+        if os.readlink(path) == target:
+            return
+    Path(path).unlink(missing_ok=True)
+    os.symlink(target, path)
+
+
+def _inventory(scratch: Path) -> str:
+    """This host, with this Python, as JSON, which Ansible reads first and fastest.
+
+    Its modules have their temporary files in the folder. A variable of the environment would count for all hosts.
+    """
+    variables = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    if not any(map(os.environ.get, _REMOTE_TEMP)) and "remote_tmp" not in configured():
+        variables["ansible_remote_tmp"] = str(scratch)
+    if os.environ.get("ANSIBLE_INVENTORY_ENABLED") or "enable_plugins" in configured("inventory"):
+        # The user's own choice of inventory plugins may be without YAML's, which reads JSON.
+        return " ".join(["localhost", *(f"{name}={json.dumps(value)}" for name, value in variables.items())]) + "\n"
+    return json.dumps({"ungrouped": {"hosts": {"localhost": variables}}})
+
+
+def _marked(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Variables none of whose strings Ansible may template, in the form that its JSON loader reads."""
+    if has_tags():
+        return {name: _marked_strings(value) for name, value in data.items()}
+    # It marks all there is in it, keys among it, which would otherwise be templates when a role makes values of them.
+    return {name: {_UNSAFE: value} for name, value in data.items()}
+
+
+def _marked_strings(value: Any) -> Any:
+    if isinstance(value, str):
+        return {_UNSAFE: value}
+    if isinstance(value, dict):
+        return {name: _marked_strings(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_marked_strings(item) for item in value]
+    return value

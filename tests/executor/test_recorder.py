@@ -9,7 +9,7 @@ from runner.executor.jobs import JobEvent
 from runner.executor.recorder import Recorder, shortened
 
 
-def order(folder: Path, **more: Any) -> dict[str, Any]:
+def message(folder: Path, **more: Any) -> Any:
     (folder / "artifacts" / "it" / "job_events").mkdir(parents=True)
     return {"ident": "it", "folder": str(folder), "role": "/roles/it", "secrets": [], "names": [], "artifacts": True, **more}
 
@@ -26,7 +26,7 @@ def test_what_decides_about_a_run_outlives_the_cut() -> None:
 
 def test_one_run_leaves_so_many_events_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "_MOST_EVENTS", 3)
-    kept = Recorder(order(tmp_path), lambda event: None)
+    kept = Recorder(message(tmp_path), lambda event: None)
     for number in range(10):
         kept.keep_event(number, "u", "{}")
     left = sorted(path.name for path in (tmp_path / "artifacts" / "it" / "job_events").iterdir())
@@ -36,7 +36,7 @@ def test_one_run_leaves_so_many_events_and_no_more(tmp_path: Path, monkeypatch: 
 def test_what_is_printed_is_kept_up_to_a_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "_LONGEST_OUTPUT", 10)
     told: list[str] = []
-    kept = Recorder(order(tmp_path), told.append)
+    kept = Recorder(message(tmp_path), told.append)
     for _ in range(5):
         kept.record(json.dumps({"event": "verbose", "stdout": "12345"}), "12345")
     assert kept.close() == "12345\n12345\n[Cut here: one run may leave no more.]\n"
@@ -44,7 +44,7 @@ def test_what_is_printed_is_kept_up_to_a_length(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_run_goes_on_where_there_is_no_room_for_its_artifacts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    kept = Recorder(order(tmp_path), lambda event: None)
+    kept = Recorder(message(tmp_path), lambda event: None)
     (tmp_path / "artifacts" / "it" / "rc").symlink_to("/dev/full")
     for _ in range(2):
         kept.keep("rc", "0")
@@ -52,7 +52,7 @@ def test_a_run_goes_on_where_there_is_no_room_for_its_artifacts(tmp_path: Path, 
 
 
 def test_what_is_told_of_missing_room_may_itself_be_an_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = Recorder(order(tmp_path), lambda event: None)
+    kept = Recorder(message(tmp_path), lambda event: None)
     said: list[str] = []
 
     class Screen:

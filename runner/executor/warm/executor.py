@@ -24,10 +24,10 @@ from typing import Any, Self
 
 from runner import metrics
 from runner.executor import processes
-from runner.executor.environment import LONGEST_LINE, PACKAGE, environment, order, put_inputs
+from runner.executor.environment import PACKAGE, environment
 from runner.executor.guarded import Guarded
-from runner.executor.jobs import ExecutorError, Job, JobEvent, Limits, told_as_executor_error
-from runner.executor.run_folder import settle
+from runner.executor.jobs import LONGEST_LINE, ExecutorError, Job, JobEvent, Limits, executor_errors
+from runner.executor.run_folder import prepare, settle
 from runner.executor.warm import forkserver
 from runner.json_codec import decode, encode
 
@@ -79,9 +79,9 @@ class WarmExecutor:
 
         Raises ExecutorError when no run came about.
         """
-        await put_inputs(job)
+        await prepare(job)
         server = await self._ready()
-        with told_as_executor_error("a run could not be made"):
+        with executor_errors("a run could not be made"):
             ours, theirs = socket.socketpair()
         ours.setblocking(False)
         asked = time.monotonic()
@@ -90,7 +90,7 @@ class WarmExecutor:
         begun: list[bytes] = []
         try:
             with contextlib.suppress(ConnectionError):
-                await asyncio.get_running_loop().sock_sendall(ours, encode(order(job)) + b"\n")
+                await asyncio.get_running_loop().sock_sendall(ours, encode(job.message()) + b"\n")
                 # Of a line that has no end, its process has died.
                 while "done" not in last and (lines := await _lines(ours, begun)):
                     for line in lines:
@@ -162,7 +162,7 @@ class _ForkServer:
     @classmethod
     async def start(cls, limits: Limits) -> Self:
         """Raises ExecutorError, with what the process said, if it does not come up."""
-        with told_as_executor_error("the warm process could not be started"):
+        with executor_errors("the warm process could not be started"):
             folder = Path(tempfile.mkdtemp(prefix="rolerunner-warm-"))
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)

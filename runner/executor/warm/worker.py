@@ -36,8 +36,8 @@ from ansible.plugins.loader import callback_loader, init_plugin_loader, module_l
 from ansible.utils import color
 from ansible_runner.utils import OutputEventFilter
 
-from runner.executor.environment import LOCAL_TEMP, order, restored_environ, set_environ, write_inputs
-from runner.executor.jobs import Job, Limits
+from runner.executor.environment import LOCAL_TEMP, restored_environ, set_environ
+from runner.executor.jobs import Job, JobMessage, Limits
 from runner.executor.patches import (
     ansible_core,
     callers,
@@ -53,6 +53,7 @@ from runner.executor.patches import (
     tmpdirs,
 )
 from runner.executor.recorder import Recorder
+from runner.executor.run_folder import write_inputs
 from runner.executor.warm import reset
 
 # Seconds.
@@ -146,9 +147,9 @@ class Warm:
             where, outputs = os.getcwd(), (sys.stdout, sys.stderr)
             places = tempfile.tempdir, constants.DEFAULT_LOCAL_TMP
             try:
-                asked = {**order(job), "gather_facts": False}
+                message: JobMessage = {**job.message(), "gather_facts": False}
                 with restored_environ():
-                    code, _, printed = _run(asked, Recorder(asked, lambda event: None), lambda: None)
+                    code, _, printed = _run(message, Recorder(message, lambda event: None), lambda: None)
             finally:
                 os.chdir(where)
                 sys.stdout, sys.stderr = outputs
@@ -211,24 +212,24 @@ class Warm:
         return self._baseline.difference(self._connections.descriptors() if self._connections is not None else ())
 
     def _play(self, stream: Any) -> int | None:
-        """Play the job whose order comes through the stream, and send its events there; its exit code, if it has one."""
-        asked = json.loads(stream.readline())
+        """Play the job that comes through the stream, and send its events there; its exit code, if it has one."""
+        message: JobMessage = json.loads(stream.readline())
         # The clock is the machine's, and so the runner's.
         begun = time.monotonic()
         if self._parsed is not None:
-            self._parsed.own_folder = asked["folder"]
+            self._parsed.own_folder = message["folder"]
         if self._facts is not None:
             self._facts.refresh(self._facts_file)
         if self._connections is not None:
-            self._connections.own = asked["environment"].get(kubernetes_core.KUBECONFIG)
+            self._connections.own = message["environment"].get(kubernetes_core.KUBECONFIG)
 
         def tell(line: str) -> None:
             stream.write(line + "\n")
 
         tell(json.dumps({"begun": begun}))
-        recorder = Recorder(asked, tell)
+        recorder = Recorder(message, tell)
         try:
-            code, has_events, printed = _run(asked, recorder, stream.flush)
+            code, has_events, printed = _run(message, recorder, stream.flush)
         except Exception:
             # Of the runner's own code: a playbook's failure is a result.
             tell(json.dumps({"done": 1, "printed": recorder.masked(traceback.format_exc())[-4000:]}))
@@ -267,7 +268,7 @@ def _asking_nobody(kubeconfig: Path) -> list[dict[str, Any]]:
     return [{name: arguments, "ignore_errors": True} for name in found]
 
 
-def _run(asked: dict[str, Any], recorder: Recorder, flush: Callable[[], None]) -> tuple[int, bool, str]:
+def _run(message: JobMessage, recorder: Recorder, flush: Callable[[], None]) -> tuple[int, bool, str]:
     """The exit code of ansible-playbook, whether there were events, and what it printed."""
     config = ansible_runner.interface.init_runner(**recorder.arguments()).config
     (recorder.artifacts / "job_events").mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -281,7 +282,7 @@ def _run(asked: dict[str, Any], recorder: Recorder, flush: Callable[[], None]) -
     sys.stdout, sys.stderr = _Terminal(screen), _Terminal(screen)
     color.ANSIBLE_COLOR = _has_colours()
     tempfile.tempdir = os.environ.get("TMPDIR")
-    local = asked["environment"].get(LOCAL_TEMP) or Path(constants.DEFAULT_LOCAL_TMP).parent
+    local = message["environment"].get(LOCAL_TEMP) or Path(constants.DEFAULT_LOCAL_TMP).parent
     constants.DEFAULT_LOCAL_TMP = tempfile.mkdtemp(prefix="ansible-local-", dir=local)
     sys.argv = [shutil.which(config.command[0]) or config.command[0], *config.command[1:]]
     try:
@@ -294,7 +295,7 @@ def _run(asked: dict[str, Any], recorder: Recorder, flush: Callable[[], None]) -
         sys.stdout.close()
         events.close()
         _remove(constants.DEFAULT_LOCAL_TMP)
-        if asked["ident"] != _WARM:
+        if message["ident"] != _WARM:
             atexit._run_exitfuncs()
     printed = recorder.close()
     recorder.keep("rc", str(code))

@@ -14,8 +14,9 @@ import pytest
 
 from bench.driver import until
 from runner.executor import cold, guarded, processes
-from runner.executor.environment import has_tags, write_inputs
+from runner.executor.environment import has_tags
 from runner.executor.jobs import ExecutorError, Job, JobEvent, fold
+from runner.executor.run_folder import write_inputs
 from runner.executor.warm import executor as warm_executor
 from runner.executor.warm.executor import WarmExecutor
 from tests.conftest import alive
