@@ -1,4 +1,4 @@
-"""What a CR says against the argument specs of what it would run, found without a run.
+"""Checks a CR against the argument specs of its role or playbook, without a run.
 
 Most of it the API server refuses by the CRD's schema (`rolerunner manifests`). What is left is for here: rules between
 options (required_if, mutually_exclusive and the like), and CRDs that are older than the role, or let everything pass.
@@ -41,7 +41,7 @@ class _Specs:
 
 
 class Arguments:
-    """The specs that were read, until their files change."""
+    """Argument specs, read once until their files change, and the check of a CR against them."""
 
     def __init__(self) -> None:
         self._read: dict[Path, tuple[tuple[Any, ...], _Specs | None]] = {}
@@ -57,7 +57,7 @@ class Arguments:
         templates: bool,
         complete: bool,
     ) -> list[str]:
-        """One short line for each problem, `spec.FIELD: REASON`, and not too many; none without specs that can be read.
+        """The problems, a short line each, `spec.FIELD: REASON`, and not too many; none without specs that can be read.
 
         `given` is the CR's spec; `others` are variables that come from elsewhere and go before it. `templates`: strings of
         the CR may be templates. `complete`: there are no more variables than these and the role's own. May be called in

@@ -1,7 +1,7 @@
-"""The plain way: each job is a process that hands it to `ansible_runner`, which starts ansible-playbook.
+"""The cold executor: each job is a process that hands it to `ansible_runner`, which starts ansible-playbook.
 
 Slow (a second and more goes into starting Pythons) and without any assumption about ansible-core: the safety net, and what
-the fast way, `runner.executor.warm.executor`, is compared with. The process at the other end is `runner.executor.cold_main`.
+the warm executor is compared with. The process at the other end is `runner.executor.cold_main`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ async def execute(job: Job) -> AsyncGenerator[JobEvent, None]:
     assert process.stderr is not None
     complaints = asyncio.create_task(_end_of(process.stderr))
     try:
-        # Its standard input stays open: it is how the launcher learns that the runner is no more.
+        # Its standard input stays open: by its end the process learns that the runner is gone.
         process.stdin.write(json.dumps(job.message()).encode() + b"\n")
         await process.stdin.drain()
         async for line in process.stdout:

@@ -1,4 +1,4 @@
-"""One run in a process of its own: reads what to run from standard input, writes events to standard output, ends.
+"""The process of a cold run: reads the job from standard input, writes events to standard output, ends.
 
 Started by `runner.executor.cold` below a guard. Every process that the run starts ends with this one: on SIGTERM, when
 standard input closes (the runner is gone), when the play is over, and when it is killed.

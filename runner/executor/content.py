@@ -57,7 +57,7 @@ class Collection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """What there is: `core` is ansible-core's version, `keywords` those of a play, a block and a task."""
+    """The installed content: `core` is ansible-core's version, `keywords` are those of a play, a block and a task."""
 
     core: str
     keywords: Mapping[str, frozenset[str]]
@@ -72,7 +72,7 @@ class Content:
 
 
 def ask(queries: Iterable[Query], *, folder: Path, environ: Mapping[str, str]) -> Content:
-    """What of this is found in `folder`, and what else there is. Raises ConfigurationError if it does not start."""
+    """Look the names up as a run in `folder` would. Raises ConfigurationError if ansible-core does not start."""
     asked = list(dict.fromkeys(queries))
     given = {**environ, **environment(), "ANSIBLE_DEPRECATION_WARNINGS": "false", "PYTHONWARNINGS": "ignore"}
     # -P: a file of the project is never imported in the place of a library.
@@ -204,7 +204,7 @@ def _resolve(query: Query) -> str:
 
 
 def _redirect(query: Query) -> str:
-    """What a name that was not found stands for by its collection's routing, which may lead to one that is not here."""
+    """The target of a name that was not found, by its collection's routing; it may be missing too."""
     from ansible.utils.collection_loader._collection_finder import _get_collection_metadata
 
     parts = query.name.split(".")

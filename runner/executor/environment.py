@@ -47,7 +47,7 @@ def restored_environ() -> Iterator[None]:
 
 @functools.cache
 def has_tags() -> bool:
-    """Whether the ansible-core that runs use is 2.19 or newer, in which strings carry tags; known without importing it."""
+    """True if ansible-core is 2.19 or newer, in which strings carry tags; it is not imported for that."""
     major, minor = metadata.version("ansible-core").split(".")[:2]
     return (int(major), int(minor)) >= (2, 19)
 
@@ -78,7 +78,7 @@ def temporary(scratch: str) -> dict[str, str]:
 
 
 def configured(section: str = "defaults") -> Collection[str]:
-    """What the user's ansible.cfg has in a section; which file counts, Ansible decides the same way."""
+    """The names in a section of the user's ansible.cfg; Ansible decides in the same way which file that is."""
     places = ["ansible.cfg", os.path.expanduser("~/.ansible.cfg"), "/etc/ansible/ansible.cfg"]
     if given := os.environ.get("ANSIBLE_CONFIG"):
         path = os.path.expanduser(given)

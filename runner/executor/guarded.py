@@ -1,4 +1,4 @@
-"""The runner's side of a process that stands below a guard: how it is started, and how all of it is ended.
+"""The runner's side of a guarded process: started below a guard, and ended with all its descendants.
 
 The guard itself is `runner.executor.processes.guard`.
 """
@@ -26,7 +26,7 @@ _GRACE = processes.LIMIT + 10.0
 
 
 class Guarded:
-    """A Python module that runs below a guard; `process` is the guard, and its streams are the module's."""
+    """A Python module that runs below a guard. `process` is the guard; its streams are the module's."""
 
     # The guards of this runner that have not been seen off.
     _pids: ClassVar[set[int]] = set()

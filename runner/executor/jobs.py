@@ -1,4 +1,4 @@
-"""The seam between the reconciler and Ansible: a `Job` goes in, `JobEvent`s come out, `Fold` makes them an `Outcome`.
+"""The interface between the reconciler and Ansible: a `Job` goes in, `JobEvent`s come out, `Fold` makes them an `Outcome`.
 
 Next on the way: `runner.executor.warm.executor`.
 """
@@ -72,7 +72,7 @@ class ExecutorError(RolerunnerError):
 
 @contextlib.contextmanager
 def executor_errors(what: str) -> Iterator[None]:
-    """An OSError becomes an ExecutorError, which the CR's status tells, with what can be done about it."""
+    """Raise an OSError as an ExecutorError that names `what` failed and a remedy; the CR's status shows it."""
     try:
         yield
     except OSError as error:
@@ -83,7 +83,7 @@ def executor_errors(what: str) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Of the processes that play jobs one after another, the workers."""
+    """Limits of the workers, the processes that play jobs one after another."""
 
     # How many there may be at once, those that wait for a job included; those that play are never too many.
     workers: int = 4
@@ -97,7 +97,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One run. `role` is a folder, `playbook` a file, both absolute; exactly one is given."""
+    """A run to be made. `role` is a folder, `playbook` a file, both absolute; exactly one is given."""
 
     ident: str
     # Of this CR alone; inputs and artifacts of its runs. Owner-only; made if it is missing.
@@ -161,7 +161,7 @@ class JobMessage(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class JobEvent:
-    """One of ansible-runner's events: https://ansible.readthedocs.io/projects/runner/en/stable/intro/#artifactevents"""
+    """An event of ansible-runner: https://ansible.readthedocs.io/projects/runner/en/stable/intro/#artifactevents"""
 
     event: str
     counter: int
@@ -171,7 +171,7 @@ class JobEvent:
     # Of a loop that failed: the first of its items that did, and how many more there were.
     items: tuple[JobEvent, ...] = ()
     more_items: int = 0
-    # What `message` is, once somebody has put it into other words.
+    # Replaces `message`, where a clearer text is known.
     words: str = ""
 
     @classmethod
@@ -205,7 +205,7 @@ class JobEvent:
 
     @property
     def stderr(self) -> str:
-        """What a command or a module has written there, in full."""
+        """The standard error of a command or a module, in full."""
         return str(self.result.get("stderr") or self.result.get("module_stderr") or "").strip()
 
     @property
@@ -238,7 +238,7 @@ class JobEvent:
 
     @property
     def message(self) -> str:
-        """A failed task's own words, its cause where that is told elsewhere, and the same of a loop's items."""
+        """The message of a failed task, with its cause where the event has that elsewhere, and those of a loop's items."""
         if self.words:
             return self.words
         result = self.result
@@ -256,7 +256,7 @@ class JobEvent:
 
     @property
     def line(self) -> str:
-        """A loop's item, by its label, and its message."""
+        """The label and the message of a loop's item."""
         result = self.result
         if "censored" in result:
             return "item: hidden by no_log"
@@ -280,7 +280,7 @@ class JobEvent:
 
 
 class Loops:
-    """Puts the items of loops that failed with the failures of the loops. Ansible tells them one by one, before."""
+    """Adds the failed items of a loop to the loop's own failure. Ansible emits their events one by one, before it."""
 
     def __init__(self) -> None:
         # The first that failed, and how many did.
@@ -307,7 +307,7 @@ Execute = Callable[[Job], AsyncGenerator[JobEvent, None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of a run: its counters for localhost, what failed, and when the role wants to come back (Go duration)."""
+    """The result of a run: its counters for localhost, its failures, and the requeue that the role wants (Go duration)."""
 
     ok: int = 0
     changed: int = 0
@@ -325,7 +325,7 @@ class Outcome:
 
 
 class Fold:
-    """Makes an Outcome of a run's events, one by one, and keeps none of them: a run may tell of hundreds of megabytes."""
+    """Folds the events of a run into an Outcome, one by one, and keeps none: a run may emit hundreds of megabytes."""
 
     def __init__(self) -> None:
         # (message, report) of the last tasks that failed.
@@ -339,7 +339,7 @@ class Fold:
         self.task = ""
 
     def add(self, event: JobEvent) -> None:
-        """Take the next event. Those of the plays come before the statistics, which are the last."""
+        """Take the next event; the statistics are the last."""
         if event.task:
             self.task, self._where = event.task, _where(event)
         if event.is_failure:

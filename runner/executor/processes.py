@@ -1,4 +1,4 @@
-"""What a process started, found and ended: whole trees, with what has cut itself loose from its parent.
+"""Trees of processes: found and ended whole, with those that have cut themselves loose from their parent.
 
 Nothing of a run outlives it, whichever process is killed first. A process that runs Ansible stands below a guard (`guard`),
 which ends all of it when that process or the runner has died; were the guard itself killed, all that it stood for dies with

@@ -1,4 +1,4 @@
-"""How one run is handed to ansible_runner, and what is kept of it: masked events, the printed text, the command."""
+"""Records a run of ansible-runner: masked events, the printed text, the command; and gives it the arguments of the run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LEFT_OUT = "[Cut here: one run may leave no more.]\n"
 
 
 class Recorder:
-    """Follows one run. `tell` gets each event, masked, as JSON; the artifacts get what ansible-runner does not write."""
+    """Records one run. `tell` gets each event, masked, as JSON. Writes the artifacts that ansible-runner does not."""
 
     def __init__(self, job: JobMessage, tell: Callable[[str], None]) -> None:
         self._job = job

@@ -1,4 +1,4 @@
-"""The folders of the runs, in ansible-runner's layout: one a CR, bounded, owner-only, and gone when the CR is.
+"""The folders of the runs, in ansible-runner's layout: inputs and artifacts, one folder for each CR, owner-only, bounded.
 
 ROOT/GROUP/VERSION/KIND/NAMESPACE/NAME/   env/ inventory/ project/   the inputs of the latest run
                                           artifacts/IDENT/           what a run left
@@ -78,7 +78,7 @@ class RunFolders:
                 parent.rmdir()
 
     async def keep_below(self, size: int) -> NoReturn:
-        """Remove the oldest artifacts, whosoever's, while all of them take more than so many bytes."""
+        """Regularly remove the oldest artifacts, of whichever CR, while all of them take more than so many bytes."""
         while True:
             begun = time.monotonic()
             removed = await asyncio.to_thread(self.bound, size)
@@ -88,7 +88,7 @@ class RunFolders:
             await asyncio.sleep(max(_BOUND_AFTER, 20 * (time.monotonic() - begun)))
 
     def bound(self, size: int) -> int:
-        """One look at it; how many runs' artifacts were removed."""
+        """Remove the oldest artifacts while all take more; return of how many runs."""
         runs = []
         for folder, names, _ in os.walk(self.root):
             # No namespace and no CR is called so, and no run is without.

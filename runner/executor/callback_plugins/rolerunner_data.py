@@ -30,7 +30,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
 
 
 def is_unsafe(context: Any, value: Any) -> bool:
-    """Whether anything in the value is marked; takes the place of `AnsibleContext._is_unsafe`."""
+    """True if anything in the value is marked; replaces `AnsibleContext._is_unsafe`."""
     todo, seen = [value], set()
     while todo:
         each = todo.pop()

@@ -1,4 +1,4 @@
-"""The ansible-core that is installed: what of its inside has another name or form in another of the supported versions.
+"""The differences between the supported versions of ansible-core, in the private names and forms that patches use.
 
 Two families: until 2.18 a string that must not be templated is marked (`AnsibleUnsafe`); from 2.19 on a string that may be
 is tagged. The patches ask here for what differs and are the same for both.
@@ -95,7 +95,7 @@ def copied(content: Any) -> Any:
 
 
 def is_plain(content: Any) -> bool:
-    """Whether it can be `copied`."""
+    """True if it can be `copied`."""
     try:
         copied(content)
     except NotPlain:
@@ -111,7 +111,7 @@ def share_leaves() -> None:
 
 
 class NotPlain(RolerunnerError):
-    """What is to be copied is not of the types that are known."""
+    """A value to be copied has other types than those that are known."""
 
 
 def verify_copied() -> None:

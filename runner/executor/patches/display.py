@@ -1,4 +1,4 @@
-"""What ansible-runner's callback plugin does around each text that is displayed is done for less.
+"""ansible-runner's wrappers of Display bind arguments without `inspect`, and `debug` is called only when debugging.
 
 It wraps the methods of ansible-core's Display, and binds the arguments of each call by the method's signature; of `debug`
 there are a hundred calls in a run, mostly for nothing.

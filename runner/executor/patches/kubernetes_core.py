@@ -1,5 +1,4 @@
-"""A seam of kubernetes.core: how to reach the cluster is read once, instead of by each task of each run; and what a client
-has found out and its connections stay for the runs to come.
+"""Clients of kubernetes.core, with their connections and discovery, are kept for later runs; a kubeconfig is read once.
 
 It is so for the run's own kubeconfig only, in which there is no more than an address and a token: with others a task may
 have something done (start a process for a token, say) each time. Each run's configuration, and so its token, is its own.
@@ -84,7 +83,7 @@ def _client() -> Any:
 
 
 class Connections:
-    """`create` and `client` take the places of kubernetes.core's `_create_configuration` and `create_api_client`.
+    """The kept clients. `create` and `client` replace kubernetes.core's `_create_configuration` and `create_api_client`.
 
     `own`: the path of the run's own kubeconfig. `module`: kubernetes.core's, whose functions they call.
     """
@@ -202,7 +201,7 @@ class _Kept:
         return time.monotonic() - self._made < _AGE and self.client.client.default_headers == self._headers
 
     def is_as_known(self) -> bool:
-        """Whether it has its configuration, and so its token, where it is looked for here."""
+        """True if it has its configuration, and so its token, in the known places."""
         configuration = vars(self.client).get("configuration")
         return configuration is not None and configuration is vars(self.client.client).get("configuration")
 

@@ -105,7 +105,7 @@ def _has_this_python(variables: Any) -> bool:
 
 
 class _Call:
-    """One call of a module in the process, in the place of a command that would run it."""
+    """The call of a module in the process; replaces `_low_level_execute_command`, which would run a command."""
 
     def __init__(self, path: str) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""A seam of ansible-core: facts are copied and looked through several times by each task; here as quickly as it goes.
+"""Results and facts are copied and searched by fast functions; ansible-core does so several times for each task.
 
 Functions of ansible-core that make a clean copy of what a module gave, for the usual case: plain JSON of which nothing
 has to be removed but Ansible's own notes. Anything else takes ansible-core's way, with its words.
@@ -33,7 +33,7 @@ _LOOKING = ("changed_when", "failed_when", "until", "retries", "loop", "loop_wit
 
 
 class _NotPlain(RolerunnerError):
-    """Ansible-core knows what to do with it."""
+    """The value is not plain JSON, and is for ansible-core's own function."""
 
 
 def verify() -> None:
@@ -78,7 +78,7 @@ def clean_facts(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def unless_unseen(function: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
-    """What makes variables of a task's facts, for the task itself: none, where it looks at none afterwards."""
+    """`function` makes variables of a task's facts, for the task itself: none, where it looks at none afterwards."""
 
     def made(facts: Any) -> dict[str, Any]:
         task = getattr(tasks.TaskInProcess.current, "_task", None)

@@ -29,7 +29,7 @@ from runner.executor.patches.registry import Patch, expect
 
 
 class TaskInProcess(worker.WorkerProcess):  # type: ignore[misc]
-    """Runs its task when it is started, and is done. What a fork would keep apart is kept apart here."""
+    """A worker that is no process: `start` runs the task. State that a fork would have of its own is kept apart here."""
 
     _task: Any
     # That which runs.
@@ -106,7 +106,7 @@ class _Receiver:
 
 @contextlib.contextmanager
 def _caught_output() -> Iterator[None]:
-    """What a task prints by itself is told as a warning, as of a forked worker; what it displays goes its usual way."""
+    """A task's own prints become a warning, as in a forked worker; what it displays goes its usual way."""
     if not ansible_core.TAGS:
         # It is printed.
         yield

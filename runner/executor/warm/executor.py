@@ -1,4 +1,4 @@
-"""The fast way: processes that have Ansible loaded play the jobs, each many of them, one after another.
+"""The warm executor: processes that have Ansible loaded play the jobs, each many of them, one after another.
 
 Their parent, the fork server, is started with the first use, and again when it has died or does not answer. The processes
 at the other end are `runner.executor.warm.forkserver`, below a guard, and its children.
@@ -49,7 +49,7 @@ _ROOM = 0.05
 
 
 class WarmExecutor:
-    """Holds the fork server while it is entered (`async with`); `execute` is the executor."""
+    """Runs the fork server while it is entered (`async with`); `execute` is the executor."""
 
     def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
         self._limits = limits
@@ -71,7 +71,7 @@ class WarmExecutor:
 
     @property
     def healthy(self) -> bool:
-        """Whether runs can be made, as far as is known: the fork server answers, or is not needed just now."""
+        """False if runs cannot be made, as far as is known: the fork server does not answer, or could not be started."""
         return self._could_start and (self._server is None or self._server.died.is_set() or self._server.answers)
 
     async def execute(self, job: Job) -> AsyncGenerator[JobEvent, None]:
@@ -130,7 +130,7 @@ class WarmExecutor:
 
 
 class _Run:
-    """What is known of a job's processes."""
+    """The state of a job's processes."""
 
     def __init__(self) -> None:
         # Nothing of it is left but a worker that is as it was before, or what was given up.

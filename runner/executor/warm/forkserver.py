@@ -1,27 +1,27 @@
-"""The warm process: has Ansible loaded, and forks workers, which play jobs.
+"""The fork server, also called the warm process: has Ansible loaded, and forks workers, which play jobs.
 
-Started by `runner.executor.warm.executor` below a guard, with a control socket's descriptor, a folder for temporary
-files, which goes with it, and `jobs.Limits` as JSON. It has no threads and no event loop, so that a fork of it is
-whole. On the control socket it is told, one datagram each,
+Started by `runner.executor.warm.executor` below a guard, with the descriptor of a control socket, a folder for temporary
+files, which is removed with it, and `jobs.Limits` as JSON. It has no threads and no event loop, so that a fork of it is
+whole. On the control socket it receives, one datagram each,
 
     {"play": IDENT, "pool": POOL} with a socket of the job's own        {"end": IDENT}        {"ping": NUMBER}
 
-and tells {"ready": …} once, {"pong": NUMBER}, and of each job, when no process of it is left,
+and sends {"ready": …} once, {"pong": NUMBER}, and for each job, when no process of it is left,
 
     {"ended": IDENT, "code": EXIT CODE, "left": PIDS, "error": TEXT, "number": N, "retired": REASON}
 
-N: it was the Nth of its worker, which, if there is a reason, is not used again. On its job's socket a worker reads the
-order, one line of JSON, and writes {"begun": WHEN}, the events, one a line, and at last {"done": EXIT CODE, "printed":
-TEXT}. When the control socket closes, the runner is gone, and every process of every job is ended.
+N: it was the Nth job of its worker, which is not used again if there is a reason. On its job's socket a worker reads the job
+(`jobs.JobMessage`), one line of JSON, and writes {"begun": WHEN}, the events, one a line, and at last {"done": EXIT CODE,
+"printed": TEXT}. When the control socket closes, the runner is gone, and every process of every job is ended.
 
 A worker plays jobs of one pool, one after another; a job without a pool has a worker of its own. Each worker has a socket to
-the fork server, on which jobs come, {"again": BOOL} with the job's socket, and where it answers each, when nothing of the
-run is left, by {"retired": REASON, "old_facts": BOOL}; with a reason it ends. Where a run has asked for facts of the machine
-and had old ones, a fork gathers them for later runs. When no job has come for a while and there is no worker, one is forked
-for the next job. A job whose worker has died before it read the order is another's.
+the fork server, on which it receives jobs, {"again": BOOL} with the job's socket, and answers each, when nothing of the run
+is left, by {"retired": REASON, "old_facts": BOOL}; with a reason it ends. Where a run has asked for facts of the machine and
+had old ones, a fork gathers them for later runs. When no job has come for a while and there is no worker, one is forked for
+the next job. A job that its worker had not read when it died is given to another.
 
-The fork server waits for nothing but news. A worker is killed, not its processes one by one: what has lost its parent by
-that becomes the fork server's own child, is killed as such, and so on, as the kernel tells of each death.
+The fork server never waits for a single process. A worker is killed as a tree: a process that has lost its parent by that
+becomes the fork server's own child, is killed as such, and so on, as the kernel tells of each death.
 
 Next on the way: `runner.executor.warm.worker`.
 """
@@ -54,7 +54,7 @@ _DATAGRAM = 64 * 1024
 _LULL = 0.2
 # Seconds until what does not die is killed once more.
 _AGAIN = 0.1
-# What an order begins with.
+# The beginning of a job's message.
 _UNREAD = b'{"ident"'
 
 
@@ -78,7 +78,7 @@ def main(descriptor: str, folder: str, asked: str) -> None:
 
 @contextlib.contextmanager
 def environment_of_a_run(scratch: str) -> Iterator[None]:
-    """What ansible-runner would start ansible-playbook with: Ansible reads some of it once, when it is imported."""
+    """The environment that ansible-runner gives ansible-playbook: Ansible reads some of it when it is imported."""
     from ansible_runner import RunnerConfig
 
     from runner.executor.environment import restored_environ, temporary
@@ -93,13 +93,13 @@ def environment_of_a_run(scratch: str) -> Iterator[None]:
 
 @dataclass(slots=True, eq=False)
 class _Worker:
-    """A process that plays jobs, and the fork server's end of its socket."""
+    """A worker process, and the fork server's end of its socket."""
 
     pid: int
     channel: socket.socket
     # Of its first job, and so of all; None before it.
     pool: str | None = None
-    # What it plays.
+    # The job that it plays.
     job: str | None = None
     # The job's, where another may play it should this one have died meanwhile.
     connection: socket.socket | None = None
@@ -119,7 +119,7 @@ class _Worker:
 
 
 class Server:
-    """Forks, and keeps account of its children. `warm` is a `worker.Warm`."""
+    """Forks workers, gives them jobs and sees to their end. `warm` is a `worker.Warm`."""
 
     def __init__(self, control: socket.socket, warm: Any, limits: Limits) -> None:
         self._control = control
@@ -143,7 +143,7 @@ class Server:
         for end in (self._ended, bell):
             end.setblocking(False)
         self._news = selectors.DefaultSelector()
-        for source, take in ((control, self._heed), (self._ended, self._reap)):
+        for source, take in ((control, self._receive), (self._ended, self._reap)):
             self._news.register(source, selectors.EVENT_READ, take)
         signal.set_wakeup_fd(bell.detach(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -155,7 +155,7 @@ class Server:
         self._control.send(json.dumps(message).encode())
 
     def serve(self) -> None:
-        """Until the other end of the control socket is closed."""
+        """Serve until the other end of the control socket is closed."""
         try:
             while True:
                 self._give_up()
@@ -194,7 +194,7 @@ class Server:
             if time.monotonic() - worker.free_since >= self._limits.idle:
                 self._dismiss(worker)
 
-    def _heed(self) -> None:
+    def _receive(self) -> None:
         text, descriptors, _, _ = socket.recv_fds(self._control, _DATAGRAM, 1)
         if not text:
             raise ConnectionResetError
@@ -227,7 +227,7 @@ class Server:
                 raise OSError(errno.EPIPE, os.strerror(errno.EPIPE))
 
     def _play_again(self, worker: _Worker) -> bool:
-        """Whether the worker had died before it read its job's order; a new one has got the job then."""
+        """Give the job of a worker that has died to a new one, if it had not been read; return whether that was so."""
         if worker.job is None or worker.pool is None or worker.connection is None:
             return False
         with contextlib.suppress(OSError):
@@ -236,7 +236,7 @@ class Server:
         return False
 
     def _hand_over(self, worker: _Worker, ident: str, pool: str, connection: socket.socket) -> bool:
-        """Whether the worker is there, and has got the job."""
+        """Send the job to the worker; return whether that worked."""
         try:
             socket.send_fds(worker.channel, [json.dumps({"again": bool(pool)}).encode()], [connection.fileno()])
         except OSError:

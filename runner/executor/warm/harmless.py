@@ -1,4 +1,4 @@
-"""Whether a role's own filters and tests can keep anything but in their own modules, which can be dropped after a run.
+"""Recognises filters and tests of a role that keep state at most in their own modules, which are dropped after a run.
 
 Most are a few functions of strings and numbers. What imports other modules than the usual ones for that, or sets something
 of objects that are not its own, may change or keep something. This is for mistakes: who writes roles is trusted.
@@ -25,7 +25,7 @@ _FUNCTIONS = frozenset({
 
 
 def is_harmless(path: str) -> bool:
-    """Whether the Python file is so. What cannot be read or parsed is not."""
+    """True for a Python file of that kind; false for one that cannot be read or parsed."""
     try:
         state = os.stat(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""A worker between two jobs: puts back what a run has changed in its process, and tells what it cannot put back.
+"""The reset of a worker between two jobs: what a run has changed in the process is put back, and the rest detected.
 
 Runs never share state. What ansible-core, the Kubernetes client and Python keep for the whole process is set to what it was
 before the first job; what a run may not have changed is compared with what it was. The first difference is the reason why
@@ -112,7 +112,7 @@ _loaded: list[str] = []
 
 
 def apply() -> None:
-    """Have each run close its lock file, instead of the garbage collector some time later; and note what is imported."""
+    """Have each run close its lock file, not the garbage collector some time later; and record the code that is loaded."""
     cleanup = TaskQueueManager.cleanup
 
     def closing(self: Any) -> None:
@@ -146,7 +146,7 @@ PATCH = Patch("workers", verify, apply)
 
 
 class Baseline:
-    """What is the process' own, as it is before the first job; made in the fork server, and `begin` called in a worker."""
+    """The state of the process before the first job. Made in the fork server; `begin` is called in each worker."""
 
     def __init__(self, collections: frozenset[str]) -> None:
         found = {name: sys.modules.get(f"ansible_collections.{name}") for name in collections}
@@ -181,7 +181,7 @@ class Baseline:
         self._descriptors = _descriptors(())
 
     def restore(self) -> None:
-        """Put back what can be."""
+        """Put the process back into this state, as far as that is possible."""
         for timer in _TIMERS:
             signal.setitimer(timer, 0)
         ansible_core.forget_run()
@@ -251,7 +251,7 @@ class Baseline:
             each._clear_caches()
 
     def difference(self, kept: Collection[int] = ()) -> str:
-        """What is not as it was; empty: nothing. `kept`: descriptors that are to stay."""
+        """The first part of the process that is not as it was; empty if all is. `kept`: descriptors that may stay open."""
         return next((name for name, is_different in self._comparisons(kept) if is_different()), "")
 
     def _comparisons(self, kept: Collection[int]) -> Iterator[tuple[str, Callable[[], bool]]]:
@@ -314,7 +314,7 @@ class Baseline:
 
 
 class Uses:
-    """How often, how long and with how much memory a worker may go on."""
+    """The runs, the age and the memory of a worker, against its limits."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -323,7 +323,7 @@ class Uses:
         self._memory = 0
 
     def reason(self, code: int | None) -> str:
-        """Why it ends after one more run, which has ended with this code (None: by an error); empty if it does not."""
+        """After a run with this exit code (None: an error): the reason to end the worker; empty if there is none."""
         self._runs += 1
         if code not in _ENDED_BY_ITSELF:
             return "exit"

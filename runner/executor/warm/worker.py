@@ -1,4 +1,4 @@
-"""A fork of the warm process that plays jobs: what `ansible-runner` does around `ansible-playbook`, and the latter's code.
+"""A worker, a fork of the warm process that plays jobs: it does what ansible-runner and ansible-playbook do.
 
 The command, the environment and the working directory are ansible-runner's; the command is called instead of started.
 ansible-runner's callback plugin and its filter make the events out of what is displayed, as they do for a process;
@@ -69,7 +69,7 @@ _ORDER = 1024
 _LULL, _LEFT = 0.05, 10_000
 
 # Whose modules are called in the process. What they keep between two calls that a later one could stumble over is the
-# Kubernetes client's default, which `connecting` sees to; where it cannot, all of them take ansible-core's way.
+# Kubernetes client's default, which `patches.kubernetes_core` resets; where it cannot, all take ansible-core's way.
 COLLECTIONS = frozenset({"kubernetes.core", "operator_sdk.util"})
 
 # Parts that a worker must know to be put back; the others are for speed.
@@ -104,9 +104,9 @@ _NOWHERE = "http://127.0.0.1:9"
 
 
 class Warm:
-    """Ansible, loaded: made in the fork server, in the environment of a play and before there is any; used in its workers.
+    """Ansible, loaded and patched: made in the fork server, in the environment of a run; used in its workers.
 
-    `left_out`: what of ansible-core goes the slow way, and why. `lessons`: what runs learn for those after them.
+    `left_out`: the patches that could not be applied, and why.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -163,7 +163,7 @@ class Warm:
         self._baseline = None if self.left_out.keys() & _NEEDED_BY_WORKERS else reset.Baseline(self.inline)
 
     def facts_are_due(self) -> bool:
-        """Whether facts are to be gathered, now that a run has found them old."""
+        """A run has found its facts old: return whether to gather them now."""
         return self._facts is not None and self._facts.is_due()
 
     def gather_facts(self) -> None:
@@ -174,7 +174,7 @@ class Warm:
         self._facts.gather(self._facts_file)
 
     def serve(self, server: socket.socket) -> None:
-        """Play the jobs whose connections come through the fork server's socket, until it is closed or one was the last."""
+        """Play jobs, whose connections come through the fork server's socket, until it closes or the worker is retired."""
         # A short life, in which what lives on is looked through again and again for little.
         gc.set_threshold(50_000, 20, 100)
         if self._baseline is not None:
@@ -203,7 +203,7 @@ class Warm:
         return self._facts is not None and self._facts.are_old()
 
     def _put_back(self) -> str:
-        """Why this process plays no other job; empty if it does."""
+        """Put the process back; the reason why it plays no other job, empty if it does."""
         if self._baseline is None:
             return "unknown"
         if self._connections is not None:
@@ -330,7 +330,7 @@ Mark = dict[str, str]
 
 
 class _Terminal:
-    """What ansible-runner otherwise shows ansible-playbook, as far as it writes to it."""
+    """Standard output or error of a run, with as much of a terminal as ansible-core and the callback plugin use."""
 
     encoding, errors = "utf-8", "replace"
 
@@ -347,7 +347,7 @@ class _Terminal:
         return len(text)
 
     def mark(self, event: Mark) -> None:
-        """Where the text of an event begins, and (without a uuid) where it ends. Elsewhere this is written in code."""
+        """Mark where the text of an event begins and, without a uuid, where it ends; elsewhere escape sequences do."""
         self._kept.append(event)
         if self._at_once:
             self.flush()
@@ -370,7 +370,7 @@ class _Terminal:
 
 
 class _Events:
-    """Takes the events from ansible-runner's filter, with the data that its callback plugin has put aside for them."""
+    """The events of a run: texts from ansible-runner's filter, joined with the data of its callback plugin."""
 
     def __init__(self, recorder: Recorder, ident: str, flush: Callable[[], None]) -> None:
         self.count = 0
@@ -399,17 +399,17 @@ class _Events:
         plugin.__init__ = begun
 
     def close(self) -> None:
-        """Leave nothing of the run with the plugin."""
+        """Remove what the plugin has of the run."""
         self._plugin.__init__ = self._begin
         self._context.cache = None
         self._context._global_ctx.clear()
 
     def set(self, key: str, value: dict[str, Any]) -> None:
-        """What the callback plugin calls. Written down at once: what it holds goes on changing."""
+        """Keep the data of an event, for the callback plugin. It is encoded at once, as its objects go on changing."""
         self._aside[key.removeprefix(":1:ev-")] = self._encode(value)
 
     def __call__(self, event: dict[str, Any]) -> None:
-        """What the filter calls, with the text that belongs to the event."""
+        """Take an event with its text from the filter."""
         if "uuid" not in event:
             return
         self.count += 1
