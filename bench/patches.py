@@ -219,7 +219,7 @@ class Worker:
         install, wait = registry.install, worker._next
         registry.install = lambda patches: install([patch for patch in patches if patch.name != self.left_out])
         worker._NEEDED_BY_WORKERS = frozenset()
-        warm = worker.Warm(Limits(runs=sys.maxsize, age=86400.0, memory=sys.maxsize))
+        warm = worker.Warm(Limits())
         warm.warm_up()
         if warm._facts is not None:
             os.waitpid(forked(lambda: warm.gather_facts()), 0)

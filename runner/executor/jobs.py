@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import re
+import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -85,13 +87,13 @@ def executor_errors(what: str) -> Iterator[None]:
 class Limits:
     """Limits of the workers, the processes that play jobs one after another."""
 
-    # How many there may be at once, those that wait for a job included; those that play are never too many.
+    # Workers at once, those that wait for a job included; those that play are never too many.
     workers: int = 4
-    # For how many jobs and how many seconds one is used, and how many bytes more than after its first job it may have.
-    runs: int = 500
-    age: float = 3600.0
-    memory: int = 64 * 1024**2
-    # Seconds after which one that waits beside another of the same pool ends.
+    # Of a worker: jobs, seconds, and bytes more than after its first job.
+    runs: int = sys.maxsize
+    age: float = math.inf
+    memory: int = sys.maxsize
+    # Seconds after which a worker ends that waits beside another of the same pool.
     idle: float = 60.0
 
 
@@ -116,7 +118,7 @@ class Job:
     verbosity: int = 0
     arguments: str = ""
     # Of how many runs the artifacts are kept; 0: of all, None: of none.
-    max_artifacts: int | None = 20
+    max_artifacts: int | None = 0
     # In check mode, with differences: nothing is to be changed.
     check: bool = False
     # A process that has played jobs of this pool may play it, too. Empty: it has a process of its own.
