@@ -223,7 +223,7 @@ def _on_signals(stop: Callable[[], None]) -> None:
 async def _elected(elector: Elector, stop: asyncio.Event) -> bool:
     """Wait until this replica leads; False if it is asked to stop before."""
     signal.signal(signal.SIGALRM, lambda *_: _end_at_once(elector, "the lease could not be renewed in time"))
-    metrics.leading(elector.name, False)
+    metrics.leads(elector.name, False)
     acquiring, stopping = asyncio.create_task(elector.acquire()), asyncio.create_task(stop.wait())
     done, waiting = await asyncio.wait({acquiring, stopping}, return_when=asyncio.FIRST_COMPLETED)
     for task in waiting:
@@ -232,7 +232,7 @@ async def _elected(elector: Elector, stop: asyncio.Event) -> bool:
     if acquiring not in done:
         return False
     acquiring.result()
-    metrics.leading(elector.name, True)
+    metrics.leads(elector.name, True)
     return True
 
 

@@ -1,6 +1,7 @@
-"""Every metric series of the runner, declared once. Names and labels are the Go operator's, for the dashboards' sake.
+"""The metric series of the runner. Names and labels are the Go operator's, so that dashboards for it keep working.
 
-Beside its own those are controller-runtime's and client-go's. A `controller` is a watch, by the name `Watch.controller`.
+Besides the operator's own these are controller-runtime's and client-go's. A `controller` is a watch, by the name
+`Watch.controller`.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ _reconciles = Histogram(
 
 _phases = Histogram(
     "rolerunner_phase_seconds",
-    "How long in seconds the parts of a turn take, one after the other: read (the CR), start (of "
+    "How long in seconds the parts of a reconcile take, one after the other: read (the CR), start (of "
     "Ansible, to its first event; of it fork: until the run's process is there), tasks, end (of its processes), status.",
     ("phase",),
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60, 600),
@@ -91,7 +92,7 @@ _loop_lag = Histogram(
 )
 
 _CONTROLLER = ("controller",)
-_turns = Counter(
+_reconcile_total = Counter(
     "controller_runtime_reconcile_total", "Reconciles by their result.", (*_CONTROLLER, "result"), registry=REGISTRY
 )
 _errors = Counter(
@@ -103,7 +104,7 @@ _panics = Counter(
     _CONTROLLER,
     registry=REGISTRY,
 )
-_turn_seconds = Histogram(
+_reconcile_seconds = Histogram(
     "controller_runtime_reconcile_time_seconds",
     "How long in seconds a reconcile takes.",
     _CONTROLLER,
@@ -114,35 +115,44 @@ _turn_seconds = Histogram(
     registry=REGISTRY,
 )
 _limit = Gauge(
-    "controller_runtime_max_concurrent_reconciles", "Reconciles that may be on at once.", _CONTROLLER, registry=REGISTRY
+    "controller_runtime_max_concurrent_reconciles", "Reconciles that may be done at once.", _CONTROLLER, registry=REGISTRY
 )
-_active = Gauge("controller_runtime_active_workers", "Reconciles that are on.", _CONTROLLER, registry=REGISTRY)
+_active = Gauge("controller_runtime_active_workers", "Reconciles that are being done.", _CONTROLLER, registry=REGISTRY)
 
 # Both labels have the same value.
 _QUEUE = ("name", "controller")
 _QUEUE_BUCKETS = [10.0**exponent for exponent in range(-8, 4)]
 _depth = Gauge(
     "workqueue_depth",
-    "Turns that wait, by priority: 0 is a change, below it are dependents, retries and the periodic pass.",
+    "Reconciles that wait, by priority: 0 is a change, below it are dependents, retries and the periodic pass.",
     (*_QUEUE, "priority"),
     registry=REGISTRY,
 )
-_adds = Counter("workqueue_adds_total", "Turns that were given.", _QUEUE, registry=REGISTRY)
+_adds = Counter("workqueue_adds_total", "Reconciles that were queued.", _QUEUE, registry=REGISTRY)
 _waits = Histogram(
     "workqueue_queue_duration_seconds",
-    "How long in seconds a turn waits.",
+    "How long in seconds a reconcile waits.",
     _QUEUE,
     buckets=_QUEUE_BUCKETS,
     registry=REGISTRY,
 )
 _works = Histogram(
-    "workqueue_work_duration_seconds", "How long in seconds a turn is on.", _QUEUE, buckets=_QUEUE_BUCKETS, registry=REGISTRY
+    "workqueue_work_duration_seconds",
+    "How long in seconds a reconcile takes.",
+    _QUEUE,
+    buckets=_QUEUE_BUCKETS,
+    registry=REGISTRY,
 )
-_unfinished = Gauge("workqueue_unfinished_work_seconds", "The seconds of all turns that are on.", _QUEUE, registry=REGISTRY)
+_unfinished = Gauge(
+    "workqueue_unfinished_work_seconds", "The seconds that all current reconciles have taken.", _QUEUE, registry=REGISTRY
+)
 _longest = Gauge(
-    "workqueue_longest_running_processor_seconds", "The seconds of the longest turn that is on.", _QUEUE, registry=REGISTRY
+    "workqueue_longest_running_processor_seconds",
+    "The seconds that the longest current reconcile has taken.",
+    _QUEUE,
+    registry=REGISTRY,
 )
-_retries = Counter("workqueue_retries_total", "Turns that were given for later.", _QUEUE, registry=REGISTRY)
+_retries = Counter("workqueue_retries_total", "Reconciles that were queued for later.", _QUEUE, registry=REGISTRY)
 
 _requests = Counter(
     "rest_client_requests_total", "Requests to the API server.", ("code", "method", "host"), registry=REGISTRY
@@ -157,57 +167,59 @@ _leading = Gauge(
 
 @functools.cache
 def _series(metric: _Metric, *labels: str) -> _Metric:
-    """The series of these labels. The metric keeps it for ever, and finds it less quickly."""
+    """The series of these labels, which the metric itself would look up more slowly."""
     return metric.labels(*labels)
 
 
 @contextmanager
-def reconciling(gvk: str) -> Iterator[None]:
-    """Measures a run from its start to its end."""
+def time_run(gvk: str) -> Iterator[None]:
+    """Measure how long a run takes."""
     with _series(_reconciles, gvk).time():
         yield
 
 
 def phase(name: str, seconds: float) -> None:
-    """A part of a turn is over."""
+    """Count the seconds of a part of a reconcile."""
     _series(_phases, name).observe(seconds)
 
 
 def loop_lag(seconds: float) -> None:
-    """A timer of the event loop was so late."""
+    """Count a timer of the event loop that was late by these seconds."""
     _loop_lag.observe(seconds)
 
 
 def worker_run(number: int, retired: str) -> None:
-    """A run was its worker's `number`th, which for this reason, if there is one, is not used again."""
+    """Count a run by its number in its worker, and the worker by the reason, if any, for which it is not used again."""
     _worker_runs.observe(number)
     if retired:
         _worker_retired.labels(reason=retired).inc()
 
 
-def slow(part: str) -> None:
-    """This part of the runs goes the slow way, for as long as this process lives."""
+def slow_part(part: str) -> None:
+    """Show, for as long as this process lives, that this part of the runs goes ansible-core's standard way."""
     _series(_slow, part).set(1)
 
 
-def reconciled(gvk: str, *, succeeded: bool) -> None:
+def run_ended(gvk: str, *, succeeded: bool) -> None:
+    """Count a run by its result."""
     _series(_results, gvk, "succeeded" if succeeded else "failed").inc()
 
 
-def follow(
+def export_controller(
     controller: str,
     *,
     limit: int,
     depths: Mapping[int, Callable[[], int]],
     running: Callable[[], list[float]],
 ) -> None:
-    """Show a controller's series from now on, from 0.
+    """Export a controller's series from now on, from 0.
 
-    At each scrape `depths` are asked for how many wait, by priority, and `running` for the seconds of each turn that is on.
+    At each scrape `depths` are asked how many reconciles wait, by priority, and `running` for the seconds that each current
+    one has taken.
     """
     for result in ("success", "error", "requeue", "requeue_after"):
-        _turns.labels(controller, result)
-    for counted in (_errors, _panics, _turn_seconds):
+        _reconcile_total.labels(controller, result)
+    for counted in (_errors, _panics, _reconcile_seconds):
         counted.labels(controller)
     for counted in (_adds, _waits, _works, _retries):
         counted.labels(controller, controller)
@@ -219,49 +231,49 @@ def follow(
     _longest.labels(controller, controller).set_function(lambda: max(running(), default=0))
 
 
-def queued(controller: str) -> None:
-    """A turn waits."""
+def request_added(controller: str) -> None:
+    """Count a request that was added to the queue."""
     _series(_adds, controller, controller).inc()
 
 
-def delayed(controller: str) -> None:
-    """A turn will wait when its time has come."""
+def request_delayed(controller: str) -> None:
+    """Count a request that was queued for later."""
     _series(_retries, controller, controller).inc()
 
 
-def begun(controller: str, *, waited: float) -> None:
-    """A turn is on, after so many seconds."""
+def request_started(controller: str, *, waited: float) -> None:
+    """Count a request that was taken from the queue after so many seconds."""
     _series(_waits, controller, controller).observe(waited)
 
 
-def ended(controller: str, *, worked: float) -> None:
-    """A turn is over, after so many seconds."""
+def request_done(controller: str, *, worked: float) -> None:
+    """Count a request that was done after so many seconds."""
     _series(_works, controller, controller).observe(worked)
 
 
 @contextmanager
-def turning(controller: str) -> Iterator[None]:
-    """Measures a reconcile from its start to its end."""
-    with _series(_turn_seconds, controller).time():
+def time_reconcile(controller: str) -> Iterator[None]:
+    """Measure how long a reconcile takes."""
+    with _series(_reconcile_seconds, controller).time():
         yield
 
 
-def turned(controller: str, result: str, *, panic: bool = False) -> None:
-    """A reconcile ended as `success`, `error` or `requeue_after`; `panic` if it was a fault of the runner's own."""
-    _series(_turns, controller, result).inc()
+def reconcile_ended(controller: str, result: str, *, panic: bool = False) -> None:
+    """Count a reconcile by its result: `success`, `error` or `requeue_after`; `panic`: by a fault of the runner's own."""
+    _series(_reconcile_total, controller, result).inc()
     if result == "error":
         _series(_errors, controller).inc()
     if panic:
         _series(_panics, controller).inc()
 
 
-def requested(*, code: str, method: str, host: str) -> None:
-    """The API server answered, or, with `<error>` as code, it did not."""
+def api_request(*, code: str, method: str, host: str) -> None:
+    """Count a request to the API server by its answer's code, which is `<error>` if there was no answer."""
     _series(_requests, code, method, host).inc()
 
 
-def leading(name: str, is_leader: bool) -> None:
-    """Whether this replica leads, by the Lease of this name."""
+def leads(name: str, is_leader: bool) -> None:
+    """Show whether this replica holds the Lease of this name."""
     _series(_leading, name).set(is_leader)
 
 

@@ -10,26 +10,26 @@ QUEUE = frozenset({"name", "controller"})
 @pytest.fixture(scope="module")
 def text() -> str:
     """What is shown after everything has happened."""
-    with metrics.reconciling("a/v1, Kind=K"):
+    with metrics.time_run("a/v1, Kind=K"):
         pass
-    metrics.reconciled("a/v1, Kind=K", succeeded=True)
+    metrics.run_ended("a/v1, Kind=K", succeeded=True)
     metrics.phase("a phase", 0.5)
-    metrics.slow("modules")
+    metrics.slow_part("modules")
     metrics.worker_run(1, "code")
     metrics.loop_lag(0.02)
-    metrics.follow(NAME, limit=3, depths={0: lambda: 4, -1: lambda: 0}, running=lambda: [1.5, 2.5])
-    metrics.queued(NAME)
-    metrics.delayed(NAME)
-    metrics.begun(NAME, waited=0.5)
-    metrics.ended(NAME, worked=2)
-    with metrics.turning(NAME):
+    metrics.export_controller(NAME, limit=3, depths={0: lambda: 4, -1: lambda: 0}, running=lambda: [1.5, 2.5])
+    metrics.request_added(NAME)
+    metrics.request_delayed(NAME)
+    metrics.request_started(NAME, waited=0.5)
+    metrics.request_done(NAME, worked=2)
+    with metrics.time_reconcile(NAME):
         pass
-    metrics.turned(NAME, "requeue_after")
-    metrics.turned(NAME, "error")
-    metrics.turned(NAME, "error", panic=True)
-    metrics.requested(code="200", method="GET", host="127.0.0.1:6443")
-    metrics.leading("lease", True)
-    metrics.leading("lease", False)
+    metrics.reconcile_ended(NAME, "requeue_after")
+    metrics.reconcile_ended(NAME, "error")
+    metrics.reconcile_ended(NAME, "error", panic=True)
+    metrics.api_request(code="200", method="GET", host="127.0.0.1:6443")
+    metrics.leads("lease", True)
+    metrics.leads("lease", False)
     return metrics.exposition().decode()
 
 

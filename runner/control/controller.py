@@ -62,22 +62,22 @@ class Controller:
         """Reconcile once, and give the Request back to the queue, whatever the result."""
         name = request.watch.controller
         try:
-            with metrics.turning(name):
+            with metrics.time_reconcile(name):
                 result = await self._reconcile(request)
         except asyncio.CancelledError:
             self._queue.done(request)
             raise
         except Retry as retry:
-            metrics.turned(name, "error")
+            metrics.reconcile_ended(name, "error")
             after = self._queue.done(request, failed=True)
             logger.info("Will be tried again", extra={**request.fields, "reason": str(retry), "after": after})
         except Exception:
             # An exception that is not expected must not end the other CRs' reconciles.
             logger.exception("Reconciling failed unexpectedly; it will be tried again", extra=request.fields)
-            metrics.turned(name, "error", panic=True)
+            metrics.reconcile_ended(name, "error", panic=True)
             self._queue.done(request, failed=True)
         else:
-            metrics.turned(name, "requeue_after" if result.requeue_after else "success")
+            metrics.reconcile_ended(name, "requeue_after" if result.requeue_after else "success")
             if not result.requeue_after:
                 self._queue.done(request)
             elif result.requested:

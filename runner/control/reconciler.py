@@ -182,10 +182,10 @@ class Reconciler:
             obj = finalized
         for problem in bad_annotations:
             await self._status.warn_once(reconciliation, "BadAnnotation", problem)
-        with metrics.reconciling(str(watch.gvk)):
+        with metrics.time_run(str(watch.gvk)):
             run = functools.partial(self._runs.run, reconciliation)
             outcome, current = await self._status.while_running(reconciliation, obj, run)
-        metrics.reconciled(str(watch.gvk), succeeded=outcome.succeeded)
+        metrics.run_ended(str(watch.gvk), succeeded=outcome.succeeded)
         return await self._conclude(reconciliation, FinishedRun(obj, outcome, reconciliation.finalizing), current)
 
     async def _dry_run(self, reconciliation: Reconciliation, obj: Object) -> Result:
@@ -204,7 +204,7 @@ class Reconciler:
     async def _refuse(self, reconciliation: Reconciliation, obj: Object, problems: Sequence[str]) -> Result:
         """Run nothing for a CR that cannot succeed before it is changed; only the periodic reconcile looks at it again."""
         message, watch = "\n".join(problems), reconciliation.watch
-        metrics.reconciled(str(watch.gvk), succeeded=False)
+        metrics.run_ended(str(watch.gvk), succeeded=False)
         if watch.manage_status:
             await self._status.write(reconciliation, obj, failed(message), observed=obj)
         await self._status.warn_once(reconciliation, "InvalidSpec", message)

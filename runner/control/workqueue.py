@@ -124,7 +124,7 @@ class WorkQueue:
     def register(self, watch: Watch) -> None:
         """Make the watch known, for the limits over all kinds, and export its metrics."""
         self._lines(watch)
-        metrics.follow(
+        metrics.export_controller(
             watch.controller,
             limit=watch.max_concurrent_reconciles,
             # controller-runtime counts its priorities downwards as well.
@@ -180,7 +180,7 @@ class WorkQueue:
         if entry is None or not entry.running:
             return 0.0
         entry.running = False
-        metrics.ended(request.watch.controller, worked=self.clock() - self._begun.pop(request))
+        metrics.request_done(request.watch.controller, worked=self.clock() - self._begun.pop(request))
         self._running[request.watch] -= 1
         again, entry.again = entry.again, None
         backoff = 0.0
@@ -220,7 +220,7 @@ class WorkQueue:
             lines = self._lines(request.watch)
             if entry.priority is None:
                 entry.since = self.clock()
-                metrics.queued(request.watch.controller)
+                metrics.request_added(request.watch.controller)
             else:
                 del lines[entry.priority][request]
             entry.priority = priority
@@ -228,7 +228,7 @@ class WorkQueue:
             self._wake()
 
     def _delay(self, request: Request, entry: _Entry, priority: Priority, after: float) -> None:
-        metrics.delayed(request.watch.controller)
+        metrics.request_delayed(request.watch.controller)
         loop = asyncio.get_running_loop()
         due = loop.time() + after
         if entry.timer is not None:
@@ -266,7 +266,7 @@ class WorkQueue:
         now = self._begun[request] = self.clock()
         if priority is Priority.DEPENDENT:
             self.dependents.count(request, now)
-        metrics.begun(request.watch.controller, waited=now - entry.since)
+        metrics.request_started(request.watch.controller, waited=now - entry.since)
         # Workers that wait do not look again by themselves.
         self._look_again()
         return request

@@ -317,7 +317,7 @@ class ApiClient:
             code = str(response.status)
             return response
         finally:
-            metrics.requested(code=code, method=request.method, host=request.url.host_port_subcomponent or "")
+            metrics.api_request(code=code, method=request.method, host=request.url.host_port_subcomponent or "")
 
     async def _authorize(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         # Asked for each request: ServiceAccount tokens rotate, exec plugins' tokens expire, and the official client

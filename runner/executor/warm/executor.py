@@ -200,7 +200,7 @@ class _ForkServer:
                 "This ansible-core is not known; a part of each run goes the slow way",
                 extra={"part": part, "reason": reason},
             )
-            metrics.slow(part)
+            metrics.slow_part(part)
         logger.info("Ansible is warm", extra={"seconds": ready["ready"]})
         server._watching = asyncio.create_task(server._watch())
         return server
