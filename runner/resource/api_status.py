@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import yaml
 
 from runner.json_codec import JsonMapping
+from runner.resource.secret_values import BOOLEAN, MASKED_BOOLEAN, MASKED_NUMBER, NUMBER
 
 # A value that the server repeats may be the whole object.
 _LONGEST_VALUE = 200
@@ -35,10 +36,10 @@ _TYPED = re.compile(
 )
 _UNNAMED = re.compile(r"cannot convert (int64|float64|bool) to string")
 _REFUSALS = (_GO_FIELD, _SCHEMA, _TYPED, _UNNAMED)
-_MASKED = re.compile(r"\*+ \((a number|a boolean)\)")
+# As masked in a Secret.
+_TYPE_OF_MASKED = {MASKED_NUMBER: NUMBER, MASKED_BOOLEAN: BOOLEAN}
 
-_NUMBER, _BOOLEAN = "a number", "a boolean"
-_TYPES = {"number": _NUMBER, "integer": _NUMBER, "int64": _NUMBER, "float64": _NUMBER, "bool": _BOOLEAN, "boolean": _BOOLEAN}
+_TYPES = {"number": NUMBER, "integer": NUMBER, "int64": NUMBER, "float64": NUMBER, "bool": BOOLEAN, "boolean": BOOLEAN}
 _MOST_STATUSES = 20
 # What of a message and of a definition is looked at, and how many fields a message names.
 _LONGEST_TEXT, _LONGEST_PATH, _MOST_VALUES, _MOST_FIELDS = 64 * 1024, 1000, 10_000, 10
@@ -109,7 +110,7 @@ def _refused(message: str, values: list[tuple[str, str]]) -> Iterator[tuple[str,
     for found in _SCHEMA.finditer(message):
         yield found[1].lstrip("["), _TYPES[found[2]]
     for found in _TYPED.finditer(message):
-        yield found[1], _BOOLEAN if found[2] in ("true", "false") else _NUMBER
+        yield found[1], BOOLEAN if found[2] in ("true", "false") else NUMBER
     for (word,) in _distinct(_UNNAMED, message):
         # Which of them it is, nobody says.
         type_ = _TYPES[word]
@@ -188,11 +189,11 @@ def _values(objects: list[JsonMapping]) -> Iterator[tuple[str, str]]:
                 )
                 left += reversed(inner)
         elif isinstance(value, bool):
-            yield path, _BOOLEAN
+            yield path, BOOLEAN
         elif isinstance(value, (int, float)):
-            yield path, _NUMBER
-        elif isinstance(value, str) and (masked := _MASKED.fullmatch(value)):
-            yield path, masked[1]
+            yield path, NUMBER
+        elif isinstance(value, str) and (type_ := _TYPE_OF_MASKED.get(value)):
+            yield path, type_
 
 
 def _written(obj: JsonMapping) -> tuple[str, object]:

@@ -15,7 +15,7 @@ import yaml
 from runner.json_codec import JsonObject
 from runner.resource.comparison import manifest
 from runner.resource.metadata import Object, ObjectKey
-from runner.resource.secret_values import MASK
+from runner.resource.secret_values import MASK, SECRET_FIELDS
 
 _NEW = f"{MASK} (another value)"
 
@@ -85,7 +85,7 @@ def _masked(obj: Object, before: Object | None) -> JsonObject:
     shown = dict(manifest(obj))
     if obj.get("kind") != "Secret":
         return shown
-    for field in ("data", "stringData"):
+    for field in SECRET_FIELDS:
         values, others = obj.get(field), (before or {}).get(field)
         if isinstance(values, Mapping):
             known = others if isinstance(others, Mapping) else {}

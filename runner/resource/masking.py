@@ -35,12 +35,22 @@ from typing import Any
 import yaml
 
 from runner.json_codec import JsonMapping, JsonObject
-from runner.resource.secret_values import MASK, SHORTEST, decoded, encoded, is_plain, is_value, pairs, secrets_of, spellings
+from runner.resource.secret_values import (
+    MASK,
+    MASKED_BOOLEAN,
+    MASKED_NUMBER,
+    SECRET_FIELDS,
+    SEGMENT,
+    SHORTEST,
+    decoded,
+    encoded,
+    is_plain,
+    is_value,
+    pairs,
+    secrets_of,
+    spellings,
+)
 
-# What stands for a Secret's value that is no text, which the API server refuses: it is to be seen that this is why.
-MASKED_NUMBER, MASKED_BOOLEAN = f"{MASK} (a number)", f"{MASK} (a boolean)"
-
-_SECRET_FIELDS = ("data", "stringData")
 # Arguments of a module that define an object whose kind and name are arguments of their own.
 _DEFINITIONS = ("definition", "resource_definition")
 _SECRET_IN_YAML = re.compile(r"kind:\s{0,8}['\"]?Secret\b")
@@ -66,7 +76,6 @@ _WORDS = frozenset({
 # What a text is made of, for values that are masked as whole words: colours and escapes, which are none, and words.
 _WORD = re.compile(r"\x1b\[[0-9;]*m|\\+(?:u[0-9a-fA-F]{4}|[nrt])?|[\w./-]+")
 _WORDLIKE = re.compile(r"\w(?:[\w./-]*\w)?")
-_SEGMENT = re.compile(r"[^\W_]+")
 # Where a role's or Ansible's code stands; what may be in a name's stead under a name's key.
 _FILE = re.compile(r"/[^/].*\.(?:ya?ml|py|j2|json|conf|cfg|ini|sh|txt)\.?")
 _NO_NAME = re.compile(r"[\s:@=]")
@@ -179,7 +188,7 @@ class Masker:
             return
         if is_plain(secret) and _WORDLIKE.fullmatch(secret):
             self._words.add(secret)
-            self._most_segments = min(max(self._most_segments, len(_SEGMENT.findall(secret))), _MOST_SEGMENTS)
+            self._most_segments = min(max(self._most_segments, len(SEGMENT.findall(secret))), _MOST_SEGMENTS)
             self._in_json.add(json.dumps(secret)[1:-1])
             return
         for spelling in spellings(secret):
@@ -270,7 +279,7 @@ class Masker:
         start = word.index(whole)
         end = start + len(whole)
         wholes = {(start, end), (2 if word.startswith("-") else start, end)}
-        segments = [segment.span() for segment in _SEGMENT.finditer(word)]
+        segments = [segment.span() for segment in SEGMENT.finditer(word)]
         parts = {
             (first, last)
             for number, (first, _) in enumerate(segments)
@@ -334,7 +343,7 @@ def _is_secret(obj: object) -> bool:
 
 
 def _secret_fields(obj: object) -> Iterator[tuple[str, JsonObject]]:
-    for field in _SECRET_FIELDS:
+    for field in SECRET_FIELDS:
         if isinstance(obj, dict) and isinstance(obj.get(field), dict):
             yield field, obj[field]
 
@@ -356,7 +365,7 @@ def _patched(operation: object) -> str:
     """The key of the entry that an operation of a Secret's JSON patch writes; empty if it writes none."""
     path = operation.get("path") if isinstance(operation, dict) else None
     parts = path.split("/") if isinstance(path, str) else []
-    return parts[-1] if len(parts) == 3 and parts[1] in _SECRET_FIELDS else ""
+    return parts[-1] if len(parts) == 3 and parts[1] in SECRET_FIELDS else ""
 
 
 def _entries(obj: JsonMapping) -> Iterator[tuple[str, str, bool]]:

@@ -15,6 +15,11 @@ from typing import Any
 from urllib.parse import unquote
 
 MASK = "********"
+# What stands for a Secret's value that is no text, which the API server refuses: its type has to be seen.
+NUMBER, BOOLEAN = "a number", "a boolean"
+MASKED_NUMBER, MASKED_BOOLEAN = f"{MASK} ({NUMBER})", f"{MASK} ({BOOLEAN})"
+# The fields of a Secret that hold its entries.
+SECRET_FIELDS = ("data", "stringData")
 # A shorter text is part of too many other words.
 SHORTEST = 6
 
@@ -26,7 +31,7 @@ _SECRET_STEMS = (
 )
 _SECRET_WORDS = frozenset({
     *("pass", "pwd", "pw", "pin", "key", "keys", "auth", "authorization", "bearer", "jwt", "cert", "crt", "pem", "keystore"),
-    *("cookie", "salt", "hash", "seed", "dsn", "otp", "signature", "privatekey"),
+    *("cookie", "salt", "hash", "seed", "dsn", "otp", "signature"),
 })  # fmt: skip
 # What a key as a whole is about, if its last word is this: a secret's name, place or kind.
 _ABOUT = frozenset({
@@ -38,7 +43,7 @@ _ABOUT = frozenset({
 _FILE_ENDING = re.compile(r"\.(?:py|ya?ml|json|conf|cfg|ini|toml|xml|properties|env|sh|txt)$")
 
 _NAMELIKE = re.compile(r"[A-Za-z0-9_.:/-]+")
-_SEGMENT = re.compile(r"[^\W_]+")
+SEGMENT = re.compile(r"[^\W_]+")
 _RUN = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
 _TOKEN_LIKE = re.compile(r"[A-Za-z0-9+/_.-]+={0,2}")
 # Made by machines, but changing as seldom as names do: a UUID, a long number, bytes in hexadecimal.
@@ -114,7 +119,7 @@ def _has_plain_segments(text: str) -> bool:
     """True if the parts of a text change between small and capital letters and digits as seldom as names do."""
     if _UUID.search(text):
         return False
-    for segment in _SEGMENT.findall(text):
+    for segment in SEGMENT.findall(text):
         runs = _RUN.findall(segment)
         if max(map(len, runs), default=0) > _LONGEST_WORD or _HEXADECIMAL.fullmatch(segment):
             return False
