@@ -1,7 +1,7 @@
-"""The commands of who writes an operator: `rolerunner init`, `create api`, `plan` and `dev`.
+"""The commands `rolerunner init`, `create api`, `plan` and `dev`.
 
-Those of `manifests`, `devcluster` and `check` stand in their own packages. `runner.cli` finds all of them by their
-entry points.
+Those of `manifests`, `devcluster` and `check` are in their own packages. `runner.cli` finds all of them by their entry
+points.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from devkit.manifests.command import ROLE, generate
 from devkit.scaffolding import project
 from devkit.scaffolding.naming import Api
 from runner import logs
-from runner.cli import hand_down, mistakes
+from runner.cli import export_to_ansible, mistakes
 from runner.config import flags, watches
 from runner.config.settings import Settings
 from runner.errors import ConfigurationError
@@ -28,7 +28,7 @@ from runner.resource.api_status import readable
 @click.command()
 @click.option("--domain", required=True, help="The end of the kinds' API groups, such as example.com.")
 @click.option("--project-name", default="", help="What the operator is called.  [default: the folder's name]")
-# What who comes from operator-sdk is used to write.
+# As operator-sdk's users write it.
 @click.option("--plugins", type=click.Choice(("ansible", "ansible/v1")), hidden=True, expose_value=False)
 @mistakes()
 def init(domain: str, project_name: str) -> None:
@@ -112,7 +112,7 @@ def plan(files: tuple[str, ...], namespace: str, watches_file: Path, output: str
     with mistakes():
         chosen = Settings(watches_file=watches_file, verbosity=0)
         logs.configure(logs.Options(level="warning", format="console"), readable=readable)
-        hand_down(chosen)
+        export_to_ansible(chosen)
         loaded = watches.load(chosen, os.environ)
         written = planning.read(files, loaded, watches_file=watches_file)
         plans = asyncio.run(planning.plan(chosen, written, namespace=namespace))
@@ -141,5 +141,5 @@ def dev(own: bool, exec_dir: Path | None, yes: bool, namespace: str, watches_fil
         if exec_dir and not own:
             raise click.UsageError("--exec-dir is for a development cluster: give --devcluster as well")
         chosen = Settings(watches_file=watches_file)
-        hand_down(chosen)
+        export_to_ansible(chosen)
         developing.dev(chosen, devcluster=own, exec_dir=exec_dir, yes=yes, namespace=namespace, flags=run_flags)

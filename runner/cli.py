@@ -1,7 +1,9 @@
 """The `rolerunner` command, which the image also has as `ansible-operator`.
 
-Turns a user's mistakes into one clear line, and calls what does the work. The flags of `run` are in
-`runner.config.flags`. Further commands come from the entry points of the group `rolerunner.commands`.
+Turns errors into one clear line, and calls what does the work. The flags of `run` are declared in
+`runner.config.settings`. Further commands come from the entry points of the group `rolerunner.commands`.
+
+Next on the way: `runner.config.flags`.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ _ROLES_PATH = "./roles:~/.ansible/roles:/usr/share/ansible/roles:/etc/ansible/ro
 
 
 class Commands(click.Group):
-    """This module's commands, and those of the entry points; the latter are imported when they are asked for."""
+    """A group of this module's commands and those of the entry points, which are imported when they are called."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return sorted({*super().list_commands(context), *_entry_points()})
@@ -51,7 +53,7 @@ class Commands(click.Group):
 
 
 def _entry_points() -> dict[str, metadata.EntryPoint]:
-    """Those whose package is there: it is the same distribution's, and an image leaves it out."""
+    """The entry points whose package is installed: `devkit` is in the same distribution, but not in an image."""
     return {
         entry_point.name: entry_point
         for entry_point in metadata.entry_points(group="rolerunner.commands")
@@ -88,7 +90,7 @@ def run(values: Mapping[str, Any], given: set[str]) -> None:
         logs.configure(chosen.logging, readable=readable)
         for notice in chosen.notices:
             logger.warning(notice)
-        hand_down(chosen)
+        export_to_ansible(chosen)
         loaded = watches.load(chosen, os.environ)
         # Not needed by any other command, and slow to import.
         from runner import manager
@@ -111,8 +113,8 @@ def mistakes() -> Iterator[None]:
         raise click.ClickException(str(_first(theirs))) from group
 
 
-def hand_down(chosen: Settings) -> None:
-    """Ansible reads its paths from the environment that the runs inherit; absolute ones, as tasks work in other folders."""
+def export_to_ansible(chosen: Settings) -> None:
+    """Set the environment variables that Ansible reads in runs; paths absolute, as tasks work in other folders."""
     for name, flag, otherwise in (
         ("ANSIBLE_ROLES_PATH", chosen.roles_path, _default_roles_path()),
         ("ANSIBLE_COLLECTIONS_PATH", chosen.collections_path, ""),
@@ -127,12 +129,12 @@ def hand_down(chosen: Settings) -> None:
 
 
 def _default_roles_path() -> str:
-    """Playbooks find the roles in ./roles, as the roles of watches.yaml are, unless an ansible.cfg has other plans."""
+    """The roles path unless ansible.cfg has one: with ./roles, where watches.yaml's roles are found as well."""
     return "" if _is_set("roles_path") else _ROLES_PATH
 
 
 def _is_set(option: str) -> bool:
-    """Whether the ansible.cfg that Ansible will read has this option among its defaults."""
+    """True if the ansible.cfg that Ansible will read sets this option in its section `defaults`."""
     # Ansible takes the first that is there.
     places = (os.environ.get("ANSIBLE_CONFIG", ""), "./ansible.cfg", "~/.ansible.cfg", "/etc/ansible/ansible.cfg")
     for path in filter(Path.is_file, (Path(place).expanduser() for place in places)):

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 
 class RolerunnerError(Exception):
-    """Base of all errors of rolerunner; `str()` says what is wrong, for whoever reads it."""
+    """Base of all errors of rolerunner; `str()` says what is wrong."""
 
 
 class ConfigurationError(RolerunnerError):

@@ -1,7 +1,7 @@
-"""How log records are written: for people on a terminal, as JSON lines everywhere else.
+"""The format of log records: for people on a terminal, JSON lines everywhere else.
 
-A message is constant, what varies are fields (`extra=`). Lines about a CR carry `kind`, `namespace` and `name`; the last
-is `cr` in `extra=`, as logging keeps `name` for itself.
+A message is constant, and values are fields (`extra=`). Lines about a CR have `kind`, `namespace` and `name`; the last is
+`cr` in `extra=`, as logging keeps `name` for itself. What programs act on is the field `event`.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class RunnerEvent(StrEnum):
     CR_GONE = "cr_gone"
 
 
-# Of a message or a traceback.
+# Makes sentences of what libraries log, in a message or a traceback.
 Readable = Callable[[str], str]
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-# Of the console line, in front of the other fields.
+# The fields at the beginning of a console line.
 _SUBJECT = ("kind", "namespace", "cr")
 _COLORS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "31"}
-# Of what is made to be read with its line breaks: a failure's words, what a run printed.
+# Fields that are printed with their line breaks: an error's text, a run's output.
 _BLOCKS = ("error", "output")
 
 # Characters of one value: more of it helps nobody, and what a tenant writes into a CR must not be what fills the log.
@@ -76,8 +76,9 @@ TIME_ENCODINGS = tuple(_TIMES)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """`format` is one of FORMATS, `level` and `traces` (from where on tracebacks are written) are levels of logging's,
-    `time_encoding` is one of TIME_ENCODINGS."""
+    """The options of logging. `format` is one of FORMATS, `time_encoding` one of TIME_ENCODINGS; `level` and `traces`, from
+    which on tracebacks are written, are logging's levels.
+    """
 
     level: str = "info"
     format: str = "auto"
@@ -96,21 +97,21 @@ def configure(options: Options, *, stream: TextIO | None = None, readable: Reada
         if console
         else JsonFormatter(time_encoding=options.time_encoding, readable=readable)
     )
-    # Asked for each record, and written in none: where it comes from, and which thread and process it is of.
+    # Not written: a record's file and line, thread and process. Finding them out takes time.
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(options.level.upper())
     if options.level != "debug":
-        # These tell of every connection and every retry; what matters of it, the runner says itself.
+        # These log every connection and every retry; the runner logs what matters of it.
         for chatty in ("kopf", "asyncio", "aiohttp", "urllib3", "kubernetes"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
         handler.addFilter(_drop_escalations)
 
 
 def _drop_escalations(record: logging.LogRecord) -> bool:
-    """kopf logs as an error what it then raises, also where it goes on without: the right to list namespaces or CRDs."""
+    """Drop kopf's error lines about what it then raises, as for rights without which it goes on."""
     return not (record.name.startswith("kopf.") and "; escalating: " in record.getMessage())
 
 
@@ -124,12 +125,12 @@ def _drop_traces_below(level: int) -> Callable[[logging.LogRecord], bool]:
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
-    """What was given as `extra=`, each value no longer than VALUE_LIMIT."""
+    """A record's fields, given as `extra=`, each value no longer than VALUE_LIMIT."""
     return {name: _bounded(value) for name, value in record.__dict__.items() if name not in _STANDARD}
 
 
 def _bounded(value: Any) -> Any:
-    """The value, or if it is too long a text that ends with how much was cut."""
+    """The value, or if it is too long, its beginning and its length."""
     if isinstance(value, str):
         text = value
     elif value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < _LARGE):
@@ -148,7 +149,7 @@ def _message(record: logging.LogRecord, readable: Readable) -> str:
 
 
 def _trace(text: str) -> str:
-    """A traceback, whose beginning and end are what matters."""
+    """A traceback, of which a long one keeps its beginning and end."""
     if len(text) <= VALUE_LIMIT:
         return text
     return f"{text[: VALUE_LIMIT // 2]}… (cut, {len(text)} characters)\n{text[-VALUE_LIMIT // 2 :]}"
@@ -178,7 +179,7 @@ class Once:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line, with the keys that zap gives the Go operator's: level, ts, logger, msg."""
+    """Formats a record as a line of JSON with zap's keys, as the Go operator's: level, ts, logger, msg."""
 
     def __init__(self, *, time_encoding: str = "rfc3339", readable: Readable = str) -> None:
         super().__init__()
@@ -199,7 +200,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class ConsoleFormatter(logging.Formatter):
-    """`12:00:01 INFO    Memcached default/sample: Run succeeded  ok=4 changed=1`."""
+    """Formats a record as `12:00:01 INFO    Memcached default/sample: Run succeeded  ok=4 changed=1`."""
 
     def __init__(self, *, color: bool, readable: Readable = str) -> None:
         super().__init__()

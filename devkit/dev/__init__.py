@@ -1,4 +1,4 @@
-"""`rolerunner dev`: run the operator of this folder on a cluster, and again with each edit.
+"""`rolerunner dev`: runs the operator of this folder on a cluster while its files are edited.
 
-`session` starts the operator, watches files and asks for requeues; `view` prints what happens.
+`session` starts the operator, polls files and asks for requeues; `view` prints what happens.
 """

@@ -22,7 +22,7 @@ _SHORTEST_PERIOD, _MOST_ARTIFACTS = 1.0, 100
 
 
 def for_cr(watch: Watch, obj: Object) -> tuple[Watch, list[str]]:
-    """The watch as this CR's annotations want it, and a sentence about each annotation that does not count as it is."""
+    """The watch with this CR's overrides, and a sentence about each annotation that does not count as it is."""
     changes: dict[str, Any] = {}
     problems = []
     annotations = annotations_of(obj)

@@ -1,4 +1,4 @@
-"""Where a role's or a playbook's argument specs stand, and which variables a role gives itself.
+"""The files of a role's or a playbook's argument specs, and a role's own variables.
 
 No more than the files: what the specs mean for a kind is in `scaffolding.crd`, for a run in `executor.arguments`.
 """
@@ -19,14 +19,14 @@ _ENDINGS = ("yml", "yaml")
 
 
 class Loader(yaml.SafeLoader):
-    """What has a tag of Ansible's own (!vault, !unsafe) is its text."""
+    """A YAML loader that reads a value with one of Ansible's tags (!vault, !unsafe) as text."""
 
 
 Loader.add_multi_constructor("!", lambda loader, suffix, node: getattr(node, "value", None))
 
 
 def find(*, role: Path | None, playbook: Path | None) -> Path | None:
-    """The file that counts: in the role's meta folder, as for Ansible, or `NAME.argument_specs.yml` beside `NAME.yml`."""
+    """The file of the argument specs: in a role's meta folder, or `NAME.argument_specs.yml` next to `NAME.yml`."""
     if playbook:
         places = [f"{playbook.with_suffix('')}.argument_specs.{ending}" for ending in _ENDINGS]
     elif role:
@@ -37,7 +37,7 @@ def find(*, role: Path | None, playbook: Path | None) -> Path | None:
 
 
 def _is_file(path: str) -> bool:
-    """Looked for with each run, mostly in vain; what cannot be looked at is an error."""
+    """True for a file; raises OSError if that cannot be found out."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -45,7 +45,7 @@ def _is_file(path: str) -> bool:
 
 
 def own_variables(role: Path | None) -> dict[str, Any]:
-    """What a role's defaults and vars hold; vars win. Raises ConfigurationError."""
+    """The variables of a role's defaults and vars, of which the latter win. Raises ConfigurationError."""
     found: dict[str, Any] = {}
     for path in (*files(role, "defaults"), *files(role, "vars")):
         content = read(path)
@@ -54,7 +54,7 @@ def own_variables(role: Path | None) -> dict[str, Any]:
 
 
 def files(role: Path | None, folder: str) -> Iterator[Path]:
-    """A role's `defaults`, `vars`, `tasks` …: main.yml, or what a folder `main` holds."""
+    """The files of a role's `defaults`, `vars`, `tasks` …: main.yml, or those in a folder `main`."""
     if role is None:
         return
     main = role / folder / "main"

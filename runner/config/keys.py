@@ -74,7 +74,7 @@ def keys_of(declaring: type) -> dict[str, Key[Any]]:
 
 
 def _checked(expected: str, fits: Callable[[Any], bool], *, remedy: str = "") -> Callable[[object], Any]:
-    """Takes the values that fit as they are."""
+    """A conversion that gives a value as it is, or raises ValueError if it does not fit."""
 
     def convert(value: object) -> object:
         if not fits(value):
@@ -103,7 +103,7 @@ _IN_QUOTES = "; put numbers and true/false in quotes"
 TEXT: Value[str] = Value(
     "text", {"type": "string"}, _checked("text", lambda value: isinstance(value, str), remedy="; put it in quotes")
 )
-# That it is filled is for the reader to say, in words of the structure's.
+# The reader checks that it is filled, with a message of its own.
 NAME: Value[str] = Value("text", _FILLED, TEXT.convert)
 FILLED_TEXT: Value[str] = Value("text", _FILLED, _checked("text", lambda value: isinstance(value, str) and value != ""))
 TEXTS: Value[list[str]] = Value(

@@ -1,7 +1,7 @@
-"""From an object that no CR owns to the CRs it concerns: what Go authors write as a handler.MapFunc, said in watches.yaml.
+"""Mappers from an object that no CR owns to CRs, as controller-runtime's handler.MapFunc, declared in watches.yaml.
 
-By a label or an annotation of the object, by its name, or by a Jinja expression. A mapper gives keys; that some of them
-may belong to no CR is for the caller to find out.
+They map by a label or an annotation of the object, by its name, or by a Jinja expression. A mapper gives keys, of which
+some may be no CR's.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from runner.resource.metadata import Object, ObjectKey, annotations_of, labels_o
 # From the object, and the CRs there are, to CRs' keys. Raises MappingError.
 Mapper = Callable[[Object, Collection[Object]], list[ObjectKey]]
 
-# An object may name so many CRs. An annotation of a tenant's has room for 100,000.
+# CRs that an object may name: a tenant's annotation has room for 100,000.
 _MOST = 10_000
 # The API server's limits.
 _LONGEST_NAMESPACE, _LONGEST_NAME = 63, 253
 
-# What an object lacks is nothing, at any depth, and no error.
+# A field that an object lacks is undefined, at any depth, and no error.
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=jinja2.ChainableUndefined)
 
 
 class MappingError(RolerunnerError, ValueError):
-    """An expression that cannot be read, or comes to something that names no CR; `str()` says which and why."""
+    """An expression that cannot be parsed, or whose value names no CR; `str()` says which and why."""
 
 
 def by_label(label: str) -> Mapper:
-    """The label's value is the name of a CR in the object's namespace."""
+    """Map to the CR in the object's namespace that the label's value names."""
     return lambda obj, _: _keys(labels_of(obj).get(label), obj)
 
 
 def by_annotation(annotation: str) -> Mapper:
-    """The annotation's value is `NAME`, or a comma list of them, in the object's own namespace.
+    """Map to the CRs that the annotation's value names: `NAME`, or a comma list of them, in the object's own namespace.
 
-    An object without a namespace may say `NAMESPACE/NAME`. Who may write to one in a namespace has no say about another.
+    An object without a namespace may also name `NAMESPACE/NAME`; one in a namespace cannot cause runs in another.
     """
 
     def mapper(obj: Object, _: Collection[Object]) -> list[ObjectKey]:
@@ -52,14 +52,15 @@ def by_annotation(annotation: str) -> Mapper:
 
 
 def by_name() -> Mapper:
-    """The CR has the object's own name and namespace."""
+    """Map to the CR with the object's own name and namespace."""
     return lambda obj, _: [ObjectKey.of(obj)]
 
 
 def by_expression(text: str) -> Mapper:
-    """A Jinja expression over `object` and `crs`, the CRs of the watch as a list.
+    """Map to the value of a Jinja expression over `object` and `crs`, the list of the watch's CRs.
 
-    It comes to a name (`NAME`, `NAMESPACE/NAME`), a CR, a list of these, or nothing. Raises MappingError if it is none.
+    The value is a name (`NAME`, `NAMESPACE/NAME`), a CR, a list of these, or empty. Raises MappingError if the text is no
+    expression.
     """
     try:
         evaluate = _ENVIRONMENT.compile_expression(text)
@@ -84,7 +85,7 @@ def _listed(text: str) -> list[str]:
 
 
 def _keys(value: Any, obj: Object) -> list[ObjectKey]:
-    """Each key once. Raises MappingError."""
+    """The keys of the CRs that a value names, each once. Raises MappingError."""
     keys: dict[ObjectKey, None] = {}
     for key in _each_key(value, ObjectKey.of(obj).namespace):
         keys[key] = None
@@ -94,7 +95,7 @@ def _keys(value: Any, obj: Object) -> list[ObjectKey]:
 
 
 def _each_key(value: Any, namespace: str) -> Iterator[ObjectKey]:
-    """Of a name, a CR, or these in lists, however nested; in the order in which they are there."""
+    """The key of each name and CR in a value, which may be a nested list, in their order."""
     left = [value]
     while left:
         one = left.pop()

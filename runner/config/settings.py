@@ -34,7 +34,7 @@ class Address:
 
 
 class LogEvents(StrEnum):
-    """What of a run is logged: its tasks and their failures, every event with its data, or neither."""
+    """The events of a run that are logged: tasks and their failures, all with their data, or none."""
 
     TASKS = "tasks"
     EVERYTHING = "everything"
@@ -43,7 +43,7 @@ class LogEvents(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Election:
-    """By which Lease the leader is elected; an empty namespace is the pod's. Durations are seconds."""
+    """The Lease by which the leader is elected; an empty namespace is the pod's. Durations are seconds."""
 
     name: str
     namespace: str
@@ -74,7 +74,7 @@ def watched_namespaces(text: str) -> tuple[str, ...]:
 
 
 def is_pattern(namespace: str) -> bool:
-    """Whether this item of WATCH_NAMESPACE may stand for other namespaces than the one that it names."""
+    """True if an item of WATCH_NAMESPACE may match other namespaces than the one of its name."""
     return bool(set("*?[,") & set(namespace))
 
 
@@ -84,13 +84,13 @@ def search_paths(text: str) -> list[Path]:
 
 
 def _concurrency(given: int | None) -> int:
-    """As many runs at once as processors this process may use, unless a number is given."""
+    """The number given, or else that of the processors that this process may use."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return given or processors or 1
 
 
 def _ansible_args(text: str) -> str:
-    """A manifest's `--ansible-args='--check'` comes with its quotes, as no shell has read it; one pair is taken away."""
+    """The arguments without the quotes that a manifest's `--ansible-args='--check'` has, as no shell has read it."""
     if len(text) > 1 and text[0] == text[-1] == "'":
         text = text[1:-1]
     try:
@@ -109,7 +109,7 @@ def _go_boolean(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the runner was told. Durations are seconds, sizes bytes."""
+    """The settings of a runner. Durations are seconds, sizes bytes."""
 
     watches_file: Path = flag(
         "--watches-file",
@@ -331,5 +331,5 @@ class Settings:
         hidden=True,
         default=False,
     )
-    # What the user should be told of the flags and variables, once.
+    # Warnings about flags and variables, to be logged once.
     notices: tuple[str, ...] = ()

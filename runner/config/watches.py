@@ -96,7 +96,7 @@ class WatchesError(ConfigurationError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """What a run runs: a role's folder or a playbook's file, absolute; exactly one in a watch that could be loaded."""
+    """A role's folder or a playbook's file, absolute; exactly one in a watch that could be loaded."""
 
     role: Path | None = None
     playbook: Path | None = None
@@ -108,7 +108,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finalizer:
-    """What runs before a CR may go. Without content of its own, the watch's runs, with `vars` on top."""
+    """A finalizer and what it runs. Without content of its own it runs the watch's, with `vars` on top."""
 
     name: str
     content: Content | None = None
@@ -206,12 +206,12 @@ class Watch:
 
     @property
     def controller(self) -> str:
-        """What metrics call this watch: the Go operator's name, and with the group where that would mean two."""
+        """The watch's name in metrics: the Go operator's, with the group where that would be two watches'."""
         group = [self.gvk.group or "core"] if self.has_namesake else []
         return "-".join((self.gvk.kind, self.gvk.version, *group, "controller")).lower()
 
 
-# What stands for one watch in the file.
+# An entry of the file.
 WATCH = Structure((*_GVK.keys, _ROLE, _PLAYBOOK, *keys_of(Watch).values()), {"anyOf": _ONE_CONTENT})
 _PLAIN = {name: key for name, key in keys_of(Watch).items() if isinstance(key.type, Value)}
 
@@ -226,7 +226,7 @@ def load(settings: Settings, environ: Mapping[str, str]) -> tuple[Watch, ...]:
 
 
 def parse(text: str, *, settings: Settings, environ: Mapping[str, str]) -> tuple[Watch, ...]:
-    """The watches in `text`, which came from the settings' watches file. Raises WatchesError."""
+    """The watches in `text`, the content of the settings' watches file. Raises WatchesError."""
     file = settings.watches_file
     reader = _Reader(settings, environ)
     try:
@@ -246,7 +246,7 @@ def parse(text: str, *, settings: Settings, environ: Mapping[str, str]) -> tuple
 
 
 def _expand(text: str, environ: Mapping[str, str]) -> str:
-    """References to unset variables stay, written `${VAR}`, as in the Go operator."""
+    """The text with its variables replaced; unset ones stay, written `${VAR}`, as in the Go operator."""
 
     def value(match: re.Match[str]) -> str:
         name = match[1] or match[2]
@@ -406,7 +406,7 @@ def _is(what: Callable[[Path], bool], path: Path) -> bool:
 
 
 def role_places(role: str, settings: Settings, environ: Mapping[str, str]) -> list[Path]:
-    """Where a role may stand, in the order of search, which is the Go operator's."""
+    """The folders in which a role is looked for, in the Go operator's order."""
     if os.path.isabs(role):
         return [Path(role)]
     places = []

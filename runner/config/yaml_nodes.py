@@ -42,8 +42,8 @@ class Nodes:
         self.problems.append(one_line(f"{self._file}:{node.start_mark.line + 1}: {key}: {text}"))
 
     def check(self, root: yaml.Node | None) -> None:
-        """What JSON has no value for, and what would take too long to be read, are problems anywhere in the file."""
-        # Nodes, with the keys that they stand under, each at every place where an alias has it.
+        """Find values, anywhere in the file, that JSON does not have or that would take too long to read."""
+        # Nodes with their keys, one for each alias.
         level: list[tuple[yaml.Node, str]] = [(root, "watches")] if root is not None else []
         seen: set[int] = set()
         left, depth = _MOST_NODES, 0
@@ -81,7 +81,7 @@ class Nodes:
         return list(node.value)
 
     def mapping(self, node: yaml.Node, key: str, structure: Structure) -> Fields | None:
-        """The node's values by key; keys that are unknown or stand twice are problems."""
+        """A mapping's nodes by key; unknown and repeated keys are problems."""
         if not isinstance(node, yaml.MappingNode):
             self.problem(node, key, f"expected keys and values, found {_found(node)}")
             return None
@@ -98,7 +98,7 @@ class Nodes:
         return fields
 
     def _pairs(self, node: yaml.MappingNode) -> list[tuple[yaml.Node, yaml.Node]]:
-        """Keys and values; those that come by a merge key (`<<: *defaults`) where the mapping itself is without them."""
+        """A mapping's keys and values, with those of merge keys (`<<: *defaults`) that it does not have itself."""
         own = [(name, value) for name, value in node.value if name.tag != _MERGE]
         names = {name.value for name, _ in own}
         for merge, value in node.value:
@@ -136,7 +136,7 @@ _IN_JSON: Mapping[type[yaml.Node], frozenset[str]] = {
 
 
 def _no_json(node: yaml.Node) -> str:
-    """Why this node's own value, whatever is in it, is none of JSON's; empty if it is one."""
+    """The reason why JSON does not have this node's own value, whatever is in it; empty if it does."""
     if node.tag not in _IN_JSON[type(node)]:
         tag = node.tag.replace("tag:yaml.org,2002:", "!!")
         return f"a value of the type {quoted(tag)} cannot be handed on; write text, in quotes"
@@ -164,7 +164,7 @@ def _name(node: yaml.Node) -> str:
 
 
 def _value(node: yaml.Node) -> object:
-    """The node as plain Python, with the safe types only."""
+    """A node's value as plain Python, with the safe types only."""
     loader = yaml.SafeLoader("")
     try:
         value = loader.construct_object(node, deep=True)

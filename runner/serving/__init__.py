@@ -1,6 +1,6 @@
-"""What the runner serves about itself: probes, its metrics, and the metrics that roles bring.
+"""HTTP servers for health probes, the runner's metrics, and metrics from roles.
 
-What belongs here: the HTTP servers (`server`), the certificate for TLS (`certificate`) and the roles' own metrics
+What belongs here: the servers (`server`), the certificate for TLS (`certificate`) and the registry of the roles' metrics
 (`role_metrics`). What does not: the series of the runner itself (`runner.metrics`), and the API proxy of the runs
 (`runner.proxy`).
 """

@@ -1,6 +1,6 @@
-"""The certificate with which /metrics is served over TLS: one that is mounted, or one made at start for this process.
+"""The TLS certificate of /metrics: a mounted one, or a self-signed one that is made at start.
 
-A mounted one is looked for where controller-runtime looks, and read again when it changes, as cert-manager's do.
+A mounted one is looked for where controller-runtime looks, and reloaded when it changes, as cert-manager's do.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _INTERVAL = 10.0
 
 
 class ServingCertificate:
-    """`context` is for the server. Raises ConfigurationError for a mounted certificate that cannot be used."""
+    """A server's certificate in an `ssl.SSLContext`. Raises ConfigurationError for a mounted one that cannot be used."""
 
     def __init__(self, folder: Path = MOUNTED) -> None:
         self.context = _context()
@@ -48,13 +48,13 @@ class ServingCertificate:
             _load(self.context, _self_signed())
 
     async def follow(self) -> None:
-        """Take over each change of a mounted certificate, until cancelled."""
+        """Reload a mounted certificate whenever it changes, until cancelled."""
         while True:
             await asyncio.sleep(_INTERVAL)
             self.refresh()
 
     def refresh(self) -> None:
-        """New connections get the mounted certificate as it is now, if it can be used."""
+        """Reload a mounted certificate if it has changed and can be used; new connections get it."""
         if not self.is_mounted or (state := self._stat()) == self._state:
             return
         self._state = state
@@ -79,7 +79,7 @@ def _context() -> ssl.SSLContext:
 
 
 def _load(context: ssl.SSLContext, pem: bytes) -> None:
-    """Python reads certificates from files only: this one is its owner's alone, and gone at once."""
+    """Load a certificate by way of a temporary private file, as Python reads them from files only."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(pem)
         file.flush()
@@ -87,7 +87,7 @@ def _load(context: ssl.SSLContext, pem: bytes) -> None:
 
 
 def _is_foreign(folder: Path) -> bool:
-    """Whether another user may have put it there: in a world-writable /tmp, below which it is looked for by default."""
+    """True if another user may have put it there: by default it is looked for below /tmp, which is world-writable."""
     foreign = next((path for path in below_shared(folder) if not owners_of(path) <= {0, os.geteuid()}), None)
     if foreign is not None:
         logger.warning("A certificate for metrics was passed over; it belongs to another user", extra={"path": str(foreign)})
@@ -95,7 +95,7 @@ def _is_foreign(folder: Path) -> bool:
 
 
 def _self_signed() -> bytes:
-    """A key and its certificate for localhost, as controller-runtime makes it: who scrapes cannot check it, only encrypt."""
+    """A key and a self-signed certificate for localhost, as controller-runtime's: it encrypts, but proves no identity."""
     # Large, and not needed where metrics are not served over TLS.
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization

@@ -1,7 +1,7 @@
-"""The metrics that roles bring with operator_sdk.util.osdk_metric, beside the runner's own.
+"""Metrics from roles, which send them with operator_sdk.util.osdk_metric.
 
-What a request may say, and what it does, are the Go operator's; beyond it, a gauge can be set to 0, an empty histogram or
-summary observes nothing, and a name that is taken is refused instead of spoiling the whole exposition.
+Requests are the Go operator's, and do what they do there; beyond that, a gauge can be set to 0, an empty histogram or
+summary observes nothing, and a name that is taken is refused instead of making the whole exposition invalid.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ _SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "histogram": ("_bucket", "_sum", "_count"),
     "summary": ("_sum", "_count"),
 }
-# What roles may bring: they run for what tenants write, and every scrape shows all of it.
+# Limits: roles run for what tenants write, and every scrape shows all of their metrics.
 _MOST_METRICS, _LONGEST_NAME, _LONGEST_DESCRIPTION = 1000, 200, 1000
 _OBSERVING = {"histogram", "summary"}
-# What cannot stand in a name, or at its beginning.
+# Characters that a name cannot have, or not at its beginning.
 _NO_NAME = re.compile(r"[^a-zA-Z0-9_:]|^[0-9]")
 # Go's defaults.
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class RefusedMetric(RolerunnerError):
-    """A request that cannot be done; `str()` says why, to whoever sent it."""
+    """A request that cannot be done; `str()` says why, for the answer."""
 
 
 class RoleMetrics:
-    """Lives as long as the process. Not safe for threads: lives in one event loop.
+    """A registry of the roles' metrics, for the life of the process and for one event loop.
 
-    Names are claimed in `registry`, so that none of its series is there twice.
+    Their names are claimed in `registry`, so that no series is exposed twice.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -50,7 +50,7 @@ class RoleMetrics:
         self._metrics: dict[str, _RoleMetric] = {}
 
     def record(self, body: bytes) -> None:
-        """Do what a request's body, JSON, says. Raises RefusedMetric."""
+        """Set or create the metric that a request's JSON body names. Raises RefusedMetric."""
         request = _parsed(body)
         given = [kind for kind in _SUFFIXES if request.get(kind) is not None]
         if len(given) != 1:
@@ -73,7 +73,7 @@ class RoleMetrics:
         change(metric.value)
 
     def exposition(self) -> bytes:
-        """All of them in the Prometheus text format."""
+        """All metrics in the Prometheus text format."""
         return b"".join(metric.exposition() for metric in self._metrics.values())
 
     def _new(self, name: str, kind: str, description: str) -> _RoleMetric:
@@ -108,7 +108,7 @@ class _RoleMetric:
 
 
 class _Claim(Collector):
-    """Series that are the registry's, and shown elsewhere."""
+    """A collector that claims names in a registry and collects nothing."""
 
     def __init__(self, *names: str) -> None:
         self._names = names
@@ -121,7 +121,7 @@ class _Claim(Collector):
 
 
 def _change(kind: str, options: Mapping[str, Any]) -> Callable[[Any], None]:
-    """What to do to the metric. Of several changes to a gauge, Go's first is made."""
+    """A function that changes the metric. Of several changes to a gauge, the one that is Go's first is made."""
     if kind in _OBSERVING:
         observed = _number(options, "observe")
         return lambda metric: None if observed is None else metric.observe(observed)

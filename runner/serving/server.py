@@ -1,4 +1,4 @@
-"""What the runner serves about itself: /healthz and /readyz, and /metrics; and where roles bring metrics of their own."""
+"""The HTTP servers of /healthz and /readyz, of /metrics, and of the address to which roles send their metrics."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ async def serving_metrics(
 
 
 async def _refusal(request: web.Request, access: Access) -> web.Response | None:
-    """The answer to who may not see this; None if they may. The words are those of controller-runtime's filter."""
+    """The answer to a client that may not get this; None for one that may. The texts are controller-runtime's."""
     scheme, _, token = request.headers.get("Authorization", "").strip().partition(" ")
     failed = "Authentication failed"
     try:
