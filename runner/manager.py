@@ -1,8 +1,10 @@
-"""The composition root: builds each part once, runs them together, and takes them down in order.
+"""The manager, which is the composition root: builds each part once, runs them together, and stops them in order.
 
-Up: folders → client → proxy → health and metrics → (leadership) → workers → kopf. Down, on SIGTERM or SIGINT: no new turns,
-the runs that are on get their time, then they are ended and their CRs say so, and the next replica may lead. A leader that
-has lost the lease just ends, as it may write nothing more; its runs end with it.
+Serve: run folders, client, proxy, health and metrics. Lead, with leader election: wait for the Lease. Operate: executor,
+workers, watches. Drain, on SIGTERM or SIGINT: no reconcile begins any more, the runs that are on get their time, then they
+are ended and their CRs say so, and the next replica may lead.
+
+Next on the way: `runner.kube.primaries`, where the events come from, and `runner.leadership`.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
-from typing import NoReturn
+from dataclasses import dataclass
 
 import runner
 from runner import metrics
@@ -40,9 +42,9 @@ from runner.kube.authorization import Access
 from runner.kube.backoff import Backoff
 from runner.kube.client import ApiClient, KubeError
 from runner.kube.discovery import Discovery
-from runner.kube.informer import Informers
-from runner.kube.lease import Elector, Lost
+from runner.kube.informer import Informer, Informers
 from runner.kube.primaries import watch_primaries
+from runner.leadership import Leadership
 from runner.logs import RunnerEvent
 from runner.loop_lag import watch_loop
 from runner.proxy.server import ProxyServer
@@ -54,16 +56,82 @@ from runner.serving.server import serving_health, serving_metrics, serving_role_
 
 logger = logging.getLogger(__name__)
 
-# Seconds: between two looks for a kind; how long a leader that has lost may take to say so.
+# Seconds between two looks for a kind that the cluster does not have yet.
 _LOOK_AGAIN = 2.0
-_LAST_LINE = 0.5
-# Seconds: before a part that failed is begun again, doubled with each failure in a row; how long it has to go on to be well.
+# Seconds before a part that failed is started again, doubled with each failure in a row; it is well after the last.
 _FIRST_REST, _LAST_REST = 1.0, 60.0
+
+# A part of the operator that goes on in the background, with its name for the log.
+Part = tuple[str, Callable[[], Awaitable[object]]]
 
 
 async def run(settings: Settings, watches: Sequence[Watch]) -> None:
-    """Run the operator until SIGTERM or SIGINT. Raises ConfigurationError for what the user can mend."""
-    async with AsyncExitStack() as stack:
+    """Run the operator until SIGTERM or SIGINT. Raises ConfigurationError."""
+    await Manager(settings, watches).run()
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The parts that are there before this process leads."""
+
+    client: ApiClient
+    discovery: Discovery
+    folders: RunFolders
+    sessions: Sessions
+    proxy: ProxyServer
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """The parts that work, which are stopped in the end."""
+
+    queue: WorkQueue
+    informers: Informers
+    workers: asyncio.Task[None]
+    primaries: asyncio.Task[None]
+    background: Sequence[asyncio.Task[None]]
+
+
+class Manager:
+    """Runs an operator from its start to its end."""
+
+    def __init__(self, settings: Settings, watches: Sequence[Watch]) -> None:
+        self._settings = settings
+        self._watches = watches
+        self._limit = settings.max_concurrent_runs or max(watch.max_concurrent_reconciles for watch in watches)
+        self._warm = WarmExecutor(
+            Limits(
+                workers=self._limit,
+                runs=settings.worker_max_runs,
+                age=settings.worker_max_age,
+                memory=settings.worker_max_memory,
+            )
+        )
+        # Until this process leads there is none.
+        self._informers: Informers | None = None
+        self._waiting_to_lead, self._watching, self._stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def run(self) -> None:
+        async with AsyncExitStack() as stack:
+            base = await self._serve(stack)
+            leadership = Leadership(base.client, self._settings.election) if self._settings.election else None
+            if leadership is None or await self._lead(stack, leadership):
+                async with asyncio.TaskGroup() as tasks:
+                    # First: the Lease has to be renewed while the rest is being started.
+                    leading = (
+                        [tasks.create_task(part()) for part in (leadership.keep, leadership.announce)] if leadership else []
+                    )
+                    operation = await self._operate(stack, base, tasks)
+                    await self._stop.wait()
+                    await self._drain(operation)
+                    # The Lease is kept until there is nothing left that could need it.
+                    for task in leading:
+                        task.cancel()
+            logger.info("Stopped")
+
+    async def _serve(self, stack: AsyncExitStack) -> Base:
+        """Start what a process has that waits to lead as well. Raises ConfigurationError."""
+        settings = self._settings
         try:
             folders = stack.enter_context(contextlib.closing(RunFolders(settings.runs_dir)))
         except ArtifactsError as error:
@@ -71,45 +139,21 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
         client = await ApiClient.connect(os.environ)
         stack.push_async_callback(client.close)
         sessions, discovery = Sessions(), Discovery(client)
-        role_metrics = RoleMetrics(metrics.REGISTRY)
-        proxy = ProxyServer(
-            client,
-            discovery,
-            sessions,
-            # There are none yet; nor is there a run that could ask.
-            covering=lambda *what: informers.covering(*what),
-            port=settings.proxy_port,
-        )
+        proxy = ProxyServer(client, discovery, sessions, covering=self._covering, port=settings.proxy_port)
         try:
             await stack.enter_async_context(proxy)
         except OSError as error:
             raise ConfigurationError(
                 f"--proxy-port {settings.proxy_port} cannot be listened on: {error.strerror}; choose another, or 0"
             ) from error
-        at_once = settings.max_concurrent_runs or max(watch.max_concurrent_reconciles for watch in watches)
-        warm = WarmExecutor(
-            Limits(
-                workers=at_once,
-                runs=settings.worker_max_runs,
-                age=settings.worker_max_age,
-                memory=settings.worker_max_memory,
-            )
-        )
-        watching, stop, standing_by = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        elector = Elector(client, settings.election, hold=_end_unless_called_again) if settings.election else None
+        await self._serve_probes_and_metrics(stack, client)
+        return Base(client, discovery, folders, sessions, proxy)
 
-        def is_ready() -> bool:
-            # A replica that waits to lead is ready: a rolling update waits for it, and it for the old leader's end.
-            return watching.is_set() or standing_by.is_set()
-
-        def started() -> None:
-            # kopf has just set its own.
-            _on_signals(stop.set)
-            watching.set()
-
+    async def _serve_probes_and_metrics(self, stack: AsyncExitStack, client: ApiClient) -> None:
+        settings, role_metrics = self._settings, RoleMetrics(metrics.REGISTRY)
         if settings.health_address:
             address = await stack.enter_async_context(
-                serving_health(settings.health_address, is_ready=is_ready, is_healthy=lambda: warm.healthy)
+                serving_health(settings.health_address, is_ready=self._is_ready, is_healthy=lambda: self._warm.healthy)
             )
             logger.info("Serving health probes", extra={"address": str(address)})
         if settings.metrics_address:
@@ -122,90 +166,113 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
         if settings.role_metrics_address:
             address = await stack.enter_async_context(serving_role_metrics(settings.role_metrics_address, role_metrics))
             logger.info("Taking the roles' metrics", extra={"address": str(address)})
-        if elector:
-            stack.push_async_callback(_resign, elector)
-            _on_signals(stop.set)
-            standing_by.set()
-            if not await _elected(elector, stop):
-                logger.info("Stopped")
-                return
-            standing_by.clear()
 
-        queue = WorkQueue(at_once, strict=settings.max_concurrent_runs > 0)
-        for watch in watches:
+    async def _lead(self, stack: AsyncExitStack, leadership: Leadership) -> bool:
+        """Wait until this process leads, which it does until the stack is closed; False if it is asked to stop before."""
+        stack.push_async_callback(leadership.resign)
+        self._stop_on_signals()
+        self._waiting_to_lead.set()
+        if not await leadership.acquire(self._stop):
+            return False
+        self._waiting_to_lead.clear()
+        return True
+
+    async def _operate(self, stack: AsyncExitStack, base: Base, tasks: asyncio.TaskGroup) -> Operation:
+        """Start what reconciles CRs, and return when they are watched."""
+        settings = self._settings
+        queue = WorkQueue(self._limit, strict=settings.max_concurrent_runs > 0)
+        for watch in self._watches:
             queue.register(watch)
-        handlers = Handlers(watches, queue.add)
-        async with asyncio.TaskGroup() as tasks:
-            # First: the lease wants to be renewed while the rest is on its way.
-            leading = [tasks.create_task(part) for part in (_keep(elector), _once(elector.announce))] if elector else []
-            execute = await executor(settings.executor, stack, warm)
-            # Namespaces that match a pattern come and go; what happens in others is of no CR here and passed over.
-            somewhere = () if any(map(is_pattern, settings.namespaces)) else settings.namespaces
-            informers = Informers(client, namespaces=somewhere, notify=handlers.changed, keeps=handlers.keeps, tasks=tasks)
-            status = StatusWriter(client)
-            runs = Runs(
-                settings=settings,
-                execute=execute,
-                folders=folders,
-                sessions=sessions,
-                proxy_port=proxy.port,
-                status=status,
-                own_writes=handlers.own_writes,
-                on_dependent=informers.ensure,
-            )
-            reconciler = Reconciler(client, discovery, handlers=handlers, runs=runs, status=status)
-            controller = Controller(queue, reconciler.reconcile)
-            beside = [
-                tasks.create_task(_kept_up("clearing up", lambda: _clear_up(reconciler, folders, watches))),
-                tasks.create_task(_kept_up("loop lag", watch_loop)),
-            ]
-            for gvk in {related.gvk for watch in watches for related in watch.related}:
-                watching_related = functools.partial(_watch_related, gvk, discovery, informers)
-                beside.append(tasks.create_task(_kept_up(f"watching {gvk}", watching_related)))
-            # Artifacts that nobody bounds fill the node's disk, and the pod is evicted.
-            if size := settings.max_artifacts_size:
-                beside.append(tasks.create_task(_kept_up("bounding artifacts", lambda: folders.keep_below(size))))
-            if settings.requeue_from_stdin:
-                beside.append(tasks.create_task(_kept_up("standard input", lambda: _requeue_from_stdin(handlers, stop))))
-            watching_primaries = functools.partial(
-                watch_primaries,
-                client,
-                watches=watches,
-                namespaces=settings.namespaces,
-                notify=handlers.primary,
-                listed=handlers.listed,
-                started=started,
-            )
-            primaries = tasks.create_task(_kept_up("watching", watching_primaries))
-            workers = tasks.create_task(controller.run())
-            await watching.wait()
-            logger.info(
-                "Watching",
-                extra={
-                    "event": RunnerEvent.WATCHING,
-                    "version": runner.__version__,
-                    "kinds": ", ".join(watch.gvk.kind for watch in watches),
-                    "namespaces": ",".join(settings.namespaces) or "all",
-                },
-            )
-            await stop.wait()
-            logger.info("Stopping", extra={"running": queue.running, "grace": settings.shutdown_grace})
-            queue.close()
-            await asyncio.wait({workers}, timeout=settings.shutdown_grace)
-            workers.cancel()
-            await asyncio.wait({workers})
-            for task in (primaries, *beside):
-                task.cancel()
-            informers.stop()
-            # The lease is kept until there is nothing left that could need it.
-            await asyncio.wait({primaries})
-            for task in leading:
-                task.cancel()
-        logger.info("Stopped")
+        handlers = Handlers(self._watches, queue.add)
+        execute = await executor(settings.executor, stack, self._warm)
+        # With patterns, namespaces come and go: all are watched, and events of others concern no CR here.
+        namespaces = () if any(map(is_pattern, settings.namespaces)) else settings.namespaces
+        informers = self._informers = Informers(
+            base.client, namespaces=namespaces, notify=handlers.changed, keeps=handlers.keeps, tasks=tasks
+        )
+        reconciler = self._reconciler(base, execute, handlers, informers)
+        background = [
+            tasks.create_task(supervise(name, part))
+            for name, part in self._background(base, reconciler, handlers, informers)
+        ]
+        watching = functools.partial(
+            watch_primaries,
+            base.client,
+            watches=self._watches,
+            namespaces=settings.namespaces,
+            notify=handlers.primary,
+            listed=handlers.listed,
+            started=self._started,
+        )
+        primaries = tasks.create_task(supervise("watching", watching))
+        workers = tasks.create_task(Controller(queue, reconciler.reconcile).run())
+        await self._watching.wait()
+        fields = {
+            "version": runner.__version__,
+            "kinds": ", ".join(watch.gvk.kind for watch in self._watches),
+            "namespaces": ",".join(settings.namespaces) or "all",
+        }
+        logger.info("Watching", extra={"event": RunnerEvent.WATCHING, **fields})
+        return Operation(queue, informers, workers, primaries, background)
+
+    def _reconciler(self, base: Base, execute: Execute, handlers: Handlers, informers: Informers) -> Reconciler:
+        status = StatusWriter(base.client)
+        runs = Runs(
+            settings=self._settings,
+            execute=execute,
+            folders=base.folders,
+            sessions=base.sessions,
+            proxy_port=base.proxy.port,
+            status=status,
+            own_writes=handlers.own_writes,
+            on_dependent=informers.ensure,
+        )
+        return Reconciler(base.client, base.discovery, handlers=handlers, runs=runs, status=status)
+
+    def _background(self, base: Base, reconciler: Reconciler, handlers: Handlers, informers: Informers) -> Iterator[Part]:
+        yield "clearing up", functools.partial(_clear_up, reconciler, base.folders, self._watches)
+        yield "loop lag", watch_loop
+        for gvk in {related.gvk for watch in self._watches for related in watch.related}:
+            yield f"watching {gvk}", functools.partial(_watch_related, gvk, base.discovery, informers)
+        # Artifacts without a bound fill the node's disk, and the pod is evicted.
+        if size := self._settings.max_artifacts_size:
+            yield "bounding artifacts", functools.partial(base.folders.keep_below, size)
+        if self._settings.requeue_from_stdin:
+            yield "standard input", functools.partial(requeue_from_stdin, handlers, self._stop)
+
+    async def _drain(self, operation: Operation) -> None:
+        """Let the runs that are on end in their time, end those that do not, and stop watching."""
+        grace = self._settings.shutdown_grace
+        logger.info("Stopping", extra={"running": operation.queue.running, "grace": grace})
+        operation.queue.close()
+        await asyncio.wait({operation.workers}, timeout=grace)
+        operation.workers.cancel()
+        await asyncio.wait({operation.workers})
+        for task in (operation.primaries, *operation.background):
+            task.cancel()
+        operation.informers.stop()
+        await asyncio.wait({operation.primaries})
+
+    def _is_ready(self) -> bool:
+        # A process that waits to lead is ready: a rolling update waits for that, and it for the old leader's end.
+        return self._watching.is_set() or self._waiting_to_lead.is_set()
+
+    def _covering(self, api_version: str, plural: str, namespace: str) -> Informer | None:
+        return self._informers.covering(api_version, plural, namespace) if self._informers else None
+
+    def _started(self) -> None:
+        # kopf has just set its own.
+        self._stop_on_signals()
+        self._watching.set()
+
+    def _stop_on_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
 
 
 async def executor(name: str, stack: AsyncExitStack, warm: WarmExecutor | None = None) -> Execute:
-    """How Ansible is run. What cannot be warm goes the plain way, which needs nothing."""
+    """The executor of this name. Where the warm one cannot be started, it is the cold one, which needs nothing."""
     if name == "warm":
         try:
             return (await stack.enter_async_context(warm or WarmExecutor())).execute
@@ -214,63 +281,10 @@ async def executor(name: str, stack: AsyncExitStack, warm: WarmExecutor | None =
     return cold.execute
 
 
-def _on_signals(stop: Callable[[], None]) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+async def supervise(name: str, part: Callable[[], Awaitable[object]]) -> None:
+    """Run a part of the operator to its end; if it fails unexpectedly, it is started again after a pause.
 
-
-async def _elected(elector: Elector, stop: asyncio.Event) -> bool:
-    """Wait until this replica leads; False if it is asked to stop before."""
-    signal.signal(signal.SIGALRM, lambda *_: _end_at_once(elector, "the lease could not be renewed in time"))
-    metrics.leads(elector.name, False)
-    acquiring, stopping = asyncio.create_task(elector.acquire()), asyncio.create_task(stop.wait())
-    done, waiting = await asyncio.wait({acquiring, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    for task in waiting:
-        task.cancel()
-    await asyncio.gather(*waiting, return_exceptions=True)
-    if acquiring not in done:
-        return False
-    acquiring.result()
-    metrics.leads(elector.name, True)
-    return True
-
-
-async def _keep(elector: Elector) -> None:
-    try:
-        await elector.keep()
-    except Lost as lost:
-        _end_at_once(elector, str(lost))
-
-
-async def _resign(elector: Elector) -> None:
-    """Nothing runs any more."""
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    await elector.release()
-
-
-def _end_unless_called_again(until: float) -> None:
-    """Ends this process at `until` (of time.monotonic) unless it is called again before.
-
-    By the kernel's timer: it does not wait for a blocked event loop, and a process that was paused meanwhile finds it run
-    out, and gets its signal before it writes anything more.
-    """
-    signal.setitimer(signal.ITIMER_REAL, max(until - time.monotonic(), 1e-6))
-
-
-def _end_at_once(elector: Elector, reason: str) -> NoReturn:
-    """For a leader that has lost: another may be at work already. Its runs end as they see that it is gone."""
-    # Should even the log be blocked, the kernel ends this process.
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, _LAST_LINE)
-    logger.error("Leader election lost", extra={**elector.fields, "reason": reason})
-    os._exit(1)
-
-
-async def _kept_up(name: str, part: Callable[[], Awaitable[object]]) -> None:
-    """Have a part of the operator do its work to the end; where it fails unexpectedly, it is begun again after a rest.
-
-    One part's fault ends neither the others nor the runs. Raises ConfigurationError alone.
+    One part's failure ends neither the others nor the runs. Raises ConfigurationError alone.
     """
     backoff = Backoff(_FIRST_REST, _LAST_REST)
     while True:
@@ -288,16 +302,8 @@ async def _kept_up(name: str, part: Callable[[], Awaitable[object]]) -> None:
         await backoff.pause()
 
 
-async def _once(part: Callable[[], Awaitable[object]]) -> None:
-    """A courtesy that ends nothing if it fails."""
-    try:
-        await part()
-    except Exception:
-        logger.exception("A courtesy of the runner failed")
-
-
-async def _requeue_from_stdin(handlers: Handlers, stop: asyncio.Event) -> None:
-    """Each line of standard input is a list of kinds to run again; when it ends, so does the runner."""
+async def requeue_from_stdin(handlers: Handlers, stop: asyncio.Event) -> None:
+    """Requeue the CRs of the kinds that each line of standard input lists; `stop` the operator when the input ends."""
     reader = asyncio.StreamReader()
     protocol = asyncio.StreamReaderProtocol(reader)
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
@@ -318,7 +324,7 @@ async def _requeue_from_stdin(handlers: Handlers, stop: asyncio.Event) -> None:
 
 
 async def _watch_related(gvk: GroupVersionKind, discovery: Discovery, informers: Informers) -> None:
-    """Watch a kind that watches want beside their own, as soon as the cluster has it."""
+    """Watch a related kind, as soon as the cluster has it."""
     while True:
         with contextlib.suppress(KubeError):
             resource = await discovery.by_kind(gvk)
@@ -330,7 +336,7 @@ async def _watch_related(gvk: GroupVersionKind, discovery: Discovery, informers:
 
 
 async def _clear_up(reconciler: Reconciler, folders: RunFolders, watches: Sequence[Watch]) -> None:
-    """The folders of CRs that went while no runner was there go too."""
+    """Remove the folders of CRs that were deleted while no runner was there."""
     for watch in watches:
         gvk = watch.gvk
         for parts in list(folders.left_over((gvk.group, gvk.version, gvk.kind))):

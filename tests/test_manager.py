@@ -27,7 +27,7 @@ async def test_a_part_that_fails_is_begun_again(monkeypatch: pytest.MonkeyPatch,
             raise TypeError("unhashable type: 'list'")
 
     async with asyncio.timeout(SOON), asyncio.TaskGroup() as tasks:
-        tasks.create_task(manager._kept_up("a part", part))
+        tasks.create_task(manager.supervise("a part", part))
     assert begun == 4
     assert [record.__dict__["part"] for record in caplog.records] == ["a part"] * 3
 
@@ -37,7 +37,7 @@ async def test_what_the_user_can_mend_ends_it() -> None:
         raise ConfigurationError("no such namespace")
 
     with pytest.raises(ConfigurationError):
-        await manager._kept_up("a part", part)
+        await manager.supervise("a part", part)
 
 
 async def test_a_line_that_is_no_order_is_passed_over(
@@ -54,7 +54,7 @@ async def test_a_line_that_is_no_order_is_passed_over(
     reading, writing = os.pipe()
     with os.fdopen(reading) as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
-        heeding = asyncio.create_task(manager._requeue_from_stdin(cast(Handlers, told), stop))
+        heeding = asyncio.create_task(manager.requeue_from_stdin(cast(Handlers, told), stop))
         lines = ["{", '"text"', "[1]", "[" * 50_000, '["a"]']
 
         def write() -> None:
