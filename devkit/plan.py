@@ -1,7 +1,7 @@
-"""`rolerunner plan`: what would these CRs change? Their roles are run in check mode, and nothing is written.
+"""`rolerunner plan`: shows what CRs in files would change. Their roles are run in check mode, and nothing is written.
 
-Reads the CRs, has the API server make of them what an apply would (a dry run: defaults, validation), and gives each to the
-reconciler as if it was in the cluster.
+The API server makes of each CR what an apply would (a dry run: defaults, validation). That is run as if it was in the
+cluster.
 
 Next on the way: `runner.control.plan`.
 """
@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from devkit import object_files
 from runner import manager
@@ -32,7 +31,7 @@ from runner.kube.client import ApiClient, KubeError, NotFound, current_context
 from runner.kube.discovery import Discovery, Resource
 from runner.proxy.server import ProxyServer
 from runner.proxy.sessions import Sessions
-from runner.resource.metadata import GroupVersionKind, ObjectKey, annotations_of
+from runner.resource.metadata import GroupVersionKind, Object, ObjectKey, annotations_of
 
 _DRY_RUN = {"dryRun": "All"}
 # kubectl's record of what was applied last, by which it knows what has been taken out of a file since.
@@ -40,22 +39,22 @@ _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """A CR as a file has it, and where it stands there, for messages."""
+class CrInFile:
+    """A CR as a file has it, and its place there, for messages."""
 
     where: str
     watch: Watch
-    content: Mapping[str, Any]
+    content: Object
 
 
-async def plan(settings: Settings, written: Sequence[Written], *, namespace: str) -> list[Plan]:
-    """Each CR's plan, in their order. `namespace`: of CRs that name none. ConfigurationError or KubeError."""
+async def plan(settings: Settings, crs: Sequence[CrInFile], *, namespace: str) -> list[Plan]:
+    """Plan each CR, in their order; `namespace` is that of CRs that name none. Raises ConfigurationError and KubeError."""
     async with AsyncExitStack() as stack:
         client = await ApiClient.connect(os.environ)
         stack.push_async_callback(client.close)
         discovery, sessions = Discovery(client), Sessions()
         namespace = namespace or current_context(os.environ).namespace or "default"
-        found = [await _in_cluster(client, discovery, cr, namespace) for cr in written]
+        found = [await _in_cluster(client, discovery, cr, namespace) for cr in crs]
         proxy = ProxyServer(client, discovery, sessions, covering=lambda *_: None, port=0)
         await stack.enter_async_context(proxy)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rolerunner-plan-")))
@@ -71,9 +70,9 @@ async def plan(settings: Settings, written: Sequence[Written], *, namespace: str
 
 
 async def _in_cluster(
-    client: ApiClient, discovery: Discovery, cr: Written, namespace: str
-) -> tuple[Request, Resource, dict[str, Any]]:
-    """The CR as it would be in the cluster after `kubectl apply`. ConfigurationError if the server would not have it."""
+    client: ApiClient, discovery: Discovery, cr: CrInFile, namespace: str
+) -> tuple[Request, Resource, Object]:
+    """The CR as `kubectl apply` would leave it in the cluster. Raises ConfigurationError if the server refuses it."""
     gvk = cr.watch.gvk
     resource = await discovery.by_kind(gvk)
     if resource is None:
@@ -100,8 +99,8 @@ async def _in_cluster(
     return Request(cr.watch, key), resource, obj
 
 
-def _merge_patch(last: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """What kubectl sends for an object that was `last` applied so: also that what was taken out of it goes."""
+def _merge_patch(last: Object, new: Object) -> dict[str, object]:
+    """The patch that kubectl sends for a `new` object; fields that it had when `last` applied are removed."""
     gone = {name: None for name in last if name not in new}
     changed = {
         name: _merge_patch(last.get(name) or {}, value)
@@ -112,7 +111,7 @@ def _merge_patch(last: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, A
     return {**gone, **changed}
 
 
-def _last_applied(obj: Mapping[str, Any]) -> dict[str, Any]:
+def _last_applied(obj: Object) -> Object:
     try:
         last = json.loads(annotations_of(obj).get(_LAST_APPLIED, "{}"))
     except ValueError:
@@ -120,16 +119,16 @@ def _last_applied(obj: Mapping[str, Any]) -> dict[str, Any]:
     return last if isinstance(last, dict) else {}
 
 
-def read(names: Sequence[str], watches: Sequence[Watch], *, watches_file: Path) -> list[Written]:
-    """The CRs in these files (see `documents`). ConfigurationError for what is no object, or of no watch."""
+def read(names: Sequence[str], watches: Sequence[Watch], *, watches_file: Path) -> list[CrInFile]:
+    """Read the CRs in files (see `object_files`). Raises ConfigurationError for what is no object, or has no watch."""
     by_kind = {watch.gvk: watch for watch in watches}
-    written = []
+    crs = []
     for where, content in (found for name in names for found in object_files.read(name)):
         gvk = GroupVersionKind.of(content)
         if gvk not in by_kind:
             known = "; ".join(map(str, by_kind))
             raise ConfigurationError(f"{where}: kind: no watch for {gvk} in {watches_file}; it has {known}")
-        written.append(Written(where, by_kind[gvk], content))
-    if not written:
+        crs.append(CrInFile(where, by_kind[gvk], content))
+    if not crs:
         raise ConfigurationError(f"{', '.join(names)}: there is no CR in it")
-    return written
+    return crs

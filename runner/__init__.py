@@ -13,8 +13,8 @@ Layers, imports point down only::
     errors
 
 To read the program in the order in which a custom resource goes through it: `kube.primaries`, `control.handlers`,
-`control.workqueue`, `control.controller`, `control.reconciler`, `executor.jobs`, `proxy.server`, `kube.informer`.
-`manager` puts the parts together. `docs/architecture.md` tells the same story in prose.
+`control.workqueue`, `control.controller`, `control.reconciler`, `control.run`, `executor.jobs`, `proxy.server`,
+`kube.informer`. `manager` puts the parts together. `docs/architecture.md` tells the same story in prose.
 """
 
 __version__ = "0.1.0"

@@ -1,6 +1,8 @@
-"""A measure of how late the event loop is: everything waits while one piece of work holds it, the lease's renewal too.
+"""Measures how late the event loop is: while one piece of work holds it everything waits, the renewal of the Lease too.
 
-Tests take the log line as their alarm.
+Tests fail on its warning.
+
+Next on the way: `runner.metrics`.
 """
 
 from __future__ import annotations
@@ -16,20 +18,20 @@ logger = logging.getLogger(__name__)
 
 HELD_UP = "The event loop was held up"
 
-# Seconds: between two looks; how late a timer may be; how often that is told, as one cause may come again and again.
+# Seconds: between two measurements; how late a timer may be; between two warnings, as one cause may recur often.
 _INTERVAL = 0.25
 _TOO_LATE = 1.0
-_TELL_EVERY = 60.0
+_WARN_EVERY = 60.0
 
 
 async def watch_loop(
-    *, interval: float = _INTERVAL, too_late: float = _TOO_LATE, tell_every: float = _TELL_EVERY
+    *, interval: float = _INTERVAL, too_late: float = _TOO_LATE, warn_every: float = _WARN_EVERY
 ) -> NoReturn:
-    """Measure until cancelled, and log a warning when the loop was held up; the longest of those not told with the next.
+    """Measure until cancelled, and log a warning when the loop was held up, with the longest delay since the last warning.
 
-    `busy` is the loop's own share of the `seconds`: what it has of the processor's time. The rest was the machine's.
+    `busy` is the processor time that the loop's own thread had within the `seconds`. The rest was the machine's.
     """
-    told, longest, busy = float("-inf"), 0.0, 0.0
+    warned, longest, busy = float("-inf"), 0.0, 0.0
     while True:
         begun, worked = monotonic(), thread_time()
         await asyncio.sleep(interval)
@@ -38,6 +40,6 @@ async def watch_loop(
         metrics.loop_lag(late)
         if late > too_late and late > longest:
             longest, busy = late, thread_time() - worked
-        if longest and now - told > tell_every:
+        if longest and now - warned > warn_every:
             logger.warning(HELD_UP, extra={"seconds": round(longest, 3), "busy": round(busy, 3)})
-            told, longest = now, 0.0
+            warned, longest = now, 0.0

@@ -15,7 +15,7 @@ from runner.resource.metadata import Object, finalizers, is_deleting
 
 
 class Decision(Enum):
-    """What a CR's deletion timestamp and finalizers call for."""
+    """The action that a CR's deletion timestamp and finalizers call for."""
 
     RUN = "run"
     ADD_FINALIZER = "add the finalizer, then run"

@@ -1,4 +1,4 @@
-"""Event handlers: turn a watch's events into Requests for the CRs that have to be reconciled.
+"""Event handlers: make Requests, for the CRs that have to be reconciled, of the watches' events.
 
 The decisions (the predicates, in controller-runtime's terms) are small pure functions; `Handlers` keeps the little that has
 to be remembered between events.
@@ -13,7 +13,6 @@ import logging
 import random
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from runner.config.annotations import is_dry_run
 from runner.config.related import MappingError
@@ -261,7 +260,7 @@ def has_been_reconciled(obj: Object) -> bool:
     return isinstance(status, dict) and bool(status.get("conditions"))
 
 
-def _digest(value: Any) -> str:
+def _digest(value: object) -> str:
     """A hash, equal for equal JSON. An annotation may have 256 KB, and a Secret 1 MB: they are not kept."""
     return hashlib.sha256(encode(value, sort_keys=True)).hexdigest()
 

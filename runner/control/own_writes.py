@@ -1,7 +1,7 @@
 """Recognises the changes that a CR's own runs made when they come back through the watches of dependents.
 
-While a CR's run is on, changes of its dependents are held back: the watch often delivers a write before the answer to it
-has told whose it was. When the run is over, a change that was not its own requeues the CR.
+While a CR's run is on, changes of its dependents are held back: the watch often delivers a write before the proxy has the
+answer to it. When the run is over, a change that was not its own requeues the CR.
 
 A change is the run's own if its writes lead from the version that the watch knew before to the one that it reports now.
 What is not certain counts as somebody else's.

@@ -15,7 +15,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any
 
 from runner import metrics
 from runner.config.annotations import for_cr, is_dry_run
@@ -279,7 +278,7 @@ def next_reconcile(outcome: Outcome, watch: Watch) -> Result:
     return Result(parse_duration(str(outcome.requeue_after)), requested=True)
 
 
-def _declared(obj: Object) -> tuple[Any, ...]:
+def _declared(obj: Object) -> tuple[object, ...]:
     """The part of a CR that a run is made for."""
     metadata = obj["metadata"]
     rest = {name: value for name, value in obj.items() if name not in ("metadata", "status")}

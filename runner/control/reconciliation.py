@@ -1,4 +1,4 @@
-"""One reconcile of a CR: the values that its steps share, and access to the CR for all of them.
+"""A reconcile of a CR: the values that its steps share, and access to the CR for all of them.
 
 Next on the way: `runner.control.run`.
 """
@@ -42,7 +42,7 @@ class Phases:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reconciliation:
-    """One reconcile of a CR, from its start to its end."""
+    """A reconcile of a CR, from its start to its end."""
 
     request: Request
     # The request's watch, with the settings that the CR's annotations change.

@@ -16,7 +16,6 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from runner.config.annotations import for_cr
 from runner.config.settings import Settings
@@ -94,7 +93,7 @@ class Runs:
         return outcome
 
     async def dry_run(self, request: Request, resource: Resource, obj: Object, *, finalizing: bool = False) -> Plan:
-        """What a run of the CR would change, if it was as `obj` has it. Nothing is written. Raises KubeError."""
+        """Run the CR as `obj` has it without writing anything; the plan says what would change. Raises KubeError."""
         plan = Plan(request.fields, DryRun(cr=obj, path=resource.path(request.key)))
         watch, _ = for_cr(request.watch, obj)
         owner = Owner(watch.gvk, request.key, obj["metadata"]["uid"])
@@ -110,7 +109,7 @@ class Runs:
         return plan
 
     async def problems(self, reconciliation: Reconciliation, obj: Object) -> list[str]:
-        """What the argument specs of its role or playbook have against the CR, in terms of the CR's fields."""
+        """Compare the CR with the argument specs of its role or playbook; one line for each mistake, by the CR's fields."""
         watch, spec = reconciliation.watch, obj.get("spec")
         check = functools.partial(
             self._arguments.problems,
@@ -129,7 +128,7 @@ class Runs:
         await asyncio.to_thread(self.folders.remove, _folder_parts(request))
 
     async def _variables(
-        self, reconciliation: Reconciliation, obj: Object, variables: Mapping[str, Any]
+        self, reconciliation: Reconciliation, obj: Object, variables: Mapping[str, object]
     ) -> parameters.Parameters:
         watch = reconciliation.watch
         build = functools.partial(
@@ -207,8 +206,8 @@ class Runs:
             async with asyncio.timeout(watch.timeout) as deadline, contextlib.aclosing(self.execute(job)) as events:
                 with warn_of_long_run(request, job.ident, lambda: fold.task, remedy):
                     first = True
-                    async for told in events:
-                        event = await _readable(loops.joined(told))
+                    async for raw in events:
+                        event = await _readable(loops.joined(raw))
                         if first:
                             reconciliation.phases.over("start")
                             first = False
@@ -254,7 +253,7 @@ class Runs:
         )
 
 
-def _content(reconciliation: Reconciliation) -> tuple[Content, Mapping[str, Any]]:
+def _content(reconciliation: Reconciliation) -> tuple[Content, Mapping[str, object]]:
     """The role or playbook to run, with the watch's variables for it."""
     watch, finalizer = reconciliation.watch, reconciliation.watch.finalizer
     if not reconciliation.finalizing or finalizer is None:

@@ -9,7 +9,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any
 
 from runner.control import Request, Retry
 from runner.control.reconciliation import Reconciliation, read, retry_on_conflict
@@ -34,7 +33,7 @@ _WARNING_LIMIT = 1000
 INTERRUPTED = "The runner was stopped before the run ended; it will be run again when the runner is back"
 
 # Makes the new status of the one that the CR has.
-StatusUpdate = Callable[[Status | None, datetime], dict[str, Any]]
+StatusUpdate = Callable[[Status | None, datetime], Status]
 
 
 class StatusWriter:
@@ -165,7 +164,7 @@ class StatusWriter:
             await self.events.warn(reconciliation.owner, reason=reason, note=text)
 
     def end(self, reconciliation: Reconciliation) -> None:
-        """After a whole reconcile: a warning that it had no cause for is news if it comes again."""
+        """After a whole reconcile: forget warnings that it had no cause for, so that they are given again if they recur."""
         request = reconciliation.request
         warned = {key: None for key in self._warned.get(request, ()) if key in reconciliation.warnings}
         if warned:
@@ -187,7 +186,7 @@ def failed(message: str) -> StatusUpdate:
 def ended(outcome: Outcome) -> StatusUpdate:
     """The update for a run that is over, whether the status says `Running` or not."""
 
-    def update(status: Status | None, now: datetime) -> dict[str, Any]:
+    def update(status: Status | None, now: datetime) -> Status:
         status = conditions.mark_running(status, now)
         result = conditions.AnsibleResult(
             ok=outcome.ok,

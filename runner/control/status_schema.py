@@ -5,8 +5,6 @@ Next on the way: `runner.resource.conditions`.
 
 from __future__ import annotations
 
-from typing import Any
-
 from runner.resource import conditions
 from runner.resource.conditions import Status
 from runner.resource.metadata import GroupVersionKind
@@ -19,7 +17,7 @@ class StatusSchemas:
         self._without_generation: set[GroupVersionKind] = set()
         self._with_reasons: set[GroupVersionKind] = set()
 
-    def fit(self, gvk: GroupVersionKind, status: dict[str, Any], generation: int | None) -> dict[str, Any]:
+    def fit(self, gvk: GroupVersionKind, status: Status, generation: int | None) -> Status:
         """The status as the kind's schema accepts it, as far as that is known, with the generation where it may have one."""
         if gvk in self._with_reasons:
             status = conditions.with_reasons(status)

@@ -40,7 +40,7 @@ async def test_a_cr_that_breaks_what_the_schema_cannot_say_is_not_run(
     assert obj["status"]["observedGeneration"] == 1
     # Nothing was made for it that would have to be cleaned up.
     assert "finalizers" not in obj["metadata"]
-    # A CR that comes later has had its turn, and this one has had no other.
+    # A CR that comes later has been reconciled, and this one has not been again.
     await world.create(thing("two", podCount=1), one.namespace)
     await counted(operator, "two", 1)
     assert lines(operator, "Running", name="one") == []

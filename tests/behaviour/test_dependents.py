@@ -322,7 +322,7 @@ async def test_a_blacklisted_kind_is_not_watched(project: Project, world: Cluste
     assert lines(operator, "Watching dependents") == []
 
 
-async def test_related_objects_give_crs_a_turn(project: Project, world: Cluster, one: ObjectKey) -> None:
+async def test_related_objects_requeue_crs(project: Project, world: Cluster, one: ObjectKey) -> None:
     project.role("- ansible.builtin.debug: {msg: hello}")
     late = GroupVersionKind("related.example.com", "v1", "Late")
     project.watch(

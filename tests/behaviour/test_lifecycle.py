@@ -81,7 +81,7 @@ async def test_without_a_finalizer_of_the_watch_a_deletion_is_left_alone(
     obj = await succeeded(world, one)
     assert obj["metadata"]["finalizers"] == ["example.com/somebody-elses"]  # type: ignore[index]
     await world.delete(THING, one)
-    # Its turn is over before the other's begins.
+    # Its reconcile is over before the other's begins.
     await world.create(thing("two"), one.namespace)
     await counted(operator, "two", 1)
     assert len(lines(operator, "Running", name="one")) == 1

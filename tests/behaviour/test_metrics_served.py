@@ -108,12 +108,12 @@ async def test_what_roles_bring_is_served_beside_the_runners_own(project: Projec
     await counted(operator, "two", 1)
 
     async def settled() -> str | None:
-        # A turn ends a little after its run.
+        # A reconcile ends a little after its run.
         status, text = await scraped(operator)
         assert status == 200
         return None if f"{TURNS} 2.0" in text else text
 
-    text = await until(settled, "the third turn has ended")
+    text = await until(settled, "the third reconcile has ended")
     shown = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     expected = {
         "role_backups_total": 3,

@@ -162,7 +162,7 @@ async def test_each_right_of_the_examples_role_is_needed(
     async def refused() -> bool:
         assert operator.process.poll() is None, operator.output
         if (resource, verb) == ("memcachedsettings", "get"):
-            # A turn for a change begins with what the watch has told; one for a dependent reads the CR.
+            # A reconcile for a change begins with what the watch has delivered; one for a dependent reads the CR.
             await world.delete(CONFIG_MAP, one)
         return any(what in line and (name in line or subresource == "finalizers") for line in refusals(operator))
 

@@ -97,7 +97,7 @@ async def orphans(the: Scenario) -> None:
 
 @scenario
 async def leader(the: Scenario) -> None:
-    """SIGKILL for the leader of two runners; the other goes on, and a new one waits for its turn."""
+    """SIGKILL for the leader of two runners; the other goes on, and a new one waits to lead."""
     flags = (
         "--leader-elect",
         "--leader-election-id=chaos",

@@ -187,12 +187,12 @@ async def test_a_recursion_without_end_is_told_once(stage: Stage, caplog: pytest
 async def test_the_loop_goes_on_while_a_large_cr_is_worked_on(stage: Stage) -> None:
     stage.cr["spec"] = {f"someField{number}": {"anotherField": "x"} for number in range(20_000)}
     working = asyncio.create_task(stage.reconcile())
-    turns = 0
+    passes = 0
     while not working.done():
         await asyncio.sleep(0.001)
-        turns += 1
+        passes += 1
     assert await working == Result(requeue_after=60)
-    assert turns > 10
+    assert passes > 10
 
 
 @pytest.mark.parametrize(
