@@ -16,16 +16,16 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import click
 
 import runner
 from runner import logs
 from runner.config import flags, settings, watches
+from runner.config.options import Values
 from runner.config.schema import WATCHES
 from runner.config.settings import Settings
 from runner.errors import ConfigurationError, RolerunnerError
@@ -83,7 +83,7 @@ def schema() -> None:
 
 @main.command()
 @flags.declared
-def run(values: Mapping[str, Any], given: set[str]) -> None:
+def run(values: Values, given: set[str]) -> None:
     """Run the operator of this folder against the current cluster."""
     with mistakes():
         chosen = flags.read(values, given, os.environ)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, TextIO
+from typing import TextIO
 
 from runner.json_codec import encode
 
@@ -124,12 +124,12 @@ def _drop_traces_below(level: int) -> Callable[[logging.LogRecord], bool]:
     return drop
 
 
-def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+def fields_of(record: logging.LogRecord) -> dict[str, object]:
     """A record's fields, given as `extra=`, each value no longer than VALUE_LIMIT."""
     return {name: _bounded(value) for name, value in record.__dict__.items() if name not in _STANDARD}
 
 
-def _bounded(value: Any) -> Any:
+def _bounded(value: object) -> object:
     """The value, or if it is too long, its beginning and its length."""
     if isinstance(value, str):
         text = value
@@ -187,7 +187,7 @@ class JsonFormatter(logging.Formatter):
         self._time = _TIMES[time_encoding]
 
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {
+        line: dict[str, object] = {
             "level": record.levelname.lower(),
             "ts": self._time(record.created),
             "logger": record.name,

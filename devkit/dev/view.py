@@ -6,15 +6,15 @@ It is made of the operator's own log, one JSON record a line (`runner.logs`).
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import click
 
 from runner.errors import ConfigurationError
+from runner.json_codec import JsonMapping
 from runner.logs import RunnerEvent
 
 try:
@@ -30,7 +30,7 @@ _ROWS = 20
 _ENDED = {RunnerEvent.RUN_SUCCEEDED: "ok", RunnerEvent.RUN_FAILED: "failed", RunnerEvent.DRY_RUN_ENDED: "planned"}
 _STATES = {"running": ("●", "cyan"), "ok": ("✓", "green"), "planned": ("✓", "yellow"), "failed": ("✗", "red")}
 
-Record = Mapping[str, Any]
+Record = JsonMapping
 
 
 @dataclass(slots=True)

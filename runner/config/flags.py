@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from runner import logs
-from runner.config.options import Flag, Variable, declared_in, parameter
+from runner.config.options import Flag, Values, Variable, declared_in, parameter
 from runner.config.settings import Election, Settings
 from runner.errors import ConfigurationError
 
@@ -37,7 +37,7 @@ _SYNONYMS = (
 )
 
 
-def declared(command: Callable[[Mapping[str, Any], set[str]], None]) -> Callable[..., None]:
+def declared(command: Callable[[Values, set[str]], None]) -> Callable[..., None]:
     """Give a click command's function all flags: it gets their values, and the names of those that were given."""
 
     @functools.wraps(command)
@@ -51,7 +51,7 @@ def declared(command: Callable[[Mapping[str, Any], set[str]], None]) -> Callable
     return functools.reduce(lambda function, option: option(function), reversed(options), wrapped)
 
 
-def read(values: Mapping[str, Any], given: set[str], environ: Mapping[str, str]) -> Settings:
+def read(values: Values, given: set[str], environ: Mapping[str, str]) -> Settings:
     """The settings that the flags' values and the environment are; `given` are the flags that the user wrote.
 
     Raises ConfigurationError.
@@ -81,7 +81,7 @@ def read(values: Mapping[str, Any], given: set[str], environ: Mapping[str, str])
     )
 
 
-def _converted(flag: Flag, values: Mapping[str, Any], given: set[str]) -> object:
+def _converted(flag: Flag, values: Values, given: set[str]) -> object:
     """The setting that is a flag's, which may have been given by its old name."""
     name = flag.old_name if flag.old_name and parameter(flag.old_name) in given else flag.name
     try:
@@ -97,7 +97,7 @@ def _check_inventory(environ: Mapping[str, str]) -> None:
             raise ConfigurationError(f"ANSIBLE_INVENTORY: there is no file or folder {path!r}; correct or unset it")
 
 
-def _election(values: Mapping[str, Any], given: set[str], environ: Mapping[str, str], notices: list[str]) -> Election | None:
+def _election(values: Values, given: set[str], environ: Mapping[str, str], notices: list[str]) -> Election | None:
     name = values["leader_election_id"]
     if "OPERATOR_NAME" in environ:
         notices.append("OPERATOR_NAME is deprecated; name the Lease with --leader-election-id")
@@ -116,7 +116,7 @@ def _election(values: Mapping[str, Any], given: set[str], environ: Mapping[str, 
     return Election(name=name, namespace=values["leader_election_namespace"], lease_duration=lease, renew_deadline=deadline)
 
 
-def _logging(values: Mapping[str, Any], given: set[str]) -> logs.Options:
+def _logging(values: Values, given: set[str]) -> logs.Options:
     devel = values["zap_devel"]
     level = values["zap_log_level"] or ("debug" if devel and "log_level" not in given else values["log_level"])
     format = values["zap_encoder"] or ("console" if devel and "log_format" not in given else values["log_format"])

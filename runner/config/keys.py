@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, get_type_hints
 
+from runner.json_codec import JsonMapping
 from runner.resource.metadata import parse_duration, quoted
 
 T = TypeVar("T")
@@ -128,7 +129,7 @@ COUNT: Value[int] = Value(
     {"type": "integer", "minimum": 0},
     _checked("a whole number from 0", lambda value: type(value) is int and value >= 0),
 )
-VARIABLES: Value[Mapping[str, Any]] = Value(
+VARIABLES: Value[JsonMapping] = Value(
     "variables by name",
     {"type": "object"},
     _checked("variables by name", lambda value: isinstance(value, dict) and _are_texts(value)),

@@ -7,7 +7,7 @@ docs/reference.md are made of the declarations.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ParamSpec
 
@@ -18,6 +18,8 @@ from runner.resource.metadata import parse_duration
 P = ParamSpec("P")
 
 Convert = Callable[[Any], Any]
+# Of the flags, by click's names for them.
+Values = Mapping[str, Any]
 
 
 class Duration(click.ParamType[float]):

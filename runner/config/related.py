@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -84,7 +83,7 @@ def _listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",")]
 
 
-def _keys(value: Any, obj: Object) -> list[ObjectKey]:
+def _keys(value: object, obj: Object) -> list[ObjectKey]:
     """The keys of the CRs that a value names, each once. Raises MappingError."""
     keys: dict[ObjectKey, None] = {}
     for key in _each_key(value, ObjectKey.of(obj).namespace):
@@ -94,7 +93,7 @@ def _keys(value: Any, obj: Object) -> list[ObjectKey]:
     return list(keys)
 
 
-def _each_key(value: Any, namespace: str) -> Iterator[ObjectKey]:
+def _each_key(value: object, namespace: str) -> Iterator[ObjectKey]:
     """The key of each name and CR in a value, which may be a nested list, in their order."""
     left = [value]
     while left:
@@ -115,7 +114,7 @@ def _each_key(value: Any, namespace: str) -> Iterator[ObjectKey]:
             raise MappingError(f"expected names or CRs, found one of type {type(one).__name__}")
 
 
-def _key(namespace: Any, name: Any) -> ObjectKey:
+def _key(namespace: object, name: object) -> ObjectKey:
     if not isinstance(namespace, str) or not isinstance(name, str):
         raise MappingError("expected names or CRs, found a CR whose name is no text")
     if not 0 < len(name) <= _LONGEST_NAME or len(namespace) > _LONGEST_NAMESPACE:

@@ -25,6 +25,7 @@ from runner.config.related import Mapper
 from runner.config.settings import MAX_VERBOSITY, Settings, search_paths
 from runner.config.yaml_nodes import DEEPEST, Fields, Nodes, is_empty, is_null, one_line
 from runner.errors import ConfigurationError
+from runner.json_codec import JsonMapping
 from runner.resource.metadata import GroupVersionKind, quoted
 from runner.resource.selectors import EVERYTHING, Requirement, Selector
 
@@ -112,7 +113,7 @@ class Finalizer:
 
     name: str
     content: Content | None = None
-    vars: Annotated[Mapping[str, Any], Key("vars", keys.VARIABLES, _VARS_HELP)] = field(default_factory=dict, hash=False)
+    vars: Annotated[JsonMapping, Key("vars", keys.VARIABLES, _VARS_HELP)] = field(default_factory=dict, hash=False)
 
 
 _FINALIZER_NAME = Key("name", NAME, "Such as example.com/cleanup.", required=True)
@@ -142,7 +143,7 @@ class Watch:
 
     gvk: GroupVersionKind
     content: Content
-    vars: Annotated[Mapping[str, Any], Key("vars", keys.VARIABLES, _VARS_HELP)] = field(default_factory=dict, hash=False)
+    vars: Annotated[JsonMapping, Key("vars", keys.VARIABLES, _VARS_HELP)] = field(default_factory=dict, hash=False)
     # 0: not by itself.
     reconcile_period: Annotated[
         float, Key("reconcilePeriod", keys.DURATION, "How often each CR is reconciled. Default: --reconcile-period.")
@@ -349,7 +350,7 @@ class _Reader:
         name = self.nodes.take(fields, _FINALIZER_NAME, "")
         if not name:
             self.nodes.problem(node, "finalizer.name", "missing or empty; it needs a name such as example.com/cleanup")
-        variables: Mapping[str, Any] = self.nodes.take(fields, _FINALIZER_VARS, {})
+        variables: JsonMapping = self.nodes.take(fields, _FINALIZER_VARS, {})
         content = self._content(node, fields, required=not variables)
         return Finalizer(name=name, content=content if content.path else None, vars=variables)
 

@@ -120,7 +120,7 @@ class _Claim(Collector):
         return []
 
 
-def _change(kind: str, options: Mapping[str, Any]) -> Callable[[Any], None]:
+def _change(kind: str, options: Mapping[str, object]) -> Callable[[Any], None]:
     """A function that changes the metric. Of several changes to a gauge, the one that is Go's first is made."""
     if kind in _OBSERVING:
         observed = _number(options, "observe")
@@ -146,7 +146,7 @@ def _change(kind: str, options: Mapping[str, Any]) -> Callable[[Any], None]:
     return change
 
 
-def _parsed(body: bytes) -> Mapping[str, Any]:
+def _parsed(body: bytes) -> Mapping[str, object]:
     try:
         request = json.loads(body, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
@@ -160,31 +160,29 @@ def _no_number(word: str) -> float:
     raise ValueError(f"{word} is no number")
 
 
-def _text(request: Mapping[str, Any], key: str) -> str:
+def _text(request: Mapping[str, object], key: str) -> str:
     value = request.get(key) or ""
-    try:
-        # Half a surrogate pair, which JSON can say, has no place in the exposition.
-        str.encode(value)
-    except (TypeError, UnicodeEncodeError) as error:
-        raise RefusedMetric(f"{key}: must be a string") from error
-    return str(value)
+    # Half a surrogate pair, which JSON can say, has no place in the exposition.
+    if not isinstance(value, str) or any("\ud800" <= character <= "\udfff" for character in value):
+        raise RefusedMetric(f"{key}: must be a string")
+    return value
 
 
-def _options(request: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+def _options(request: Mapping[str, object], kind: str) -> Mapping[str, object]:
     options = request[kind]
     if not isinstance(options, dict):
         raise RefusedMetric(f"{kind}: must be an object")
     return options
 
 
-def _flag(options: Mapping[str, Any], key: str) -> bool:
+def _flag(options: Mapping[str, object], key: str) -> bool:
     value = options.get(key)
     if value is not None and not isinstance(value, bool):
         raise RefusedMetric(f"{key}: must be true or false")
     return bool(value)
 
 
-def _number(options: Mapping[str, Any], key: str) -> float | None:
+def _number(options: Mapping[str, object], key: str) -> float | None:
     value = options.get(key)
     if value is None:
         return None
