@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import groupby
-from typing import Any
 
 # Of one place in the text; JSON has all.
 _MAX_LINES = 12
@@ -66,7 +65,7 @@ class Report:
             parts.append("\n".join(self._lines(level, list(found))))
         return "\n\n".join((*parts, self.summary()))
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         findings = [
             {"level": each.level.label, "file": each.file, "line": each.line, "message": each.message}
             for each in sorted(set(self.findings))

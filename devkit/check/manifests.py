@@ -13,7 +13,8 @@ import yaml
 from devkit.check import expressions, sources
 from devkit.check.dockerfile import Dockerfile
 from devkit.check.findings import Finding, Level
-from devkit.check.sources import Source, entry, items, line_of, pairs, scalar, scalars
+from devkit.check.sources import Source
+from devkit.yaml_nodes import entry, items, line_of, pairs, scalar, scalars
 from runner.resource.parameters import is_reserved, to_snake
 
 _FOLDERS = ("config", "crds", "deploy", "manifests", "helm-charts")

@@ -16,7 +16,7 @@ from runner.executor.content import Answer, Content, Query
 # Those of rolerunner's image.
 IN_THE_IMAGE = frozenset({"kubernetes.core", "operator_sdk.util"})
 _BUILTIN = ("ansible.builtin", "ansible.legacy")
-# How a task names its module beside by a key of its own.
+# Keywords by which a task names its module, instead of the module's own name.
 _ACTIONS = frozenset({"action", "local_action"})
 
 

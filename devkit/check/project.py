@@ -17,8 +17,9 @@ import yaml
 
 from devkit.check import expressions, sources
 from devkit.check.findings import Finding, Level
-from devkit.check.sources import Source, entry, is_file, is_folder, items, pairs, relative, scalar
+from devkit.check.sources import Source, is_file, is_folder, relative
 from devkit.check.tasks import Include, Location, Reading, TaskReader, Use
+from devkit.yaml_nodes import entry, items, pairs, scalar
 from runner.config import watches
 from runner.config.settings import Settings
 from runner.config.watches import WatchesError, role_places
@@ -28,7 +29,7 @@ IMAGE_HOME = "/opt/ansible"
 _ENDINGS = (".yml", ".yaml")
 _TEMPLATE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
 _VARIABLE = re.compile(r"\$\{?(\w+)\}?")
-# Folders beside roles and playbooks, and what is in them.
+# Folders of plugins next to roles and playbooks, and the kind of plugins in them.
 _PLUGINS = {
     **{"library": "module", "action_plugins": "module", "modules": "module", "filter_plugins": "filter"},
     **{"test_plugins": "test", "lookup_plugins": "lookup"},
@@ -213,7 +214,7 @@ class _Walk:
                     if is_folder(path / "tasks"):
                         self._role(path)
             return
-        # Roles are looked for beside others too; a folder beside a playbook that is none of roles is none.
+        # Roles are looked up next to others too; a folder next to a playbook without a role's folders is no role.
         name = self._local(include.name)
         places = [root / name for root in roots] + role_places(name, Settings(), self._environ)
         found = next((Path(os.path.normpath(place)) for place in places if _is_role(place)), None)
@@ -316,7 +317,7 @@ class _Walk:
         return found
 
     def _plugins(self, folder: Path) -> None:
-        """The names of plugins beside a role or playbook."""
+        """Add the names of plugins next to a role or playbook."""
         for name, kind in _PLUGINS.items():
             names = self._project.own.setdefault(kind, set())
             for path in sorted((folder / name).glob("*")):

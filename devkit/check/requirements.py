@@ -13,7 +13,7 @@ from packaging.version import InvalidVersion, Version
 
 from devkit.check import sources
 from devkit.check.findings import Finding, Level
-from devkit.check.sources import entry, items, line_of, scalar
+from devkit.yaml_nodes import entry, items, line_of, scalar
 from runner.executor.content import Collection
 
 _FILES = tuple(f"{folder}requirements{ending}" for folder in ("", "collections/", "roles/") for ending in (".yml", ".yaml"))

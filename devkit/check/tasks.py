@@ -16,7 +16,8 @@ from jinja2 import nodes
 from devkit.check import expressions
 from devkit.check.expressions import Unparsable
 from devkit.check.findings import Finding, Level
-from devkit.check.sources import Source, entry, items, line_of, pairs, scalar, scalars
+from devkit.check.sources import Source
+from devkit.yaml_nodes import entry, items, line_of, pairs, scalar, scalars
 
 _CONDITIONS = frozenset({"when", "until", "failed_when", "changed_when", "that", "break_when"})
 # Of a task's arguments in one line.
@@ -68,7 +69,7 @@ class Include:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """An expression that has to come to true or false: `types` is what it may come to as far as text tells.
+    """An expression that has to be true or false: `types` are those of its result, as far as the text tells.
 
     `embedded` is how it has templates in it: not at all (""), as a whole ("whole"), within quotes ("quoted"), or in a way
     that leaves no expression ("mixed").
@@ -81,7 +82,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class TextField:
-    """A field of a Kubernetes object that is text, with a template that comes to something else; `certain` if always."""
+    """A text field of a Kubernetes object, whose template may give something else; `certain` if it always does."""
 
     location: Location
     path: str

@@ -1,6 +1,6 @@
 """Findings for templates that ansible-core refuses from 2.19 on, as far as their text tells.
 
-Conditions have to come to true or false; rolerunner lets others pass for as long as ansible-core has the setting for it
+Conditions have to be true or false; rolerunner lets others pass for as long as ansible-core has the setting for it
 (ALLOW_BROKEN_CONDITIONALS has no effect any more from 2.23 on). A template that is one expression keeps its type, so that a
 number stays a number, which the API server refuses for text.
 """

@@ -97,7 +97,7 @@ def find(report: Report, environ: Mapping[str, str] = os.environ) -> dict[str, P
     found = {program.name: _existing(program, cache, environ) for program in PROGRAMS}
     if None in found.values():
         with _locked(cache):
-            # Left by a process that was killed: whoever holds the lock is the only one at work here.
+            # Left by a process that was killed: nobody else writes here while the lock is held.
             for partial in cache.glob(f"{_PARTIAL}*"):
                 shutil.rmtree(partial, ignore_errors=True)
             # Another process may have been at it while this one waited.

@@ -82,11 +82,11 @@ class Cluster:
 
     def stop_program(self, name: str) -> None:
         """Kill one of the cluster's programs (`etcd`, `kube-apiserver` …). Raises DevclusterError."""
-        self._order(f"stop {name}")
+        self._command(f"stop {name}")
 
     def start_program(self, name: str) -> None:
         """Bring it back, on the same port, and wait until it answers. Raises DevclusterError."""
-        self._order(f"start {name}")
+        self._command(f"start {name}")
 
     def stop_apiserver(self) -> None:
         """Take the API server away; etcd keeps the data. Raises DevclusterError."""
@@ -102,9 +102,9 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _order(self, order: str) -> None:
+    def _command(self, command: str) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(order + "\n")
+        self._process.stdin.write(command + "\n")
         self._process.stdin.flush()
         self._expect("done")
 

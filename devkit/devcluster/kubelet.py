@@ -25,7 +25,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from aiohttp import ClientConnectionResetError, WSMsgType, web
 
@@ -251,7 +250,7 @@ async def _send(output: asyncio.StreamReader, socket: web.WebSocketResponse, cha
 
 
 async def _end(socket: web.WebSocketResponse, code: int) -> None:
-    status: dict[str, Any] = {"metadata": {}, "status": "Success"}
+    status: dict[str, object] = {"metadata": {}, "status": "Success"}
     if code:
         status = {
             "metadata": {},

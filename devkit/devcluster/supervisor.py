@@ -24,16 +24,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from devkit.devcluster import pki
 from devkit.devcluster.errors import DevclusterError
 from runner.executor.processes import die_with_parent
 from runner.private_files import write_private
+from runner.resource.metadata import Object
 
 # Seconds.
 _START_TIMEOUT = 180
@@ -153,7 +154,7 @@ class Supervisor:
         except (OSError, http.client.HTTPException):
             return False
 
-    def _node(self) -> dict[str, Any]:
+    def _node(self) -> Object:
         """The node as its kubelet registers it; kwok makes it Ready."""
         return {
             "metadata": {"name": NODE, "labels": {"kubernetes.io/hostname": NODE}},
@@ -173,7 +174,7 @@ class Supervisor:
         account = self._request("GET", "/api/v1/namespaces/default/serviceaccounts/default")
         return bool(account.get("kind") == "ServiceAccount")
 
-    def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    def _request(self, method: str, path: str, body: Object | None = None) -> Any:
         """The answer's JSON (or text), whatever its status. Raises OSError when there is none."""
         context = pki.client_context(self.folder / "pki")
         connection = http.client.HTTPSConnection("127.0.0.1", self.api_port, context=context, timeout=10)
@@ -322,12 +323,12 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _watch(supervisor: Supervisor, orders: Any) -> None:
+def _watch(supervisor: Supervisor, commands: TextIO | None) -> None:
     """Carry out commands until their end. Raises DevclusterError if a process ends by itself."""
     while True:
-        readable, _, _ = select.select([orders] if orders else [], [], [], 0.2)
-        if readable:
-            line = orders.readline()
+        readable, _, _ = select.select([commands] if commands else [], [], [], 0.2)
+        for stream in readable:
+            line = stream.readline()
             if not line:
                 return
             supervisor.command(line)
@@ -335,7 +336,7 @@ def _watch(supervisor: Supervisor, orders: Any) -> None:
         supervisor.check()
 
 
-def _say(answer: dict[str, Any]) -> None:
+def _say(answer: Mapping[str, object]) -> None:
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
 

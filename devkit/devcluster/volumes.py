@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from typing import Any
 
 import aiohttp
 
 from devkit.devcluster.supervisor import PROVISIONER
+from runner.resource.metadata import Object
 
 # Seconds between two attempts to reach the API server.
 _PAUSE = 0.5
@@ -45,27 +45,27 @@ async def _follow(session: aiohttp.ClientSession) -> None:
                 await _create(session, volume(claim, await _reclaim_policy(session, claim)))
 
 
-def _waits(claim: dict[str, Any]) -> bool:
+def _waits(claim: Object) -> bool:
     metadata, spec = claim.get("metadata") or {}, claim.get("spec") or {}
     provisioner = (metadata.get("annotations") or {}).get("volume.kubernetes.io/storage-provisioner")
     return provisioner == PROVISIONER and "volumeName" not in spec and "deletionTimestamp" not in metadata
 
 
-async def _reclaim_policy(session: aiohttp.ClientSession, claim: dict[str, Any]) -> str:
+async def _reclaim_policy(session: aiohttp.ClientSession, claim: Object) -> str:
     name = claim["spec"]["storageClassName"]
     async with session.get(f"/apis/storage.k8s.io/v1/storageclasses/{name}") as answer:
         policy: str = (await answer.json())["reclaimPolicy"]
     return policy
 
 
-async def _create(session: aiohttp.ClientSession, body: dict[str, Any]) -> None:
+async def _create(session: aiohttp.ClientSession, body: Object) -> None:
     async with session.post("/api/v1/persistentvolumes", json=body, raise_for_status=False) as answer:
         # It was created before, and is not bound yet.
         if answer.status != 409:
             answer.raise_for_status()
 
 
-def volume(claim: dict[str, Any], reclaim_policy: str) -> dict[str, Any]:
+def volume(claim: Object, reclaim_policy: str) -> Object:
     """The PersistentVolume for a claim, as it asks for it."""
     metadata, spec = claim["metadata"], claim["spec"]
     name = f"pvc-{metadata['uid']}"

@@ -6,21 +6,21 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import click
 import yaml
 
 from devkit.manifests import crd_file, rights, role_file
 from devkit.manifests.crd import ArgumentSpecs
-from devkit.manifests.markers import YamlFile, plain
+from devkit.manifests.markers import YamlFile
 from devkit.scaffolding.project import TEMPLATES
+from devkit.yaml_nodes import plain
 from runner.cli import mistakes
 from runner.config import flags, watches
 from runner.config.settings import Settings
 from runner.config.watches import Watch
 from runner.errors import ConfigurationError
-from runner.resource.metadata import GroupKind
+from runner.resource.metadata import GroupKind, Object
 from runner.resource.parameters import to_snake
 
 # From the project's folder, the first that is there; else the last is made.
@@ -67,7 +67,7 @@ def generate(settings: Settings, environ: Mapping[str, str]) -> Manifests:
     by_kind: dict[GroupKind, list[Watch]] = {}
     for watch in loaded:
         by_kind.setdefault(watch.gvk.group_kind, []).append(watch)
-    crds: dict[GroupKind, Mapping[str, Any]] = _other_crds(folder)
+    crds: dict[GroupKind, Object] = _other_crds(folder)
     for kind, of_kind in by_kind.items():
         specs = [one for one in map(ArgumentSpecs.of, of_kind) if one is not None]
         path, existing = crd_file.find(folder, kind) or (None, {})
@@ -102,9 +102,9 @@ def generate(settings: Settings, environ: Mapping[str, str]) -> Manifests:
     return result
 
 
-def _other_crds(folder: Path) -> dict[GroupKind, Mapping[str, Any]]:
+def _other_crds(folder: Path) -> dict[GroupKind, Object]:
     """The CRDs in the folder, including those that this command does not generate."""
-    found: dict[GroupKind, Mapping[str, Any]] = {}
+    found: dict[GroupKind, Object] = {}
     for path in sorted(folder.glob("*.y*ml")):
         for obj in map(plain, YamlFile(path).roots):
             if isinstance(obj, dict) and (kind := crd_file.kind_of(obj)) is not None:
@@ -112,7 +112,7 @@ def _other_crds(folder: Path) -> dict[GroupKind, Mapping[str, Any]]:
     return found
 
 
-def _fields(definition: Mapping[str, Any], version: str) -> Iterable[str]:
+def _fields(definition: Object, version: str) -> Iterable[str]:
     for found in (definition.get("spec") or {}).get("versions") or ():
         if found.get("name") == version:
             root = (found.get("schema") or {}).get("openAPIV3Schema") or {}

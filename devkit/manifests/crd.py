@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from types import UnionType
 from typing import Any
 
 import yaml
 
-from devkit.manifests.markers import Marker, YamlFile, entry, pairs, plain
+from devkit.manifests.markers import Marker, YamlFile
 from devkit.scaffolding.naming import plural_of
+from devkit.yaml_nodes import entry, pairs, plain
 from runner.config import argument_specs
 from runner.config.watches import Watch
 from runner.errors import ConfigurationError
+from runner.resource.metadata import Object
 from runner.resource.parameters import field_of, is_reserved, own_variables
 
 Schema = dict[str, Any]
@@ -28,11 +31,11 @@ _TYPES: Mapping[str, Schema] = {
     **{"bits": {"x-kubernetes-int-or-string": True}, "dict": {"type": "object", **_ANYTHING}, "raw": _ANYTHING},
     **{"json": _ANYTHING, "jsonarg": _ANYTHING, "list": {"type": "array", "items": _ANYTHING}},
 }
-_PYTHON: Mapping[str, Any] = {
+_PYTHON: Mapping[str, type | UnionType] = {
     **{"str": str, "path": str, "int": int, "float": int | float, "bool": bool, "dict": dict, "list": list}
 }
 # A marker's name → the schema's keyword, and how the value is read.
-_FIELD_MARKERS: Mapping[str, tuple[str, Callable[[Marker], Any]]] = {
+_FIELD_MARKERS: Mapping[str, tuple[str, Callable[[Marker], object]]] = {
     **{name: (name, Marker.number) for name in ("minimum", "maximum", "multipleOf")},
     **{name: (name, Marker.flag) for name in ("exclusiveMinimum", "exclusiveMaximum", "nullable")},
     **{name: (name, Marker.count) for name in ("minLength", "maxLength", "minItems", "maxItems")},
@@ -107,7 +110,7 @@ class ArgumentSpecs:
     def description(self) -> str:
         return _text(plain(entry(self.main, "description")) or plain(entry(self.main, "short_description")))
 
-    def schema(self, existing: Mapping[str, Any]) -> Schema:
+    def schema(self, existing: Object) -> Schema:
         """The schema of the CR's spec. `existing` is the CRD's schema of it so far, whose spellings are kept."""
         options = entry(self.main, "options")
         schema = self._object(options, existing, top=True) if list(pairs(options)) else {"type": "object", **_ANYTHING}
@@ -121,7 +124,7 @@ class ArgumentSpecs:
                 raise marker.error("is about nothing; write it directly above an option or above `main:`")
         return schema
 
-    def _object(self, options: yaml.Node | None, existing: Mapping[str, Any], *, top: bool = False) -> Schema:
+    def _object(self, options: yaml.Node | None, existing: Object, *, top: bool = False) -> Schema:
         known = existing.get("properties") or {}
         required, properties = [], {}
         for variable, key, option in pairs(options):
@@ -146,7 +149,7 @@ class ArgumentSpecs:
             schema["required"] = required
         return {**schema, "properties": properties}
 
-    def _name(self, variable: str, marker: Marker | None, known: Mapping[str, Any], at: str) -> str:
+    def _name(self, variable: str, marker: Marker | None, known: Object, at: str) -> str:
         snake = self.watch.snake_case_parameters
         try:
             given = [marker.string()] if marker else []
@@ -157,9 +160,7 @@ class ArgumentSpecs:
             raise marker.error(f"a CR's field of this name does not become the variable {variable}")
         return name
 
-    def _option(
-        self, variable: str, option: yaml.Node, markers: Mapping[str, Marker], existing: Mapping[str, Any], at: str
-    ) -> Schema:
+    def _option(self, variable: str, option: yaml.Node, markers: Mapping[str, Marker], existing: Object, at: str) -> Schema:
         given = {name: plain(value) for name, _, value in pairs(option) if name != "options"}
         kind = given.get("type") or "str"
         options = entry(option, "options")
@@ -206,7 +207,7 @@ class ArgumentSpecs:
             target[keyword] = read(marker)
         return schema
 
-    def _typed(self, variable: str, kind: str, options: yaml.Node | None, existing: Mapping[str, Any], at: str) -> Schema:
+    def _typed(self, variable: str, kind: str, options: yaml.Node | None, existing: Object, at: str) -> Schema:
         if kind not in _TYPES:
             raise ConfigurationError(f"{at}: {variable}: unknown type {kind!r}; known: {', '.join(sorted(_TYPES))}")
         if kind == "dict" and options is not None and list(pairs(options)):
@@ -214,14 +215,14 @@ class ArgumentSpecs:
         return dict(_TYPES[kind])
 
 
-def definition(specs: Sequence[ArgumentSpecs], existing: Mapping[str, Any]) -> dict[str, Any]:
+def definition(specs: Sequence[ArgumentSpecs], existing: Object) -> Schema:
     """The CRD for a kind's argument specs, one for each watched version. Raises ConfigurationError."""
     gvk = specs[0].watch.gvk
     spec = existing.get("spec") or {}
     known = {version["name"]: version for version in spec.get("versions") or ()}
-    asked: dict[str, dict[str, Any]] = {}
+    asked: dict[str, Schema] = {}
     flags: dict[str, Marker] = {}
-    names: dict[str, Any] = {}
+    names: Schema = {}
     scope = spec.get("scope") or "Namespaced"
     for one in specs:
         of_version = _of_version(one, known.get(one.watch.gvk.version) or {})
@@ -271,7 +272,7 @@ def definition(specs: Sequence[ArgumentSpecs], existing: Mapping[str, Any]) -> d
 KIND_MARKERS = ("scope", "plural", "singular", "listKind", "shortNames", "categories", "scale", "printcolumn", "version")
 
 
-def _of_version(specs: ArgumentSpecs, existing: Mapping[str, Any]) -> dict[str, Any]:
+def _of_version(specs: ArgumentSpecs, existing: Object) -> Schema:
     root = (existing.get("schema") or {}).get("openAPIV3Schema") or {}
     known = root.get("properties") or {}
     spec = specs.schema(known.get("spec") or {})
@@ -283,7 +284,7 @@ def _of_version(specs: ArgumentSpecs, existing: Mapping[str, Any]) -> dict[str, 
     if "status" not in known:
         schema["properties"]["status"] = _STATUS
     # Served and stored as `_flag` says; they stand here for the order in the file.
-    found: dict[str, Any] = {"name": specs.watch.gvk.version, "served": True, "storage": False, "subresources": {}}
+    found: Schema = {"name": specs.watch.gvk.version, "served": True, "storage": False, "subresources": {}}
     found["schema"] = {"openAPIV3Schema": schema}
     if specs.watch.manage_status:
         found["subresources"]["status"] = {}
@@ -296,9 +297,9 @@ def _scale(marker: Marker) -> dict[str, str]:
     return {**paths, **({"labelSelectorPath": marker.fields["selector"]} if "selector" in marker.fields else {})}
 
 
-def _column(marker: Marker) -> dict[str, Any]:
+def _column(marker: Marker) -> Schema:
     marker.only("name", "type", "jsonPath", "description", "format", "priority", required=("name", "type", "jsonPath"))
-    column: dict[str, Any] = dict(marker.fields)
+    column: Schema = dict(marker.fields)
     if "priority" in column:
         try:
             column["priority"] = int(column["priority"])
@@ -307,7 +308,7 @@ def _column(marker: Marker) -> dict[str, Any]:
     return column
 
 
-def _storage(asked: Mapping[str, Any], flags: Mapping[str, Marker], known: Mapping[str, Any]) -> str:
+def _storage(asked: Mapping[str, Schema], flags: Mapping[str, Marker], known: Object) -> str:
     """The storage version: the one that a marker or the CRD names, or the most mature."""
     said = [name for name, marker in flags.items() if "storage" in marker.fields and marker.field_flag("storage")]
     if len(said) > 1:
@@ -329,7 +330,7 @@ def _maturity(version: str) -> tuple[int, int, int, str]:
     return (stage, int(found[1]), int(found[3] or 0), version)
 
 
-def _flag(version: dict[str, Any], marker: Marker | None, existing: Mapping[str, Any], *, storage: str) -> None:
+def _flag(version: Schema, marker: Marker | None, existing: Object, *, storage: str) -> None:
     fields = marker.fields if marker else {}
     version["served"] = marker.field_flag("served") if marker and "served" in fields else existing.get("served", True)
     version["storage"] = version["name"] == storage
@@ -339,7 +340,7 @@ def _flag(version: dict[str, Any], marker: Marker | None, existing: Mapping[str,
         version["deprecationWarning"] = fields["warning"]
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """A description, which may be a list of paragraphs, without Ansible's markup."""
     paragraphs = value if isinstance(value, list) else [value] if value else []
     return "\n".join(_MARKUP.sub(r"\1", str(paragraph)).strip() for paragraph in paragraphs)

@@ -15,15 +15,16 @@ from typing import Any
 
 import yaml
 
-from devkit.manifests.crd import ArgumentSpecs, definition
-from devkit.manifests.markers import YamlFile, plain
+from devkit.manifests.crd import ArgumentSpecs, Schema, definition
+from devkit.manifests.markers import YamlFile
+from devkit.yaml_nodes import plain
 from runner.errors import ConfigurationError
-from runner.resource.metadata import GroupKind
+from runner.resource.metadata import GroupKind, Object
 
 _RECORD = "# Written by `rolerunner manifests`, which keeps what else stands here and updates this:"
 
 
-def find(folder: Path, kind: GroupKind) -> tuple[Path, dict[str, Any]] | None:
+def find(folder: Path, kind: GroupKind) -> tuple[Path, Schema] | None:
     """The kind's CRD in the folder, by whatever file name. Raises ConfigurationError."""
     for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
         file = YamlFile(path)
@@ -39,7 +40,7 @@ def find(folder: Path, kind: GroupKind) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def kind_of(crd: Mapping[str, Any]) -> GroupKind | None:
+def kind_of(crd: Object) -> GroupKind | None:
     """The kind that a CRD defines; None for any other object."""
     if crd.get("kind") != "CustomResourceDefinition":
         return None
@@ -49,7 +50,7 @@ def kind_of(crd: Mapping[str, Any]) -> GroupKind | None:
         return None
 
 
-def update(text: str, existing: Mapping[str, Any], specs: Sequence[ArgumentSpecs]) -> str:
+def update(text: str, existing: Object, specs: Sequence[ArgumentSpecs]) -> str:
     """The new text of the kind's CRD file; `text` itself if nothing has changed. Raises ConfigurationError."""
     wanted = definition(specs, existing)
     result = merged(existing, wanted, _Recorded(text)) if existing else wanted
@@ -64,7 +65,7 @@ def update(text: str, existing: Mapping[str, Any], specs: Sequence[ArgumentSpecs
     return (head[0] if head else "") + body + record
 
 
-def _record(wanted: Mapping[str, Any]) -> str:
+def _record(wanted: Object) -> str:
     """The record of generated fields, a line for each path that has any: `PATH: KEYWORD KEYWORD`. A property has a line."""
     by_parent: dict[str, list[str]] = {}
     for path in map(_short, paths(wanted)):
@@ -96,7 +97,7 @@ def _short(path: str) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: object) -> bool:
         return True
 
 
@@ -111,7 +112,7 @@ def _represent(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
 
 
-def _represent_list(dumper: yaml.SafeDumper, items: list[Any]) -> yaml.Node:
+def _represent_list(dumper: yaml.SafeDumper, items: list[object]) -> yaml.Node:
     words = all(not isinstance(item, dict | list) for item in items) and sum(len(str(item)) for item in items) < 80
     return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=words)
 
@@ -120,10 +121,10 @@ _Dumper.add_representer(str, _represent)
 _Dumper.add_representer(list, _represent_list)
 
 
-def merged(existing: Mapping[str, Any], wanted: Mapping[str, Any], owned: Container[str]) -> dict[str, Any]:
+def merged(existing: Object, wanted: Object, owned: Container[str]) -> Schema:
     """The existing CRD with all that is `wanted`; removed is what is `owned` (see `paths`) and not wanted any more."""
     asked = _by_name(wanted)
-    result: dict[str, Any] = _merge(_by_name(existing), asked, owned, "", names=False)
+    result: Schema = _merge(_by_name(existing), asked, owned, "", names=False)
     versions = result["spec"]["versions"]
     # Versions that others wrote stay, but for the one thing that there is once only.
     if any(version["storage"] for version in asked["spec"]["versions"].values()):
@@ -133,18 +134,18 @@ def merged(existing: Mapping[str, Any], wanted: Mapping[str, Any], owned: Contai
     return result
 
 
-def _by_name(crd: Mapping[str, Any]) -> dict[str, Any]:
+def _by_name(crd: Object) -> Schema:
     spec = crd.get("spec") or {}
     return {**crd, "spec": {**spec, "versions": {version["name"]: version for version in spec.get("versions") or ()}}}
 
 
-def _merge(old: Any, new: Any, owned: Container[str], at: str, *, names: bool) -> Any:
+def _merge(old: object, new: object, owned: Container[str], at: str, *, names: bool) -> Any:
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
         return new
     if not names and old.get("type") != new.get("type"):
         # What was said of the old type does not fit.
         return new
-    result: dict[str, Any] = {}
+    result: Schema = {}
     for key in dict.fromkeys((*old, *new)):
         path = _path(at, key, names=names)
         if not names and key == "required" and isinstance(old.get(key, []), list):
@@ -173,10 +174,10 @@ def _path(at: str, key: str, *, names: bool) -> str:
     return f"{at}{'.' if names else ':'}{key}"
 
 
-def paths(crd: Mapping[str, Any]) -> Iterator[str]:
+def paths(crd: Object) -> Iterator[str]:
     """The paths of a generated CRD that the next one may not have: names after dots, keywords after colons."""
 
-    def walk(node: Any, at: str, *, names: bool) -> Iterator[str]:
+    def walk(node: object, at: str, *, names: bool) -> Iterator[str]:
         if isinstance(node, Mapping) and not at.endswith(":default"):
             for key, value in node.items():
                 path = _path(at, key, names=names)
@@ -197,7 +198,7 @@ def paths(crd: Mapping[str, Any]) -> Iterator[str]:
         yield from walk({**root, "properties": properties}, f"{at}:schema:openAPIV3Schema", names=False)
 
 
-def lets_unknown_pass(crd: Mapping[str, Any], specs: Sequence[ArgumentSpecs]) -> bool:
+def lets_unknown_pass(crd: Object, specs: Sequence[ArgumentSpecs]) -> bool:
     """True if the CRD keeps unknown fields although the argument specs do not say so."""
     versions = _by_name(crd)["spec"]["versions"]
     word = "x-kubernetes-preserve-unknown-fields"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 import yaml
 
 from runner.config import yaml_files
-from runner.config.argument_specs import Loader
 from runner.errors import ConfigurationError
 
 _MARKER = re.compile(r"(?:^|\s)#\s*\+rolerunner:(.*)$")
@@ -112,28 +111,6 @@ class YamlFile:
         found = _MARKER.search(self._lines[number])
         assert found is not None
         return _parse(found[1].strip(), f"{self.name}:{number + 1}")
-
-
-def pairs(node: yaml.Node | None) -> Iterator[tuple[str, yaml.Node, yaml.Node]]:
-    """(name, key, value) of a mapping's entries; nothing for any other node."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield str(key.value), key, value
-
-
-def entry(node: yaml.Node | None, name: str) -> yaml.Node | None:
-    return next((value for key, _, value in pairs(node) if key == name), None)
-
-
-def plain(node: yaml.Node | None) -> Any:
-    """The node as plain Python."""
-    if node is None:
-        return None
-    loader = Loader("")
-    try:
-        return loader.construct_document(node)
-    finally:
-        loader.dispose()
 
 
 def _parse(text: str, at: str) -> Marker:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from devkit.manifests.markers import Marker, YamlFile
 from devkit.manifests.role_reader import LookupFile, RoleReader, Task, Template, Unknown, found, lookups, resolve
@@ -19,7 +18,7 @@ from devkit.scaffolding.naming import plural_of
 from runner.config import argument_specs
 from runner.config.settings import Settings
 from runner.config.watches import Watch
-from runner.resource.metadata import GroupKind, GroupVersionKind, split_api_version
+from runner.resource.metadata import GroupKind, GroupVersionKind, Object, split_api_version
 
 # Kubernetes' own kinds whose plural is no English one.
 _PLURALS = {
@@ -172,7 +171,7 @@ class _TaskRights:
         if not item.declared:
             self._result.undecided.append((item.context.file.at(item.node), what))
 
-    def _looked_up(self, text: Template, named: Mapping[str, Any]) -> None:
+    def _looked_up(self, text: Template, named: Mapping[str, object]) -> None:
         if "src" in named or "resource_definition" in named:
             self._undecided(text, "what this lookup reads")
         elif "cluster_info" not in named:
@@ -180,12 +179,12 @@ class _TaskRights:
             for gvk in self._kind(task):
                 self._allow(gvk, *_reading(task))
 
-    def _kind(self, task: Task, default: Any = None) -> list[GroupVersionKind]:
+    def _kind(self, task: Task, default: object = None) -> list[GroupVersionKind]:
         """The kind that a task names by its arguments; none if the text does not tell."""
         api_version = _first(task.arguments, "api_version", "api", "version") or "v1"
         return self._gvk(task, task.arguments.get("kind", default), api_version)
 
-    def _gvk(self, task: Task, kind: Any, api_version: Any) -> list[GroupVersionKind]:
+    def _gvk(self, task: Task, kind: object, api_version: object) -> list[GroupVersionKind]:
         values = []
         for name, value in (("kind", kind), ("apiVersion", api_version)):
             try:
@@ -245,7 +244,7 @@ class _TaskRights:
         named = arguments.get("name") is not None
         generated = not named and arguments.get("generate_name") is not None
         given = _first(arguments, "definition", "resource_definition", "inline")
-        sources: list[Any] = []
+        sources: list[object] = []
         if given is not None:
             sources = given if isinstance(given, list) else [given]
         elif arguments.get("src") is not None:
@@ -269,7 +268,7 @@ class _TaskRights:
                 result += [(gvk, True, by_server) for gvk in self._gvk(task, kind, version or "v1")]
         return result
 
-    def _objects(self, task: Task, source: Any) -> Iterator[Mapping[str, Any]]:
+    def _objects(self, task: Task, source: object) -> Iterator[Object]:
         """The objects that a definition, template or file has, as far as their kinds go."""
         try:
             if isinstance(source, tuple):
@@ -296,7 +295,7 @@ class _TaskRights:
         elif isinstance(source, dict):
             yield source
 
-    def _written(self, task: Task, text: str) -> Iterator[Mapping[str, Any]]:
+    def _written(self, task: Task, text: str) -> Iterator[Object]:
         """The objects in a template's text, by the lines that say what they are."""
         for part in re.split(r"^---.*$", _COMMENT.sub("", text), flags=re.MULTILINE):
             heads = [
@@ -410,7 +409,7 @@ def _reading(task: Task) -> list[str]:
     return ["get", "list"] if isinstance(name, str) and re.search(r"\bomit\b", name) else ["get"]
 
 
-def _may(task: Task, name: str, *, default: Any) -> set[Any]:
+def _may(task: Task, name: str, *, default: object) -> set[object]:
     """The possible values of an argument; None among them stands for any."""
     value = task.arguments.get(name, default)
     try:
@@ -422,16 +421,16 @@ def _may(task: Task, name: str, *, default: Any) -> set[Any]:
     return {truths.get(value.lower(), value) if isinstance(value, str) else value}
 
 
-def _changing(replaces: set[Any]) -> list[str]:
+def _changing(replaces: set[object]) -> list[str]:
     """The verbs of a change, as a whole if `replaces`, in part if not."""
     return [verb for verb, unless in (("update", {False}), ("patch", {True})) if replaces != unless]
 
 
-def _first(arguments: Mapping[str, Any], *names: str) -> Any:
+def _first(arguments: Mapping[str, object], *names: str) -> object:
     return next((arguments[name] for name in names if arguments.get(name) is not None), None)
 
 
-def _blocks(value: Any) -> bool:
+def _blocks(value: object) -> bool:
     if isinstance(value, dict):
         return value.get("blockOwnerDeletion") is True or any(map(_blocks, value.values()))
     return isinstance(value, list) and any(map(_blocks, value))

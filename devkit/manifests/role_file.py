@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from devkit.manifests.markers import YamlFile, entry, pairs, plain
+from devkit.manifests.markers import YamlFile
 from devkit.manifests.rights import Right
+from devkit.yaml_nodes import entry, pairs, plain
 from runner.errors import ConfigurationError
 
 _BEGIN = "# +rolerunner:rules:begin"
@@ -83,7 +83,7 @@ def _last_line(node: yaml.Node) -> int:
     return int(node.end_mark.line)
 
 
-def rules(rights: Iterable[Right]) -> list[dict[str, Any]]:
+def rules(rights: Iterable[Right]) -> list[dict[str, list[str]]]:
     """The rights as rules: those resources of a group together that have the same verbs."""
     verbs: dict[tuple[str, str, tuple[str, ...]], set[str]] = {}
     for right in rights:

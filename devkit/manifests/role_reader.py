@@ -19,7 +19,8 @@ import jinja2
 import yaml
 from jinja2 import nodes
 
-from devkit.manifests.markers import YamlFile, entry, pairs, plain
+from devkit.manifests.markers import YamlFile
+from devkit.yaml_nodes import entry, items, pairs, plain
 from runner.config import argument_specs
 from runner.config.settings import Settings
 from runner.config.watches import Content, Watch, role_places
@@ -35,7 +36,8 @@ _KEYWORDS = frozenset({"name", "when", "register", "vars", "args", "tags", "noti
 # Their values are expressions without braces.
 _BARE = frozenset({"when", "until", "that", "failed_when", "changed_when"})
 
-Scope = Mapping[str, Any]
+Scope = Mapping[str, object]
+ModuleDefaults = Mapping[str, Mapping[str, object]]
 
 
 class Unknown(RolerunnerError):
@@ -56,9 +58,9 @@ class TaskContext:
     file: YamlFile
     scope: Scope
     role: Path | None
-    # Of the playbook, or of the role: where relative files are in the end.
+    # The playbook's or role's folder, in which relative files are looked up last.
     base: Path
-    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    defaults: ModuleDefaults = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class Task:
     context: TaskContext
     node: yaml.Node
     module: str
-    arguments: Mapping[str, Any]
+    arguments: Mapping[str, object]
     declared: bool
 
     @property
@@ -126,7 +128,7 @@ class RoleReader:
         scope = {**self._fixed, "playbook_dir": str(path.parent)}
         context = TaskContext(file=file, scope=scope, role=None, base=path.parent)
         for root in file.roots:
-            for play in _items(root):
+            for play in items(root):
                 if (imported := _either(play, "import_playbook")) is not None:
                     for other in self._files(context, imported, ("",), node=play):
                         yield from self._once(other, self._playbook(other))
@@ -138,11 +140,17 @@ class RoleReader:
                     elif name == "vars":
                         yield from self._templates(inner, value, declared=False)
                     elif name == "roles":
-                        for item in _items(value):
+                        for item in items(value):
                             yield from self._named_role(inner, item, _role_name(item))
 
     def _role(
-        self, role: Path, *, outer: Scope | None = None, given: Scope | None = None, begin: str = "", defaults: Any = None
+        self,
+        role: Path,
+        *,
+        outer: Scope | None = None,
+        given: Scope | None = None,
+        begin: str = "",
+        defaults: ModuleDefaults | None = None,
     ) -> Iterator[Task | Template]:
         own = self._without_options(argument_specs.own_variables(role))
         scope = {**(outer or {}), **own, **(given or {}), **self._fixed, "role_path": str(role)}
@@ -156,7 +164,7 @@ class RoleReader:
                 yield from self._templates(context, root, declared=False)
         for context in places("meta"):
             for root in context.file.roots:
-                for item in _items(entry(root, "dependencies")):
+                for item in items(entry(root, "dependencies")):
                     yield from self._named_role(context, item, _role_name(item))
         tasks = [role / "tasks" / f"{begin or 'main'}{ending}" for ending in ("", ".yml", ".yaml")]
         for path in [*filter(Path.is_file, tasks)][:1] + list(argument_specs.files(role, "handlers")):
@@ -168,7 +176,7 @@ class RoleReader:
             yield from self._tasks(context, root)
 
     def _tasks(self, context: TaskContext, tasks: yaml.Node | None) -> Iterator[Task | Template]:
-        for node in _items(tasks):
+        for node in items(tasks):
             names = {name for name, _, _ in pairs(node)}
             inner = self._enter(context, node)
             if "block" in names:
@@ -178,7 +186,7 @@ class RoleReader:
                     elif name in ("vars", "when"):
                         yield from self._templates(inner, value, declared=False, bare=name in _BARE)
                 continue
-            # They stay for whoever reads what they say.
+            # The markers stay unclaimed, for the reader of their rights.
             declared = bool(context.file.about(node))
             for item in self._loop(inner, node):
                 # A CR's own values come before an item's.
@@ -199,7 +207,7 @@ class RoleReader:
                 yield Task(context, node, module, arguments, declared)
 
     def _include(
-        self, context: TaskContext, node: yaml.Node, module: str, arguments: Mapping[str, Any]
+        self, context: TaskContext, node: yaml.Node, module: str, arguments: Mapping[str, object]
     ) -> Iterator[Task | Template]:
         if module.endswith("_role"):
             yield from self._named_role(context, node, arguments.get("name"), begin=arguments.get("tasks_from", ""))
@@ -208,7 +216,9 @@ class RoleReader:
             for path in self._files(context, given, ("", "tasks"), node=node):
                 yield from self._once(path, self._task_file(replace(context, file=self._yaml_file(path))))
 
-    def _named_role(self, context: TaskContext, node: yaml.Node, given: Any, begin: Any = "") -> Iterator[Task | Template]:
+    def _named_role(
+        self, context: TaskContext, node: yaml.Node, given: object, begin: object = ""
+    ) -> Iterator[Task | Template]:
         try:
             name, begin = str(resolve(given, context)), str(resolve(begin, context))
         except Unknown as unknown:
@@ -225,7 +235,7 @@ class RoleReader:
         inside = self._role(role, outer=context.scope, given=variables, begin=begin, defaults=context.defaults)
         yield from self._once(role, inside)
 
-    def _files(self, context: TaskContext, given: Any, folders: Sequence[str], *, node: yaml.Node) -> Iterator[Path]:
+    def _files(self, context: TaskContext, given: object, folders: Sequence[str], *, node: yaml.Node) -> Iterator[Path]:
         try:
             yield found(str(resolve(given, context)), context, folders)
         except Unknown as unknown:
@@ -253,17 +263,17 @@ class RoleReader:
             defaults = {**defaults, **{name: value for name, value in module_defaults.items() if isinstance(value, dict)}}
         return replace(context, scope=scope, defaults=defaults)
 
-    def _loop(self, context: TaskContext, node: yaml.Node) -> list[dict[str, Any]]:
+    def _loop(self, context: TaskContext, node: yaml.Node) -> list[dict[str, object]]:
         """The variables of each iteration of a task's loop; without a known loop, one iteration that sets none."""
         given = next((value for name, _, value in pairs(node) if name in _LOOPS), None)
         variable = plain(entry(entry(node, "loop_control"), "loop_var")) or "item"
         if given is None:
             return [{}]
         try:
-            items = resolve(plain(given), context)
+            values = resolve(plain(given), context)
         except Unknown:
-            items = None
-        return [{str(variable): item} for item in items] if isinstance(items, list) else [{}]
+            values = None
+        return [{str(variable): value} for value in values] if isinstance(values, list) else [{}]
 
     def _templates(self, context: TaskContext, node: yaml.Node, *, declared: bool, bare: bool = False) -> Iterator[Template]:
         """Iterate over the templates inside a node, without those of other tasks."""
@@ -279,7 +289,7 @@ class RoleReader:
             for name, _, value in pairs(node):
                 yield from self._templates(context, value, declared=declared, bare=name in _BARE)
 
-    def _without_options(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+    def _without_options(self, variables: Mapping[str, object]) -> dict[str, object]:
         """The variables without those that a CR can set."""
         return {name: value for name, value in variables.items() if name not in self._options or is_reserved(name)}
 
@@ -289,7 +299,7 @@ class RoleReader:
         return self.files[path]
 
 
-def resolve(value: Any, context: TaskContext) -> Any:
+def resolve(value: object, context: TaskContext) -> object:
     """The value of a template, as far as the text tells. Raises Unknown."""
     if value is None:
         raise Unknown("nothing is said")
@@ -349,7 +359,7 @@ def lookup(node: nodes.Node) -> tuple[str, list[nodes.Expr], dict[str, nodes.Exp
     return short(str(node.args[0].value)), node.args[1:], {keyword.key: keyword.value for keyword in node.kwargs}
 
 
-def lookups(text: Template) -> Iterator[tuple[str, dict[str, Any]]]:
+def lookups(text: Template) -> Iterator[tuple[str, dict[str, object]]]:
     """(plugin, named arguments as far as they are known) of the lookups in a template; None for what is not known."""
     try:
         tree = _JINJA.parse(text.source)
@@ -357,7 +367,7 @@ def lookups(text: Template) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     for call in tree.find_all(nodes.Call):
         if looked_up := lookup(call):
-            named: dict[str, Any] = {}
+            named: dict[str, object] = {}
             for name, value in looked_up[2].items():
                 try:
                     named[name] = _evaluate(value, text.context)
@@ -383,7 +393,7 @@ def short(module: str) -> str:
     return next((module.removeprefix(prefix) for prefix in _COLLECTIONS if module.startswith(prefix)), module)
 
 
-def _call(name: str, value: Any) -> tuple[str, dict[str, Any]]:
+def _call(name: str, value: object) -> tuple[str, dict[str, object]]:
     """The module and its arguments, in whichever way they are written."""
     if name in ("action", "local_action"):
         if isinstance(value, dict):
@@ -405,9 +415,9 @@ def _call(name: str, value: Any) -> tuple[str, dict[str, Any]]:
 _GROUP = frozenset({"k8s", "k8s_exec", "k8s_info", "k8s_log", "k8s_scale", "k8s_service", "k8s_cp", "k8s_drain"})
 
 
-def _defaults(defaults: Mapping[str, Mapping[str, Any]], module: str) -> dict[str, Any]:
+def _defaults(defaults: ModuleDefaults, module: str) -> dict[str, object]:
     """The module_defaults of a module; its own come before its group's."""
-    result: dict[str, Any] = {}
+    result: dict[str, object] = {}
     for name, values in defaults.items():
         if name.startswith("group/") and short(name.removeprefix("group/")) == "k8s" and module in _GROUP:
             result |= values
@@ -417,15 +427,11 @@ def _defaults(defaults: Mapping[str, Mapping[str, Any]], module: str) -> dict[st
     return result
 
 
-def _items(node: yaml.Node | None) -> list[yaml.Node]:
-    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
-
-
-def _role_name(node: yaml.Node) -> Any:
+def _role_name(node: yaml.Node) -> object:
     given = plain(node)
     return (given.get("role") or given.get("name")) if isinstance(given, dict) else given
 
 
-def _either(node: yaml.Node, name: str) -> Any:
+def _either(node: yaml.Node, name: str) -> object:
     """A keyword, with or without its collection."""
     return plain(entry(node, name) or entry(node, f"ansible.builtin.{name}"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import yaml
 
@@ -41,7 +40,7 @@ class Api:
         kind: str,
         plural: str,
         namespaced: bool,
-        others: list[Mapping[str, Any]],
+        others: list[Mapping[str, str]],
     ) -> Api:
         """Check the flags. `others` are the project's kinds so far, as PROJECT has them. Raises ConfigurationError."""
         for flag, word in (("--group", group), ("--kind", kind), ("--plural", plural)):

@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import yaml
@@ -68,7 +67,7 @@ class Project:
 
     domain: str
     name: str
-    resources: tuple[Mapping[str, Any], ...] = ()
+    resources: tuple[Mapping[str, str], ...] = ()
 
 
 def load(folder: Path) -> Project:
@@ -202,11 +201,11 @@ def _refuse_second_watch(text: str, path: Path, api: Api) -> None:
                 )
 
 
-def _render(template: str, **names: Any) -> str:
+def _render(template: str, **names: object) -> str:
     return _JINJA.get_template(template).render(names)
 
 
-def _rendered(below: str, to: Path, **names: Any) -> Files:
+def _rendered(below: str, to: Path, **names: object) -> Files:
     """Render a folder of templates, for the same paths below `to`."""
     paths = sorted(path for path in (TEMPLATES / below).rglob("*") if path.is_file())
     return {

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from devkit.manifests.markers import Marker, YamlFile, pairs
+from devkit.manifests.markers import Marker, YamlFile
+from devkit.yaml_nodes import pairs
 from runner.errors import ConfigurationError
 
 
