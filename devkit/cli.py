@@ -71,15 +71,8 @@ def api(
     """Add a kind: its CRD, sample, rights, watch, and what it runs."""
     folder = Path()
     found = project.load(folder)
-    chosen = Api.checked(
-        domain=found.domain,
-        group=group,
-        version=version,
-        kind=kind,
-        plural=plural,
-        namespaced=namespaced,
-        others=list(found.resources),
-    )
+    given = Api(domain=found.domain, group=group, version=version, kind=kind, plural=plural, namespaced=namespaced)
+    chosen = given.checked(found.resources)
     scaffolded = project.create_api(folder, found, chosen, role=generate_role, playbook=generate_playbook)
     try:
         result = generate(Settings(), os.environ)

@@ -43,7 +43,6 @@ _POLL = 0.05
 _PORTS = range(20000, 32000)
 _SERVICES, _SERVICE_ADDRESS = "10.96.0.0/16", "10.96.0.1"
 NODE = "node-0"
-KUBELET = "kubelet"
 # Who makes the volumes: `volumes`.
 PROVISIONER = "devcluster.rolerunner.io/paper"
 _STORAGE_CLASS = {
@@ -74,7 +73,7 @@ class Supervisor:
         self.launch("etcd")
         self._await("etcd", lambda: _accepts(self.etcd_port))
         self.launch("kube-apiserver")
-        self.launch(KUBELET)
+        self.launch("kubelet")
         self._await("kube-apiserver", self._is_ready)
         self.launch("kube-controller-manager")
         self.launch("kube-scheduler")
@@ -82,7 +81,7 @@ class Supervisor:
         self._request("POST", "/api/v1/nodes", self._node())
         self._request("POST", "/apis/storage.k8s.io/v1/storageclasses", _STORAGE_CLASS)
         self._await("kwok", self._node_is_ready)
-        self._await(KUBELET, lambda: _accepts(self.kubelet_port))
+        self._await("kubelet", lambda: _accepts(self.kubelet_port))
         self._await("kube-controller-manager", self._has_default_account)
         # Only now: whoever finds this file finds a cluster that answers.
         write_private(self.folder / "kubeconfig", self._kubeconfig())
@@ -188,92 +187,34 @@ class Supervisor:
         return str(self.folder / "pki" / name)
 
     def _kubeconfig(self) -> str:
-        files = ("certificate-authority", "ca.crt"), ("client-certificate", "admin.crt"), ("client-key", "admin.key")
-        paths = {key: self._pki(name) for key, name in files}
-        cluster = {
-            "server": f"https://127.0.0.1:{self.api_port}",
-            "certificate-authority": paths.pop("certificate-authority"),
+        cluster = {"server": f"https://127.0.0.1:{self.api_port}", "certificate-authority": self._pki("ca.crt")}
+        user = {"client-certificate": self._pki("admin.crt"), "client-key": self._pki("admin.key")}
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "devcluster", "cluster": cluster}],
+            "users": [{"name": "admin", "user": user}],
+            "contexts": [{"name": "devcluster", "context": {"cluster": "devcluster", "user": "admin"}}],
+            "current-context": "devcluster",
         }
-        return json.dumps(
-            {
-                "apiVersion": "v1",
-                "kind": "Config",
-                "clusters": [{"name": "devcluster", "cluster": cluster}],
-                "users": [{"name": "admin", "user": paths}],
-                "contexts": [{"name": "devcluster", "context": {"cluster": "devcluster", "user": "admin"}}],
-                "current-context": "devcluster",
-                "preferences": {},
-            },
-            indent=2,
-        )
+        return json.dumps(config, indent=2)
 
     def _command(self, name: str) -> list[str]:
-        if name == KUBELET:
-            return [sys.executable, "-m", "devkit.devcluster.kubelet", str(self.folder), str(self.kubelet_port)]
-        return [self.binaries[name], *self._arguments(name)]
-
-    def _arguments(self, name: str) -> list[str]:
-        etcd = f"https://127.0.0.1:{self.etcd_port}"
-        peer = f"https://127.0.0.1:{self.peer_port}"
-        ca, certificate, key = self._pki("ca.crt"), self._pki("server.crt"), self._pki("server.key")
-        account = self._pki("service-account.key")
         config = str(self.folder / "components.kubeconfig")
         match name:
+            case "kubelet":
+                return [sys.executable, "-m", "devkit.devcluster.kubelet", str(self.folder), str(self.kubelet_port)]
             case "etcd":
-                return [
-                    f"--data-dir={self.folder / 'etcd'}",
-                    f"--listen-client-urls={etcd}",
-                    f"--advertise-client-urls={etcd}",
-                    f"--listen-peer-urls={peer}",
-                    f"--initial-advertise-peer-urls={peer}",
-                    f"--initial-cluster=default={peer}",
-                    f"--cert-file={certificate}",
-                    f"--key-file={key}",
-                    f"--trusted-ca-file={ca}",
-                    "--client-cert-auth",
-                    f"--peer-cert-file={certificate}",
-                    f"--peer-key-file={key}",
-                    f"--peer-trusted-ca-file={ca}",
-                    "--peer-client-cert-auth",
-                    # Its data does not outlive it.
-                    "--unsafe-no-fsync",
-                    "--log-level=warn",
-                ]
+                arguments = self._etcd()
             case "kube-apiserver":
-                return [
-                    f"--etcd-servers={etcd}",
-                    f"--etcd-cafile={ca}",
-                    f"--etcd-certfile={certificate}",
-                    f"--etcd-keyfile={key}",
-                    "--bind-address=127.0.0.1",
-                    "--advertise-address=127.0.0.1",
-                    # A loopback address cannot be the endpoint of the service `kubernetes`.
-                    "--endpoint-reconciler-type=none",
-                    f"--secure-port={self.api_port}",
-                    f"--tls-cert-file={certificate}",
-                    f"--tls-private-key-file={key}",
-                    f"--client-ca-file={ca}",
-                    f"--kubelet-certificate-authority={ca}",
-                    f"--kubelet-client-certificate={certificate}",
-                    f"--kubelet-client-key={key}",
-                    "--authorization-mode=RBAC",
-                    "--anonymous-auth=false",
-                    # As OpenShift has it: who holds up an owner's deletion needs the right to.
-                    "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
-                    "--service-account-issuer=https://kubernetes.default.svc",
-                    f"--service-account-key-file={account}",
-                    f"--service-account-signing-key-file={account}",
-                    f"--service-cluster-ip-range={_SERVICES}",
-                    "--allow-privileged",
-                    "--profiling=false",
-                ]
+                arguments = self._apiserver()
             case "kube-controller-manager":
-                return [
+                arguments = [
                     f"--kubeconfig={config}",
                     "--secure-port=0",
                     "--leader-elect=false",
-                    f"--service-account-private-key-file={account}",
-                    f"--root-ca-file={ca}",
+                    f"--service-account-private-key-file={self._pki('service-account.key')}",
+                    f"--root-ca-file={self._pki('ca.crt')}",
                     "--kube-api-qps=1000",
                     "--kube-api-burst=2000",
                     "--profiling=false",
@@ -287,14 +228,60 @@ class Supervisor:
                     "leaderElection": {"leaderElect": False},
                 }
                 write_private(self.folder / "scheduler.json", json.dumps(text))
-                return [f"--config={self.folder / 'scheduler.json'}", "--secure-port=0"]
+                arguments = [f"--config={self.folder / 'scheduler.json'}", "--secure-port=0"]
             case _:
-                return [
-                    f"--kubeconfig={config}",
-                    "--manage-all-nodes",
-                    f"--config={Path(__file__).with_name('stages.yaml')}",
-                    "--node-lease-duration-seconds=40",
-                ]
+                stages = Path(__file__).with_name("stages.yaml")
+                arguments = [f"--kubeconfig={config}", "--manage-all-nodes", f"--config={stages}"]
+                arguments.append("--node-lease-duration-seconds=40")
+        return [self.binaries[name], *arguments]
+
+    def _etcd(self) -> list[str]:
+        clients, peers = (f"https://127.0.0.1:{port}" for port in (self.etcd_port, self.peer_port))
+        files = [("cert", "server.crt"), ("key", "server.key"), ("trusted-ca", "ca.crt")]
+        tls = [*(f"{flag}-file={self._pki(name)}" for flag, name in files), "client-cert-auth"]
+        return [
+            f"--data-dir={self.folder / 'etcd'}",
+            f"--listen-client-urls={clients}",
+            f"--advertise-client-urls={clients}",
+            f"--listen-peer-urls={peers}",
+            f"--initial-advertise-peer-urls={peers}",
+            f"--initial-cluster=default={peers}",
+            *(f"--{prefix}{flag}" for prefix in ("", "peer-") for flag in tls),
+            # Its data does not outlive it.
+            "--unsafe-no-fsync",
+            "--log-level=warn",
+        ]
+
+    def _apiserver(self) -> list[str]:
+        ca, certificate, key = self._pki("ca.crt"), self._pki("server.crt"), self._pki("server.key")
+        account = self._pki("service-account.key")
+        return [
+            f"--etcd-servers=https://127.0.0.1:{self.etcd_port}",
+            f"--etcd-cafile={ca}",
+            f"--etcd-certfile={certificate}",
+            f"--etcd-keyfile={key}",
+            "--bind-address=127.0.0.1",
+            "--advertise-address=127.0.0.1",
+            # A loopback address cannot be the endpoint of the service `kubernetes`.
+            "--endpoint-reconciler-type=none",
+            f"--secure-port={self.api_port}",
+            f"--tls-cert-file={certificate}",
+            f"--tls-private-key-file={key}",
+            f"--client-ca-file={ca}",
+            f"--kubelet-certificate-authority={ca}",
+            f"--kubelet-client-certificate={certificate}",
+            f"--kubelet-client-key={key}",
+            "--authorization-mode=RBAC",
+            "--anonymous-auth=false",
+            # As OpenShift has it: who holds up an owner's deletion needs the right to.
+            "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-key-file={account}",
+            f"--service-account-signing-key-file={account}",
+            f"--service-cluster-ip-range={_SERVICES}",
+            "--allow-privileged",
+            "--profiling=false",
+        ]
 
 
 def main(arguments: list[str]) -> int:

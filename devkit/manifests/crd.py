@@ -6,7 +6,7 @@ Next on the way: `devkit.manifests.crd_file`, which brings it into the file that
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import UnionType
 from typing import Any
 
@@ -227,28 +227,7 @@ def definition(specs: Sequence[ArgumentSpecs], existing: Object) -> Schema:
     for one in specs:
         of_version = _of_version(one, known.get(one.watch.gvk.version) or {})
         asked[one.watch.gvk.version] = of_version
-        columns = []
-        for marker in one.kind_markers:
-            match marker.name:
-                case "scope" if marker.string() in ("Namespaced", "Cluster"):
-                    scope = marker.string()
-                case "scope":
-                    raise marker.error("is Namespaced or Cluster")
-                case "plural" | "singular" | "listKind":
-                    names[marker.name] = marker.string()
-                case "shortNames" | "categories":
-                    names[marker.name] = marker.words()
-                case "scale":
-                    of_version["subresources"]["scale"] = _scale(marker)
-                case "printcolumn":
-                    columns.append(_column(marker))
-                case "version":
-                    marker.only("name", "served", "storage", "deprecated", "warning", required=("name",))
-                    flags[marker.fields["name"]] = marker
-                case _:
-                    raise marker.error(f"unknown here; a kind takes: {', '.join(KIND_MARKERS)}, and rbac")
-        if columns:
-            of_version["additionalPrinterColumns"] = columns
+        scope = _apply(one.kind_markers, of_version, names, flags) or scope
     for one in specs:
         for marker in one.kind_markers:
             if marker.name == "version" and marker.fields["name"] not in asked:
@@ -267,6 +246,33 @@ def definition(specs: Sequence[ArgumentSpecs], existing: Object) -> Schema:
         "metadata": {"name": f"{names['plural']}.{gvk.group}"},
         "spec": {"group": gvk.group, "names": names, "scope": scope, "versions": list(asked.values())},
     }
+
+
+def _apply(markers: Iterable[Marker], version: Schema, names: Schema, flags: dict[str, Marker]) -> str:
+    """Apply a kind's markers to its version and names; `flags` are those of versions. The scope, if one of them says it."""
+    scope, columns = "", []
+    for marker in markers:
+        match marker.name:
+            case "scope" if marker.string() in ("Namespaced", "Cluster"):
+                scope = marker.string()
+            case "scope":
+                raise marker.error("is Namespaced or Cluster")
+            case "plural" | "singular" | "listKind":
+                names[marker.name] = marker.string()
+            case "shortNames" | "categories":
+                names[marker.name] = marker.words()
+            case "scale":
+                version["subresources"]["scale"] = _scale(marker)
+            case "printcolumn":
+                columns.append(_column(marker))
+            case "version":
+                marker.only("name", "served", "storage", "deprecated", "warning", required=("name",))
+                flags[marker.fields["name"]] = marker
+            case _:
+                raise marker.error(f"unknown here; a kind takes: {', '.join(KIND_MARKERS)}, and rbac")
+    if columns:
+        version["additionalPrinterColumns"] = columns
+    return scope
 
 
 KIND_MARKERS = ("scope", "plural", "singular", "listKind", "shortNames", "categories", "scale", "printcolumn", "version")

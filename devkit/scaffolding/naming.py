@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import yaml
 
@@ -26,30 +26,23 @@ class Api:
     group: str
     version: str
     kind: str
-    plural: str
+    plural: str = ""
     namespaced: bool
-    name: str
+    name: str = ""
 
-    @classmethod
-    def checked(
-        cls,
-        *,
-        domain: str,
-        group: str,
-        version: str,
-        kind: str,
-        plural: str,
-        namespaced: bool,
-        others: list[Mapping[str, str]],
-    ) -> Api:
-        """Check the flags. `others` are the project's kinds so far, as PROJECT has them. Raises ConfigurationError."""
+    def checked(self, others: Iterable[Mapping[str, str]]) -> Api:
+        """This kind with its plural and name, if its flags are valid. Raises ConfigurationError.
+
+        `others` are the project's kinds so far, as PROJECT has them.
+        """
+        group, kind, plural = self.group, self.kind, self.plural
         for flag, word in (("--group", group), ("--kind", kind), ("--plural", plural)):
             check_word(flag, word)
         if not NAME.fullmatch(group):
-            hint = f"; the domain {domain} of PROJECT is added to it" if "." in group else ""
+            hint = f"; the domain {self.domain} of PROJECT is added to it" if "." in group else ""
             raise ConfigurationError(f"--group {group!r}: write one word of a-z, then also 0-9 and -, such as cache{hint}")
-        if not _VERSION.fullmatch(version):
-            raise ConfigurationError(f"--version {version!r}: write v1, v1beta1, v1alpha1 or a later number of these")
+        if not _VERSION.fullmatch(self.version):
+            raise ConfigurationError(f"--version {self.version!r}: write v1, v1beta1, v1alpha1 or a later number of these")
         if not _KIND.fullmatch(kind):
             hint = "".join(word[:1].upper() + word[1:] for word in re.findall("[A-Za-z0-9]+", kind)).lstrip("0123456789")
             raise ConfigurationError(f"--kind {kind!r}: write it in CamelCase, such as {hint or 'Memcached'}")
@@ -58,15 +51,7 @@ class Api:
         # Another group's kind of the same name has a role by that name already.
         has_namesake = any(other.get("kind", "").lower() == kind.lower() for other in others)
         name = f"{group}_{kind}".replace("-", "_").lower() if has_namesake else kind.lower()
-        return cls(
-            domain=domain,
-            group=group,
-            version=version,
-            kind=kind,
-            plural=plural or plural_of(kind),
-            namespaced=namespaced,
-            name=name,
-        )
+        return replace(self, plural=plural or plural_of(kind), name=name)
 
     @property
     def full_group(self) -> str:

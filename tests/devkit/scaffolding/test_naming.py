@@ -7,12 +7,12 @@ from runner.errors import ConfigurationError
 
 GOOD: dict[str, Any] = {
     **{"domain": "example.com", "group": "cache", "version": "v1alpha1", "kind": "MemcachedBackup"},
-    **{"plural": "", "namespaced": True, "others": []},
+    **{"plural": "", "namespaced": True},
 }
 
 
 def test_everything_is_called_after_the_kind() -> None:
-    api = Api.checked(**GOOD)
+    api = Api(**GOOD).checked([])
     assert (api.full_group, api.plural, api.singular) == ("cache.example.com", "memcachedbackups", "memcachedbackup")
     assert (api.name, api.dashed, api.variable) == (
         "memcachedbackup",
@@ -23,7 +23,7 @@ def test_everything_is_called_after_the_kind() -> None:
 
 def test_another_groups_kind_of_the_same_name_has_its_own_names() -> None:
     others = [{"group": "cache", "kind": "MemcachedBackup"}]
-    api = Api.checked(**{**GOOD, "group": "my-shop", "others": others})
+    api = Api(**{**GOOD, "group": "my-shop"}).checked(others)
     assert (api.name, api.dashed, api.plural) == ("my_shop_memcachedbackup", "my-shop-memcachedbackup", "memcachedbackups")
 
 
@@ -50,7 +50,7 @@ def test_another_groups_kind_of_the_same_name_has_its_own_names() -> None:
 )
 def test_a_mistake_is_told_with_its_flag_and_the_remedy(given: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        Api.checked(**{**GOOD, **given})
+        Api(**{**GOOD, **given}).checked([])
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,9 @@ def test_a_mistake_is_told_with_its_flag_and_the_remedy(given: dict[str, str], m
 )
 def test_plurals(kind: str, plural: str) -> None:
     assert plural_of(kind) == plural
-    assert Api.checked(**{**GOOD, "kind": kind}).is_regular
+    assert Api(**{**GOOD, "kind": kind}).checked([]).is_regular
 
 
 def test_an_irregular_plural_can_be_given() -> None:
-    api = Api.checked(**{**GOOD, "kind": "Mouse", "plural": "mice"})
+    api = Api(**{**GOOD, "kind": "Mouse", "plural": "mice"}).checked([])
     assert (api.plural, api.is_regular) == ("mice", False)

@@ -16,7 +16,7 @@ def create(folder: Path, kind: str = "Memcached", *, role: bool = True, playbook
     """As the command does, but for what `manifests` writes."""
     found = project.load(folder)
     given = {"group": "cache", "version": "v1", "plural": "", "namespaced": True, **flags}
-    api = Api.checked(domain=found.domain, kind=kind, others=list(found.resources), **given)
+    api = Api(domain=found.domain, kind=kind, **given).checked(found.resources)
     return project.create_api(folder, found, api, role=role, playbook=playbook)
 
 
