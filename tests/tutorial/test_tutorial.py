@@ -175,12 +175,10 @@ class Shell:
                 [*RUN, *arguments, f"--runs-dir={self._folder / 'runs'}"],
                 folder=Path(self._bash(f"{state}pwd").stdout.strip()),
                 log=self._folder / "pods.log",
-                environ={**self._environ, **environ, "KUBECONFIG": str(kubeconfig)},
+                # A leader that is undeployed loses its Lease and ends at once; its temporary files go with its container.
+                environ={**self._environ, **environ, "KUBECONFIG": str(kubeconfig), "TEMP": str(self._folder)},
             )
         self._stack.callback(running.kill)
-        if isinstance(running, Operator):
-            # Before it is killed: the Kubernetes client removes its temporary files at a process' own end.
-            self._stack.callback(running.stop)
 
 
 @pytest.fixture(scope="module")
