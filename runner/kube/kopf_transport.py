@@ -46,7 +46,7 @@ Listed = Callable[[Watch, str, Collection[ObjectKey]], None]
 
 NAMESPACE = GroupVersionKind("", "v1", "Namespace")
 CRD = GroupVersionKind("apiextensions.k8s.io", "v1", "CustomResourceDefinition")
-_NAMESPACES = "/api/v1/namespaces"
+NAMESPACES = "/api/v1/namespaces"
 _DISCOVERY = re.compile(r"/apis?|/api/[^/]+|/apis/[^/]+/[^/]+")
 
 # Seconds.
@@ -92,7 +92,7 @@ class KopfTransport:
         self._listed = listed
         self._paths = tuple({group_version_path(watch.gvk.api_version) + "/" for watch in watches})
         # Among the paths of the core group, but mostly read for kopf's own sake.
-        self._unwatched = "" if NAMESPACE in {watch.gvk for watch in watches} else _NAMESPACES
+        self._unwatched = "" if NAMESPACE in {watch.gvk for watch in watches} else NAMESPACES
         self._follow_namespaces = follow_namespaces
         # By path, whose CRs have been listed, but for kinds of which kopf itself has to know.
         self._by_path: dict[str, Watch] = {}
@@ -109,6 +109,8 @@ class KopfTransport:
         # By group version's path, the kinds that can be watched, as kopf was last answered; requests for them in flight.
         self._discovered: dict[str, frozenset[str]] = {}
         self._discovering = 0
+        # Whether kopf was refused to list or to watch namespaces.
+        self.namespaces_refused = False
         # Name and uid of the namespaces on the last list, and its resourceVersion.
         self._namespaces: list[JsonObject] = []
         self._namespaces_version = ""
@@ -149,6 +151,8 @@ class KopfTransport:
             level = logging.DEBUG if is_not_ready(status, text) else logging.INFO if status == 404 else logging.WARNING
             concerned = path if status < 500 and status not in (401, 429) else ""
             return concerned, f"HTTP {status}: {text[:500]}", level
+        if status == 403 and path == NAMESPACES:
+            self.namespaces_refused = True
         return "", "", logging.NOTSET
 
     async def _read(self, request: aiohttp.ClientRequest, response: aiohttp.ClientResponse) -> None:
@@ -196,7 +200,7 @@ class KopfTransport:
         is_first = not query.get("continue")
         metadata = page.get("metadata")
         metadata = metadata if isinstance(metadata, Mapping) else {}
-        if path == _NAMESPACES and self._follow_namespaces:
+        if path == NAMESPACES and self._follow_namespaces:
             kept = (obj["metadata"] for obj in objects if not is_deleting(obj))
             found = [{"name": metadata.get("name"), "uid": metadata.get("uid")} for metadata in kept]
             self._namespaces = found if is_first else [*self._namespaces, *found]
@@ -217,7 +221,7 @@ class KopfTransport:
 
         They have no resourceVersion, so that kopf goes on from the list's.
         """
-        if path != _NAMESPACES or query.get("resourceVersion") != self._namespaces_version:
+        if path != NAMESPACES or query.get("resourceVersion") != self._namespaces_version:
             return b""
         kind = {"apiVersion": NAMESPACE.api_version, "kind": NAMESPACE.kind}
         events = ({"type": "ADDED", "object": {**kind, "metadata": metadata}} for metadata in self._namespaces)
@@ -241,6 +245,10 @@ class KopfTransport:
                 for entry in answer["resources"]
                 if "/" not in entry["name"] and set(entry.get("verbs") or ()) >= WATCHABLE
             )
+
+    def unlisted(self, namespaces: Collection[str]) -> set[str]:
+        """The namespaces that were not on the last list that kopf got."""
+        return set(namespaces) - {metadata["name"] for metadata in self._namespaces}
 
     def undiscovered(self, kinds: Collection[GroupVersionKind]) -> set[GroupVersionKind]:
         """The kinds that kopf does not know; none while it is asking."""
@@ -293,7 +301,8 @@ class KopfTransport:
         """Log a problem once when it begins, and when it gets worse."""
         if level > self._waiting.get(concerned, logging.NOTSET):
             self._waiting[concerned] = level
-            logger.log(level, "Watching has to wait", extra={"reason": problem})
+            fields = {"path": concerned} if concerned else {}
+            logger.log(level, "Watching has to wait", extra={"reason": problem, **fields})
 
     def _log_progress(self, path: str) -> None:
         levels = [level for concerned in ("", path) if (level := self._waiting.pop(concerned, logging.NOTSET))]

@@ -11,6 +11,7 @@ Next on the way: `runner.kube.kopf_transport`, and `runner.control.handlers`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 
@@ -23,6 +24,7 @@ from runner.kube.discovery import Discovery
 from runner.kube.kopf_transport import (
     FIRST_DELAY,
     LAST_DELAY,
+    NAMESPACES,
     EventType,
     KopfResponse,
     KopfTransport,
@@ -30,14 +32,14 @@ from runner.kube.kopf_transport import (
     Notify,
 )
 from runner.resource import api_status
-from runner.resource.metadata import GroupVersionKind
+from runner.resource.metadata import GroupVersionKind, is_deleting
 
 __all__ = ["EventType", "watch_primaries"]
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two looks for kinds that kopf does not know.
-_LOOK_AGAIN = 2.0
+# Seconds between two looks for kinds, and for namespaces, that kopf does not know.
+_LOOK_AGAIN, _LOOK_AT_NAMESPACES = 2.0, 30.0
 # Seconds: a watch without even a bookmark for so long has lost its peer.
 _INACTIVE = 90.0
 
@@ -98,18 +100,21 @@ async def _run_kopf(
         namespaces=tuple(namespaces),
     )
     started()
-    missed = asyncio.create_task(_missed_kind(client, transport, {watch.gvk for watch in watches}))
+    missed = (
+        asyncio.create_task(_missed_kind(client, transport, {watch.gvk for watch in watches})),
+        asyncio.create_task(_missed_namespace(client, transport)),
+    )
     try:
-        done, _ = await asyncio.wait([missed, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        if missed in done:
-            return f"{missed.result()} has come"
+        done, _ = await asyncio.wait([*missed, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for found in done.intersection(missed):
+            return f"{found.result()} has come"
         task = done.pop()
         error = None if task.cancelled() else task.exception()
         return f"{task.get_name()}: {_reason(error) if error else 'ended'}"
     finally:
-        for task in (missed, *tasks):
+        for task in (*missed, *tasks):
             task.cancel()
-        await asyncio.gather(missed, *tasks, return_exceptions=True)
+        await asyncio.gather(*missed, *tasks, return_exceptions=True)
         await session.close()
 
 
@@ -126,6 +131,18 @@ async def _missed_kind(client: ApiClient, transport: KopfTransport, kinds: set[G
         if again := missed & suspects:
             return again.pop()
         suspects = missed
+
+
+async def _missed_namespace(client: ApiClient, transport: KopfTransport) -> str:
+    """Wait until there is a namespace that kopf does not see, because it had no right to list or to watch namespaces."""
+    while True:
+        await asyncio.sleep(_LOOK_AT_NAMESPACES)
+        if transport.namespaces_refused:
+            # Without the right to list them, kopf takes their names as they are given.
+            with contextlib.suppress(KubeError):
+                found = (await client.get(NAMESPACES)).get("items") or ()
+                if missed := transport.unlisted([item["metadata"]["name"] for item in found if not is_deleting(item)]):
+                    return f"the namespace {missed.pop()}"
 
 
 def _reason(error: BaseException) -> str:

@@ -164,13 +164,13 @@ class Following:
         self.listed.append((watch.gvk.kind, namespace, {key.name for key in present}))
 
     @asynccontextmanager
-    async def of(self, stub: Stub) -> AsyncIterator[asyncio.Task[None]]:
+    async def of(self, stub: Stub, namespaces: tuple[str, ...] = ()) -> AsyncIterator[asyncio.Task[None]]:
         async with served(stub.handler) as client:
             watching = asyncio.create_task(
                 watch_primaries(
                     client,
                     watches=[watch_of(THING), watch_of(OTHER)],
-                    namespaces=(),
+                    namespaces=namespaces,
                     notify=self.notify,
                     listed=self.note,
                     started=lambda: None,
@@ -411,3 +411,34 @@ async def test_kopf_goes_on_from_what_was_told_past_it() -> None:
         await following.until(lambda: len(stub.since) > 1, "it is watched again")
         stub.gates[1].set()
     assert stub.since[:2] == ["5", "7"]
+
+
+@pytest.mark.parametrize("refused", ["list", "watch"])
+async def test_namespaces_are_seen_when_rights_or_they_come_late(refused: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.kube.primaries._LOOK_AT_NAMESPACES", 0.2)
+
+    class Refusing(Stub):
+        allowed = False
+
+        async def handler(self, request: web.Request) -> web.StreamResponse:
+            if request.path != "/api/v1/namespaces":
+                return await super().handler(request)
+            is_watch = "watch" in request.query
+            if is_watch is (refused == "watch") and not (self.allowed and refused == "list"):
+                return web.json_response({"kind": "Status", "message": "no", "code": 403}, status=403)
+            if is_watch:
+                await self.ended.wait()
+            items = [{"metadata": {"name": "here", "uid": "x"}}] if self.allowed else []
+            return web.json_response({"kind": "NamespaceList", "metadata": {"resourceVersion": "5"}, "items": items})
+
+    stub, following = Refusing(), Following()
+    stub.lists["things"] = [stub.listing(stub.item("one"))]
+    async with following.of(stub, namespaces=("her*",)):
+        await following.until(lambda: stub.scans > 0, "kopf has begun")
+        await asyncio.sleep(0.5)
+        assert not following.told
+        stub.allowed = True
+        await following.until(lambda: "None Thing one" in following.told, "it is told")
+        scans = stub.scans
+        await asyncio.sleep(0.5)
+    assert stub.scans == scans == 2
