@@ -130,7 +130,7 @@ def _logging(values: Values, given: set[str]) -> logs.Options:
 
 
 def _warnings(given: set[str]) -> list[str]:
-    """What is told about flags that are deprecated, or have no effect."""
+    """Warnings about given flags that are deprecated or have no effect."""
     deprecated = {flag.old_name: f"is deprecated; use {flag.name}" for flag in FLAGS if flag.old_name}
     without = {name: f"has no effect: {reason}" for name, (_, _, reason) in _WITHOUT_EFFECT.items()}
     return [f"{name} {why}" for name, why in (deprecated | without).items() if parameter(name) in given]

@@ -100,7 +100,7 @@ class Variable:
 
     @property
     def setting(self) -> object:
-        """What it is where it is not set."""
+        """The setting where the variable is not set."""
         return self.convert("")
 
 
@@ -123,7 +123,7 @@ def several(*flags: Flag, default: Callable[[], object]) -> Any:
 
 
 def declared_in(declaring: type) -> dict[str, tuple[Flag | Variable, ...]]:
-    """What a dataclass's fields are declared by, by the fields' names."""
+    """The flags or the variable of each of a dataclass's fields, by the fields' names."""
     return {field.name: field.metadata["declared"] for field in dataclasses.fields(declaring) if field.metadata}
 
 

@@ -139,7 +139,7 @@ _RELATED = Structure(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
-    """One entry of watches.yaml, defaults filled in. Durations are seconds."""
+    """An entry of watches.yaml, defaults filled in. Durations are seconds."""
 
     gvk: GroupVersionKind
     content: Content

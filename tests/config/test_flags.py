@@ -12,7 +12,7 @@ from runner.errors import ConfigurationError
 
 
 def read(*arguments: str, **environ: str) -> Settings:
-    """What the flags come to. A mistake that click finds raises UsageError, one of ours ConfigurationError."""
+    """The settings that the flags are. A mistake that click finds raises UsageError, one of ours ConfigurationError."""
     found: list[Settings] = []
 
     @click.command()

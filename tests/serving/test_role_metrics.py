@@ -16,7 +16,7 @@ def role_metrics() -> RoleMetrics:
 
 
 def record(made: RoleMetrics, name: str = "x", **request: Any) -> list[str]:
-    """What is shown after this request."""
+    """The exposition after this request."""
     made.record(json.dumps({"name": name, "description": "What it is", **request}).encode())
     return made.exposition().decode().splitlines()
 
