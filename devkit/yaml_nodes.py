@@ -20,6 +20,7 @@ _OPAQUE = frozenset({"!unsafe", "!vault", "!vault-encrypted"})
 
 
 def line_of(node: yaml.Node) -> int:
+    """The line on which a node begins, from 1."""
     return int(node.start_mark.line) + 1
 
 
@@ -55,6 +56,7 @@ def entry(node: yaml.Node | None, *path: str) -> yaml.Node | None:
 
 
 def items(node: yaml.Node | None) -> list[yaml.Node]:
+    """The nodes of a list; nothing for any other node."""
     return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 

@@ -51,6 +51,8 @@ class CommandError(RolerunnerError):
 
 @dataclass(frozen=True, slots=True)
 class Container:
+    """The container that a request is about."""
+
     namespace: str
     pod: str
     name: str
@@ -122,6 +124,8 @@ class StandIns:
 
 
 class Kubelet:
+    """The HTTP handlers of a node's kubelet."""
+
     def __init__(self, cluster: Path) -> None:
         self._cluster = cluster
         self._stand_ins = StandIns(cluster)
@@ -270,6 +274,7 @@ def _kill(process: asyncio.subprocess.Process) -> None:
 
 
 async def serve(cluster: Path, port: int) -> None:
+    """Serve the kubelet's port and provision volumes, until the process ends."""
     pki = cluster / "pki"
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=pki / "ca.crt")
     context.verify_mode = ssl.CERT_REQUIRED

@@ -55,6 +55,8 @@ _STORAGE_CLASS = {
 
 @dataclass(slots=True)
 class Supervisor:
+    """The processes of a cluster, their ports, and how each is started."""
+
     folder: Path
     binaries: dict[str, str]
     etcd_port: int = 0
@@ -87,6 +89,7 @@ class Supervisor:
         write_private(self.folder / "kubeconfig", self._kubeconfig())
 
     def launch(self, name: str) -> None:
+        """Start a process, which is killed when this one ends."""
         with open(self.folder / "logs" / f"{name}.log", "ab") as log:
             self.processes[name] = subprocess.Popen(
                 self._command(name),
@@ -100,6 +103,7 @@ class Supervisor:
             )
 
     def halt(self, name: str) -> None:
+        """Kill a process, and wait for its end."""
         # Outright, as a crash would: asked politely, the API server first sees its watches out, for ten seconds and more.
         process = self.processes.pop(name)
         process.kill()
@@ -285,6 +289,7 @@ class Supervisor:
 
 
 def main(arguments: list[str]) -> int:
+    """Run the supervisor; its exit code."""
     folder, detached = Path(arguments[0]), "--detached" in arguments
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
