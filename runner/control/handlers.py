@@ -21,6 +21,7 @@ from runner.control import Priority, Request
 from runner.control.own_writes import OwnWrites, VersionChange
 from runner.json_codec import encode
 from runner.kube.primaries import EventType
+from runner.logs import Once
 from runner.resource.comparison import changed_fields, content, declared, differ, in_place_of_generation
 from runner.resource.metadata import (
     GroupKind,
@@ -85,7 +86,7 @@ class Handlers:
         # The CRs as they are now, of watches with related kinds: their expressions read them.
         self._crs: dict[Watch, dict[ObjectKey, Object]] = {watch: {} for watch in watches if watch.related}
         # Mappings whose failure has been logged, and need not be for every object.
-        self._failed: set[tuple[GroupVersionKind, GroupVersionKind]] = set()
+        self._failed = Once()
         # Why each CR was last put on the queue.
         self._causes: dict[Request, str] = {}
 
@@ -206,8 +207,7 @@ class Handlers:
                 found = [request for key in keys for request in self._known(watch, key)]
             except Exception as error:
                 # A tenant decides what the object looks like, and another error's message than MappingError's may quote it.
-                if (watch.gvk, related.gvk) not in self._failed:
-                    self._failed.add((watch.gvk, related.gvk))
+                if self._failed.is_new((watch.gvk, related.gvk)):
                     fields = {"kind": watch.gvk.kind, "object": f"{related.gvk.kind} {ObjectKey.of(obj)}"}
                     reason = str(error) if isinstance(error, MappingError) else type(error).__name__
                     logger.warning("A related object could not be mapped to CRs", extra={**fields, "error": reason})
