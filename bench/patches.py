@@ -3,6 +3,7 @@
 Each patch is left out of a worker of its own. Such a worker and one with all patches play the same jobs in turn, a few runs
 each, so that other work of the machine hits both alike. There is no cluster: an HTTP server of a few lines answers as an
 API server would, and its time does not count. Without a patch that puts the process back, the worker is used all the same.
+Printed are lower quartiles, as other work of the machine can only add to a run, and the difference of the medians.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
@@ -71,25 +72,18 @@ class Project:
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """Milliseconds of processor time of a run."""
+    """Milliseconds of processor time of the runs with a patch, and of those without."""
 
-    with_it: float
-    without: float
+    with_it: list[float]
+    without: list[float]
 
-    @property
-    def saved(self) -> float:
-        return self.without - self.with_it
-
-    @property
-    def share(self) -> float:
-        """Of a run with all patches, in percent."""
-        return 100 * self.saved / self.with_it
-
-    @classmethod
-    def of(cls, rounds: list[Self]) -> Saving:
-        """The median of the differences within a round, on top of the median with all patches."""
-        with_it = statistics.median(each.with_it for each in rounds)
-        return cls(with_it, with_it + statistics.median(each.saved for each in rounds))
+    def __str__(self) -> str:
+        usual, more = (statistics.quantiles(each, n=4)[0] for each in (self.with_it, self.without))
+        medians = statistics.median(self.without) - statistics.median(self.with_it)
+        return (
+            f"with {usual:7.1f} ms, without {more:7.1f} ms: {more - usual:6.2f} ms, {100 * (more - usual) / usual:5.1f} % "
+            f"(medians {medians:6.2f} ms)"
+        )
 
 
 class ApiServer(BaseHTTPRequestHandler):
@@ -165,8 +159,6 @@ class Worker:
 
     def __init__(self, left_out: str, folder: Path, port: int) -> None:
         self.left_out = left_out
-        # Why it would not be used again.
-        self.retired = ""
         self._folder, self._port, self._count = folder, port, 0
         self._jobs, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -189,7 +181,7 @@ class Worker:
         failed = [event for event in events if event.get("event") == "runner_on_failed"]
         if events[-1]["done"] or failed or not events:
             raise SystemExit(f"a run without {self.left_out!r} failed: {failed or events[-1:]}")
-        self.retired = json.loads(self._jobs.recv(1024))["retired"]
+        self._jobs.recv(1024)
         return 1000 * float(self._jobs.recv(1024))
 
     def _message(self, project: Project) -> JobMessage:
@@ -273,10 +265,11 @@ def names() -> list[str]:
 
 
 def measured(full: Worker, other: Worker, project: Project, rounds: int) -> Saving:
-    def block(worker: Worker) -> float:
-        return statistics.median([worker.play(project) for _ in range(BLOCK)][1:])
-
-    return Saving.of([Saving(block(full), block(other)) for _ in range(rounds)])
+    saving = Saving([], [])
+    for _ in range(rounds):
+        for worker, taken in ((full, saving.with_it), (other, saving.without)):
+            taken += [worker.play(project) for _ in range(BLOCK)][1:]
+    return saving
 
 
 def prepared(folder: Path, wanted: set[str]) -> list[Project]:
@@ -322,12 +315,10 @@ def main(rounds: int, chosen: tuple[str, ...], wanted: tuple[str, ...]) -> None:
             for number, name in enumerate(left_out, 1):
                 other = worker(name, number)
                 for project in all_projects:
-                    usual, slow = ([each.play(project) for _ in range(UNCOUNTED)][-1] for each in (full, other))
-                    saving = Saving(usual, slow) if slow > FAR * usual else measured(full, other, project, rounds)
-                    click.echo(
-                        f"{name:20} {project.name:12} with {saving.with_it:7.1f} ms, without {saving.without:7.1f} ms: "
-                        f"{saving.saved:6.2f} ms, {saving.share:5.1f} %{other.retired and f' ({other.retired})'}"
-                    )
+                    usual, slow = ([each.play(project) for _ in range(UNCOUNTED)][-2:] for each in (full, other))
+                    is_far = min(slow) > FAR * max(usual)
+                    saving = Saving(usual, slow) if is_far else measured(full, other, project, rounds)
+                    click.echo(f"{name:20} {project.name:12} {saving}")
                 other.close()
             full.close()
 
