@@ -17,6 +17,7 @@ from typing import Any
 
 from runner.config import argument_specs
 from runner.errors import ConfigurationError
+from runner.json_codec import JsonMapping
 
 # Fields that are given → (variable → what it is called among them). ValueError: no field can be it.
 KeysOf = Callable[[Iterable[str]], Callable[[str], str]]
@@ -34,7 +35,7 @@ _SOMETHING = object()
 
 @dataclass(frozen=True, slots=True)
 class _Specs:
-    main: Mapping[str, Any]
+    main: JsonMapping
     # What the role gives itself, and whether it may get more from elsewhere.
     own: frozenset[str]
     complete: bool
@@ -44,14 +45,14 @@ class Arguments:
     """Argument specs, read once until their files change, and the check of a CR against them."""
 
     def __init__(self) -> None:
-        self._read: dict[Path, tuple[tuple[Any, ...], _Specs | None]] = {}
+        self._read: dict[Path, tuple[tuple[object, ...], _Specs | None]] = {}
 
     def problems(
         self,
         *,
         role: Path | None,
         playbook: Path | None,
-        given: Mapping[str, Any],
+        given: Mapping[str, object],
         others: Collection[str],
         keys_of: KeysOf,
         templates: bool,
@@ -107,11 +108,11 @@ def _load(path: Path, role: Path | None) -> _Specs | None:
     return _Specs(main, own, complete=not any(each.get("dependencies") for each in meta))
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def _mapping(value: object) -> JsonMapping:
     return value if isinstance(value, dict) else {}
 
 
-def _is_sound(options: Any) -> bool:
+def _is_sound(options: object) -> bool:
     return isinstance(options, dict) and all(
         isinstance(option, dict)
         and option.get("type", "str") in _TYPES
@@ -128,8 +129,8 @@ class _Check:
 
     def level(
         self,
-        spec: Mapping[str, Any],
-        given: Mapping[str, Any],
+        spec: JsonMapping,
+        given: Mapping[str, object],
         at: str,
         *,
         own: Collection[str] = (),
@@ -139,7 +140,7 @@ class _Check:
         """The problems of one mapping and of all inside it. `spec` has its options and the rules between them."""
         key_of = self._keys_of(given)
         names = {variable: _name(variable, key_of) for variable in spec["options"]}
-        present: dict[str, Any] = {names[variable]: _SOMETHING for variable in own if variable in names}
+        present: dict[str, object] = {names[variable]: _SOMETHING for variable in own if variable in names}
         for variable, option in spec["options"].items():
             name = names[variable]
             for alias in option.get("aliases") or ():
@@ -157,7 +158,7 @@ class _Check:
                     yield f"{at}.{name}: unknown; known here: {', '.join(sorted(known))}"
         yield from self._between(spec, names, present, at)
 
-    def _option(self, name: str, option: Mapping[str, Any], value: Any, at: str) -> Iterator[str]:
+    def _option(self, name: str, option: JsonMapping, value: object, at: str) -> Iterator[str]:
         if self._templates and _has_template(value):
             return
         if (type_ := _overlong(option, value)) is not None:
@@ -181,9 +182,7 @@ class _Check:
                 if isinstance(item, dict):
                     yield from self.level(option, item, f"{at}[{index}]")
 
-    def _between(
-        self, spec: Mapping[str, Any], names: Mapping[str, str], present: Mapping[str, Any], at: str
-    ) -> Iterator[str]:
+    def _between(self, spec: JsonMapping, names: Mapping[str, str], present: Mapping[str, object], at: str) -> Iterator[str]:
         """The rules between options, in Ansible's words and the CR's names."""
         from ansible.module_utils.common import validation
 
@@ -215,7 +214,7 @@ def _name(variable: str, key_of: Callable[[str], str]) -> str:
         return variable
 
 
-def _overlong(option: Mapping[str, Any], value: Any) -> str | None:
+def _overlong(option: JsonMapping, value: object) -> str | None:
     """The type of which a text, or an item of a list or of a comma list, is far too long to be."""
     type_, elements = option.get("type", "str"), option.get("elements")
     if type_ in _SHORT_TYPES:
@@ -229,7 +228,7 @@ def _overlong(option: Mapping[str, Any], value: Any) -> str | None:
 def _renamed(rule: str, terms: Any, names: Mapping[str, str]) -> Any:
     """The rule's terms with the CR's names. In required_if, the second is a value."""
 
-    def name(term: Any) -> Any:
+    def name(term: object) -> Any:
         if isinstance(term, list | tuple):
             return [name(item) for item in term]
         return names.get(term, term) if isinstance(term, str) else term
@@ -241,7 +240,7 @@ def _renamed(rule: str, terms: Any, names: Mapping[str, str]) -> Any:
     return name(terms)
 
 
-def _has_template(value: Any) -> bool:
+def _has_template(value: object) -> bool:
     left = [value]
     while left:
         value = left.pop()

@@ -17,10 +17,11 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from runner.errors import ConfigurationError
 from runner.executor.environment import environment
+from runner.json_codec import JsonObject
 
 KINDS = ("module", "filter", "test", "lookup", "role")
 _TIMEOUT = 300
@@ -117,7 +118,7 @@ def _main() -> None:
         json.dump(found, stream)
 
 
-def _installed() -> dict[str, Any]:
+def _installed() -> JsonObject:
     from ansible import constants
     from ansible.playbook.block import Block
     from ansible.playbook.handler import Handler
@@ -139,9 +140,9 @@ def _installed() -> dict[str, Any]:
     }
 
 
-def _collections(paths: Iterable[Path]) -> dict[str, Any]:
+def _collections(paths: Iterable[Path]) -> JsonObject:
     """By name; of two with one name the first is found."""
-    found: dict[str, Any] = {}
+    found: JsonObject = {}
     for path in paths:
         root = path if path.name == "ansible_collections" else path / "ansible_collections"
         for folder in sorted(root.glob("*/*/")):
@@ -151,7 +152,7 @@ def _collections(paths: Iterable[Path]) -> dict[str, Any]:
     return found
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def _manifest(folder: Path) -> JsonObject:
     import yaml
 
     try:

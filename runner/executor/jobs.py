@@ -15,10 +15,11 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from runner.errors import RolerunnerError
 from runner.executor.environment import environment, temporary
+from runner.json_codec import JsonMapping
 
 # The host that roles run on, and whose counters are the run's.
 LOCALHOST = "localhost"
@@ -109,8 +110,8 @@ class Job:
     role: Path | None = None
     playbook: Path | None = None
     # Variables. In `data` no string and no key is ever a template; in `extra_vars` each may be one.
-    data: Mapping[str, Any] = field(default_factory=dict)
-    extra_vars: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, object] = field(default_factory=dict)
+    extra_vars: Mapping[str, object] = field(default_factory=dict)
     # They are many, and take a while to be written down.
     is_big: bool = False
     # On top of the runner's own environment.
@@ -169,7 +170,7 @@ class JobEvent:
     counter: int
     created: str
     stdout: str
-    data: Mapping[str, Any]
+    data: JsonMapping
     # Of a loop that failed: the first of its items that did, and how many more there were.
     items: tuple[JobEvent, ...] = ()
     more_items: int = 0
@@ -177,7 +178,7 @@ class JobEvent:
     words: str = ""
 
     @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> JobEvent:
+    def of(cls, raw: JsonMapping) -> JobEvent:
         return cls(
             event=raw.get("event", ""),
             counter=raw.get("counter", 0),
@@ -201,7 +202,7 @@ class JobEvent:
         return self.data.get("task_path") or ""
 
     @property
-    def result(self) -> Mapping[str, Any]:
+    def result(self) -> JsonMapping:
         result = self.data.get("res")
         return result if isinstance(result, dict) else {}
 

@@ -8,9 +8,9 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from runner.executor.jobs import LONGEST_EVENT, REQUEUE_RESULTS, JobMessage
+from runner.json_codec import JsonObject
 from runner.private_files import write_private
 from runner.resource.masking import Masker
 
@@ -37,12 +37,12 @@ class Recorder:
         self._is_without = False
         self._events_kept = self._events_size = 0
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> JsonObject:
         """For ansible_runner's `run` or `init_runner`."""
         job = self._job
-        playbook: Any = job["playbook"]
+        playbook: str | list[JsonObject] | None = job["playbook"]
         if job["role"]:
-            play: dict[str, Any] = {"hosts": "localhost", "roles": [{"name": Path(job["role"]).name}]}
+            play: JsonObject = {"hosts": "localhost", "roles": [{"name": Path(job["role"]).name}]}
             if not job["gather_facts"]:
                 play["gather_facts"] = False
             playbook = [play]
@@ -64,7 +64,7 @@ class Recorder:
             "cancel_callback": lambda: False,
         }
 
-    def handle(self, event: dict[str, Any]) -> bool:
+    def handle(self, event: JsonObject) -> bool:
         """Changes the event itself, so that what ansible-runner writes to the artifacts is masked as well."""
         event.update(json.loads(self.record(json.dumps(event, default=str))))
         return True
@@ -111,21 +111,21 @@ class Recorder:
                 if not told:
                     sys.stderr.write(f"Artifacts are left out: {error}\n")
 
-    def _started(self, status: dict[str, Any], **_: Any) -> None:
+    def _started(self, status: JsonObject, **_: object) -> None:
         # By now ansible-runner has written down the command and the environment that it runs with.
         if status["status"] == "running":
             path = self.artifacts / "command"
             with contextlib.suppress(OSError, ValueError):
                 path.write_text(json.dumps(self.redacted(json.loads(path.read_text()))))
 
-    def redacted(self, record: dict[str, Any]) -> dict[str, Any]:
+    def redacted(self, record: JsonObject) -> JsonObject:
         """ansible-runner records the whole environment; what a pod gets as its environment is often secret."""
         known = {"PATH", "HOME", "LANG", "KUBECONFIG", "K8S_AUTH_KUBECONFIG", *self._job["environment"]}
         kept = {name: value for name, value in record["env"].items() if name in known or name.startswith("ANSIBLE_")}
         return {**record, "env": kept}
 
 
-def shortened(event: dict[str, Any]) -> dict[str, Any]:
+def shortened(event: JsonObject) -> JsonObject:
     """The event with its long parts cut, and told as such. What decides about the run is short, and stays."""
     data = dict(event.get("event_data") or {})
     result = data.pop("res", None)
@@ -137,11 +137,11 @@ def shortened(event: dict[str, Any]) -> dict[str, Any]:
     return {**_short_values({name: value for name, value in event.items() if name != "event_data"}), "event_data": data}
 
 
-def _short_values(values: dict[str, Any]) -> dict[str, Any]:
+def _short_values(values: JsonObject) -> JsonObject:
     return {name: _short(name, value) for name, value in values.items()}
 
 
-def _short(name: str, value: Any) -> Any:
+def _short(name: str, value: object) -> object:
     if isinstance(value, str):
         return value if len(value) <= _LONGEST_TEXT else f"{value[:_LONGEST_TEXT]}… [cut here: {len(value)} characters]"
     if not isinstance(value, dict | list):

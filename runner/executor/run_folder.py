@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from runner.errors import RolerunnerError
 from runner.executor.environment import configured, has_tags
@@ -258,7 +258,7 @@ def _inventory(scratch: Path) -> str:
     return json.dumps({"ungrouped": {"hosts": {"localhost": variables}}})
 
 
-def _marked(data: Mapping[str, Any]) -> dict[str, Any]:
+def _marked(data: Mapping[str, object]) -> dict[str, object]:
     """Variables none of whose strings Ansible may template, in the form that its JSON loader reads."""
     if has_tags():
         return {name: _marked_strings(value) for name, value in data.items()}
@@ -266,7 +266,7 @@ def _marked(data: Mapping[str, Any]) -> dict[str, Any]:
     return {name: {_UNSAFE: value} for name, value in data.items()}
 
 
-def _marked_strings(value: Any) -> Any:
+def _marked_strings(value: object) -> object:
     if isinstance(value, str):
         return {_UNSAFE: value}
     if isinstance(value, dict):

@@ -20,7 +20,7 @@ import time
 from collections.abc import AsyncGenerator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from runner import metrics
 from runner.executor import processes
@@ -29,7 +29,7 @@ from runner.executor.guarded import Guarded
 from runner.executor.jobs import LONGEST_LINE, ExecutorError, Job, JobEvent, Limits, executor_errors
 from runner.executor.run_folder import prepare, settle
 from runner.executor.warm import forkserver
-from runner.json_codec import decode, encode
+from runner.json_codec import JsonObject, decode, encode
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class WarmExecutor:
         ours.setblocking(False)
         asked = time.monotonic()
         run = server.play(job.ident, job.pool, theirs)
-        last: dict[str, Any] = {}
+        last: JsonObject = {}
         begun: list[bytes] = []
         try:
             with contextlib.suppress(ConnectionError):
@@ -145,7 +145,7 @@ class _ForkServer:
         self.died = asyncio.Event()
         self._guarded = guarded
         self._control = control
-        self._ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._ready: asyncio.Future[JsonObject] = asyncio.get_running_loop().create_future()
         # The end of what it and its children print past everything that is made for printing.
         self._said = b""
         self._listening = asyncio.create_task(self._listen())
@@ -268,7 +268,7 @@ class _ForkServer:
             self._tell({"ping": self._unanswered})
             await asyncio.sleep(_ASKING)
 
-    def _tell(self, message: dict[str, Any], connection: socket.socket | None = None) -> None:
+    def _tell(self, message: JsonObject, connection: socket.socket | None = None) -> None:
         self._outgoing.append((json.dumps(message).encode(), connection))
         if not self._is_waiting_for_room:
             self._send()

@@ -48,6 +48,7 @@ from typing import Any
 
 from runner.executor import processes
 from runner.executor.jobs import Limits
+from runner.json_codec import JsonObject
 
 _DATAGRAM = 64 * 1024
 # Seconds without a job or any news after which a worker is forked for the next job.
@@ -151,7 +152,7 @@ class Server:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         processes.adopt_orphans()
 
-    def tell(self, message: dict[str, Any]) -> None:
+    def tell(self, message: JsonObject) -> None:
         self._control.send(json.dumps(message).encode())
 
     def serve(self) -> None:

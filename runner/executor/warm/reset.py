@@ -69,7 +69,7 @@ from runner.executor.patches.registry import Patch, expect
 from runner.executor.warm.harmless import is_harmless
 
 # Of these, every attribute is to be what it was; and of the classes below, every method.
-_WATCHED: tuple[Any, ...] = (
+_WATCHED: tuple[ModuleType | type, ...] = (
     *(builtins, json, os, os.path, random, shutil, socket, ssl, subprocess, time, logging, io, yaml),
     *(jinja2, jinja2.defaults, jinja2.environment, jinja2.filters, jinja2.runtime, jinja2.tests),
     *(action, lookup, callback, manager, dataloader),
@@ -342,7 +342,7 @@ def _containers(values: Mapping[str, Any]) -> Iterable[Any]:
     return [each for name, each in values.items() if isinstance(each, (list, dict, set)) and name not in _CHANGING]
 
 
-def _is_changed(values: Mapping[str, Any], known: dict[str, Any]) -> bool:
+def _is_changed(values: Mapping[str, object], known: dict[str, object]) -> bool:
     """Whether there is more than what imports and copies do: modules of a package come, or it is found another way."""
     new = {name: values[name] for name in values.keys() - known.keys()}
     if not all(name in _CHANGING or isinstance(each, ModuleType) for name, each in new.items()):
@@ -352,7 +352,7 @@ def _is_changed(values: Mapping[str, Any], known: dict[str, Any]) -> bool:
     return values != known
 
 
-def _is_filled(value: Any) -> bool:
+def _is_filled(value: object) -> bool:
     return isinstance(value, (dict, set))
 
 
@@ -407,7 +407,7 @@ def _descriptors(kept: Collection[int]) -> Mapping[int, str]:
     return found
 
 
-def _process() -> tuple[Any, ...]:
+def _process() -> tuple[object, ...]:
     """What the kernel and the interpreter keep of a process, and a run could change."""
     return (
         *(os.getresuid(), os.getresgid(), os.getgroups(), os.getpriority(os.PRIO_PROCESS, 0), os.getsid(0), os.getpgrp()),
@@ -422,7 +422,7 @@ def _process() -> tuple[Any, ...]:
     )
 
 
-def _limits() -> tuple[Any, ...]:
+def _limits() -> tuple[object, ...]:
     return tuple(map(resource.getrlimit, _LIMITS))
 
 

@@ -26,7 +26,7 @@ import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import ansible_runner
 import yaml
@@ -55,6 +55,7 @@ from runner.executor.patches import (
 from runner.executor.recorder import Recorder
 from runner.executor.run_folder import write_inputs
 from runner.executor.warm import reset
+from runner.json_codec import JsonObject
 
 # Seconds.
 _GATHERING = 120
@@ -211,7 +212,7 @@ class Warm:
         self._baseline.restore()
         return self._baseline.difference(self._connections.descriptors() if self._connections is not None else ())
 
-    def _play(self, stream: Any) -> int | None:
+    def _play(self, stream: TextIO) -> int | None:
         """Play the job that comes through the stream, and send its events there; its exit code, if it has one."""
         message: JobMessage = json.loads(stream.readline())
         # The clock is the machine's, and so the runner's.
@@ -248,7 +249,7 @@ def _next(server: socket.socket) -> tuple[bytes, list[int]]:
     return told, connections
 
 
-def _asking_nobody(kubeconfig: Path) -> list[dict[str, Any]]:
+def _asking_nobody(kubeconfig: Path) -> list[JsonObject]:
     """Tasks of the modules that are there to be loaded; with the kubeconfig that they take, written."""
     config = {
         "clusters": [{"name": "none", "cluster": {"server": _NOWHERE}}],
@@ -379,8 +380,8 @@ class _Events:
         self._ident = ident
         plugin = callback_loader.get("awx_display", class_only=True)
         module = plugin.v2_playbook_on_start.__globals__
-        self._encode: Callable[[Any], str] = module["AnsibleJSONEncoderLocal"]().encode
-        self._aside: dict[str, Any] = {}
+        self._encode: Callable[[object], str] = module["AnsibleJSONEncoderLocal"]().encode
+        self._aside: dict[str, str] = {}
         self._plugin, self._begin, self._context = plugin, plugin.__init__, module["event_context"]
         context, begin = self._context, self._begin
         context.cache = self
@@ -404,11 +405,11 @@ class _Events:
         self._context.cache = None
         self._context._global_ctx.clear()
 
-    def set(self, key: str, value: dict[str, Any]) -> None:
+    def set(self, key: str, value: JsonObject) -> None:
         """Keep the data of an event, for the callback plugin. It is encoded at once, as its objects go on changing."""
         self._aside[key.removeprefix(":1:ev-")] = self._encode(value)
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: JsonObject) -> None:
         """Take an event with its text from the filter."""
         if "uuid" not in event:
             return
