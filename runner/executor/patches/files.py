@@ -13,8 +13,6 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import ansible_runner.loader
-import yaml
 from ansible import constants
 from ansible.cli.playbook import PlaybookCLI
 from ansible.executor import playbook_executor
@@ -155,16 +153,6 @@ def apply() -> Parsed:
     return kept
 
 
-def verify_yaml() -> None:
-    expect(yaml.safe_load, "stream")
-    _ = yaml.CSafeLoader, ansible_runner.loader.safe_load
-
-
-def apply_yaml() -> None:
-    """Kubeconfigs and the like are read by PyYAML's safe loader; the one in C reads the same."""
-    yaml.safe_load = ansible_runner.loader.safe_load = lambda stream: yaml.load(stream, Loader=yaml.CSafeLoader)
-
-
 def verify_arguments() -> None:
     expect(PlaybookCLI.init_parser, "self")
     _ = PlaybookCLI.parse
@@ -235,7 +223,6 @@ class _Listed:
 
 PATCHES = (
     Patch("parsing", verify, apply),
-    Patch("YAML", verify_yaml, apply_yaml),
     Patch("arguments", verify_arguments, apply_arguments),
     Patch("plugins", verify_plugins, apply_plugins),
 )

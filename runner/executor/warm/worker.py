@@ -41,7 +41,6 @@ from runner.executor.jobs import Job, JobMessage, Limits
 from runner.executor.patches import (
     ansible_core,
     callers,
-    display,
     facts,
     files,
     kubernetes_core,
@@ -122,7 +121,7 @@ class Warm:
         self.inline = frozenset() if left_out else COLLECTIONS
         others, installed = registry.install(
             [
-                *(display.PATCH, tasks.PATCH, tmpdirs.PATCH, modules.patch(self.inline)),
+                *(tasks.PATCH, tmpdirs.PATCH, modules.patch(self.inline)),
                 # Until 2.18 ansible-core does not collect callers.
                 *([callers.PATCH] if ansible_core.TAGS else []),
                 *(facts.PATCH, *templates.PATCHES, *files.PATCHES, *results.PATCHES, reset.PATCH),
