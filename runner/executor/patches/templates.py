@@ -5,6 +5,8 @@ What Jinja makes of a template depends on its text, on a few settings, and on tw
 how they want to be called, and, where all of a filter's arguments are constants, what it gives. A template of which the
 latter is true is compiled each time; of the others it is noted how their filters and tests were called, which has to be
 the same now.
+
+`templates` saves 1.5 ms (7 %) of a run of one task, 16 (13 %) of ten.
 """
 
 from __future__ import annotations
@@ -110,7 +112,7 @@ def verify_names() -> None:
 
 
 def apply_names() -> None:
-    """The names of Jinja's own filters and tests are looked for in all of ansible-core's files, each time and in vain."""
+    """Do not search ansible-core's files for Jinja's own filters and tests: 0 to 1.6 ms less for one task, 9 to 35 for ten."""
     get_with_context = Jinja2Loader.get_with_context
     in_vain = {
         (loader.type, name): found
@@ -148,7 +150,7 @@ def verify_keywords() -> None:
 
 
 def apply_keywords() -> None:
-    """Most keywords of a task have nothing to be worked out: they are not said, or a number, or an empty list."""
+    """Do not template keywords that a task does not have, or numbers: saves 0.8 ms of a run of one task, 2 to 16 of ten."""
     post_validate = FieldAttributeBase.post_validate
     relevant = {
         kind: {

@@ -112,7 +112,10 @@ _loaded: list[str] = []
 
 
 def apply() -> None:
-    """Have each run close its lock file, not the garbage collector some time later; and record the code that is loaded."""
+    """Have each run close its lock file, not the garbage collector some time later; and record the code that is loaded.
+
+    This saves nothing: without it a worker could not be checked.
+    """
     cleanup = TaskQueueManager.cleanup
 
     def closing(self: Any) -> None:
