@@ -110,9 +110,9 @@ def _main() -> None:
     request = json.load(sys.stdin)
     from ansible.plugins.loader import init_plugin_loader
 
-    # Collections beside a playbook are found too.
-    beside = [folder / "collections" for folder in (Path.cwd(), Path.cwd() / "playbooks")]
-    init_plugin_loader([str(folder) for folder in beside if folder.is_dir()])
+    # Collections next to a playbook are found too.
+    folders = [folder / "collections" for folder in (Path.cwd(), Path.cwd() / "playbooks")]
+    init_plugin_loader([str(folder) for folder in folders if folder.is_dir()])
     found = {**_installed(), "answers": [_answer(Query(*query)) for query in request["queries"]]}
     with open(answers_to, "w", encoding="utf-8") as stream:
         json.dump(found, stream)

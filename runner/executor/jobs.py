@@ -44,7 +44,7 @@ _UNKNOWN_FAILURE, _NOTHING_SAID = "unknown playbook failure", "Unknown error."
 _MOST_ITEMS, _LONGEST_LABEL, _LONGEST_ITEM = 5, 100, 1000
 
 # Characters of a failure's stderr that its message has, of what was printed where there are no statistics, and of a
-# failure's message: the rest is for the log and the artifacts, not for whoever may read the CR.
+# failure's message: the rest is for the log and the artifacts, not for the readers of the CR.
 _LONGEST_STDERR, _LONGEST_PRINTED, _LONGEST_MESSAGE = 500, 500, 32 * 1024
 # Texts that are told where there are no statistics; failures whose messages are kept. More hosts fail in no role's run.
 _LAST_PRINTED, _LAST_FAILURES = 10, 100
@@ -94,7 +94,7 @@ class Limits:
     runs: int = sys.maxsize
     age: float = math.inf
     memory: int = sys.maxsize
-    # Seconds after which a worker ends that waits beside another of the same pool.
+    # Seconds after which a worker ends that waits though another of the same pool does.
     idle: float = 60.0
 
 
@@ -348,7 +348,7 @@ class Fold:
         if event.is_failure:
             message = _cut(event.message, _LONGEST_MESSAGE)
             self._failures.append((message, f"Task {event.task!r} failed: {message}"))
-        # Results are printed as well, whole ones; of them only a failure's message is for whoever reads the CR.
+        # Results are printed as well, whole ones; of them only a failure's message is for the CR.
         printed = event.message if event.is_failure else "" if event.event.startswith("runner_") else event.printed
         if printed:
             self._printed.append(_cut(printed, _LONGEST_PRINTED))

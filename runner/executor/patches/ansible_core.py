@@ -69,7 +69,7 @@ def forget_run() -> None:
 
 
 def copied(content: Any) -> Any:
-    """A copy of parsed YAML: containers anew, with the tags or positions that they have; what nobody changes is shared.
+    """A copy of parsed YAML: new containers, with the tags or positions that they have; what nobody changes is shared.
 
     Raises NotPlain where there is anything else in it. An encrypted value is: it holds what it was decrypted to, or, until
     2.18, the passwords of the run that parsed it.

@@ -36,7 +36,7 @@ _AGE, _OLDEST = 60.0, 3600.0
 # The collectors that start processes, look for programs, go through many files or take a long text apart, by the names that
 # `gather_subset` has for them.
 _SLOW = frozenset("network lsb platform distribution caps chroot virtual pkg_mgr cmdline service_mgr systemd".split())
-# And of what is called hardware, which is much else beside.
+# And of what is called hardware, which is much else.
 _SLOW_HARDWARE = ("get_mount_facts", "get_device_facts", "get_dmi_facts", "get_lvm_facts", "get_sysinfo_facts")
 # Collectors and methods that ansible-core has only since 2.17 or 2.18.
 _NEWER = frozenset({"systemd", "get_sysinfo_facts"})

@@ -101,7 +101,7 @@ def _state(path: str) -> State:
 def _nothing_said() -> Iterator[list[set[str] | dict[str, int]]]:
     """Meanwhile nothing has been said before: warnings, deprecations, errors. Gives what has been said at the end.
 
-    None of it is displayed: whoever reads the file in a run says it there, once in each run, and ansible-runner's wrappers
+    None of it is displayed: a run that reads the file says it, once in each run, and ansible-runner's wrappers
     would begin an event for it that nobody takes.
     """
     display = Display()

@@ -34,7 +34,7 @@ KUBECONFIG = "K8S_AUTH_KUBECONFIG"
 _AGE, _IDLE = 60.0, 15.0
 # Clients that are kept: one does for nearly all.
 _MOST = 4
-# What a task may say of how to reach the cluster beside the kubeconfig, for its client to be kept.
+# What a task may say of how to reach the cluster, apart from the kubeconfig, for its client to be kept.
 _HARMLESS = frozenset({"kubeconfig", "context", "verify_ssl", "no_proxy", "persist_config"})
 # Of a client's configuration: what is the run's own, and loggers, which are the process'.
 _OF_THE_RUN = frozenset({"api_key", "refresh_api_key_hook", "kubeconfig"})

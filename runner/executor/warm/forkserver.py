@@ -254,7 +254,7 @@ class Server:
         return sorted(alive, key=lambda worker: worker.free_since, reverse=True)
 
     def _surplus(self) -> list[_Worker]:
-        """Those that wait for a job beside another one of the same pool."""
+        """Those that wait for a job though another of the same pool does."""
         pools = {worker.pool for worker in self._workers.values() if worker.job is None}
         return [worker for pool in pools for worker in self._free(pool)[1:]]
 

@@ -2,11 +2,11 @@
 
 Runs never share state. What ansible-core, the Kubernetes client and Python keep for the whole process is set to what it was
 before the first job; what a run may not have changed is compared with what it was. The first difference is the reason why
-the worker plays no other job: it is to be found in `rolerunner_worker_retired_total`, and here, beside each comparison.
+the worker plays no other job: it is a label of `rolerunner_worker_retired_total`, and stands below with each comparison.
 
 What is not compared, is kept away: Python that is neither ansible-core's, nor an installed library's, nor of the collections
 whose modules are called in the process, ends its worker (`code`), as it may have changed anything; also if its import fails.
-A role's own filters and tests may be `harmless`: their modules are dropped, and loaded anew by the next run.
+A role's own filters and tests may be `harmless`: their modules are dropped, and loaded again by the next run.
 So do plugins of the operator that all runs have (`callback_plugins`, `filter_plugins` in ansible.cfg): each run, then.
 """
 
@@ -87,7 +87,7 @@ _LIMITS = tuple(number for name, number in vars(resource).items() if name.starts
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 # Seconds for which a thread that has ended may still be listed.
 _ENDING = (0.0, 0.001, 0.01, 0.1)
-# What the interpreter has in a module or class; each handler of logs, which is made by whoever imports a library that logs.
+# What the interpreter has in a module or class; each handler of logs, which is made where a library that logs is imported.
 _CHANGING = frozenset({"__builtins__", "__annotations__", "__slotnames__", "_handlerList"})
 # What the path of a collection's file has in it.
 _COLLECTIONS = "/ansible_collections/"
