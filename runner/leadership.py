@@ -2,7 +2,7 @@
 
 A leader that has lost the Lease ends the process at once, as it may write nothing more; its runs end with it.
 
-Next on the way: `runner.kube.lease`.
+Next on the way: `runner.kube.lease`, where the Lease is kept.
 """
 
 from __future__ import annotations

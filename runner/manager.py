@@ -58,7 +58,8 @@ logger = logging.getLogger(__name__)
 
 # Seconds between two looks for a kind that the cluster does not have yet.
 _LOOK_AGAIN = 2.0
-# Seconds before a part that failed is started again, doubled with each failure in a row; it is well after the last.
+# Seconds before a part that failed is started again, doubled with each failure in a row. One that has worked for
+# longer than the last of them begins again with the first.
 _FIRST_REST, _LAST_REST = 1.0, 60.0
 
 # A part of the operator that goes on in the background, with its name for the log.
@@ -71,10 +72,11 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class Served:
     """The parts that are there before this process leads."""
 
     client: ApiClient
+    leadership: Leadership | None
     discovery: Discovery
     folders: RunFolders
     sessions: Sessions
@@ -112,9 +114,10 @@ class Manager:
         self._waiting_to_lead, self._watching, self._stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def run(self) -> None:
+        """Serve, lead, operate and drain. Raises ConfigurationError."""
         async with AsyncExitStack() as stack:
             base = await self._serve(stack)
-            leadership = Leadership(base.client, self._settings.election) if self._settings.election else None
+            leadership = base.leadership
             if leadership is None or await self._lead(stack, leadership):
                 async with asyncio.TaskGroup() as tasks:
                     # First: the Lease has to be renewed while the rest is being started.
@@ -129,7 +132,7 @@ class Manager:
                         task.cancel()
             logger.info("Stopped")
 
-    async def _serve(self, stack: AsyncExitStack) -> Base:
+    async def _serve(self, stack: AsyncExitStack) -> Served:
         """Start what a process has that waits to lead as well. Raises ConfigurationError."""
         settings = self._settings
         try:
@@ -138,6 +141,8 @@ class Manager:
             raise ConfigurationError(str(error)) from error
         client = await ApiClient.connect(os.environ)
         stack.push_async_callback(client.close)
+        # First of all: where it would be cannot be found out everywhere.
+        leadership = Leadership(client, settings.election) if settings.election else None
         sessions, discovery = Sessions(), Discovery(client)
         proxy = ProxyServer(client, discovery, sessions, covering=self._covering, port=settings.proxy_port)
         try:
@@ -147,7 +152,7 @@ class Manager:
                 f"--proxy-port {settings.proxy_port} cannot be listened on: {error.strerror}; choose another, or 0"
             ) from error
         await self._serve_probes_and_metrics(stack, client)
-        return Base(client, discovery, folders, sessions, proxy)
+        return Served(client, leadership, discovery, folders, sessions, proxy)
 
     async def _serve_probes_and_metrics(self, stack: AsyncExitStack, client: ApiClient) -> None:
         settings, role_metrics = self._settings, RoleMetrics(metrics.REGISTRY)
@@ -177,7 +182,7 @@ class Manager:
         self._waiting_to_lead.clear()
         return True
 
-    async def _operate(self, stack: AsyncExitStack, base: Base, tasks: asyncio.TaskGroup) -> Operation:
+    async def _operate(self, stack: AsyncExitStack, base: Served, tasks: asyncio.TaskGroup) -> Operation:
         """Start what reconciles CRs, and return when they are watched."""
         settings = self._settings
         queue = WorkQueue(self._limit, strict=settings.max_concurrent_runs > 0)
@@ -215,7 +220,7 @@ class Manager:
         logger.info("Watching", extra={"event": RunnerEvent.WATCHING, **fields})
         return Operation(queue, informers, workers, primaries, background)
 
-    def _reconciler(self, base: Base, execute: Execute, handlers: Handlers, informers: Informers) -> Reconciler:
+    def _reconciler(self, base: Served, execute: Execute, handlers: Handlers, informers: Informers) -> Reconciler:
         status = StatusWriter(base.client)
         runs = Runs(
             settings=self._settings,
@@ -229,7 +234,7 @@ class Manager:
         )
         return Reconciler(base.client, base.discovery, handlers=handlers, runs=runs, status=status)
 
-    def _background(self, base: Base, reconciler: Reconciler, handlers: Handlers, informers: Informers) -> Iterator[Part]:
+    def _background(self, base: Served, reconciler: Reconciler, handlers: Handlers, informers: Informers) -> Iterator[Part]:
         yield "clearing up", functools.partial(_clear_up, reconciler, base.folders, self._watches)
         yield "loop lag", watch_loop
         for gvk in {related.gvk for watch in self._watches for related in watch.related}:

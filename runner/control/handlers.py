@@ -118,7 +118,7 @@ class Handlers:
                 self._deleted(request, self._observed[request].uid)
 
     def changed(self, before: Object | None, after: Object | None) -> None:
-        """Handle an event of an object that is no watch's CR: a dependent, or an object of a related kind."""
+        """Handle an event of an object that a role may have created, or of a related kind."""
         # Both: an owner that was removed from the object is reconciled, too.
         versions = [obj for obj in (before, after) if obj is not None]
         requests: set[Request] = set()

@@ -93,7 +93,10 @@ class OwnWrites:
                 self._missed(request)
 
     def is_own(self, request: Request, change: VersionChange) -> bool:
-        """True if the CR's run made this change. True as well while its run is on: that is decided when it is over."""
+        """True if the CR's run made this change, which is forgotten by that: an event comes once.
+
+        True as well while the run is on: that is decided when it is over.
+        """
         held = self._held.get(request)
         if held is not None:
             if len(held) < _MOST_HELD:

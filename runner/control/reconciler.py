@@ -1,8 +1,9 @@
 """The reconciler: decides what a CR needs, has it done, and decides when the CR comes again.
 
-It reads the CR and sees to its finalizer; a CR that contradicts its role's argument specs is refused; another is run, or run
-as a dry run; the outcome becomes the CR's status, and a Result. The steps are those of the Go operator's reconcile.go, but
-that a role's `requeue_after` takes effect when its run has ended, and that nothing is written that would change nothing.
+It reads the CR; a CR that contradicts its role's argument specs is refused; another gets the watch's finalizer and is
+run, or is run as a dry run; the outcome becomes the CR's status, and a Result. The steps are those of the Go
+operator's reconcile.go, but that a role's `requeue_after` takes effect when its run has ended, and that nothing is
+written that would change nothing.
 
 Next on the way: `runner.control.finalizers`, `runner.control.run` and `runner.control.status`.
 """
@@ -207,7 +208,7 @@ class Reconciler:
         if watch.manage_status:
             await self._status.write(reconciliation, obj, failed(message), observed=obj)
         await self._status.warn_once(reconciliation, "InvalidSpec", message)
-        self._status.end(reconciliation)
+        self._status.drop_old_warnings(reconciliation)
         return Result(requeue_after=watch.reconcile_period)
 
     async def _conclude(self, reconciliation: Reconciliation, run: FinishedRun, current: Object) -> Result:
@@ -237,7 +238,7 @@ class Reconciler:
             text = f"The period that requeue_after gave cannot be used: {error}"
             await self._status.warn_once(reconciliation, "BadPeriod", text)
             result = Result(requeue_after=reconciliation.watch.reconcile_period)
-        self._status.end(reconciliation)
+        self._status.drop_old_warnings(reconciliation)
         return result
 
     async def _write_outcome(self, reconciliation: Reconciliation, run: FinishedRun, current: Object) -> Object | None:

@@ -93,7 +93,7 @@ class Runs:
         return outcome
 
     async def dry_run(self, request: Request, resource: Resource, obj: Object, *, finalizing: bool = False) -> Plan:
-        """Run the CR as `obj` has it without writing anything; the plan says what would change. Raises KubeError."""
+        """Run the CR as `obj` has it without writing anything; the plan says what would change."""
         plan = Plan(request.fields, DryRun(cr=obj, path=resource.path(request.key)))
         watch, _ = for_cr(request.watch, obj)
         owner = Owner(watch.gvk, request.key, obj["metadata"]["uid"])
@@ -203,8 +203,9 @@ class Runs:
         remedy = "" if watch.timeout else "set `timeout` for its kind in watches.yaml to have such a run ended"
         run_log = RunLog(request, self.settings.log_events, output=self.settings.debug_logs)
         try:
-            async with asyncio.timeout(watch.timeout) as deadline, contextlib.aclosing(self.execute(job)) as events:
-                with warn_of_long_run(request, job.ident, lambda: fold.task, remedy):
+            # Also while a run is being ended, which takes a place as long as it does not end.
+            with warn_of_long_run(request, job.ident, lambda: fold.task, remedy):
+                async with asyncio.timeout(watch.timeout) as deadline, contextlib.aclosing(self.execute(job)) as events:
                     first = True
                     async for raw in events:
                         event = await _readable(loops.joined(raw))

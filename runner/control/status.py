@@ -67,8 +67,8 @@ class StatusWriter:
         async def put(obj: Object) -> Object | None:
             before = _status(obj)
             while True:
-                status = update(conditions.without_reasons(before), datetime.now(UTC))
-                status = self._schemas.fit(gvk, status, generation)
+                made = update(conditions.without_reasons(before), datetime.now(UTC))
+                status = self._schemas.fit(gvk, made, generation)
                 if status == before:
                     return obj
                 try:
@@ -76,7 +76,9 @@ class StatusWriter:
                 except NotFound:
                     return None
                 except Invalid as error:
-                    if not self._schemas.learn(gvk, str(error), status, generation):
+                    # Another CR of the kind may have been refused for the same, and that learned, since this was sent.
+                    is_known = self._schemas.fit(gvk, made, generation) != status
+                    if not is_known and not self._schemas.learn(gvk, str(error), status, generation):
                         text = f"The CRD's schema refuses the status of a run: {error}"
                         await self.warn_once(reconciliation, "StatusRefused", text, about="schema")
                         return obj
@@ -163,7 +165,7 @@ class StatusWriter:
         if reconciliation.plan is None:
             await self.events.warn(reconciliation.owner, reason=reason, note=text)
 
-    def end(self, reconciliation: Reconciliation) -> None:
+    def drop_old_warnings(self, reconciliation: Reconciliation) -> None:
         """After a whole reconcile: forget warnings that it had no cause for, so that they are given again if they recur."""
         request = reconciliation.request
         warned = {key: None for key in self._warned.get(request, ()) if key in reconciliation.warnings}

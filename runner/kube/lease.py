@@ -7,7 +7,7 @@ Why there are never two leaders: a replica takes a Lease only after it saw no ch
 its own clock; the leader has ended its work `renew_deadline` after it *sent* its last successful renewal, which no one can
 have seen sooner; and of two writes at once, the API server refuses the one that was not made from the latest state.
 
-Next on the way: `runner.leadership`, which ends the process that loses.
+`runner.leadership` ends the process that loses.
 """
 
 from __future__ import annotations

@@ -30,20 +30,10 @@ from tests.control.test_workqueue import request as named
 from tests.executor.test_jobs import stats
 
 PLAIN = watch("Thing")
-
-
 GUARDED = replace(PLAIN, finalizer=Finalizer(name="example.com/clean"))
-
-
 GONE = NotFound(404, 'things.example.com "a" not found')
-
-
 RESOURCE = Resource(gvk=PLAIN.gvk, plural="things", namespaced=True, verbs=frozenset(), subresources=frozenset({"status"}))
-
-
 FAILURES = [Unreachable("away"), KubeError("429"), Refused(403, "no right")]
-
-
 NAMES = ["away", "busy", "refused"]
 
 
@@ -184,6 +174,8 @@ class Stage:
             sessions=Sessions(),
             proxy_port=1,
             status=self.status,
+            own_writes=self.handlers.own_writes,
+            on_dependent=lambda *_: None,
         )
         discovery = cast(Discovery, self.known)
         self.reconciler = Reconciler(client, discovery, handlers=self.handlers, runs=runs, status=self.status)

@@ -6,6 +6,7 @@ import pytest
 
 from runner.control import Result
 from runner.control.finalizers import Decision, decide
+from runner.kube.client import Invalid
 from tests.control.stage import GUARDED, PLAIN, Stage, cr
 
 
@@ -46,3 +47,32 @@ async def test_a_finalizer_is_removed_though_others_write_the_cr_meanwhile(guard
     guarded.server.next["patch"] = [guarded.server.touch] * 3
     assert await guarded.reconcile() == Result()
     assert guarded.cr["metadata"]["finalizers"] == []
+
+
+async def test_a_finalizer_that_the_server_refuses(guarded: Stage) -> None:
+    """It is sent once: the CR that is read again is the same."""
+    sent = 0
+
+    def refuse() -> None:
+        nonlocal sent
+        sent += 1
+        raise Invalid(422, 'Thing.example.com "a" is invalid: metadata.finalizers[0]: Invalid value')
+
+    del guarded.cr["metadata"]["deletionTimestamp"]
+    guarded.cr["metadata"]["finalizers"] = []
+    guarded.server.next["patch"] = [refuse] * 3
+    assert "Invalid value" in str(await guarded.reconcile())
+    assert (sent, guarded.jobs) == (1, [])
+
+
+async def test_a_finalizer_for_a_cr_that_was_replaced_is_refused_and_the_cr_gone(guarded: Stage) -> None:
+    def replaced() -> None:
+        guarded.server.replace()
+        raise Invalid(422, 'Thing.example.com "a" is invalid: metadata.uid: Invalid value: field is immutable')
+
+    del guarded.cr["metadata"]["deletionTimestamp"]
+    guarded.cr["metadata"]["finalizers"] = []
+    guarded.server.next["patch"] = [replaced]
+    assert await guarded.reconcile() == Result()
+    assert guarded.handlers.forgotten == ["1"]
+    assert guarded.server.writes == []

@@ -156,6 +156,28 @@ async def test_a_run_that_takes_long_is_announced(stage: Stage, monkeypatch: pyt
 
 
 async def test_a_run_that_is_soon_over_is_not_announced(stage: Stage) -> None:
-    stage.told = [stats(ok=1)]
-    assert await stage.reconcile() == Result(requeue_after=60)
-    assert stage.server.writes == ["status"]
+    """Nor is the next one, before which it would be written if this one had been slow."""
+    for _ in range(2):
+        stage.cr["metadata"]["generation"] += 1
+        assert await stage.reconcile() == Result(requeue_after=60)
+        assert stage.server.writes == ["status"]
+        stage.server.writes.clear()
+
+
+async def test_refusals_of_several_crs_at_once_are_learned_from_once(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All are sent before the first refusal is there."""
+    stage.server.schema = strict
+    sent, put = asyncio.Barrier(4), stage.server.put
+
+    async def put_together(path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        if any(not condition["reason"] for condition in body["status"]["conditions"]):
+            await sent.wait()
+        return await put(path, body)
+
+    monkeypatch.setattr(stage.server, "put", put_together)
+    async with asyncio.timeout(SOON):
+        await asyncio.gather(*(stage.status.write(stage.reconciliation, stage.cr, failed("boo")) for _ in range(4)))
+    assert stage.server.condition("Failure")["message"] == "boo"
+    assert warnings(caplog) == []
