@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fnmatch
 import logging
 import re
 from collections import Counter
@@ -25,6 +26,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from typing import Any, cast
 
 import aiohttp
+from yarl import URL
 
 from runner.config.watches import Watch
 from runner.json_codec import JsonObject, encode
@@ -85,15 +87,18 @@ class KopfTransport:
         notify: Notify = lambda watch, event, obj: None,
         listed: Listed = lambda watch, namespace, present: None,
         *,
-        follow_namespaces: bool = False,
+        server: str = "",
+        namespaces: Sequence[str] = (),
     ) -> None:
+        """`server`: the API server's URL, which may have a path. `namespaces`: the items of WATCH_NAMESPACE."""
         self._watches = tuple(watches)
+        self._base = URL(server).path.rstrip("/")
+        self._patterns = tuple(namespaces)
         self._notify = notify
         self._listed = listed
         self._paths = tuple({group_version_path(watch.gvk.api_version) + "/" for watch in watches})
         # Among the paths of the core group, but mostly read for kopf's own sake.
         self._unwatched = "" if NAMESPACE in {watch.gvk for watch in watches} else NAMESPACES
-        self._follow_namespaces = follow_namespaces
         # By path, whose CRs have been listed, but for kinds of which kopf itself has to know.
         self._by_path: dict[str, Watch] = {}
         # By uid, how many events of a CR kopf has been given and has not delivered.
@@ -109,6 +114,8 @@ class KopfTransport:
         # By group version's path, the kinds that can be watched, as kopf was last answered; requests for them in flight.
         self._discovered: dict[str, frozenset[str]] = {}
         self._discovering = 0
+        # By path, the kinds whose CRs were found there before, and are not any more.
+        self._not_found: dict[str, GroupVersionKind] = {}
         # Whether kopf was refused to list or to watch namespaces.
         self.namespaces_refused = False
         # Name and uid of the namespaces on the last list, and its resourceVersion.
@@ -116,7 +123,7 @@ class KopfTransport:
         self._namespaces_version = ""
 
     async def __call__(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-        path, backoff = request.url.path, Backoff(FIRST_DELAY, LAST_DELAY, jitter=0)
+        path, backoff = request.url.path.removeprefix(self._base), Backoff(FIRST_DELAY, LAST_DELAY, jitter=0)
         is_discovery = _DISCOVERY.fullmatch(path) is not None
         self._discovering += is_discovery
         try:
@@ -125,9 +132,9 @@ class KopfTransport:
                 try:
                     async with asyncio.timeout(_ANSWER):
                         response = await handler(request)
-                        concerned, problem, level = await self._problem(path, response)
+                        concerned, problem, level = await self._problem(path, request, response)
                         if not problem:
-                            await self._read(request, response)
+                            await self._read(path, request, response)
                             self._log_progress(path)
                             return response
                 except Gone:
@@ -140,12 +147,19 @@ class KopfTransport:
                 await backoff.pause()
         finally:
             self._discovering -= is_discovery
+            self._not_found.pop(path, None)
 
-    async def _problem(self, path: str, response: aiohttp.ClientResponse) -> tuple[str, str, int]:
+    async def _problem(
+        self, path: str, request: aiohttp.ClientRequest, response: aiohttp.ClientResponse
+    ) -> tuple[str, str, int]:
         """The path that is concerned (empty: all), the problem to wait for (empty: none), and the level of its log line."""
         status = response.status
         is_watched = path.startswith(self._paths) and path != self._unwatched
-        if status in (429, 500, 502, 503, 504) or (status >= 400 and status != 410 and is_watched):
+        # Of a watch, or of a page that continues a list, this says where to go on.
+        is_answer = status == 410 and not {"watch", "continue"}.isdisjoint(request.url.query)
+        if status in (429, 500, 502, 503, 504) or (status >= 400 and not is_answer and is_watched):
+            if status == 404 and path in self._by_path:
+                self._not_found[path] = self._by_path[path].gvk
             text = api_status.readable(await response.text(errors="replace"))
             # A CRD that was deleted may be created again.
             level = logging.DEBUG if is_not_ready(status, text) else logging.INFO if status == 404 else logging.WARNING
@@ -155,15 +169,17 @@ class KopfTransport:
             self.namespaces_refused = True
         return "", "", logging.NOTSET
 
-    async def _read(self, request: aiohttp.ClientRequest, response: aiohttp.ClientResponse) -> None:
-        """Read the answer in kopf's place. Raises Unreadable."""
-        path, query = request.url.path, request.url.query
+    async def _read(self, path: str, request: aiohttp.ClientRequest, response: aiohttp.ClientResponse) -> None:
+        """Read the answer in kopf's place. Raises Gone and Unreadable."""
+        query = request.url.query
         if not isinstance(response, KopfResponse) or response.status not in (200, 410) or request.method != "GET":
             return
         if response.status == 410:
             await response.read()
             if not query.get("watch"):
                 # The page's token has expired: for this alone kopf begins the list again.
+                logger.info("A kind is listed again", extra={"path": path, "reason": f"HTTP 410: {response.reason}"})
+                await self.pause_after_watch(path, in_vain=True)
                 raise Gone(f"GET {path}: {response.reason}")
             # As an event, kopf takes it for what it is.
             response.status = 200
@@ -184,7 +200,7 @@ class KopfTransport:
 
     def _read_list(self, path: str, query: Mapping[str, str], page: JsonObject) -> None:
         items = page["items"] if isinstance(page["items"], list) else []
-        objects = [item for item in items if _is_object(item)]
+        objects = [item for item in items if _is_named(item)]
         self._collect_page(path, query, page, objects)
         page["items"] = [obj for obj in objects if self.is_readable(path, obj)]
         if not isinstance(page.get("metadata"), dict):
@@ -200,7 +216,7 @@ class KopfTransport:
         is_first = not query.get("continue")
         metadata = page.get("metadata")
         metadata = metadata if isinstance(metadata, Mapping) else {}
-        if path == NAMESPACES and self._follow_namespaces:
+        if path == NAMESPACES and self._patterns:
             kept = (obj["metadata"] for obj in objects if not is_deleting(obj))
             found = [{"name": metadata.get("name"), "uid": metadata.get("uid")} for metadata in kept]
             self._namespaces = found if is_first else [*self._namespaces, *found]
@@ -231,30 +247,38 @@ class KopfTransport:
         """Record which kinds kopf knows, and leave out entries that it cannot process."""
         if path == "/apis":
             try:
-                versions = {version["groupVersion"] for group in answer["groups"] for version in group["versions"]}
+                versions = {str(version["groupVersion"]) for group in answer["groups"] for version in group["versions"]}
             except (KeyError, TypeError) as error:
                 raise Unreadable(f"GET {path}: the answer is no list of groups") from error
             served = {"/api/v1", *map(group_version_path, versions)}
             self._discovered = {path: kinds for path, kinds in self._discovered.items() if path in served}
         elif isinstance(answer.get("resources"), list):
             answer["resources"] = [
-                {"singularName": "", "namespaced": False, **entry} for entry in answer["resources"] if is_entry(entry)
+                {"singularName": "", "namespaced": False, **entry, "verbs": _verbs(entry)}
+                for entry in answer["resources"]
+                if is_entry(entry)
             ]
             self._discovered[path] = frozenset(
                 entry["kind"]
                 for entry in answer["resources"]
-                if "/" not in entry["name"] and set(entry.get("verbs") or ()) >= WATCHABLE
+                if "/" not in entry["name"] and set(entry["verbs"]) >= WATCHABLE
             )
 
-    def unlisted(self, namespaces: Collection[str]) -> set[str]:
-        """The namespaces that were not on the last list that kopf got."""
-        return set(namespaces) - {metadata["name"] for metadata in self._namespaces}
+    def unlisted(self, page: Object) -> set[str]:
+        """The namespaces of a list that kopf would watch, and that were not on the last list that it got."""
+        items = page.get("items")
+        objects = [item for item in items if _is_named(item)] if isinstance(items, list) else []
+        names = {str(obj["metadata"]["name"]) for obj in objects if not is_deleting(obj)}
+        wanted = {name for name in names if any(_matches(name, pattern) for pattern in self._patterns)}
+        return wanted - {metadata["name"] for metadata in self._namespaces}
 
     def undiscovered(self, kinds: Collection[GroupVersionKind]) -> set[GroupVersionKind]:
         """The kinds that kopf does not know; none while it is asking."""
         if self._discovering or not self._discovered:
             return set()
-        return {gvk for gvk in kinds if gvk.kind not in self._discovered.get(group_version_path(gvk.api_version), ())}
+        # What is not found any more may have another plural by now, or another scope.
+        unknown = {gvk for gvk in kinds if gvk.kind not in self._discovered.get(group_version_path(gvk.api_version), ())}
+        return unknown | set(self._not_found.values()) & set(kinds)
 
     def is_readable(self, path: str, obj: Object) -> bool:
         """True if an object can be delivered; if not, that is logged once."""
@@ -305,9 +329,10 @@ class KopfTransport:
             logger.log(level, "Watching has to wait", extra={"reason": problem, **fields})
 
     def _log_progress(self, path: str) -> None:
-        levels = [level for concerned in ("", path) if (level := self._waiting.pop(concerned, logging.NOTSET))]
+        levels = {where: level for where in ("", path) if (level := self._waiting.pop(where, logging.NOTSET))}
         if levels:
-            logger.log(min(*levels, logging.INFO), "Watching goes on")
+            fields = {"path": path} if path in levels else {}
+            logger.log(min(*levels.values(), logging.INFO), "Watching goes on", extra=fields)
 
 
 class _WatchStream:
@@ -375,6 +400,10 @@ async def _gone() -> AsyncIterator[bytes]:
     yield encode({"type": "ERROR", "object": {"kind": "Status", "code": 410, "message": "the resourceVersion is too old"}})
 
 
+def _verbs(entry: Object) -> list[str]:
+    return [verb for verb in entry.get("verbs") or () if isinstance(verb, str)]
+
+
 def _is_object(item: object) -> bool:
     metadata = item.get("metadata") if isinstance(item, dict) else None
     return isinstance(metadata, dict) and all(
@@ -382,8 +411,24 @@ def _is_object(item: object) -> bool:
     )
 
 
+def _is_named(item: object) -> bool:
+    return isinstance(item, dict) and _is_object(item) and bool(item["metadata"].get("name"))
+
+
 def _is_list_of(watch: Watch, path: str, page: Object) -> bool:
     return path.startswith(group_version_path(watch.gvk.api_version) + "/") and page.get("kind") == f"{watch.gvk.kind}List"
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """True if kopf watches this namespace for the pattern: globs, of which the first chooses and those with `!` exclude."""
+    globs = [glob.strip() for glob in pattern.split(",")]
+    if globs[0].startswith("!"):
+        globs.insert(0, "*")
+    is_matched = is_chosen = fnmatch.fnmatchcase(name, globs[0])
+    for glob in globs[1:]:
+        if fnmatch.fnmatchcase(name, glob.removeprefix("!")):
+            is_matched = not glob.startswith("!")
+    return is_chosen and is_matched
 
 
 def _uid(obj: Object) -> str:
@@ -391,5 +436,10 @@ def _uid(obj: Object) -> str:
 
 
 def _is_event(event: Object) -> bool:
-    is_error = event.get("type") == "ERROR" and isinstance(event.get("object"), dict)
-    return is_error or (isinstance(event.get("type"), str) and _is_object(event.get("object")))
+    match event.get("type"):
+        case "ERROR":
+            return isinstance(event.get("object"), dict)
+        case "BOOKMARK":
+            return _is_object(event.get("object"))
+        case kind:
+            return isinstance(kind, str) and _is_named(event.get("object"))

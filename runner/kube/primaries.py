@@ -32,7 +32,7 @@ from runner.kube.kopf_transport import (
     Notify,
 )
 from runner.resource import api_status
-from runner.resource.metadata import GroupVersionKind, is_deleting
+from runner.resource.metadata import GroupVersionKind
 
 __all__ = ["EventType", "watch_primaries"]
 
@@ -61,7 +61,7 @@ async def watch_primaries(
     backoff = Backoff(FIRST_DELAY, LAST_DELAY, jitter=0)
     while True:
         begun = asyncio.get_running_loop().time()
-        transport = KopfTransport(watches, notify, listed, follow_namespaces=bool(namespaces))
+        transport = KopfTransport(watches, notify, listed, server=client.server, namespaces=namespaces)
         reason = await _run_kopf(client, watches=watches, namespaces=namespaces, transport=transport, started=started)
         # kopf gives up where it could go on; nothing is lost by starting it again, but that it lists everything again.
         if asyncio.get_running_loop().time() - begun > LAST_DELAY:
@@ -101,15 +101,15 @@ async def _run_kopf(
     )
     started()
     missed = (
-        asyncio.create_task(_missed_kind(client, transport, {watch.gvk for watch in watches})),
-        asyncio.create_task(_missed_namespace(client, transport)),
+        asyncio.create_task(_missed_kind(client, transport, {watch.gvk for watch in watches}), name="missed kinds"),
+        asyncio.create_task(_missed_namespace(client, transport), name="missed namespaces"),
     )
     try:
         done, _ = await asyncio.wait([*missed, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        for found in done.intersection(missed):
-            return f"{found.result()} has come"
         task = done.pop()
         error = None if task.cancelled() else task.exception()
+        if error is None and task in missed:
+            return f"{task.result()} has come"
         return f"{task.get_name()}: {_reason(error) if error else 'ended'}"
     finally:
         for task in (*missed, *tasks):
@@ -140,8 +140,7 @@ async def _missed_namespace(client: ApiClient, transport: KopfTransport) -> str:
         if transport.namespaces_refused:
             # Without the right to list them, kopf takes their names as they are given.
             with contextlib.suppress(KubeError):
-                found = (await client.get(NAMESPACES)).get("items") or ()
-                if missed := transport.unlisted([item["metadata"]["name"] for item in found if not is_deleting(item)]):
+                if missed := transport.unlisted(await client.get(NAMESPACES)):
                     return f"the namespace {missed.pop()}"
 
 

@@ -162,9 +162,13 @@ def _no_number(word: str) -> float:
 
 def _text(request: Mapping[str, object], key: str) -> str:
     value = request.get(key) or ""
-    # Half a surrogate pair, which JSON can say, has no place in the exposition.
-    if not isinstance(value, str) or any("\ud800" <= character <= "\udfff" for character in value):
+    if not isinstance(value, str):
         raise RefusedMetric(f"{key}: must be a string")
+    try:
+        # Half a surrogate pair, which JSON can say, has no place in the exposition.
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise RefusedMetric(f"{key}: must be a string") from error
     return value
 
 

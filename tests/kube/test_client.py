@@ -37,8 +37,8 @@ from tests.conftest import tcp_sockets
 
 
 @asynccontextmanager
-async def served(handler: Callable[[web.Request], object]) -> AsyncIterator[ApiClient]:
-    """A client of a server on loopback that answers every request so."""
+async def served(handler: Callable[[web.Request], object], base: str = "") -> AsyncIterator[ApiClient]:
+    """A client of a server on loopback that answers every request so; the client's URL of it has the path `base`."""
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", handler)  # type: ignore[arg-type]
     runner = web.AppRunner(application, auto_decompress=False)
@@ -46,7 +46,7 @@ async def served(handler: Callable[[web.Request], object]) -> AsyncIterator[ApiC
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     configuration = official.Configuration()
-    configuration.host = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    configuration.host = f"http://127.0.0.1:{runner.addresses[0][1]}{base}"
     client = ApiClient(configuration)
     try:
         yield client

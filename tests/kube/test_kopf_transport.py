@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -121,7 +122,7 @@ class Stub:
     async def handler(self, request: web.Request) -> web.StreamResponse:
         def entry(kind: str, namespaced: bool = True) -> dict[str, Any]:
             names = {"name": kind.lower() + "s", "singularName": kind.lower(), "kind": kind}
-            return {**names, "namespaced": namespaced, "verbs": ["get", "list", "watch"]}
+            return {**names, "namespaced": namespaced, "verbs": ["get", {}, "list", "watch"]}
 
         entries = {"/api/v1": [entry("Namespace", False)], "/apis/test.example.com/v1": [entry("Thing"), entry("Other")]}
         version = {"groupVersion": "test.example.com/v1", "version": "v1"}
@@ -164,8 +165,12 @@ class Following:
         self.listed.append((watch.gvk.kind, namespace, {key.name for key in present}))
 
     @asynccontextmanager
-    async def of(self, stub: Stub, namespaces: tuple[str, ...] = ()) -> AsyncIterator[asyncio.Task[None]]:
-        async with served(stub.handler) as client:
+    async def of(self, stub: Stub, namespaces: tuple[str, ...] = (), base: str = "") -> AsyncIterator[asyncio.Task[None]]:
+        async def handler(request: web.Request) -> web.StreamResponse:
+            assert request.path.startswith(base)
+            return await stub.handler(request.clone(rel_url=request.path_qs.removeprefix(base)))
+
+        async with served(handler if base else stub.handler, base) as client:
             watching = asyncio.create_task(
                 watch_primaries(
                     client,
@@ -228,9 +233,12 @@ async def test_a_list_that_cannot_be_read_is_asked_for_again_and_costs_no_other_
     assert (stub.scans, stub.asked.count("list others")) == (1, 1)
 
 
+@pytest.mark.parametrize("base", ["", "/k8s/clusters/c-1"], ids=["root", "path"])
 @pytest.mark.parametrize("asked", ["list", "watch"])
 @pytest.mark.parametrize("status", [400, 403, 404, 410, 500])
-async def test_an_error_of_one_kind_costs_no_other_kind(asked: str, status: int, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_error_of_one_kind_costs_no_other_kind(
+    asked: str, status: int, base: str, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("INFO", "runner.kube")
 
     class Refusing(Stub):
@@ -246,7 +254,7 @@ async def test_an_error_of_one_kind_costs_no_other_kind(asked: str, status: int,
     stub, following = Refusing(), Following()
     stub.events["things"] = [stub.event("ADDED", stub.item("one")), None]
     stub.events["others"] = [stub.event("ADDED", stub.item("other")), None]
-    async with following.of(stub):
+    async with following.of(stub, base=base):
         await following.until(lambda: "ADDED Thing one" in following.told, "it is told")
     assert (stub.scans, stub.asked.count("list others")) == (1, 1)
     assert "Watching is started again" not in [record.getMessage() for record in caplog.records]
@@ -413,6 +421,68 @@ async def test_kopf_goes_on_from_what_was_told_past_it() -> None:
     assert stub.since[:2] == ["5", "7"]
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["first-page", "further-page"])
+async def test_a_list_that_is_gone_is_asked_for_ever_more_seldom_and_that_is_logged(
+    first: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is wrong with the other kind meanwhile."""
+    caplog.set_level("INFO", "runner.kube")
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def paused(seconds: float, *rest: Any) -> None:
+        if seconds in (0.2, 0.4, 0.8):
+            pauses.append(seconds)
+        await sleep(seconds, *rest)
+
+    monkeypatch.setattr("runner.kube.kopf_transport.asyncio.sleep", paused)
+
+    class Going(Stub):
+        left = 4
+
+        async def handler(self, request: web.Request) -> web.StreamResponse:
+            is_list = request.path.endswith("/things") and "watch" not in request.query
+            if is_list and ("continue" in request.query) is not first and self.left:
+                self.left -= 1
+                return web.json_response({"kind": "Status", "message": "no", "code": 410}, status=410)
+            return await super().handler(request)
+
+    stub, following = Going(), Following()
+    page, rest = stub.listing(stub.item("one"), more="token"), stub.listing(stub.item("two"))
+    stub.lists["things"] = [rest] if first else [page, page, page, page, page, rest]
+    async with following.of(stub):
+        await following.until(lambda: "None Thing two" in following.told, "it is told")
+    assert pauses == sorted(pauses)
+    assert len(pauses) >= 3
+    logged = [getattr(record, "path", "") for record in caplog.records if record.levelno >= logging.INFO]
+    assert "/apis/test.example.com/v1/things" in logged
+    assert stub.scans == 1
+
+
+async def test_a_kind_whose_plural_becomes_another_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the right to see CRDs nothing else tells of that."""
+    monkeypatch.setattr("runner.kube.primaries._LOOK_AGAIN", 0.2)
+
+    class Renamed(Stub):
+        old = True
+
+        async def handler(self, request: web.Request) -> web.StreamResponse:
+            if request.path == "/apis/test.example.com/v1" and not self.old:
+                names = {"name": "thingies", "singularName": "thing", "kind": "Thing", "namespaced": True}
+                return web.json_response({"resources": [{**names, "verbs": ["get", "list", "watch"]}]})
+            if request.path.endswith("/things") and not self.old:
+                return web.Response(status=404, text="404 page not found")
+            return await super().handler(request)
+
+    stub, following = Renamed(), Following()
+    stub.lists["things"] = stub.lists["thingies"] = [stub.listing(stub.item("one"))]
+    stub.events["things"], stub.events["thingies"] = [GONE], [None]
+    async with following.of(stub):
+        await following.until(lambda: "None Thing one" in following.told, "it is told")
+        stub.old = False
+        await following.until(lambda: "watch thingies" in stub.asked, "it is watched where it is now")
+
+
 @pytest.mark.parametrize("refused", ["list", "watch"])
 async def test_namespaces_are_seen_when_rights_or_they_come_late(refused: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runner.kube.primaries._LOOK_AT_NAMESPACES", 0.2)
@@ -428,7 +498,13 @@ async def test_namespaces_are_seen_when_rights_or_they_come_late(refused: str, m
                 return web.json_response({"kind": "Status", "message": "no", "code": 403}, status=403)
             if is_watch:
                 await self.ended.wait()
-            items = [{"metadata": {"name": "here", "uid": "x"}}] if self.allowed else []
+            # Neither concerns it: one that does not match, and one that is none.
+            items: list[Any] = [
+                {"metadata": {"name": "elsewhere", "uid": "y"}},
+                {"metadata": {"name": [1]}},
+                {"metadata": {}},
+            ]
+            items += [{"metadata": {"name": "here", "uid": "x"}}] if self.allowed else []
             return web.json_response({"kind": "NamespaceList", "metadata": {"resourceVersion": "5"}, "items": items})
 
     stub, following = Refusing(), Following()
@@ -442,3 +518,20 @@ async def test_namespaces_are_seen_when_rights_or_they_come_late(refused: str, m
         scans = stub.scans
         await asyncio.sleep(0.5)
     assert stub.scans == scans == 2
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matched"),
+    [
+        ("team-*", {"team-a", "team-pr-1", "team-pr-2"}),
+        ("!team-*", {"other"}),
+        ("team-*, !*-pr-*", {"team-a"}),
+        ("team-*, !*-pr-*, *-pr-1, other", {"team-a", "team-pr-1"}),
+        ("team-?", {"team-a"}),
+        ("other", {"other"}),
+    ],
+)
+def test_patterns_of_namespaces_are_kopfs(pattern: str, matched: set[str]) -> None:
+    transport = KopfTransport([], namespaces=(pattern,))
+    names = ["team-a", "team-pr-1", "team-pr-2", "other"]
+    assert transport.unlisted({"items": [{"metadata": {"name": name}} for name in names]}) == matched
