@@ -1,9 +1,9 @@
 """How the cost of a reconcile grows with CRs, tasks and dependents, and what it is made of: `python -m bench.growth`.
 
-The warm executor on projects of `bench.projects`, on a cluster of its own, whose controllers rest, or that of $KUBECONFIG.
-For each size all CRs are changed at once; what counts is the time until all Deployments are as wanted, the processor time
-of all the operator's processes, and its own account of a turn's parts (`rolerunner_phase_seconds`). `--plot FILE.svg` draws
-them.
+The warm executor on projects of `bench.projects`, on a cluster of its own, whose controllers rest, or that of
+$KUBECONFIG. For each size all CRs are changed at once; what counts is the time until all Deployments are as wanted,
+the processor time of all the operator's processes, and its own account of a reconcile's parts
+(`rolerunner_phase_seconds`). `--plot FILE.svg` draws them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from devkit.devcluster.cluster import Cluster as Devcluster
 from runner.resource.metadata import Object, ObjectKey
 
 PATIENCE = 3600.0
-# What a turn consists of, in the order in which it happens. `fork` is a part of `start`, and what else is in it is parsing.
+# The parts of a reconcile, in the order in which it happens. `fork` is a part of `start`, and what else is in it is parsing.
 PHASES = ("queue", "read", "fork", "parse", "tasks", "end", "status")
 
 
@@ -150,7 +150,7 @@ def table(costs: Iterable[Cost]) -> str:
 
 
 def plot(found: dict[str, list[Cost]], path: Path) -> None:
-    """What a turn consists of, without its waiting, for each size of each sweep."""
+    """The parts of a reconcile, without its waiting, for each size of each sweep."""
     # Not needed for anything else: `pip install -e '.[bench]'`.
     from matplotlib import pyplot
 

@@ -91,7 +91,7 @@ async def measure(kubeconfig: Path, folder: Path, *, reconciles: int, every: int
                     await world.create(
                         {"apiVersion": HOLDER.api_version, "kind": HOLDER.kind, "metadata": {"name": key.name}}, namespace
                     )
-                for turn in range(reconciles // CRS + 1):
+                for change in range(reconciles // CRS + 1):
 
                     async def done() -> bool:
                         return all(map(is_done, await world.list(HOLDER, namespace)))
@@ -99,11 +99,11 @@ async def measure(kubeconfig: Path, folder: Path, *, reconciles: int, every: int
                     async def at_rest() -> bool:
                         return len(operator.processes()) == AT_REST
 
-                    if turn:
+                    if change:
                         for key in keys:
-                            await world.patch(HOLDER, key, {"spec": {"turn": turn}})
-                    await until(done, f"turn {turn} is over", patience=PATIENCE, interval=0.2)
-                    count = (turn + 1) * CRS
+                            await world.patch(HOLDER, key, {"spec": {"change": change}})
+                    await until(done, f"change {change} is over", patience=PATIENCE, interval=0.2)
+                    count = (change + 1) * CRS
                     if count % every < CRS:
                         await until(at_rest, "one worker waits for the next run", patience=PATIENCE)
                         looks.append({"reconciles": count, **look(operator, temporary, runs)})

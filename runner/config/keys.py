@@ -1,4 +1,4 @@
-"""How a key of watches.yaml is declared: its name, which values it takes, what it is for, and its default.
+"""Declaration of a key of watches.yaml: its name, which values it takes, what it is for, and its default.
 
 `runner.config.watches` declares the keys, most of them as fields of its dataclasses, and reads the file by them. The JSON
 schema (`runner.config.schema`) and the table in docs/reference.md are made of the same declarations.

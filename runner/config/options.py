@@ -1,4 +1,4 @@
-"""How a flag or a variable is declared: its name, which values it takes, its default and what it is for.
+"""Declaration of a flag or an environment variable: its name, which values it takes, its default and what it is for.
 
 The fields of `runner.config.settings.Settings` are declared so. click's options, the reading of the values and the tables in
 docs/reference.md are made of the declarations.

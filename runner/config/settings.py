@@ -24,7 +24,7 @@ _MEBIBYTE = 1024**2
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server listens; an empty host means every interface, port 0 a free one."""
+    """The address of a server; an empty host means every interface, port 0 a free one."""
 
     host: str
     port: int

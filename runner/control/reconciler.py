@@ -273,7 +273,8 @@ class Reconciler:
 
 
 def next_reconcile(outcome: Outcome, watch: Watch) -> Result:
-    """When a CR comes again after a run that succeeded: as its role asked, or periodically. Raises ValueError."""
+    """The Result of a run that succeeded: the CR comes again when its role asked for it, or periodically. Raises
+    ValueError."""
     if outcome.requeue_after is None:
         return Result(requeue_after=watch.reconcile_period)
     return Result(parse_duration(str(outcome.requeue_after)), requested=True)

@@ -48,7 +48,7 @@ def die_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
 
 
 def be_first_out_of_memory() -> None:
-    """When memory runs out, the kernel ends this process and its children before others."""
+    """Have the kernel end this process and its children before others when memory runs out."""
     with contextlib.suppress(OSError):
         own = Path("/proc/self/oom_score_adj")
         own.write_text(str(min(int(own.read_text()) + _OOM_SCORE, 1000)))

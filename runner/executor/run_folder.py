@@ -65,7 +65,7 @@ class RunFolders:
         shutil.rmtree(self.running, ignore_errors=True)
 
     def folder(self, parts: Sequence[str]) -> Path:
-        """Where the runs of one CR are kept; empty parts (no group, no namespace) are left out."""
+        """The folder of one CR's runs; empty parts (no group, no namespace) are left out."""
         return self.root.joinpath(*filter(None, parts))
 
     def remove(self, parts: Sequence[str]) -> None:
@@ -120,7 +120,7 @@ class RunFolders:
 
 
 def _is_of_cr(folder: Path) -> bool:
-    """Whether this is a CR's folder, and not a namespace's whose CRs have the names of what a CR's folder holds."""
+    """True for a CR's folder, False for a namespace's, even if its CRs are called `env` or `artifacts`."""
     return (folder / "env" / "extravars").is_file()
 
 
@@ -159,7 +159,7 @@ def rotate(folder: Path, keep: int) -> None:
 
 
 def _taken(run: Path) -> tuple[float, int, Path]:
-    """When a run was last at work, how many bytes its artifacts take, and where they are."""
+    """The time at which a run last wrote, the bytes that its artifacts take, and their folder."""
     latest, size = 0.0, 0
     for folder, _, names in os.walk(run):
         for path in (folder, *(os.path.join(folder, name) for name in names)):
@@ -223,7 +223,7 @@ def _write_inputs(job: Job) -> None:
 
 
 def _variables(job: Job) -> bytes:
-    """What `env/extravars` has: no name is both in the data and among the watch's own variables, which may be NaN."""
+    """The content of `env/extravars`. No name is both in the data and among the watch's own variables, which may be NaN."""
     parts = (encode(_marked(job.data)), json.dumps(job.extra_vars).encode())
     return b"{%s}" % b",".join(part[1:-1] for part in parts if part != b"{}")
 

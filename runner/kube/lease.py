@@ -100,7 +100,7 @@ def namespace_of(election: Election) -> str:
 
 
 class Elector:
-    """One replica's part in the election.
+    """A candidate of the election: acquires, renews and releases the Lease.
 
     Each time the Lease is taken or renewed, `hold` is called with the time (of `clock`) at which this process must have
     stopped leading unless `hold` is called again. Seeing to that is the caller's part.

@@ -55,7 +55,10 @@ def declared(obj: Object) -> Object:
 
 
 def in_place_of_generation(obj: Object) -> Object:
-    """What a generation would count, of a kind that has none. Finalizers are set by controllers, the runner among them."""
+    """The fields whose changes a generation would count, for kinds without one.
+
+    Finalizers are not among them: controllers set them, the runner as well.
+    """
     # Items of a list say nothing of their kind.
     kept = {name: value for name, value in declared(obj).items() if name not in ("apiVersion", "kind")}
     return without_metadata(kept, ("finalizers",))

@@ -35,7 +35,7 @@ class Change:
 
     @property
     def is_one(self) -> bool:
-        """Whether the manifests differ."""
+        """True if the manifests differ."""
         before, after = (None if obj is None else manifest(obj) for obj in (self.before, self.after))
         return before != after
 

@@ -272,7 +272,7 @@ class Masker:
         return _WORD.sub(without, text)
 
     def _secrets_in(self, word: str) -> list[tuple[int, int]]:
-        """Where secrets stand in a word: as all of it, as an option's value (`-pPASSWORD`), between its separators."""
+        """Find the secrets in a word: as all of it, as an option's value (`-pPASSWORD`), between its separators."""
         whole = word.strip("./-")
         if whole in self._names:
             return []

@@ -199,7 +199,7 @@ def _measure(mounts: list[dict[str, Any]]) -> None:
 
 
 def _is_whole(found: Any) -> bool:
-    """Whether nothing is missing of it: of mounts that did not answer in time, a note or less is all that is known."""
+    """True if the facts are complete: a mount that did not answer in time has a note instead of its sizes."""
     mounts = found.get("mounts") or () if isinstance(found, dict) else ()
     return all(isinstance(mount, dict) and "note" not in mount for mount in mounts)
 

@@ -271,7 +271,7 @@ class _Own:
 
 
 def _is_all(auth: Mapping[str, Any]) -> bool:
-    """Whether a task says of how to reach the cluster no more than where its kubeconfig is."""
+    """True if a task's authentication options are a kubeconfig alone."""
     return all(name == "kubeconfig" or value is None or value == {} for name, value in auth.items())
 
 

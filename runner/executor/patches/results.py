@@ -167,7 +167,7 @@ _known: dict[tuple[str, ...], tuple[frozenset[str], tuple[str, ...]]] = {}
 
 
 def _may_be_restricted(facts: Any) -> bool:
-    """Whether ansible-core may remove one of these facts by its name."""
+    """True if ansible-core may remove one of these facts by its name."""
     folders = tuple(connection_loader._extra_dirs)
     if folders not in _known:
         connections = [PurePath(path).stem for path in connection_loader.all(path_only=True)]

@@ -185,7 +185,7 @@ class _Some(dict[str, Any]):
 
 
 def _is_final(owner: Any, name: str, attribute: Any) -> bool:
-    """Whether a keyword's value stays as it is; it is the owner's then, inherited or not."""
+    """True if a keyword's value needs no templating; then the owner has the value already, inherited or not."""
     value = getattr(owner, name)
     kind = type(value)
     if value is None:

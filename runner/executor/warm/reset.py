@@ -220,7 +220,7 @@ class Baseline:
         random.seed()
 
     def _restore_defaults(self) -> None:
-        """What templates get of them is not always a copy."""
+        """Restore the constants of ansible-core: templates do not always get copies of their values."""
         state = vars(constants)
         state.update(self._defaults)
         for name in state.keys() - self._defaults.keys():
@@ -346,7 +346,7 @@ def _containers(values: Mapping[str, Any]) -> Iterable[Any]:
 
 
 def _is_changed(values: Mapping[str, object], known: dict[str, object]) -> bool:
-    """Whether there is more than what imports and copies do: modules of a package come, or it is found another way."""
+    """True if a module's attributes have changed by more than imports and copies account for."""
     new = {name: values[name] for name in values.keys() - known.keys()}
     if not all(name in _CHANGING or isinstance(each, ModuleType) for name, each in new.items()):
         return True
@@ -380,7 +380,10 @@ def _umask() -> int:
 
 
 def _had_children() -> bool:
-    """Whether a run has left processes, which are ended. All that have lost their parent are children of this process."""
+    """End the processes that a run has left, and return True if there were any.
+
+    Those that have lost their parent are children of this process.
+    """
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -411,7 +414,7 @@ def _descriptors(kept: Collection[int]) -> Mapping[int, str]:
 
 
 def _process() -> tuple[object, ...]:
-    """What the kernel and the interpreter keep of a process, and a run could change."""
+    """The state that the kernel and the interpreter keep of this process, as far as a run can change it."""
     return (
         *(os.getresuid(), os.getresgid(), os.getgroups(), os.getpriority(os.PRIO_PROCESS, 0), os.getsid(0), os.getpgrp()),
         locale.setlocale(locale.LC_ALL),

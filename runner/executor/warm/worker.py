@@ -241,7 +241,7 @@ class Warm:
 
 
 def _next(server: socket.socket) -> tuple[bytes, list[int]]:
-    """What the fork server says, and the next job's connection. While there is none, the garbage collector has time."""
+    """Wait for the fork server's message and the next job's connection. If none comes soon, collect garbage meanwhile."""
     if not select.select([server], [], [], _LULL)[0]:
         gc.collect()
     told, connections, _, _ = socket.recv_fds(server, _ORDER, 1)
@@ -312,7 +312,7 @@ def _remove(folder: str) -> None:
 
 
 def _has_colours() -> bool:
-    """What ansible-playbook would find out of the terminal that ansible-runner gives it; here it cannot ask one."""
+    """True if ansible-playbook would print in colours on ansible-runner's terminal, which a worker does not have."""
     if constants.ANSIBLE_FORCE_COLOR or constants.ANSIBLE_NOCOLOR:
         return bool(constants.ANSIBLE_FORCE_COLOR)
     try:
