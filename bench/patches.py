@@ -211,7 +211,7 @@ class Worker:
         install, wait = registry.install, worker._next
         registry.install = lambda patches: install([patch for patch in patches if patch.name != self.left_out])
         worker._NEEDED_BY_WORKERS = frozenset()
-        warm = worker.Warm(Limits())
+        warm = worker.LoadedAnsible(Limits())
         warm.warm_up()
         if warm._facts is not None:
             os.waitpid(forked(lambda: warm.gather_facts()), 0)
@@ -255,7 +255,7 @@ def names() -> list[str]:
             return install(patches)
 
         registry.install = noted
-        worker.Warm(Limits())
+        worker.LoadedAnsible(Limits())
         theirs.sendall(json.dumps(known).encode())
 
     with ours, theirs:

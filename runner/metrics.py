@@ -1,7 +1,7 @@
-"""The metric series of the runner. Names and labels are the Go operator's, so that dashboards for it keep working.
+"""The metric series of the runner. Those that the Go operator has as well keep their names, so that its dashboards work.
 
-Besides the operator's own these are controller-runtime's and client-go's. A `controller` is a watch, by the name
-`Watch.controller`.
+Besides the Go operator's own these are controller-runtime's and client-go's; all others begin with `rolerunner_`. A
+`controller` is a watch, by the name `Watch.controller`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ _worker_runs = Histogram(
 _worker_retired = Counter(
     "rolerunner_worker_retired_total",
     "Workers that are not used again, by the reason: isolated (their job asked for it), runs, age, memory (their limits), "
-    "exit (of the run), died, or what was not as before (child, thread, code, patched, process, descriptor).",
+    "exit (of the run), died, or what was not as before (child, thread, code, patched, process, descriptor, unknown).",
     ("reason",),
     registry=REGISTRY,
 )
@@ -201,7 +201,7 @@ def slow_part(part: str) -> None:
 
 
 def run_ended(gvk: str, *, succeeded: bool) -> None:
-    """Count a run by its result."""
+    """Count a run by its result; a CR that was refused without a run counts as a failure."""
     _series(_results, gvk, "succeeded" if succeeded else "failed").inc()
 
 

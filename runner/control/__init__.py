@@ -44,9 +44,9 @@ class Result:
     """A reconcile's result: requeue after so many seconds; None or 0: only by an event."""
 
     requeue_after: float | None = None
-    # Asked for by the role, and therefore exact, unlike the periodic reconcile.
-    requested: bool = False
+    # Without jitter and with the priority of a retry: the role has asked for this time, or the CR is being deleted.
+    exact: bool = False
 
 
 class Retry(RolerunnerError):
-    """A reconcile that did not reach its end: requeue with backoff. `str()` says why, for the log."""
+    """A reconcile that failed, or whose run did: requeue with backoff. `str()` says why, for the log."""

@@ -1,6 +1,7 @@
 """The controller: workers that take a Request from the queue, have it reconciled, and requeue it.
 
-When a CR is retried is decided here and nowhere else.
+The reconciler says after how long a CR comes again, the work queue adds backoff; what becomes of a Result or a Retry
+is decided here.
 
 Next on the way: `runner.control.reconciler`.
 """
@@ -80,7 +81,7 @@ class Controller:
             metrics.reconcile_ended(name, "requeue_after" if result.requeue_after else "success")
             if not result.requeue_after:
                 self._queue.done(request)
-            elif result.requested:
+            elif result.exact:
                 self._queue.done(request, after=result.requeue_after, priority=Priority.RETRY)
             else:
                 self._queue.done(request, after=result.requeue_after * random.uniform(1 - _JITTER, 1))

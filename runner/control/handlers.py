@@ -68,7 +68,8 @@ class Observed:
 
 
 class Handlers:
-    """Puts Requests on the queue. Called in the event loop, by kopf for primaries and by the informers for dependents."""
+    """Puts Requests on the queue. Called in the event loop: for primaries by the kopf transport, for dependents by
+    the informers."""
 
     def __init__(self, watches: Sequence[Watch], add: Add) -> None:
         self._add = add
@@ -78,7 +79,7 @@ class Handlers:
             self._by_kind.setdefault(watch.gvk.group_kind, []).append(watch)
         self._observed: dict[Request, Observed] = {}
         # CRs that wait to be reconciled because of a change, as they are now.
-        self._waiting: dict[Request, Object] = {}
+        self._delivered: dict[Request, Object] = {}
         self._related: dict[GroupVersionKind, list[tuple[Watch, Related]]] = {}
         for watch in watches:
             for related in watch.related:
@@ -101,8 +102,8 @@ class Handlers:
             self._forget_request(request)
             return
         observed, before = Observed.of(watch, obj), self._observed.get(request)
-        if observed != before or request in self._waiting:
-            self._waiting[request] = obj
+        if observed != before or request in self._delivered:
+            self._delivered[request] = obj
         if observed == before:
             return
         self._observed[request] = observed
@@ -130,7 +131,7 @@ class Handlers:
             return
         change, cause = VersionChange.between(before, after), ""
         for request in requests:
-            if not self.own_writes.is_own(request, change):
+            if not self.own_writes.consume(request, change):
                 # Computed once for all of them, and not at all for the runs' own writes.
                 cause = cause or _describe_change(before, after)
                 self._put(request, Priority.DEPENDENT, cause)
@@ -154,9 +155,9 @@ class Handlers:
     def _missed(self, request: Request) -> None:
         self._put(request, Priority.DEPENDENT, "a dependent changed during the run")
 
-    def pop_waiting(self, request: Request) -> Object | None:
+    def pop_delivered(self, request: Request) -> Object | None:
         """The CR as the watch last delivered it, if that is what put it on the queue."""
-        return self._waiting.pop(request, None)
+        return self._delivered.pop(request, None)
 
     def forget(self, request: Request, uid: str | None = None) -> None:
         """Drop what is kept of a CR that is gone: the one of this uid, or any. Its deletion may not have been delivered."""
@@ -182,7 +183,7 @@ class Handlers:
 
     def _forget_request(self, request: Request) -> None:
         """Forget what was observed of a CR, and that it waits."""
-        for known in (self._observed, self._waiting, self._causes):
+        for known in (self._observed, self._delivered, self._causes):
             known.pop(request, None)
 
     def _put(self, request: Request, priority: Priority, cause: str, after: float = 0) -> None:

@@ -92,7 +92,7 @@ class OwnWrites:
             if by_others:
                 self._missed(request)
 
-    def is_own(self, request: Request, change: VersionChange) -> bool:
+    def consume(self, request: Request, change: VersionChange) -> bool:
         """True if the CR's run made this change, which is forgotten by that: an event comes once.
 
         True as well while the run is on: that is decided when it is over.

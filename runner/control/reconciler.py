@@ -23,7 +23,7 @@ from runner.config.watches import Watch
 from runner.control import Request, Result, Retry
 from runner.control.finalizers import Decision, add_finalizer, decide, remove_finalizer
 from runner.control.handlers import Handlers
-from runner.control.reconciliation import Phases, Reconciliation, is_of_cr, read
+from runner.control.reconciliation import Phases, Reconciliation, is_cr_not_found, read
 from runner.control.run import Runs
 from runner.control.status import StatusWriter, ended, failed
 from runner.executor.jobs import Outcome
@@ -92,7 +92,7 @@ class Reconciler:
             raise Retry("nested too deeply") from None
         finally:
             # What the watch has delivered meanwhile may be older than what was written; the next reconcile reads the CR.
-            self._handlers.pop_waiting(request)
+            self._handlers.pop_delivered(request)
 
     async def clear_up(self, request: Request) -> None:
         """Remove what an earlier process has left of a CR, if the CR is gone; an attempt."""
@@ -102,7 +102,7 @@ class Reconciler:
                 if resource is not None:
                     await self._client.get(resource.path(request.key))
             except NotFound as error:
-                if is_of_cr(error, request):
+                if is_cr_not_found(error, request):
                     await self._runs.forget(request)
 
     async def _reconcile(self, request: Request) -> Result:
@@ -120,7 +120,7 @@ class Reconciler:
             logger.debug("Left out by the watch's selector", extra=request.fields)
             return Result()
         watch, problems = for_cr(request.watch, obj)
-        phases.over("read")
+        phases.finish("read")
         decision = decide(obj, watch)
         if decision is Decision.IGNORE:
             logger.debug("Going, without a finalizer of this watch", extra=request.fields)
@@ -150,7 +150,7 @@ class Reconciler:
                 raise Retry("the API server does not serve the kind")
             return None
         self._unserved.pop(gvk, None)
-        waiting = self._handlers.pop_waiting(request)
+        waiting = self._handlers.pop_delivered(request)
         if waiting:
             # The items of a list do not name their kind.
             return resource, {"apiVersion": gvk.api_version, "kind": gvk.kind, **waiting}
@@ -158,7 +158,7 @@ class Reconciler:
             return resource, await self._client.get(resource.path(request.key))
         except NotFound as error:
             self._discovery.forget(gvk)
-            if not is_of_cr(error, request):
+            if not is_cr_not_found(error, request):
                 raise Retry(str(error)) from error
             return None
 
@@ -225,13 +225,13 @@ class Reconciler:
             return await self._forget(request, reconciliation.owner.uid)
         if run.finalizing and outcome.succeeded:
             return Result()
-        reconciliation.phases.over("status")
+        reconciliation.phases.finish("status")
         if not outcome.succeeded:
             note = "\n".join(outcome.reports or outcome.messages)
             await self._status.events.warn(reconciliation.owner, reason="RunFailed", note=note)
             raise Retry("the run failed")
         if is_deleting(obj) and not run.finalizing:
-            return Result(requeue_after=_FINALIZE_AFTER, requested=True)
+            return Result(requeue_after=_FINALIZE_AFTER, exact=True)
         try:
             result = next_reconcile(outcome, reconciliation.watch)
         except ValueError as error:
@@ -277,7 +277,7 @@ def next_reconcile(outcome: Outcome, watch: Watch) -> Result:
     ValueError."""
     if outcome.requeue_after is None:
         return Result(requeue_after=watch.reconcile_period)
-    return Result(parse_duration(str(outcome.requeue_after)), requested=True)
+    return Result(parse_duration(str(outcome.requeue_after)), exact=True)
 
 
 def _declared(obj: Object) -> tuple[object, ...]:

@@ -34,7 +34,7 @@ class Phases:
     def __init__(self) -> None:
         self._since = monotonic()
 
-    def over(self, name: str) -> None:
+    def finish(self, name: str) -> None:
         now = monotonic()
         metrics.phase(name, now - self._since)
         self._since = now
@@ -80,13 +80,13 @@ async def read(client: ApiClient, reconciliation: Reconciliation) -> Object | No
     try:
         obj = await client.get(reconciliation.path)
     except NotFound as error:
-        if not is_of_cr(error, reconciliation.request):
+        if not is_cr_not_found(error, reconciliation.request):
             raise Retry(str(error)) from error
         return None
     return obj if obj["metadata"].get("uid") == reconciliation.owner.uid else None
 
 
-def is_of_cr(error: NotFound, request: Request) -> bool:
+def is_cr_not_found(error: NotFound, request: Request) -> bool:
     """True if it is the CR that was not found, and not its path: a proxy, or a server that is starting, says that."""
     return f'"{request.key.name}" not found' in str(error)
 

@@ -210,16 +210,16 @@ class Runs:
                     async for raw in events:
                         event = await _readable(loops.joined(raw))
                         if first:
-                            reconciliation.phases.over("start")
+                            reconciliation.phases.finish("start")
                             first = False
                         if event.event == "playbook_on_stats":
-                            reconciliation.phases.over("tasks")
+                            reconciliation.phases.finish("tasks")
                         run_log.add(event)
                         fold.add(event)
                         places.add(event)
                         if plan:
                             plan.add(event)
-            reconciliation.phases.over("end")
+            reconciliation.phases.finish("end")
             self._broken_conditionals.warn(job.role or job.playbook or job.folder, request, places)
             return fold.outcome()
         except TimeoutError:

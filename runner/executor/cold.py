@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator
 
 from runner.executor import cold_main
 from runner.executor.environment import PACKAGE, python_path
-from runner.executor.guarded import Guarded
+from runner.executor.guarded import GuardedProcess
 from runner.executor.jobs import LONGEST_LINE, ExecutorError, Job, JobEvent
 from runner.executor.run_folder import prepare, settle
 
@@ -25,7 +25,7 @@ async def execute(job: Job) -> AsyncGenerator[JobEvent, None]:
     Raises ExecutorError when no run came about.
     """
     await prepare(job)
-    guarded = await Guarded.start(
+    guarded = await GuardedProcess.start(
         cold_main.__name__,
         environment={**os.environ, "PYTHONPATH": python_path(PACKAGE)},
         stdin=asyncio.subprocess.PIPE,

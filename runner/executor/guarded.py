@@ -1,6 +1,6 @@
 """The runner's side of a guarded process: started below a guard, and ended with all its descendants.
 
-The guard itself is `runner.executor.processes.guard`.
+The guard itself is `runner.executor.guard`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 _GRACE = processes.LIMIT + 10.0
 
 
-class Guarded:
+class GuardedProcess:
     """A Python module that runs below a guard. `process` is the guard; its streams are the module's."""
 
     # The guards of this runner that have not been seen off.

@@ -3,9 +3,9 @@
 Ansible hides what a task marks `no_log`. Roles forget to: a task that creates or reads a Secret has its data in its
 arguments and in its result, in structured form and again in the text that Ansible prints.
 
-A run's own process masks each event, as the last thing that happens to it there: no secret reaches the runner's process,
-and the artifacts, which that process writes, are masked by the same code. So that what the runner decides by is what
-happened, masking goes by the event's structure:
+A run's own process masks each event, as the last thing that happens to it there: no unmasked event reaches the
+runner's process, and the artifacts, which that process writes, are masked by the same code. So that what the runner
+decides by is what happened, masking goes by the event's structure:
 
 - Ansible's own words, identifiers, paths of files and numbers (`_OWN`) are masked only where they hold a given secret: that
   is random, and nothing is decided by it. What the runner reads from a result (`plain_results`) is never masked.

@@ -44,7 +44,7 @@ async def test_what_fails_comes_again_by_backoff(error: Exception) -> None:
 
 @pytest.mark.parametrize(
     "result",
-    [Result(), Result(requeue_after=0.0), Result(requeue_after=0.0, requested=True)],
+    [Result(), Result(requeue_after=0.0), Result(requeue_after=0.0, exact=True)],
     ids=["none", "0s", "asked-0s"],
 )
 async def test_what_is_done_comes_again_when_something_happens(result: Result) -> None:
@@ -58,7 +58,7 @@ async def test_the_periodic_pass_comes_a_little_early_and_never_late() -> None:
 
 
 async def test_a_time_the_role_asked_for_is_kept() -> None:
-    assert (await reconciled(Result(requeue_after=100, requested=True))).told == [{"after": 100, "priority": Priority.RETRY}]
+    assert (await reconciled(Result(requeue_after=100, exact=True))).told == [{"after": 100, "priority": Priority.RETRY}]
 
 
 @pytest.mark.parametrize(

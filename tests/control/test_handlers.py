@@ -68,13 +68,13 @@ def test_a_cr_that_waits_is_handed_out_once_as_it_is_by_then() -> None:
     request = Request(seen.watch, ObjectKey("default", "one"))
     seen.primary("ADDED", cr())
     seen.primary("MODIFIED", cr(version="2"))
-    assert seen.handlers.pop_waiting(request) == cr(version="2")
+    assert seen.handlers.pop_delivered(request) == cr(version="2")
     # What is no news is not kept, and what is gone is not handed out.
     seen.primary("MODIFIED", cr(version="3"))
-    assert seen.handlers.pop_waiting(request) is None
+    assert seen.handlers.pop_delivered(request) is None
     seen.primary("MODIFIED", cr(generation=2))
     seen.primary("DELETED", cr(generation=2))
-    assert seen.handlers.pop_waiting(request) is None
+    assert seen.handlers.pop_delivered(request) is None
 
 
 def test_annotations_are_news_where_the_watch_asks_for_them() -> None:
@@ -367,7 +367,7 @@ def test_the_late_deletion_of_another_does_not_take_the_new_cr_with_it() -> None
     assert seen.primary("DELETED", cr()) == []
     request = Request(seen.watch, ObjectKey("default", "one"))
     seen.handlers.forget(request, "uid-one")
-    assert seen.handlers.pop_waiting(request) is not None
+    assert seen.handlers.pop_delivered(request) is not None
     seen.added.clear()
     seen.handlers.changed(None, secret(labels={"cr": "one"}))
     assert seen.added == ONE
@@ -485,7 +485,7 @@ def test_what_others_did_during_a_run_is_a_cause_of_the_next() -> None:
     seen.handlers.pop_cause(request)
     seen.added.clear()
     with seen.handlers.own_writes.of_run(request):
-        seen.handlers.own_writes.is_own(request, VersionChange("a", "1", "2"))
+        seen.handlers.own_writes.consume(request, VersionChange("a", "1", "2"))
         assert seen.handlers.pop_cause(request) == ""
     assert seen.added == ONE
     # Without one, an outcome that could not be written yet would stand for the run.

@@ -28,13 +28,13 @@ def own_writes(missed: list[Request]) -> OwnWrites:
 def test_what_a_run_wrote_is_own_once_whenever_it_is_reported(own_writes: OwnWrites, missed: list[Request]) -> None:
     with own_writes.of_run(ONE) as wrote:
         # The watch may be quicker than the answer.
-        assert own_writes.is_own(ONE, VersionChange("a", "1", "5"))
+        assert own_writes.consume(ONE, VersionChange("a", "1", "5"))
         wrote("a", "1", "5")
         wrote("b", "1", "6")
     assert missed == []
-    assert own_writes.is_own(ONE, VersionChange("b", "1", "6"))
-    assert not own_writes.is_own(ONE, VersionChange("b", "1", "6"))
-    assert not own_writes.is_own(ONE, VersionChange("a", "1", "5"))
+    assert own_writes.consume(ONE, VersionChange("b", "1", "6"))
+    assert not own_writes.consume(ONE, VersionChange("b", "1", "6"))
+    assert not own_writes.consume(ONE, VersionChange("a", "1", "5"))
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,8 @@ def test_what_others_did_during_a_run_requeues_the_cr_after_it(
 ) -> None:
     with own_writes.of_run(ONE) as wrote:
         wrote("a", "1", "5")
-        assert own_writes.is_own(ONE, change)
-        assert own_writes.is_own(ONE, VersionChange("a", "1", "5"))
+        assert own_writes.consume(ONE, change)
+        assert own_writes.consume(ONE, VersionChange("a", "1", "5"))
         assert missed == []
     assert missed == [ONE]
 
@@ -84,14 +84,14 @@ def test_a_change_is_own_if_own_writes_lead_to_it(
         for step in writes:
             wrote("a", *step)
         if not late:
-            assert all([own_writes.is_own(ONE, VersionChange("a", *step)) for step in told])
-    assert [own_writes.is_own(ONE, VersionChange("a", *step)) for step in told if late] == [own for _ in told if late]
+            assert all([own_writes.consume(ONE, VersionChange("a", *step)) for step in told])
+    assert [own_writes.consume(ONE, VersionChange("a", *step)) for step in told if late] == [own for _ in told if late]
     assert missed == ([] if own or late else [ONE])
 
 
 def test_a_run_that_is_cut_short_loses_nothing(own_writes: OwnWrites, missed: list[Request]) -> None:
     with contextlib.suppress(RuntimeError), own_writes.of_run(ONE):
-        own_writes.is_own(ONE, VersionChange("a", "1", "5"))
+        own_writes.consume(ONE, VersionChange("a", "1", "5"))
         raise RuntimeError
     assert missed == [ONE]
 
@@ -99,7 +99,7 @@ def test_a_run_that_is_cut_short_loses_nothing(own_writes: OwnWrites, missed: li
 def test_what_another_crs_run_wrote_is_not_own(own_writes: OwnWrites) -> None:
     with own_writes.of_run(TWO) as wrote:
         wrote("a", "1", "5")
-        assert not own_writes.is_own(ONE, VersionChange("a", "1", "5"))
+        assert not own_writes.consume(ONE, VersionChange("a", "1", "5"))
 
 
 def test_writes_are_forgotten_with_the_next_run_and_with_the_cr(own_writes: OwnWrites) -> None:
@@ -108,11 +108,11 @@ def test_writes_are_forgotten_with_the_next_run_and_with_the_cr(own_writes: OwnW
             wrote("a", "1", "5")
         with own_writes.of_run(ONE):
             pass
-        assert not own_writes.is_own(ONE, VersionChange("a", "1", "5"))
+        assert not own_writes.consume(ONE, VersionChange("a", "1", "5"))
     with own_writes.of_run(ONE) as wrote:
         wrote("a", "1", "5")
     own_writes.forget(ONE)
-    assert not own_writes.is_own(ONE, VersionChange("a", "1", "5"))
+    assert not own_writes.consume(ONE, VersionChange("a", "1", "5"))
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_what_is_held_back_during_a_run_is_bounded(
     with own_writes.of_run(ONE) as wrote:
         for version in range(1, 5):
             wrote("a", str(version - 1), str(version))
-            assert own_writes.is_own(ONE, VersionChange("a", str(version - 1), str(version)))
+            assert own_writes.consume(ONE, VersionChange("a", str(version - 1), str(version)))
         assert len(own_writes._held[ONE]) == 3
     assert missed == [ONE]
 

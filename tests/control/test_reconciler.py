@@ -199,8 +199,8 @@ async def test_the_loop_goes_on_while_a_large_cr_is_worked_on(stage: Stage) -> N
     ("asked", "result"),
     [
         (None, Result(requeue_after=60)),
-        ("90s", Result(requeue_after=90, requested=True)),
-        ("0", Result(requeue_after=0, requested=True)),
+        ("90s", Result(requeue_after=90, exact=True)),
+        ("0", Result(requeue_after=0, exact=True)),
     ],
     ids=["periodic", "asked for", "only by an event"],
 )

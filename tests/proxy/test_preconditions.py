@@ -266,7 +266,7 @@ class World:
         self.proxy = ProxyServer(self.model, Known(self.model), self.sessions, covering=covering, port=0)
 
     def told(self, before: Object | None, after: Object | None) -> None:
-        if dependent_changed(before, after) and not self.own_writes.is_own(CR, VersionChange.between(before, after)):
+        if dependent_changed(before, after) and not self.own_writes.consume(CR, VersionChange.between(before, after)):
             self.due.set()
 
     async def watch(self) -> None:

@@ -59,7 +59,7 @@ def _apply(collections: frozenset[str]) -> None:
             return execute(self, module_name, module_args, *args, **kwargs)
         call = _Call(path)
         called.append(call)
-        # Of this plugin's instance: a module that stands in for one that goes through a pipe.
+        # Of this instance alone: with pipelining ansible-core hands the module over on standard input, to our call.
         self._is_pipelining_enabled = lambda *_, **__: True
         self._low_level_execute_command = call
         try:

@@ -25,7 +25,7 @@ from typing import Self
 from runner import metrics
 from runner.executor import processes
 from runner.executor.environment import PACKAGE, environment
-from runner.executor.guarded import Guarded
+from runner.executor.guarded import GuardedProcess
 from runner.executor.jobs import LONGEST_LINE, ExecutorError, Job, JobEvent, Limits, executor_errors
 from runner.executor.run_folder import prepare, settle
 from runner.executor.warm import forkserver
@@ -41,8 +41,8 @@ _START = 120.0
 # Seconds between two questions whether it is there, and how many of them it may leave without an answer. Questions are
 # counted, not time: where the runner itself was stopped (a laptop that sleeps), there was none to answer.
 _ASKING, _UNANSWERED = 5.0, 6
-# Seconds for the processes of a run to end, of which the fork server says when it gives them up.
-_ENDING = processes.LIMIT + 15.0
+# Seconds that the fork server may take to end the processes of a run. It gives up sooner those that cannot be killed.
+_RUN_END_TIMEOUT = processes.LIMIT + 15.0
 # The kernel has no room for a datagram or its descriptor just now; seconds until it may have.
 _NO_ROOM = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS)
 _ROOM = 0.05
@@ -53,7 +53,7 @@ class WarmExecutor:
 
     def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
         self._limits = limits
-        self._server: _ForkServer | None = None
+        self._server: ForkServerClient | None = None
         self._starting = asyncio.Lock()
         self._could_start = True
 
@@ -102,7 +102,7 @@ class WarmExecutor:
                         else:
                             yield JobEvent.of(last)
             # Its worker has still to put itself back; of one that has died, the fork server knows why.
-            await server.over(job.ident, run)
+            await server.wait_until_ended(job.ident, run)
             if last.get("done", 1) != 0:
                 raise ExecutorError(f"ansible-runner could not run: {last.get('printed') or run.reason}")
         except (ValueError, RecursionError) as error:
@@ -110,17 +110,17 @@ class WarmExecutor:
         finally:
             server.end(job.ident)
             ours.close()
-            await server.over(job.ident, run)
+            await server.wait_until_ended(job.ident, run)
             await asyncio.to_thread(settle, job.folder, job.ident, job.max_artifacts)
 
-    async def _ready(self) -> _ForkServer:
+    async def _ready(self) -> ForkServerClient:
         async with self._starting:
             if self._server is None or self._server.died.is_set():
                 if self._server is not None:
                     logger.warning("The warm process has died and is replaced")
                     await self._server.stop()
                 try:
-                    self._server = await _ForkServer.start(self._limits)
+                    self._server = await ForkServerClient.start(self._limits)
                 except ExecutorError:
                     # Not so where the one run is ended that has it started: the next one tries again.
                     self._could_start = False
@@ -133,15 +133,15 @@ class _Run:
     """The state of a job's processes."""
 
     def __init__(self) -> None:
-        # Nothing of it is left but a worker that is as it was before, or what was given up.
+        # Set when all processes of the job have ended or were given up; a worker that can be used again stays.
         self.ended = asyncio.Event()
         self.reason = "its process has died"
 
 
-class _ForkServer:
+class ForkServerClient:
     """The runner's end of one fork server."""
 
-    def __init__(self, guarded: Guarded, control: socket.socket) -> None:
+    def __init__(self, guarded: GuardedProcess, control: socket.socket) -> None:
         self.died = asyncio.Event()
         self._guarded = guarded
         self._control = control
@@ -169,7 +169,7 @@ class _ForkServer:
         common = environment()
         paths = (str(PACKAGE), common["PYTHONPATH"])
         try:
-            guarded = await Guarded.start(
+            guarded = await GuardedProcess.start(
                 forkserver.__name__,
                 *(str(theirs.fileno()), str(folder), json.dumps(asdict(limits))),
                 environment={**os.environ, **common, "PYTHONPATH": os.pathsep.join(paths)},
@@ -224,25 +224,25 @@ class _ForkServer:
         if ident in self._playing:
             self._tell({"end": ident})
 
-    async def over(self, ident: str, run: _Run) -> None:
+    async def wait_until_ended(self, ident: str, run: _Run) -> None:
         """Wait until nothing of a job is left. A worker that does not see to it is ended, then the fork server."""
         if run.ended.is_set():
             return
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_ENDING):
+            async with asyncio.timeout(_RUN_END_TIMEOUT):
                 await run.ended.wait()
                 return
         self.end(ident)
         try:
-            async with asyncio.timeout(_ENDING):
+            async with asyncio.timeout(_RUN_END_TIMEOUT):
                 await run.ended.wait()
         except TimeoutError:
             logger.error("The warm process does not end a run, and is killed with all of its runs")
-            await self._bury()
+            await self._kill()
 
     async def stop(self) -> None:
         """End it and all of its jobs."""
-        await self._bury()
+        await self._kill()
         self._control.close()
         if self._watching is not None:
             self._watching.cancel()
@@ -262,7 +262,7 @@ class _ForkServer:
         while not self.died.is_set():
             if not self.answers:
                 logger.error("The warm process does not answer, and is killed with all of its runs")
-                await self._bury()
+                await self._kill()
                 return
             self._unanswered += 1
             self._tell({"ping": self._unanswered})
@@ -331,7 +331,7 @@ class _ForkServer:
                 connection.close()
         self._burying = asyncio.create_task(self._end_all())
 
-    async def _bury(self) -> None:
+    async def _kill(self) -> None:
         self._lost()
         assert self._burying is not None
         # It goes on though who waits for it is cancelled.

@@ -52,7 +52,7 @@ from runner.json_codec import JsonObject
 
 _DATAGRAM = 64 * 1024
 # Seconds without a job or any news after which a worker is forked for the next job.
-_LULL = 0.2
+_FORK_AHEAD_AFTER = 0.2
 # Seconds until what does not die is killed once more.
 _AGAIN = 0.1
 # The beginning of a job's message.
@@ -67,12 +67,12 @@ def main(descriptor: str, folder: str, asked: str) -> None:
         from runner.executor.warm import worker
 
         limits = Limits(**json.loads(asked))
-        warm = worker.Warm(limits)
+        warm = worker.LoadedAnsible(limits)
     warm.warm_up()
     # What is there now stays: the collector must not touch, and thereby copy, the pages that the workers share.
     gc.collect()
     gc.freeze()
-    server = Server(control, warm, limits)
+    server = ForkServer(control, warm, limits)
     server.tell({"ready": round(time.monotonic() - begun, 3), "left_out": warm.left_out})
     server.serve()
 
@@ -119,8 +119,8 @@ class _Worker:
             self.connection = None
 
 
-class Server:
-    """Forks workers, gives them jobs and sees to their end. `warm` is a `worker.Warm`."""
+class ForkServer:
+    """Forks workers, gives them jobs and sees to their end. `warm` is a `worker.LoadedAnsible`."""
 
     def __init__(self, control: socket.socket, warm: Any, limits: Limits) -> None:
         self._control = control
@@ -128,7 +128,7 @@ class Server:
         self._limits = limits
         # Those that play or may get a job, by process id.
         self._workers: dict[int, _Worker] = {}
-        # Forked here, and not yet seen off. All other children were a run's, and have lost their parent.
+        # Forked here, and not yet reaped. All other children were a run's, and have lost their parent.
         self._forks: set[int] = set()
         self._gatherer: int | None = None
         # Workers that were killed, and until when their end is waited for.
@@ -178,7 +178,7 @@ class Server:
         if self._ending or self._killed:
             return _AGAIN
         if self._may_prepare and not self._workers:
-            return _LULL
+            return _FORK_AHEAD_AFTER
         surplus = self._surplus()
         if not surplus:
             return None
@@ -358,10 +358,10 @@ class Server:
             if pid == self._gatherer:
                 self._gatherer = None
             if (worker := self._workers.get(pid)) is not None:
-                self._bury(worker, os.waitstatus_to_exitcode(status))
+                self._on_worker_exit(worker, os.waitstatus_to_exitcode(status))
         self._end_orphans()
 
-    def _bury(self, worker: _Worker, code: int) -> None:
+    def _on_worker_exit(self, worker: _Worker, code: int) -> None:
         # Its last answer may still be there.
         self._answered(worker)
         if worker.job is not None and not self._play_again(worker):

@@ -7,7 +7,7 @@ the worker plays no other job: it is a label of `rolerunner_worker_retired_total
 What is not compared, is kept away: Python that is neither ansible-core's, nor an installed library's, nor of the collections
 whose modules are called in the process, ends its worker (`code`), as it may have changed anything; also if its import fails.
 A role's own filters and tests may be `harmless`: their modules are dropped, and loaded again by the next run.
-So do plugins of the operator that all runs have (`callback_plugins`, `filter_plugins` in ansible.cfg): each run, then.
+Plugins that ansible.cfg gives to all runs (`callback_plugins`, `filter_plugins`) end the worker too: after each run, then.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ _LOADERS = tuple(each for each in vars(loader).values() if isinstance(each, load
 _LIMITS = tuple(number for name, number in vars(resource).items() if name.startswith("RLIMIT_"))
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 # Seconds for which a thread that has ended may still be listed.
-_ENDING = (0.0, 0.001, 0.01, 0.1)
+_THREAD_EXIT_WAITS = (0.0, 0.001, 0.01, 0.1)
 # What the interpreter has in a module or class; each handler of logs, which is made where a library that logs is imported.
 _CHANGING = frozenset({"__builtins__", "__annotations__", "__slotnames__", "_handlerList"})
 # What the path of a collection's file has in it.
@@ -394,7 +394,7 @@ def _had_children() -> bool:
 
 
 def _has_threads() -> bool:
-    for pause in _ENDING:
+    for pause in _THREAD_EXIT_WAITS:
         time.sleep(pause)
         if threading.active_count() != 1:
             return True

@@ -63,10 +63,10 @@ _FOLLOWED_AT_ONCE = frozenset({
     *("playbook_on_start", "playbook_on_play_start", "playbook_on_task_start", "playbook_on_stats"),
     *("runner_on_ok", "runner_on_skipped", "runner_on_failed", "verbose"),
 })  # fmt: skip
-# Bytes of what the fork server says with a job.
+# Bytes of a message of the fork server.
 _ORDER = 1024
-# Seconds without a job after which there is time for the garbage collector; and how many objects runs may leave until then.
-_LULL, _LEFT = 0.05, 10_000
+# Seconds without a job after which garbage is collected; the number of objects that runs may leave until then.
+_COLLECT_AFTER, _LEFT = 0.05, 10_000
 
 # Whose modules are called in the process. What they keep between two calls that a later one could stumble over is the
 # Kubernetes client's default, which `patches.kubernetes_core` resets; where it cannot, all take ansible-core's way.
@@ -103,7 +103,7 @@ _WARM = "warm"
 _NOWHERE = "http://127.0.0.1:9"
 
 
-class Warm:
+class LoadedAnsible:
     """Ansible, loaded and patched: made in the fork server, in the environment of a run; used in its workers.
 
     `left_out`: the patches that could not be applied, and why.
@@ -242,7 +242,7 @@ class Warm:
 
 def _next(server: socket.socket) -> tuple[bytes, list[int]]:
     """Wait for the fork server's message and the next job's connection. If none comes soon, collect garbage meanwhile."""
-    if not select.select([server], [], [], _LULL)[0]:
+    if not select.select([server], [], [], _COLLECT_AFTER)[0]:
         gc.collect()
     told, connections, _, _ = socket.recv_fds(server, _ORDER, 1)
     return told, connections

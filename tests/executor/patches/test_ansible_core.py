@@ -27,9 +27,9 @@ from runner.executor.jobs import Limits
 from runner.executor.warm.forkserver import environment_of_a_run
 
 with environment_of_a_run(sys.argv[1]):
-    from runner.executor.warm.worker import Warm
+    from runner.executor.warm.worker import LoadedAnsible
 
-    warm = Warm(Limits())
+    warm = LoadedAnsible(Limits())
 print(sorted(warm.inline), warm.left_out)
 """
 

@@ -302,7 +302,7 @@ async def test_a_warm_process_that_does_not_answer_is_replaced(stage: Stage, mon
 
 
 async def test_a_run_that_is_given_up_ends_though_nothing_answers(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warm_executor, "_ENDING", 1.0)
+    monkeypatch.setattr(warm_executor, "_RUN_END_TIMEOUT", 1.0)
     monkeypatch.setattr(guarded, "_GRACE", 1.0)
     stage.role(DAWDLE)
     async with WarmExecutor() as warm:

@@ -31,7 +31,7 @@ def serve(server):
 
 
 warm = SimpleNamespace(serve=serve)
-forkserver.Server(socket.socket(fileno=int(sys.argv[1])), warm, Limits()).serve()
+forkserver.ForkServer(socket.socket(fileno=int(sys.argv[1])), warm, Limits()).serve()
 """
 
 

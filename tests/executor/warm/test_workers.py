@@ -769,7 +769,7 @@ async def test_workers_end_with_the_fork_server(stand: Stand) -> None:
 async def test_a_worker_that_hangs_when_it_puts_itself_back_is_ended(
     stand: Stand, pool: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(warm_executor, "_ENDING", 1.0)
+    monkeypatch.setattr(warm_executor, "_RUN_END_TIMEOUT", 1.0)
     name, code, use = PLUGINS["filter"]
     stand.write(name, f"import random, time\nleft = 'x'\nrandom.seed = lambda: time.sleep(600)\n{code}")
     stand.write("tasks/main.yml", f"- ansible.builtin.debug: {{msg: {json.dumps(use)}}}\n")
