@@ -225,16 +225,17 @@ def verify() -> None:
         _ = _jinja_bits._TemplateCompileContext.current
 
 
+def _key(environment: Any, what: str, source: str) -> Key:
+    context = _jinja_bits._TemplateCompileContext.current(optional=True) if ansible_core.TAGS else None
+    settings = tuple(getattr(environment, name) for name in _SETTINGS)
+    return what, str.__str__(source), context and context.escape_backslashes, settings
+
+
 def apply() -> None:
     kept = Compiled()
     compile_template, generate = Environment.compile, Environment._generate
     compile_expression = AnsibleEnvironment.compile_expression
     as_const = nodes._FilterTestCommon.as_const
-
-    def key(environment: Any, what: str, source: str) -> Key:
-        context = _jinja_bits._TemplateCompileContext.current(optional=True) if ansible_core.TAGS else None
-        settings = tuple(getattr(environment, name) for name in _SETTINGS)
-        return what, str.__str__(source), context and context.escape_backslashes, settings
 
     def compiled(self: Any, source: Any, *args: Any, **kwargs: Any) -> Any:
         if type(self) is not AnsibleEnvironment or args or kwargs:
@@ -244,7 +245,7 @@ def apply() -> None:
             made = compile_template(self, source)
             kept.made(made)
             return made
-        code = kept.find(this := key(self, "template", source), self)
+        code = kept.find(this := _key(self, "template", source), self)
         if code is None:
             with kept.compiling(this):
                 made = compile_template(self, source)
@@ -253,7 +254,7 @@ def apply() -> None:
         return code
 
     def expression(self: Any, source: str, undefined_to_none: bool = True) -> Any:
-        code = kept.find(this := key(self, "expression", source), self)
+        code = kept.find(this := _key(self, "expression", source), self)
         if code is None:
             with kept.compiling(this):
                 return compile_expression(self, source, undefined_to_none)
