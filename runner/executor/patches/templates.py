@@ -150,7 +150,7 @@ def verify_keywords() -> None:
 
 
 def apply_keywords() -> None:
-    """Do not template keywords that a task does not have, or numbers: saves 0.8 ms of a run of one task, 2 to 16 of ten."""
+    """Do not template keywords that a task does not have, or numbers: saves 0.6 ms of a run of one task, 3 of ten."""
     post_validate = FieldAttributeBase.post_validate
     relevant = {
         kind: {
