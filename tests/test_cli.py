@@ -75,7 +75,7 @@ def test_a_mistake_gets_a_sentence_and_no_traceback(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     # The command sets them for the runs to inherit; what is set here is taken back when the test is over.
-    for name in ("ANSIBLE_ROLES_PATH", "ANSIBLE_COLLECTIONS_PATH"):
+    for name in ("ANSIBLE_ROLES_PATH", "ANSIBLE_COLLECTIONS_PATH", "ANSIBLE_ALLOW_BROKEN_CONDITIONALS"):
         monkeypatch.setenv(name, "")
     result = CliRunner().invoke(main, ["run", *flags])
     assert result.exit_code != 0
