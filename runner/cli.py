@@ -9,7 +9,6 @@ Next on the way: `runner.config.flags`.
 from __future__ import annotations
 
 import asyncio
-import configparser
 import contextlib
 import importlib.util
 import json
@@ -18,7 +17,6 @@ import os
 import sys
 from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
 
 import click
 
@@ -116,7 +114,8 @@ def mistakes() -> Iterator[None]:
 def export_to_ansible(chosen: Settings) -> None:
     """Set the environment variables that Ansible reads in runs; paths absolute, as tasks work in other folders."""
     for name, flag, otherwise in (
-        ("ANSIBLE_ROLES_PATH", chosen.roles_path, _default_roles_path()),
+        # Unless ansible.cfg has one: with ./roles, where watches.yaml's roles are found as well.
+        ("ANSIBLE_ROLES_PATH", chosen.roles_path, "" if "roles_path" in environment.configured() else _ROLES_PATH),
         ("ANSIBLE_COLLECTIONS_PATH", chosen.collections_path, ""),
     ):
         value = flag or os.environ.get(name, "") or otherwise
@@ -124,26 +123,8 @@ def export_to_ansible(chosen: Settings) -> None:
             os.environ[name] = os.pathsep.join(str(path) for path in settings.search_paths(value))
 
     # Most operators' roles were written before ansible-core 2.19, from which on a condition has to be a boolean.
-    if environment.has_tags() and not _is_set("allow_broken_conditionals"):
+    if environment.has_tags() and "allow_broken_conditionals" not in environment.configured():
         os.environ.setdefault("ANSIBLE_ALLOW_BROKEN_CONDITIONALS", "true")
-
-
-def _default_roles_path() -> str:
-    """The roles path unless ansible.cfg has one: with ./roles, where watches.yaml's roles are found as well."""
-    return "" if _is_set("roles_path") else _ROLES_PATH
-
-
-def _is_set(option: str) -> bool:
-    """True if the ansible.cfg that Ansible will read sets this option in its section `defaults`."""
-    # Ansible takes the first that is there.
-    places = (os.environ.get("ANSIBLE_CONFIG", ""), "./ansible.cfg", "~/.ansible.cfg", "/etc/ansible/ansible.cfg")
-    for path in filter(Path.is_file, (Path(place).expanduser() for place in places)):
-        found = configparser.RawConfigParser(strict=False)
-        # What is wrong with the file is for Ansible to say.
-        with contextlib.suppress(configparser.Error, UnicodeDecodeError, OSError):
-            found.read(path)
-        return found.has_option("defaults", option)
-    return False
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

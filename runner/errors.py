@@ -6,7 +6,8 @@ that reaches a command is one line on standard error: `runner.cli.mistakes`.
 
 RolerunnerError
 ├── ConfigurationError          a user's mistake: nothing begins until it is corrected
-│   └── WatchesError            config.watches: all mistakes in watches.yaml
+│   ├── WatchesError            config.watches: all mistakes in watches.yaml
+│   └── ArtifactsError          executor.run_folder: the folder of the runs cannot be used
 ├── MappingError                config.related: an expression that names no CR
 ├── KubeError                   kube.client, which draws the part of the tree below it: what the cluster did not do
 ├── Lost                        kube.lease: another replica leads
@@ -14,7 +15,6 @@ RolerunnerError
 ├── Closed                      control.workqueue: the queue gives out nothing any more
 ├── Unusable                    resource.parameters: a CR of which no variables can be made
 ├── ExecutorError               executor: a run that could not be made, or ended without a result
-├── ArtifactsError              executor.run_folder: the folder of the runs cannot be used
 ├── NotPlain                    executor.patches: a value that the fast path does not know
 ├── Refusal                     proxy.dry_run: a request that a dry run may not make
 ├── RefusedMetric               serving.role_metrics: a role's metric that cannot be taken

@@ -36,7 +36,7 @@ from runner.control.workqueue import WorkQueue
 from runner.errors import ConfigurationError
 from runner.executor import cold
 from runner.executor.jobs import Execute, ExecutorError, Limits
-from runner.executor.run_folder import ArtifactsError, RunFolders
+from runner.executor.run_folder import RunFolders
 from runner.executor.warm.executor import WarmExecutor
 from runner.kube.authorization import Access
 from runner.kube.backoff import Backoff
@@ -135,13 +135,10 @@ class Manager:
     async def _serve(self, stack: AsyncExitStack) -> Served:
         """Start what a process has that waits to lead as well. Raises ConfigurationError."""
         settings = self._settings
-        try:
-            folders = stack.enter_context(contextlib.closing(RunFolders(settings.runs_dir)))
-        except ArtifactsError as error:
-            raise ConfigurationError(str(error)) from error
+        folders = stack.enter_context(contextlib.closing(RunFolders(settings.runs_dir)))
         client = await ApiClient.connect(os.environ)
         stack.push_async_callback(client.close)
-        # First of all: where it would be cannot be found out everywhere.
+        # Before anything is served: it raises where the namespace of its Lease cannot be found out.
         leadership = Leadership(client, settings.election) if settings.election else None
         sessions, discovery = Sessions(), Discovery(client)
         proxy = ProxyServer(client, discovery, sessions, covering=self._covering, port=settings.proxy_port)

@@ -24,8 +24,9 @@ from runner.resource.metadata import Object, Owner
 # try, doubled for each further one.
 _WRITE_TRIES = 6
 _WRITE_PAUSE = 0.05
-# Bytes of a CR as JSON from which work on the whole of it is done in a thread: the event loop has the Lease to renew.
-_BIG = 64 * 1024
+# Bytes of a CR as JSON, or characters of an event's text, from which work on the whole of it is done in a thread: the
+# event loop has the Lease to renew meanwhile.
+BIG = 64 * 1024
 
 
 class Phases:
@@ -72,7 +73,7 @@ class Reconciliation:
     def sized(self, obj: Object) -> Reconciliation:
         """The same with `is_big` set. Raises Unusable for a CR that is too large or too deeply nested to be run."""
         parameters.check_size(obj)
-        return replace(self, is_big=len(encode(obj, default=str)) > _BIG)
+        return replace(self, is_big=len(encode(obj, default=str)) > BIG)
 
 
 async def read(client: ApiClient, reconciliation: Reconciliation) -> Object | None:

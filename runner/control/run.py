@@ -27,7 +27,7 @@ from runner.control.handlers import is_watched_dependent
 from runner.control.own_writes import OwnWrites
 from runner.control.plan import Plan
 from runner.control.private_folder import SCRATCH, private_folder, write_kubeconfigs
-from runner.control.reconciliation import Reconciliation
+from runner.control.reconciliation import BIG, Reconciliation
 from runner.control.run_log import RunLog, warn_of_long_run
 from runner.control.status import StatusWriter
 from runner.executor.argument_check import Arguments
@@ -41,9 +41,6 @@ from runner.resource import parameters
 from runner.resource.metadata import Object, Owner
 
 logger = logging.getLogger(__name__)
-
-# Characters of an event's texts from which it is worked on in a thread: the event loop has the Lease to renew meanwhile.
-_LONG = 64 * 1024
 
 
 @dataclass(slots=True, kw_only=True)
@@ -125,7 +122,7 @@ class Runs:
 
     async def forget(self, request: Request) -> None:
         """Remove the inputs and artifacts of a CR that is gone."""
-        await asyncio.to_thread(self.folders.remove, _folder_parts(request))
+        await asyncio.to_thread(self.folders.remove, _parts(request))
 
     async def _variables(
         self, reconciliation: Reconciliation, obj: Object, variables: Mapping[str, object]
@@ -177,7 +174,7 @@ class Runs:
         configs = kubeconfigs(token, port=self.proxy_port, namespace=request.key.namespace)
         return Job(
             ident=ident,
-            folder=self.folders.folder(_folder_parts(request)),
+            folder=self.folders.folder(_parts(request)),
             scratch=private / SCRATCH,
             role=content.role,
             playbook=content.playbook,
@@ -193,7 +190,7 @@ class Runs:
             pool=f"{watch.gvk} {content.path}" if shares_worker else "",
             # Clients put the server's URL into their errors, and the token with it; some send it in its other form.
             secrets=(token, basic_authorization(token)),
-            names=(watch.gvk.group, watch.gvk.version, watch.gvk.kind, request.key.namespace, request.key.name),
+            names=_parts(request),
         )
 
     async def _follow(self, job: Job, reconciliation: Reconciliation) -> Outcome:
@@ -267,10 +264,10 @@ async def _readable(event: JobEvent) -> JobEvent:
     if not is_to_be_explained(event):
         return event
     message = event.result.get("msg")
-    is_long = len(event.stdout) > _LONG or (isinstance(message, str) and len(message) > _LONG)
+    is_long = len(event.stdout) > BIG or (isinstance(message, str) and len(message) > BIG)
     return await asyncio.to_thread(explained, event) if is_long else explained(event)
 
 
-def _folder_parts(request: Request) -> tuple[str, ...]:
+def _parts(request: Request) -> tuple[str, ...]:
     gvk, key = request.watch.gvk, request.key
     return (gvk.group, gvk.version, gvk.kind, key.namespace, key.name)

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from runner.errors import RolerunnerError
+from runner.errors import ConfigurationError
 from runner.executor.environment import configured, has_tags
 from runner.executor.jobs import Job, executor_errors
 from runner.json_codec import encode
@@ -39,7 +39,7 @@ _REMOTE_TEMP = ("ANSIBLE_REMOTE_TEMP", "ANSIBLE_REMOTE_TMP")
 _BOUND_AFTER = 60.0
 
 
-class ArtifactsError(RolerunnerError):
+class ArtifactsError(ConfigurationError):
     """The root of the run folders cannot be used; `str()` says why and what to do."""
 
 

@@ -125,12 +125,17 @@ def _resources(api_version: str, listed: object) -> dict[str, Resource]:
             gvk=GroupVersionKind(group, version, entry["kind"]),
             plural=plural,
             namespaced=bool(entry.get("namespaced")),
-            verbs=frozenset(verb for verb in entry.get("verbs") or () if isinstance(verb, str)),
+            verbs=verbs_of(entry),
             subresources=frozenset(subresources.get(plural, ())),
         )
         for entry in entries
         if "/" not in (plural := entry["name"])
     }
+
+
+def verbs_of(entry: Object) -> frozenset[str]:
+    """The verbs of an entry for which `is_entry` is true."""
+    return frozenset(verb for verb in entry.get("verbs") or () if isinstance(verb, str))
 
 
 def is_entry(entry: object) -> TypeGuard[Object]:

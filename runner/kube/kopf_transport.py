@@ -32,7 +32,7 @@ from runner.config.watches import Watch
 from runner.json_codec import JsonObject, encode
 from runner.kube.backoff import Backoff, delay
 from runner.kube.client import Unreadable, is_not_ready, lines, parsed
-from runner.kube.discovery import WATCHABLE, group_version_path, is_entry
+from runner.kube.discovery import WATCHABLE, group_version_path, is_entry, verbs_of
 from runner.kube.nesting import DEEPEST, METADATA_ONLY
 from runner.logs import Once
 from runner.resource import api_status
@@ -254,7 +254,7 @@ class KopfTransport:
             self._discovered = {path: kinds for path, kinds in self._discovered.items() if path in served}
         elif isinstance(answer.get("resources"), list):
             answer["resources"] = [
-                {"singularName": "", "namespaced": False, **entry, "verbs": _verbs(entry)}
+                {"singularName": "", "namespaced": False, **entry, "verbs": sorted(verbs_of(entry))}
                 for entry in answer["resources"]
                 if is_entry(entry)
             ]
@@ -398,10 +398,6 @@ class _WatchStream:
 
 async def _gone() -> AsyncIterator[bytes]:
     yield encode({"type": "ERROR", "object": {"kind": "Status", "code": 410, "message": "the resourceVersion is too old"}})
-
-
-def _verbs(entry: Object) -> list[str]:
-    return [verb for verb in entry.get("verbs") or () if isinstance(verb, str)]
 
 
 def _is_object(item: object) -> bool:

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from runner.executor.environment import environment
 from runner.executor.patches import kubernetes_core
 from runner.executor.patches.kubernetes_core import Connections
 from runner.proxy.sessions import Token, kubeconfigs
+from tests.executor.patches.test_ansible_core import loaded
 
 
 class _Configuration:
@@ -346,27 +346,11 @@ def unknown():
     raise LookupError("another kubernetes.core")
 
 kubernetes_core.PATCH = replace(kubernetes_core.PATCH, verify=unknown)
-import sys
-from runner.executor.jobs import Limits
-from runner.executor.warm.forkserver import environment_of_a_run
-
-with environment_of_a_run(sys.argv[1]):
-    from runner.executor.warm.worker import LoadedAnsible
-
-    warm = LoadedAnsible(Limits())
-print(sorted(warm.inline), warm.left_out)
 """
 
 
 def test_modules_of_which_one_could_reach_anothers_cluster_are_not_called_in_the_process(tmp_path: Path) -> None:
-    told = subprocess.run(
-        [sys.executable, "-c", WITHOUT, str(tmp_path)],
-        env={**os.environ, **environment()},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert told.stdout.strip() == "[] {'connections': 'another kubernetes.core'}"
+    assert loaded(tmp_path, WITHOUT) == "[] {'connections': 'another kubernetes.core'}"
 
 
 def test_one_api_is_imported_without_all_others() -> None:
