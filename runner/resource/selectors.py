@@ -38,6 +38,16 @@ class Requirement:
             case _:
                 return self.key not in present
 
+    def __str__(self) -> str:
+        """As a query has it. Several values, or none, cannot be told by `=`."""
+        match self.operator:
+            case "In" | "NotIn":
+                return f"{self.key} {self.operator.lower()} ({','.join(self.values)})"
+            case "Exists":
+                return self.key
+            case _:
+                return f"!{self.key}"
+
 
 @dataclass(frozen=True, slots=True)
 class Selector:
@@ -50,6 +60,14 @@ class Selector:
 
     def matches_labels(self, present: Mapping[str, str]) -> bool:
         return all(requirement.matches(present) for requirement in self.requirements)
+
+    def __and__(self, other: Selector) -> Selector:
+        """The selector of what both select."""
+        return Selector((*self.requirements, *other.requirements))
+
+    def __str__(self) -> str:
+        """As the `labelSelector` of a query."""
+        return ",".join(map(str, self.requirements))
 
 
 EVERYTHING = Selector()

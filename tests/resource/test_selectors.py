@@ -2,7 +2,7 @@ from time import monotonic
 
 import pytest
 
-from runner.resource.selectors import Requirement, label_selector
+from runner.resource.selectors import Requirement, Selector, label_selector
 
 LONG = 256 * 1024
 
@@ -39,3 +39,16 @@ def test_what_is_not_understood_is_read_once(before: str, pump: str, after: str)
     since = monotonic()
     assert label_selector(before + pump * (LONG // len(pump)) + after) is None
     assert monotonic() - since < 5
+
+
+@pytest.mark.parametrize("text", ["", "a in (b)", "a in (b,c),d notin (e)", "x/y,!z"])
+def test_a_selector_is_written_as_a_query_has_it(text: str) -> None:
+    selector = label_selector(text)
+    assert selector is not None
+    assert str(selector) == text
+
+
+def test_two_selectors_select_what_both_do() -> None:
+    one, other = Selector((Requirement("a", "In", ("b",)),)), Selector((Requirement("c", "Exists", ()),))
+    both = one & other
+    assert [both.matches_labels(labels) for labels in ({"a": "b"}, {"c": ""}, {"a": "b", "c": ""})] == [False, False, True]
