@@ -1,6 +1,7 @@
-"""Leadership of this process: it is waited for, kept while the operator works, and given up when nothing runs any more.
+"""Leadership of this process, or its part in a ring of shards: waited for, kept while the operator works, and given up when
+nothing runs any more.
 
-A leader that has lost the Lease ends the process at once, as it may write nothing more; its runs end with it.
+A process that has lost its Lease ends the process at once, as it may write nothing more; its runs end with it.
 
 Next on the way: `runner.kube.lease`, where the Lease is kept.
 """
@@ -18,6 +19,7 @@ from runner import metrics
 from runner.config.settings import Election
 from runner.kube.client import ApiClient
 from runner.kube.lease import Elector, Lost
+from runner.resource.sharding import Shard
 
 logger = logging.getLogger(__name__)
 
@@ -26,14 +28,15 @@ _LAST_LINE = 0.5
 
 
 class Leadership:
-    """This process's part in the election. Uses SIGALRM and the process's interval timer."""
+    """This process's part in the election, or in its ring. Uses SIGALRM and the process's interval timer."""
 
-    def __init__(self, client: ApiClient, election: Election) -> None:
+    def __init__(self, client: ApiClient, election: Election, shard: Shard | None = None) -> None:
         """Raises ConfigurationError."""
-        self._elector = Elector(client, election, hold=_exit_unless_renewed)
+        self._elector = Elector(client, election, shard=shard, hold=_exit_unless_renewed)
+        self._lost = "The shard's lease is lost" if shard else "Leader election lost"
 
     async def acquire(self, stop: asyncio.Event) -> bool:
-        """Wait until this process leads; False if it is asked to stop before."""
+        """Wait until this process holds the Lease; False if it is asked to stop before."""
         signal.signal(signal.SIGALRM, lambda *_: self._exit("the lease could not be renewed in time"))
         metrics.leads(self._elector.name, False)
         acquiring, stopping = asyncio.create_task(self._elector.acquire()), asyncio.create_task(stop.wait())
@@ -48,30 +51,30 @@ class Leadership:
         return True
 
     async def keep(self) -> None:
-        """Renew the Lease until cancelled. Ends the process if another leads."""
+        """Renew the Lease until cancelled. Ends the process if another has it."""
         try:
             await self._elector.keep()
         except Lost as lost:
             self._exit(str(lost))
 
     async def announce(self) -> None:
-        """Post the Event of a new leader; an attempt."""
+        """Post the Event of a new holder; an attempt."""
         try:
             await self._elector.announce()
         except Exception:
             logger.exception("A courtesy of the runner failed")
 
     async def resign(self) -> None:
-        """Give the Lease up, so that another may lead at once. Nothing may run any more."""
+        """Give the Lease up, so that another may work at once. Nothing may run any more."""
         signal.setitimer(signal.ITIMER_REAL, 0)
         await self._elector.release()
 
     def _exit(self, reason: str) -> NoReturn:
-        """End the process: another may be leading already. Its runs end as they notice that it is gone."""
+        """End the process: another may be at work already. Its runs end as they notice that it is gone."""
         # Should even the log be blocked, the kernel ends this process.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, _LAST_LINE)
-        logger.error("Leader election lost", extra={**self._elector.fields, "reason": reason})
+        logger.error(self._lost, extra={**self._elector.fields, "reason": reason})
         os._exit(1)
 
 

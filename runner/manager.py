@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import runner
 from runner import metrics
@@ -28,6 +28,7 @@ from runner.config.settings import Settings, is_pattern
 from runner.config.watches import Watch
 from runner.control import Request
 from runner.control.controller import Controller
+from runner.control.drain import Drainer
 from runner.control.handlers import Handlers
 from runner.control.reconciler import Reconciler
 from runner.control.run import Runs
@@ -99,7 +100,7 @@ class Manager:
 
     def __init__(self, settings: Settings, watches: Sequence[Watch]) -> None:
         self._settings = settings
-        self._watches = watches
+        self._watches = [replace(watch, selector=watch.selector & settings.selector) for watch in watches]
         self._limit = settings.max_concurrent_runs or max(watch.max_concurrent_reconciles for watch in watches)
         self._warm = WarmExecutor(
             Limits(
@@ -139,7 +140,7 @@ class Manager:
         client = await ApiClient.connect(os.environ)
         stack.push_async_callback(client.close)
         # Before anything is served: it raises where the namespace of its Lease cannot be found out.
-        leadership = Leadership(client, settings.election) if settings.election else None
+        leadership = Leadership(client, settings.election, settings.shard) if settings.election else None
         sessions, discovery = Sessions(), Discovery(client)
         proxy = ProxyServer(client, discovery, sessions, covering=self._covering, port=settings.proxy_port)
         try:
@@ -185,7 +186,8 @@ class Manager:
         queue = WorkQueue(self._limit, strict=settings.max_concurrent_runs > 0)
         for watch in self._watches:
             queue.register(watch)
-        handlers = Handlers(self._watches, queue.add)
+        drainer = self._drainer(base, queue)
+        handlers = Handlers(self._watches, queue.add, *([drainer.takes] if drainer else []))
         execute = await executor(settings.executor, stack, self._warm)
         # With patterns, namespaces come and go: all are watched, and events of others concern no CR here.
         namespaces = () if any(map(is_pattern, settings.namespaces)) else settings.namespaces
@@ -193,10 +195,11 @@ class Manager:
             base.client, namespaces=namespaces, notify=handlers.changed, keeps=handlers.keeps, tasks=tasks
         )
         reconciler = self._reconciler(base, execute, handlers, informers)
-        background = [
-            tasks.create_task(supervise(name, part))
-            for name, part in self._background(base, reconciler, handlers, informers)
-        ]
+        controller = Controller(queue, reconciler.reconcile)
+        parts = [*self._background(base, reconciler, handlers, informers)]
+        if drainer:
+            parts.append(("draining", functools.partial(drainer.run, controller.end, handlers.primary)))
+        background = [tasks.create_task(supervise(name, part)) for name, part in parts]
         watching = functools.partial(
             watch_primaries,
             base.client,
@@ -207,7 +210,7 @@ class Manager:
             started=self._started,
         )
         primaries = tasks.create_task(supervise("watching", watching))
-        workers = tasks.create_task(Controller(queue, reconciler.reconcile).run())
+        workers = tasks.create_task(controller.run())
         await self._watching.wait()
         fields = {
             "version": runner.__version__,
@@ -216,6 +219,10 @@ class Manager:
         }
         logger.info("Watching", extra={"event": RunnerEvent.WATCHING, **fields})
         return Operation(queue, informers, workers, primaries, background)
+
+    def _drainer(self, base: Served, queue: WorkQueue) -> Drainer | None:
+        shard, grace = self._settings.shard, self._settings.shutdown_grace
+        return Drainer(base.client, base.discovery, shard, queue=queue, grace=grace) if shard else None
 
     def _reconciler(self, base: Served, execute: Execute, handlers: Handlers, informers: Informers) -> Reconciler:
         status = StatusWriter(base.client)

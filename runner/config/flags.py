@@ -10,6 +10,8 @@ Next on the way: `runner.config.watches`.
 from __future__ import annotations
 
 import functools
+import re
+import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from runner import logs
 from runner.config.options import Flag, Values, Variable, declared_in, parameter
 from runner.config.settings import Election, Settings
 from runner.errors import ConfigurationError
+from runner.resource.sharding import Shard
 
 FLAGS = tuple(each for declared in declared_in(Settings).values() for each in declared if isinstance(each, Flag))
 (WATCHES_FILE,) = FLAGS[0].options()
@@ -29,6 +32,8 @@ _WITHOUT_EFFECT = {
     "--leader-elect-resource-lock": (click.STRING, None, "the lock is always a Lease"),
     "--enable-http2": (click.BOOL, False, "no server of the runner speaks HTTP/2"),
 }
+# What is both the name of an object (RFC 1123) and a label's value, or its name.
+_LABEL_AND_NAME = re.compile(r"(?=.{1,63}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 # Of two names for one thing, only one may be given.
 _SYNONYMS = (
     *((flag.name, flag.old_name) for flag in FLAGS if flag.old_name),
@@ -62,6 +67,7 @@ def read(values: Values, given: set[str], environ: Mapping[str, str]) -> Setting
     if values["metrics_require_rbac"] and not values["metrics_secure"]:
         raise ConfigurationError("--metrics-require-rbac needs --metrics-secure: tokens are not sent in the clear")
     _check_inventory(environ)
+    shard = _shard(values)
     notices: list[str] = []
     settings: dict[str, Any] = {}
     for field, declarations in declared_in(Settings).items():
@@ -75,7 +81,8 @@ def read(values: Values, given: set[str], environ: Mapping[str, str]) -> Setting
                     notices.append(f"{variable.name} is {error}")
     return Settings(
         **settings,
-        election=_election(values, given, environ, notices),
+        shard=shard,
+        election=_lease(values, shard.name) if shard else _election(values, given, environ, notices),
         logging=_logging(values, given),
         notices=(*notices, *_warnings(given)),
     )
@@ -107,11 +114,37 @@ def _election(values: Values, given: set[str], environ: Mapping[str, str], notic
         return None
     if not name:
         raise ConfigurationError("--leader-elect needs a name for the Lease: give --leader-election-id")
+    return _lease(values, name)
+
+
+def _shard(values: Values) -> Shard | None:
+    """The shard that this process is; None for one that has all CRs."""
+    ring, name = values["controller_ring"], values["shard_name"]
+    if not ring:
+        if name:
+            raise ConfigurationError("--shard-name is a shard's: give --controller-ring as well")
+        return None
+    if values["leader_elect"] or values["enable_leader_election"]:
+        raise ConfigurationError(
+            "--controller-ring and --leader-elect exclude each other: all shards work; give one of them"
+        )
+    # An object's name is in lower case, and a host's may not be.
+    shard = Shard(ring, name or socket.gethostname().lower())
+    for flag, value in (("--controller-ring", shard.ring), ("--shard-name", shard.name)):
+        if not _LABEL_AND_NAME.fullmatch(value):
+            raise ConfigurationError(
+                f"{flag} {value!r} cannot be used: it has to be the name of an object and part of a label; give one of at "
+                "most 63 lower-case letters, digits, '-' and '.', with a letter or digit at each end"
+            )
+    return shard
+
+
+def _lease(values: Values, name: str) -> Election:
     lease, deadline = values["leader_elect_lease_duration"], values["leader_elect_renew_deadline"]
     if lease <= deadline:
         raise ConfigurationError(
             f"--leader-elect-lease-duration ({lease:g} s) must be longer than --leader-elect-renew-deadline "
-            f"({deadline:g} s), or there could be two leaders at once"
+            f"({deadline:g} s), or there could be two holders of the Lease at once"
         )
     return Election(name=name, namespace=values["leader_election_namespace"], lease_duration=lease, renew_deadline=deadline)
 

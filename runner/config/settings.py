@@ -17,6 +17,8 @@ import click
 
 from runner import logs
 from runner.config.options import Duration, Flag, ZapLevel, flag, several, variable
+from runner.resource.selectors import EVERYTHING, Selector, label_selector
+from runner.resource.sharding import Shard
 
 MAX_VERBOSITY = 7
 _MEBIBYTE = 1024**2
@@ -43,7 +45,7 @@ class LogEvents(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Election:
-    """The Lease by which the leader is elected; an empty namespace is the pod's. Durations are seconds."""
+    """The Lease that a process has to hold while it works; an empty namespace is the pod's. Durations are seconds."""
 
     name: str
     namespace: str
@@ -81,6 +83,14 @@ def is_pattern(namespace: str) -> bool:
 def search_paths(text: str) -> list[Path]:
     """The folders of a colon list, absolute; `~` is the user's home."""
     return [Path.cwd() / Path(part).expanduser() for part in text.split(":") if part]
+
+
+def _selector(text: str) -> Selector:
+    """A label selector as kubectl takes it. Raises ValueError."""
+    selector = label_selector(text)
+    if selector is None:
+        raise ValueError(f"{text!r} is no label selector: write terms like key=value, key!=value, key in (a,b), key or !key")
+    return selector
 
 
 def _concurrency(given: int | None) -> int:
@@ -237,6 +247,29 @@ class Settings:
         "The loopback port through which roles reach the API server; 0 for a free one.",
         default=8888,
     )
+    label_selector: Selector = flag(
+        "--watch-label-selector",
+        click.STRING,
+        "Only CRs with these labels, of all kinds: so several runners may share a cluster's CRs.",
+        default="",
+        convert=_selector,
+    )
+    # None: this process has all CRs.
+    shard: Shard | None = several(
+        Flag(
+            "--controller-ring",
+            click.STRING,
+            "Be a shard of this ControllerRing: work on the CRs that kubernetes-controller-sharding assigns to it.",
+            default="",
+        ),
+        Flag(
+            "--shard-name",
+            click.STRING,
+            "The shard's name, which is its Lease's and its CRs' label's.  [default: the host's name, which is the pod's]",
+            default="",
+        ),
+        default=lambda: None,
+    )
     # None: this is the only replica.
     election: Election | None = several(
         Flag(
@@ -333,3 +366,8 @@ class Settings:
     )
     # Warnings about flags and variables, to be logged once.
     notices: tuple[str, ...] = ()
+
+    @property
+    def selector(self) -> Selector:
+        """The selector of this process's CRs."""
+        return self.label_selector & (self.shard.selector if self.shard else EVERYTHING)

@@ -36,12 +36,19 @@ class Controller:
     def __init__(self, queue: WorkQueue, reconcile: Reconcile) -> None:
         self._queue = queue
         self._reconcile = reconcile
+        # By CR, the end of the reconcile that is on: never, unless it is asked for.
+        self._deadlines: dict[Request, asyncio.Timeout] = {}
 
     async def run(self) -> None:
         """Work until the queue is closed and the reconciles that are on have ended, or until cancelled."""
         async with asyncio.TaskGroup() as workers:
             for number in range(self._queue.workers):
                 workers.create_task(self._work(), name=f"worker {number}")
+
+    def end(self, request: Request) -> None:
+        """Have the reconcile of the CR that is on end now, and its run with it."""
+        if deadline := self._deadlines.get(request):
+            deadline.reschedule(asyncio.get_running_loop().time())
 
     async def _work(self) -> None:
         """Reconcile one CR after the other. No exception ends it: all other CRs' runs would end with the process."""
@@ -61,10 +68,12 @@ class Controller:
 
     async def reconcile(self, request: Request) -> None:
         """Reconcile once, and give the Request back to the queue, whatever the result."""
-        name = request.watch.controller
+        name, deadline = request.watch.controller, asyncio.timeout(None)
+        self._deadlines[request] = deadline
         try:
             with metrics.time_reconcile(name):
-                result = await self._reconcile(request)
+                async with deadline:
+                    result = await self._reconcile(request)
         except asyncio.CancelledError:
             self._queue.done(request)
             raise
@@ -72,10 +81,12 @@ class Controller:
             metrics.reconcile_ended(name, "error")
             after = self._queue.done(request, failed=True)
             logger.info("Will be tried again", extra={**request.fields, "reason": str(retry), "after": after})
-        except Exception:
-            # An exception that is not expected must not end the other CRs' reconciles.
-            logger.exception("Reconciling failed unexpectedly; it will be tried again", extra=request.fields)
-            metrics.reconcile_ended(name, "error", panic=True)
+        except Exception as error:
+            was_ended = isinstance(error, TimeoutError) and deadline.expired()
+            if not was_ended:
+                # An exception that is not expected must not end the other CRs' reconciles.
+                logger.exception("Reconciling failed unexpectedly; it will be tried again", extra=request.fields)
+            metrics.reconcile_ended(name, "error", panic=not was_ended)
             self._queue.done(request, failed=True)
         else:
             metrics.reconcile_ended(name, "requeue_after" if result.requeue_after else "success")
@@ -85,3 +96,5 @@ class Controller:
                 self._queue.done(request, after=result.requeue_after, priority=Priority.RETRY)
             else:
                 self._queue.done(request, after=result.requeue_after * random.uniform(1 - _JITTER, 1))
+        finally:
+            del self._deadlines[request]

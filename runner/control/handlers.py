@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 # Puts a CR on the queue, after so many seconds.
 Add = Callable[[Request, Priority, float], None]
+# True for an event of a CR that is being let go to another shard: see `control.drain`.
+IsDraining = Callable[[Request, EventType, Object], bool]
 
 # How many fields of a change are named in the log, and characters of each name.
 _MOST_FIELDS, _LONGEST_FIELD = 5, 80
@@ -71,8 +73,11 @@ class Handlers:
     """Puts Requests on the queue. Called in the event loop: for primaries by the kopf transport, for dependents by
     the informers."""
 
-    def __init__(self, watches: Sequence[Watch], add: Add) -> None:
+    def __init__(
+        self, watches: Sequence[Watch], add: Add, is_draining: IsDraining = lambda request, event, obj: False
+    ) -> None:
         self._add = add
+        self._is_draining = is_draining
         self.own_writes = OwnWrites(self._missed)
         self._by_kind: dict[GroupKind, list[Watch]] = {}
         for watch in watches:
@@ -94,11 +99,13 @@ class Handlers:
     def primary(self, watch: Watch, event: EventType, obj: Object) -> None:
         """Handle an event of a CR; `event` is None for a CR that was found by listing."""
         request = Request(watch, ObjectKey.of(obj))
+        is_draining = self._is_draining(request, event, obj)
         if event == "DELETED":
             self._deleted(request, obj["metadata"].get("uid", ""))
             return
-        self._remember(watch, obj)
-        if not watch.selector.matches(obj):
+        is_selected = watch.selector.matches(obj) and not is_draining
+        self._remember(request, obj if is_selected else None)
+        if not is_selected:
             self._forget_request(request)
             return
         observed, before = Observed.of(watch, obj), self._observed.get(request)
@@ -107,8 +114,11 @@ class Handlers:
         if observed == before:
             return
         self._observed[request] = observed
-        if event is None and before is None and has_been_reconciled(obj):
-            self._put(request, Priority.PERIODIC, "found by listing", random.uniform(0, _START_SPREAD))
+        # A CR that comes to be selected was another runner's before.
+        is_found = before is None and (event is None or (event == "ADDED" and bool(watch.selector.requirements)))
+        if is_found and has_been_reconciled(obj):
+            cause = "found by listing" if event is None else "found by its labels"
+            self._put(request, Priority.PERIODIC, cause, random.uniform(0, _START_SPREAD))
         else:
             self._put(request, Priority.CHANGE, _cause(before, observed))
 
@@ -177,8 +187,7 @@ class Handlers:
         if uid is not None and observed is not None and observed.uid != uid:
             return False
         self._forget_request(request)
-        if request.watch in self._crs:
-            self._crs[request.watch].pop(request.key, None)
+        self._remember(request, None)
         return True
 
     def _forget_request(self, request: Request) -> None:
@@ -191,12 +200,12 @@ class Handlers:
         self._causes[request] = cause
         self._add(request, priority, after)
 
-    def _remember(self, watch: Watch, obj: Object) -> None:
-        if watch in self._crs:
-            if watch.selector.matches(obj):
-                self._crs[watch][ObjectKey.of(obj)] = obj
+    def _remember(self, request: Request, obj: Object | None) -> None:
+        if (crs := self._crs.get(request.watch)) is not None:
+            if obj is not None:
+                crs[request.key] = obj
             else:
-                self._crs[watch].pop(ObjectKey.of(obj), None)
+                crs.pop(request.key, None)
 
     def _related_to(self, obj: Object) -> Iterator[Request]:
         """The CRs to which watches map an object of a related kind."""
@@ -256,9 +265,13 @@ def is_watched_dependent(watch: Watch, gvk: GroupVersionKind, *, namespaced: boo
 
 
 def has_been_reconciled(obj: Object) -> bool:
-    """True if a runner, perhaps an earlier one, has written conditions on this CR: it is not new."""
+    """True if a runner, perhaps another one, has written conditions on this CR, and it has not been changed since."""
     status = obj.get("status")
-    return isinstance(status, dict) and bool(status.get("conditions"))
+    if not isinstance(status, dict) or not status.get("conditions"):
+        return False
+    # Not every CRD has a field for it.
+    generation = obj["metadata"].get("generation")
+    return bool(status.get("observedGeneration", generation) == generation)
 
 
 def _digest(value: object) -> str:

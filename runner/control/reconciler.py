@@ -116,8 +116,9 @@ class Reconciler:
             return await self._forget(request, None)
         resource, obj = found
         if not request.watch.selector.matches(obj):
-            # It was selected when it was queued.
+            # It was selected when it was queued. It may be another shard's now.
             logger.debug("Left out by the watch's selector", extra=request.fields)
+            self._drop(request, obj["metadata"]["uid"])
             return Result()
         watch, problems = for_cr(request.watch, obj)
         phases.finish("read")
@@ -263,13 +264,16 @@ class Reconciler:
 
         Another CR of its name has a reconcile of its own.
         """
+        self._drop(request, uid)
+        await self._runs.forget(request)
+        logger.info("The CR is gone", extra={"event": RunnerEvent.CR_GONE, **request.fields})
+        return Result()
+
+    def _drop(self, request: Request, uid: str | None) -> None:
         self._handlers.forget(request, uid)
         self._status.forget(request)
         self._unwritten.pop(request, None)
         self._too_deep.discard(request)
-        await self._runs.forget(request)
-        logger.info("The CR is gone", extra={"event": RunnerEvent.CR_GONE, **request.fields})
-        return Result()
 
 
 def next_reconcile(outcome: Outcome, watch: Watch) -> Result:

@@ -76,8 +76,10 @@ class _Entry:
     # Waiting now, with this priority.
     priority: Priority | None = None
     running: bool = False
-    # Added while running: is reconciled again.
+    # Added while running, or while held: is reconciled again.
     again: Priority | None = None
+    # Done when no reconcile is on; set while none may begin.
+    held: asyncio.Future[None] | None = None
     timer: asyncio.TimerHandle | None = None
     due: float = 0.0
     # Since when it has been waiting.
@@ -139,10 +141,37 @@ class WorkQueue:
         entry = self._entries.setdefault(request, _Entry())
         if after <= 0 and priority is Priority.DEPENDENT and not entry.running:
             after = self.dependents.wait(request, self.clock())
-        if after > 0:
+        if after > 0 and entry.held is None:
             self._delay(request, entry, priority, after)
         else:
             self._put(request, entry, priority)
+
+    def hold(self, request: Request) -> asyncio.Future[None]:
+        """Let no reconcile of the CR begin until `release`; the future is done when the one that is on has ended."""
+        entry = self._entries.setdefault(request, _Entry())
+        if entry.held is None:
+            entry.held = asyncio.get_running_loop().create_future()
+            if not entry.running:
+                entry.held.set_result(None)
+            if entry.timer is not None:
+                entry.timer.cancel()
+                entry.timer = None
+            if entry.priority is not None:
+                del self._lines(request.watch)[entry.priority][request]
+                entry.priority = None
+            entry.failures = 0
+        return entry.held
+
+    def release(self, request: Request) -> None:
+        """Let the CR be reconciled again, if it was added while it was held."""
+        entry = self._entries.get(request)
+        if entry is None or entry.held is None or entry.running:
+            return
+        entry.held = None
+        again, entry.again = entry.again, None
+        if again is not None:
+            self.add(request, again)
+        self._drop_idle(request, entry)
 
     async def get(self) -> Request:
         """Wait for the next CR to reconcile, which must be given back with `done`. Raises Closed."""
@@ -182,6 +211,10 @@ class WorkQueue:
         entry.running = False
         metrics.request_done(request.watch.controller, worked=self.clock() - self._begun.pop(request))
         self._running[request.watch] -= 1
+        if entry.held is not None:
+            entry.held.set_result(None)
+            self._wake()
+            return 0.0
         again, entry.again = entry.again, None
         backoff = 0.0
         if failed:
@@ -199,8 +232,7 @@ class WorkQueue:
                 self.add(request, again)
             elif after is not None and after > 0:
                 self.add(request, priority, after=after)
-        if entry.priority is None and entry.timer is None and not entry.failures:
-            del self._entries[request]
+        self._drop_idle(request, entry)
         self._wake()
         return backoff
 
@@ -213,8 +245,12 @@ class WorkQueue:
         while self._wanting:
             self._wake()
 
+    def _drop_idle(self, request: Request, entry: _Entry) -> None:
+        if entry.priority is None and entry.timer is None and not entry.failures:
+            del self._entries[request]
+
     def _put(self, request: Request, entry: _Entry, priority: Priority) -> None:
-        if entry.running:
+        if entry.running or entry.held is not None:
             entry.again = priority if entry.again is None else min(entry.again, priority)
         elif entry.priority is None or priority < entry.priority:
             lines = self._lines(request.watch)

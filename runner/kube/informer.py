@@ -22,7 +22,7 @@ from runner.kube.discovery import Resource
 from runner.kube.nesting import METADATA_ONLY
 from runner.logs import Once
 from runner.resource.comparison import without_metadata
-from runner.resource.metadata import Object, ObjectKey, labels_of
+from runner.resource.metadata import Object, ObjectKey, labels_of, version_number
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +78,8 @@ class Informer:
     def expect(self, obj: Object) -> None:
         """Store an object that was seen elsewhere, if the store is behind: its deletion is then reported, too."""
         key = ObjectKey.of(obj)
-        known = max(_number(self.version), _number(_version(self.store[key])) if key in self.store else 0)
-        if not self.fresh and _number(_version(obj)) > known:
+        known = max(version_number(self.version), version_number(_version(self.store[key])) if key in self.store else 0)
+        if not self.fresh and version_number(_version(obj)) > known:
             self._apply(key, obj)
 
     def encoded(self, key: ObjectKey) -> bytes | None:
@@ -153,7 +153,7 @@ class Informer:
                 raise Unreadable(f"GET {path}: the answer is no list")
             version, token = str(metadata.get("resourceVersion", "")), metadata.get("continue")
             # Versions go back where etcd was restored from a backup: then nothing that is known counts any more.
-            restored = 0 < _number(version) < self._latest
+            restored = 0 < version_number(version) < self._latest
             self.list_kind = str(page.get("kind", ""))
             params = {"limit": str(_PAGE), "continue": str(token)}
             items = page.pop("items", None)
@@ -164,7 +164,9 @@ class Informer:
                     # A version later than the list's is for the watch to report.
                     known = self.store.get(key)
                     is_news = known is None or _version(known) != _version(item)
-                    if is_news and (known is None or restored or _number(_version(known)) <= _number(_version(item))):
+                    if is_news and (
+                        known is None or restored or version_number(_version(known)) <= version_number(_version(item))
+                    ):
                         # Items of a list carry no kind of their own.
                         self._apply(key, {**kind, **item})
                 if number % _CHUNK == 0:
@@ -175,9 +177,9 @@ class Informer:
         await self._remove(
             key
             for key in (self.store.keys() | self.others.keys()) - listed
-            if restored or key not in self.store or _number(_version(self.store[key])) <= _number(version)
+            if restored or key not in self.store or version_number(_version(self.store[key])) <= version_number(version)
         )
-        self.version, self._latest = version, _number(version)
+        self.version, self._latest = version, version_number(version)
         if not version:
             # As of some aggregated API servers: there is nothing to watch from, and the next list is not to come at once.
             self._in_vain += 1
@@ -213,10 +215,10 @@ class Informer:
         version = metadata.get("resourceVersion") if isinstance(metadata, Mapping) else None
         is_bookmark = event.get("type") == "BOOKMARK"
         if isinstance(version, str) and version:
-            if is_bookmark and 0 < _number(version) < self._latest:
+            if is_bookmark and 0 < version_number(version) < self._latest:
                 # A watch from a version that is yet to come: silent until then.
                 raise Expired(410, "the versions of the API server have gone back")
-            self.version, self._latest = version, max(self._latest, _number(version))
+            self.version, self._latest = version, max(self._latest, version_number(version))
         if is_bookmark:
             self.fresh = self._unbroken = True
         elif (key := self._key(obj)) is not None:
@@ -332,8 +334,3 @@ def _named(key: ObjectKey) -> dict[str, str]:
 
 def _version(obj: Object) -> str:
     return str((obj.get("metadata") or {}).get("resourceVersion"))
-
-
-def _number(version: str) -> int:
-    """A resourceVersion as a number, 0 if it is none: Kubernetes promises from 1.35 on that they compare so."""
-    return int(version) if version.isdecimal() else 0

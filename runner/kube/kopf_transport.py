@@ -111,8 +111,9 @@ class KopfTransport:
         self._in_vain: dict[str, int] = {}
         # By path and key: CRs that nest too deep.
         self._too_deep = Once()
-        # By group version's path, the kinds that can be watched, as kopf was last answered; requests for them in flight.
-        self._discovered: dict[str, frozenset[str]] = {}
+        # By group version's path and plural, the kinds that can be watched, as kopf was last answered; requests for them in
+        # flight.
+        self._discovered: dict[str, dict[str, str]] = {}
         self._discovering = 0
         # By path, the kinds whose CRs were found there before, and are not any more.
         self._not_found: dict[str, GroupVersionKind] = {}
@@ -125,6 +126,9 @@ class KopfTransport:
     async def __call__(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         path, backoff = request.url.path.removeprefix(self._base), Backoff(FIRST_DELAY, LAST_DELAY, jitter=0)
         is_discovery = _DISCOVERY.fullmatch(path) is not None
+        if selector := self._selector(path):
+            # kopf has selectors in its handlers alone: it would be sent every CR of the cluster.
+            request.url = request.url.update_query(labelSelector=selector)
         self._discovering += is_discovery
         try:
             while True:
@@ -258,11 +262,11 @@ class KopfTransport:
                 for entry in answer["resources"]
                 if is_entry(entry)
             ]
-            self._discovered[path] = frozenset(
-                entry["kind"]
+            self._discovered[path] = {
+                entry["name"]: entry["kind"]
                 for entry in answer["resources"]
                 if "/" not in entry["name"] and set(entry["verbs"]) >= WATCHABLE
-            )
+            }
 
     def unlisted(self, page: Object) -> set[str]:
         """The namespaces of a list that kopf would watch, and that were not on the last list that it got."""
@@ -277,8 +281,22 @@ class KopfTransport:
         if self._discovering or not self._discovered:
             return set()
         # What is not found any more may have another plural by now, or another scope.
-        unknown = {gvk for gvk in kinds if gvk.kind not in self._discovered.get(group_version_path(gvk.api_version), ())}
+        unknown = {gvk for gvk in kinds if gvk.kind not in self._kinds(gvk).values()}
         return unknown | set(self._not_found.values()) & set(kinds)
+
+    def _kinds(self, gvk: GroupVersionKind) -> Mapping[str, str]:
+        return self._discovered.get(group_version_path(gvk.api_version), {})
+
+    def _selector(self, path: str) -> str:
+        """The label selector of the requests for a watched kind; empty for others, and those that kopf needs whole."""
+        for watch in self._watches:
+            if not watch.selector.requirements or watch.gvk in (NAMESPACE, CRD):
+                continue
+            rest = path.removeprefix(group_version_path(watch.gvk.api_version) + "/").split("/")
+            is_list = len(rest) == 1 or (len(rest) == 3 and rest[0] == "namespaces")
+            if is_list and self._kinds(watch.gvk).get(rest[-1]) == watch.gvk.kind:
+                return str(watch.selector)
+        return ""
 
     def is_readable(self, path: str, obj: Object) -> bool:
         """True if an object can be delivered; if not, that is logged once."""

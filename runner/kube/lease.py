@@ -1,4 +1,5 @@
-"""The Lease by which one of several replicas leads: taken, renewed, lost, released.
+"""The Lease that a process holds while it works: taken, renewed, lost, released. One of several replicas leads by it, and a
+shard is in its ring by one of its own.
 
 The rules are those of client-go's leaderelection. The official client's `kubernetes.aio.leaderelection` is not used, as it
 ends on a network error, lets a hanging request outlive the deadline, counts by the wall clock and never releases.
@@ -6,6 +7,10 @@ ends on a network error, lets a hanging request outlive the deadline, counts by 
 Why there are never two leaders: a replica takes a Lease only after it saw no change of it for as long as the Lease says, by
 its own clock; the leader has ended its work `renew_deadline` after it *sent* its last successful renewal, which no one can
 have seen sooner; and of two writes at once, the API server refuses the one that was not made from the latest state.
+
+A shard's Lease has the shard's name, and that has to be the holder's as well. An annotation says which process of that name
+holds it: there may be two, as when a pod is replaced whose node cannot be reached. A shard whose Lease was taken by the
+sharder, emptied or deleted has lost it, since its CRs are moved then.
 
 `runner.leadership` ends the process that loses.
 """
@@ -29,11 +34,15 @@ from runner.json_codec import JsonMapping
 from runner.kube import events
 from runner.kube.client import ApiClient, Conflict, KubeError, NotFound, Refused, Unreadable, in_cluster_namespace
 from runner.logs import Once
-from runner.resource.metadata import GroupVersionKind, Object, ObjectKey, Owner
+from runner.resource.metadata import GroupVersionKind, Object, ObjectKey, Owner, annotations_of
+from runner.resource.sharding import RING_LABEL, Shard
 
 logger = logging.getLogger(__name__)
 
 LEASE = GroupVersionKind("coordination.k8s.io", "v1", "Lease")
+
+# On a shard's Lease: the process that holds it, of those that have the shard's name.
+INSTANCE = "rolerunner.io/instance"
 
 # Seconds between two attempts, or, where the deadline is short, this share of it. client-go's default.
 _RETRY_PERIOD, _RETRY_SHARE = 2.0, 0.2
@@ -43,23 +52,32 @@ Spec = JsonMapping
 
 
 class Lost(RolerunnerError):
-    """Another replica leads; `str()` says which."""
+    """The Lease is not this process's any more; `str()` says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The spec of the Lease, and when this process first saw it so, by its monotonic clock."""
+    """The spec of the Lease, and when this process first saw it so, by its monotonic clock.
+
+    `instance`: the process among those with the holder's identity, if there may be several.
+    """
 
     spec: Spec
     at: float
+    instance: str = ""
 
     @property
     def holder(self) -> str:
-        return self.spec.get("holderIdentity") or ""
+        return holder(self.spec.get("holderIdentity") or "", self.instance)
+
+
+def holder(identity: str, instance: str = "") -> str:
+    """A holder's name for comparison, and for the log."""
+    return f"{identity} ({instance})" if identity and instance else identity
 
 
 def may_take(seen: Seen | None, identity: str, *, now: float, lease_duration: float) -> bool:
-    """True if this process may become the holder; `lease_duration` counts where the Lease names none.
+    """True if the holder `identity` may take the Lease; `lease_duration` counts where the Lease names none.
 
     A Lease that was deleted is still its last holder's until it would have expired: that holder may not know yet.
     """
@@ -94,16 +112,17 @@ def namespace_of(election: Election) -> str:
     namespace = election.namespace or in_cluster_namespace()
     if not namespace:
         raise ConfigurationError(
-            "--leader-elect: outside a pod the Lease's namespace is not known; name it with --leader-election-namespace"
+            "--leader-elect and --controller-ring: outside a pod the Lease's namespace is not known; name it with "
+            "--leader-election-namespace"
         )
     return namespace
 
 
 class Elector:
-    """A candidate of the election: acquires, renews and releases the Lease.
+    """A candidate for the Lease: acquires, renews and releases it.
 
     Each time the Lease is taken or renewed, `hold` is called with the time (of `clock`) at which this process must have
-    stopped leading unless `hold` is called again. Seeing to that is the caller's part.
+    stopped its work unless `hold` is called again. Seeing to that is the caller's part.
     """
 
     def __init__(
@@ -111,11 +130,17 @@ class Elector:
         client: ApiClient,
         election: Election,
         *,
+        shard: Shard | None = None,
         hold: Callable[[float], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Raises ConfigurationError."""
-        self.identity = f"{socket.gethostname()}_{uuid.uuid4()}"
+        """`shard`: whose Lease it is; None for the leader's. Raises ConfigurationError."""
+        self.identity = shard.name if shard else f"{socket.gethostname()}_{uuid.uuid4()}"
+        self._shard = shard
+        self._instance = str(uuid.uuid4()) if shard else ""
+        self._self = holder(self.identity, self._instance)
+        # Since it was first acquired.
+        self._acquired = False
         self.name = election.name
         self.namespace = namespace_of(election)
         self._client = client
@@ -133,38 +158,44 @@ class Elector:
         self._trouble = Once(limit=1)
 
     async def acquire(self) -> None:
-        """Wait until this process leads."""
+        """Wait until this process holds the Lease."""
         told = ""
         while not await self._attempt():
             if self.holder != told:
                 told = self.holder
                 logger.info("Waiting for the lease", extra={**self.fields, "holder": told})
             await self._pause()
-        logger.info("Leading", extra={**self.fields, "identity": self.identity})
+        self._acquired = True
+        if self._shard:
+            logger.info("In the ring", extra={**self.fields, "ring": self._shard.ring, "shard": self._shard.name})
+        else:
+            logger.info("Leading", extra={**self.fields, "identity": self.identity})
 
     async def announce(self) -> None:
-        """Post the Event that client-go posts of a new leader."""
+        """Post the Event that client-go posts of a new leader, or one of a new shard."""
         assert self._metadata is not None
         owner = Owner(LEASE, ObjectKey(self.namespace, self.name), self._metadata.get("uid", ""))
-        note = f"{self.identity} became leader"
-        await events.post(self._client, owner, type="Normal", action="Lead", reason="LeaderElection", note=note)
+        action, reason, note = "Lead", "LeaderElection", f"{self.identity} became leader"
+        if self._shard:
+            action, reason, note = "Join", "ControllerRing", f"{self.identity} is a shard of {self._shard.ring}"
+        await events.post(self._client, owner, type="Normal", action=action, reason=reason, note=note)
 
     async def keep(self) -> NoReturn:
-        """Renew until cancelled. Raises Lost when another leads; failing to renew is for the caller of `hold` to notice."""
+        """Renew until cancelled. Raises Lost when another has it; failing to renew is for the caller of `hold` to notice."""
         while True:
             await self._pause()
-            if not await self._attempt() and self.holder not in ("", self.identity):
+            if not await self._attempt() and self.holder not in ("", self._self):
                 raise Lost(f"the lease is held by {self.holder}")
 
     async def release(self) -> None:
-        """Release the Lease, so that another replica leads at once. Should this fail, the Lease expires."""
+        """Release the Lease, so that another may work at once. Should this fail, the Lease expires."""
         if not self._may_hold:
             return
         try:
             async with asyncio.timeout(self._election.renew_deadline / 2):
                 # What is known may be older than a renewal that was cut short.
                 await self._look()
-                if self._seen and self._metadata and self.holder == self.identity:
+                if self._seen and self._metadata and self.holder == self._self:
                     await self._write(released(self._seen.spec, now=datetime.now(UTC)))
                     logger.info("The lease is released", extra=self.fields)
         except (KubeError, TimeoutError) as error:
@@ -183,7 +214,8 @@ class Elector:
         await asyncio.sleep(retry_period(self._election.renew_deadline))
 
     async def _attempt(self) -> bool:
-        """Take or renew the Lease if that is allowed; True if this process leads then. A problem is logged once."""
+        """Take or renew the Lease if that is allowed; True if this process holds it then. A problem is logged once. Raises
+        Lost."""
         try:
             async with asyncio.timeout(self._election.renew_deadline / 2):
                 leads = await self.step()
@@ -202,7 +234,12 @@ class Elector:
             except (Conflict, NotFound):
                 pass
         await self._look()
-        if not may_take(self._seen, self.identity, now=self._clock(), lease_duration=self._election.lease_duration):
+        if self._shard and self._acquired and (self._metadata is None or self.holder != self._self):
+            # Its CRs have been moved to other shards, or are just being moved.
+            raise Lost(
+                f"the lease is held by {self.holder}" if self._metadata and self.holder else "the lease was taken away"
+            )
+        if not may_take(self._seen, self._self, now=self._clock(), lease_duration=self._election.lease_duration):
             return False
         try:
             return await self._claim()
@@ -236,11 +273,18 @@ class Elector:
 
     async def _write(self, spec: Spec) -> None:
         lease = {"apiVersion": LEASE.api_version, "kind": LEASE.kind, "spec": spec}
+        # Those of a Lease that is there have the resourceVersion: the API server refuses this if it has changed since.
+        metadata = {"name": self.name, **(self._metadata or {})}
+        if self._shard:
+            for field, name, value in (
+                ("labels", RING_LABEL, self._shard.ring),
+                ("annotations", INSTANCE, self._instance),
+            ):
+                metadata[field] = {**(metadata.get(field) or {}), name: value}
         if self._metadata is None:
-            self._take_in(await self._client.post(self._collection, {**lease, "metadata": {"name": self.name}}))
+            self._take_in(await self._client.post(self._collection, {**lease, "metadata": metadata}))
         else:
-            # The metadata carry the resourceVersion: the API server refuses this if anything has changed since.
-            self._take_in(await self._client.put(self._path, {**lease, "metadata": self._metadata}))
+            self._take_in(await self._client.put(self._path, {**lease, "metadata": metadata}))
 
     def _take_in(self, lease: Object) -> None:
         metadata, spec = lease.get("metadata"), lease.get("spec") or {}
@@ -248,8 +292,9 @@ class Elector:
             # Of something between here and the API server.
             raise Unreadable("the answer is no Lease")
         self._metadata = metadata
-        if self._seen is None or self._seen.spec != spec:
-            self._seen = Seen(spec, self._clock())
+        instance = annotations_of(lease).get(INSTANCE, "") if self._shard else ""
+        if self._seen is None or (self._seen.spec, self._seen.instance) != (spec, instance):
+            self._seen = Seen(spec, self._clock(), instance)
 
     def _log_trouble(self, error: Exception) -> None:
         reason = _reason(error)

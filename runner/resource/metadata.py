@@ -167,6 +167,11 @@ def owners(obj: Object) -> Iterator[tuple[GroupKind, ObjectKey]]:
         yield GroupKind(group, kind), ObjectKey(namespace, name)
 
 
+def version_number(version: str) -> int:
+    """A resourceVersion as a number, 0 if it is none: Kubernetes promises from 1.35 on that they compare so."""
+    return int(version) if version.isdecimal() else 0
+
+
 def cut(text: str, most: int, *, end: str = "…") -> str:
     """The text, cut to so many characters and with this end if it is longer."""
     return text if len(text) <= most else text[: most - len(end)] + end
