@@ -116,11 +116,14 @@ class Handlers:
         self._observed[request] = observed
         # A CR that comes to be selected was another runner's before.
         is_found = before is None and (event is None or (event == "ADDED" and bool(watch.selector.requirements)))
-        if is_found and has_been_reconciled(obj):
-            cause = "found by listing" if event is None else "found by its labels"
-            self._put(request, Priority.PERIODIC, cause, random.uniform(0, _START_SPREAD))
-        else:
+        if not is_found or not has_been_reconciled(obj):
             self._put(request, Priority.CHANGE, _cause(before, observed))
+            return
+        cause = "found by listing" if event is None else "found by its labels"
+        if has_changed_since(obj):
+            self._put(request, Priority.CHANGE, f"{cause}, changed")
+        else:
+            self._put(request, Priority.PERIODIC, cause, random.uniform(0, _START_SPREAD))
 
     def listed(self, watch: Watch, namespace: str, present: Collection[ObjectKey]) -> None:
         """Handle a list of a watch's CRs, of one namespace or (namespace empty) of all: others are deleted."""
@@ -265,13 +268,15 @@ def is_watched_dependent(watch: Watch, gvk: GroupVersionKind, *, namespaced: boo
 
 
 def has_been_reconciled(obj: Object) -> bool:
-    """True if a runner, perhaps another one, has written conditions on this CR, and it has not been changed since."""
+    """True if a runner, perhaps another one, has written conditions on this CR: it is not new."""
     status = obj.get("status")
-    if not isinstance(status, dict) or not status.get("conditions"):
-        return False
-    # Not every CRD has a field for it.
+    return isinstance(status, dict) and bool(status.get("conditions"))
+
+
+def has_changed_since(obj: Object) -> bool:
+    """True if a CR that has been reconciled is known to have changed since; not every CRD has a field by which to know."""
     generation = obj["metadata"].get("generation")
-    return bool(status.get("observedGeneration", generation) == generation)
+    return bool(obj["status"].get("observedGeneration", generation) != generation)
 
 
 def _digest(value: object) -> str:

@@ -30,7 +30,7 @@ _INTERRUPTED_WITHIN = 5.0
 _WARNINGS = 20
 _WARNING_LIMIT = 1000
 
-INTERRUPTED = "The runner was stopped before the run ended; it will be run again when the runner is back"
+INTERRUPTED = "The run was stopped before its end, with the runner or as the CR went to another shard; it will be run again"
 
 # Makes the new status of the one that the CR has.
 StatusUpdate = Callable[[Status | None, datetime], Status]

@@ -610,7 +610,7 @@ async def test_sigterm_lets_runs_end_and_ends_those_that_do_not(project: Project
     assert alive(processes) == []
     obj = await world.get(THING, one)
     assert condition(obj, "Failure")["status"] == "True"
-    assert condition(obj, "Failure")["message"].startswith("The runner was stopped before the run ended")
+    assert condition(obj, "Failure")["message"].startswith("The run was stopped before its end")
     assert condition(obj, "Running")["status"] == "False"
 
 
