@@ -187,7 +187,7 @@ class Manager:
         for watch in self._watches:
             queue.register(watch)
         drainer = self._drainer(base, queue)
-        handlers = Handlers(self._watches, queue.add, *([drainer.takes] if drainer else []))
+        handlers = Handlers(self._watches, queue.add, drainer.takes if drainer else None)
         execute = await executor(settings.executor, stack, self._warm)
         # With patterns, namespaces come and go: all are watched, and events of others concern no CR here.
         namespaces = () if any(map(is_pattern, settings.namespaces)) else settings.namespaces

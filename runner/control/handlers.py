@@ -73,11 +73,10 @@ class Handlers:
     """Puts Requests on the queue. Called in the event loop: for primaries by the kopf transport, for dependents by
     the informers."""
 
-    def __init__(
-        self, watches: Sequence[Watch], add: Add, is_draining: IsDraining = lambda request, event, obj: False
-    ) -> None:
+    def __init__(self, watches: Sequence[Watch], add: Add, is_draining: IsDraining | None = None) -> None:
+        """`is_draining`: None where CRs go to no other shard."""
         self._add = add
-        self._is_draining = is_draining
+        self._is_draining = is_draining or (lambda request, event, obj: False)
         self.own_writes = OwnWrites(self._missed)
         self._by_kind: dict[GroupKind, list[Watch]] = {}
         for watch in watches:

@@ -1,3 +1,4 @@
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 from runner.config import flags
 from runner.config.settings import Address, Election, LogEvents, Settings
 from runner.errors import ConfigurationError
+from runner.resource.sharding import Shard
 
 
 def read(*arguments: str, **environ: str) -> Settings:
@@ -76,6 +78,37 @@ def test_leader_election(arguments: tuple[str, ...], environ: dict[str, str], na
     assert read(*arguments, **environ).election == Election(name=name, namespace="", lease_duration=15, renew_deadline=10)
 
 
+def test_a_shard_has_a_lease_of_its_name() -> None:
+    settings = read("--controller-ring=ring", "--shard-name=one", "--leader-election-namespace=here")
+    assert settings.shard == Shard("ring", "one")
+    assert settings.election == Election(name="one", namespace="here", lease_duration=15, renew_deadline=10)
+    assert str(settings.selector) == "shard.alpha.sharding.timebertt.dev/ring in (one)"
+
+
+def test_a_shard_is_named_as_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "Operator-7d-x")
+    assert read("--controller-ring=ring").shard == Shard("ring", "operator-7d-x")
+
+
+@pytest.mark.parametrize("name", ["a" * 64, "Ring", "-ring", "ring_1", "ring.", "a..b", "ring\n"])
+@pytest.mark.parametrize("flag", ["--controller-ring", "--shard-name"])
+def test_a_name_that_is_no_label_is_one_clear_error(flag: str, name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{flag} .* at most 63 lower-case letters"):
+        read("--controller-ring=x", "--shard-name=x", f"{flag}={name}")
+
+
+@pytest.mark.parametrize("name", ["a" * 63, "a", "a.b-c", "0"])
+def test_names_of_a_ring_and_a_shard(name: str) -> None:
+    assert read(f"--controller-ring={name}", f"--shard-name={name}").shard == Shard(name, name)
+
+
+def test_the_crs_of_a_label_selector() -> None:
+    selector = read("--watch-label-selector=tier=gold, !old", "--controller-ring=r", "--shard-name=s").selector
+    assert str(selector) == "tier in (gold),!old,shard.alpha.sharding.timebertt.dev/r in (s)"
+    with pytest.raises(ConfigurationError, match="--watch-label-selector 'tier gold' is no label selector: write terms"):
+        read("--watch-label-selector=tier gold")
+
+
 @pytest.mark.parametrize(
     ("arguments", "level", "format", "traces", "encoding"),
     [
@@ -137,8 +170,11 @@ def test_the_old_name_of_the_metrics_address_counts() -> None:
         (("--leader-elect",), "--leader-election-id"),
         (("--leader-elect", "--leader-election-id=x", "--leader-elect-lease-duration=10s"), "must be longer"),
         (("--metrics-require-rbac",), "needs --metrics-secure"),
+        (("--controller-ring=x", "--leader-elect", "--leader-election-id=x"), "exclude each other"),
+        (("--shard-name=x",), "give --controller-ring as well"),
+        (("--controller-ring=x", "--leader-elect-lease-duration=10s"), "must be longer"),
     ],
-    ids=["metrics", "election", "level", "no-id", "durations", "rbac"],
+    ids=["metrics", "election", "level", "no-id", "durations", "rbac", "ring", "no-ring", "shard-durations"],
 )
 def test_what_does_not_go_together_is_one_clear_error(arguments: tuple[str, ...], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):

@@ -137,3 +137,36 @@ async def test_it_ends_when_the_reconciles_that_are_on_have_ended() -> None:
     gate.set()
     await running
     assert set(ended) == {A, B}
+
+
+async def test_a_reconcile_can_be_ended_alone() -> None:
+    queue, begun, ended = Recorder(), asyncio.Event(), asyncio.Event()
+    queue.add(A, Priority.CHANGE)
+
+    async def reconcile(request: Request) -> Result:
+        begun.set()
+        if request == A:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+        return Result()
+
+    made = Controller(queue, reconcile)
+    working = asyncio.create_task(made.run())
+    await begun.wait()
+    # Of one that is not on, there is nothing to end.
+    made.end(B)
+    queue.add(B, Priority.CHANGE)
+    held = queue.hold(A)
+    made.end(A)
+    await asyncio.wait_for(held, SOON)
+    assert ended.is_set()
+    queue.close()
+    await working
+    assert len(queue.told) == 2
+
+
+async def test_a_timeout_of_the_reconcile_s_own_is_a_fault(caplog: pytest.LogCaptureFixture) -> None:
+    assert (await reconciled(TimeoutError())).told == [{"failed": True}]
+    assert "Reconciling failed unexpectedly" in caplog.text

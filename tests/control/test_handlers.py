@@ -36,6 +36,9 @@ class Seen:
         self.added.append((str(request.key), priority))
         self.delays.append(after)
 
+    def request(self, name: str = "one") -> Request:
+        return Request(self.watch, ObjectKey("default", name))
+
     def primary(self, event: str | None, obj: dict[str, Any]) -> list[tuple[str, Priority]]:
         self.added.clear()
         self.handlers.primary(self.watch, event, obj)
@@ -135,6 +138,43 @@ def test_what_was_there_at_the_start_waits_and_what_is_new_does_not() -> None:
     assert 0 <= seen.delays[-1] <= 1
     assert seen.primary(None, cr("two")) == [("default/two", Priority.CHANGE)]
     assert seen.delays[-1] == 0
+
+
+def test_what_was_changed_while_no_runner_was_there_does_not_wait_for_the_rest() -> None:
+    seen, conditions = Seen(), [{"type": "Running"}]
+    for name, status, priority in (
+        ("same", {"conditions": conditions, "observedGeneration": 1}, Priority.PERIODIC),
+        ("changed", {"conditions": conditions, "observedGeneration": 0}, Priority.CHANGE),
+        ("odd", {"conditions": conditions, "observedGeneration": "1"}, Priority.CHANGE),
+        ("unknown", {"conditions": conditions}, Priority.PERIODIC),
+        ("new", {"observedGeneration": 1}, Priority.CHANGE),
+    ):
+        assert seen.primary(None, {**cr(name), "status": status}) == [(f"default/{name}", priority)]
+
+
+def test_a_cr_that_comes_to_be_selected_was_there_before() -> None:
+    seen = Seen(selector=Selector((Requirement("mine", "Exists", ()),)))
+    known = {**cr(labels={"mine": ""}), "status": {"conditions": [{"type": "Running"}]}}
+    assert seen.primary("ADDED", known) == [("default/one", Priority.PERIODIC)]
+    assert seen.handlers.pop_cause(seen.request()) == "found by its labels"
+    assert seen.primary("ADDED", cr("two", labels={"mine": ""})) == [("default/two", Priority.CHANGE)]
+    assert seen.handlers.pop_cause(seen.request("two")) == "created"
+    # Without a selector it was created with its status.
+    assert Seen().primary("ADDED", known) == CHANGE
+
+
+def test_a_cr_that_is_let_go_to_another_shard_is_forgotten() -> None:
+    draining = False
+    seen = Seen(related=())
+    seen.handlers = Handlers([seen.watch], seen._add, lambda request, event, obj: draining)
+    assert seen.primary("ADDED", cr()) == CHANGE
+    draining = True
+    assert seen.primary("MODIFIED", cr(generation=2)) == []
+    assert seen.handlers.pop_delivered(seen.request()) is None
+    # It leaves the watch, and nothing is to be cleared up here.
+    assert seen.primary("DELETED", cr(generation=2)) == []
+    draining = False
+    assert seen.primary("ADDED", cr(generation=2)) == CHANGE
 
 
 def test_a_selector_leaves_out() -> None:

@@ -428,3 +428,57 @@ async def test_the_metrics_tell_what_waits_and_what_is_on(queue: WorkQueue) -> N
     seen = shown(counted)
     assert (seen["unfinished_work_seconds"], seen["work_duration_seconds_count"], seen["retries_total"]) == (0, 1, 1)
     assert seen["work_duration_seconds_sum"] > 0
+
+
+async def test_a_cr_that_is_held_is_given_out_when_it_is_released(queue: WorkQueue) -> None:
+    queue.add(A, Priority.CHANGE)
+    assert queue.hold(A).done()
+    assert await idle(queue)
+    assert len(queue) == 0
+    queue.add(A, Priority.PERIODIC, after=SOON)
+    queue.add(A, Priority.CHANGE)
+    assert await idle(queue)
+    queue.release(A)
+    assert await queue.get() == A
+    queue.done(A)
+    assert await idle(queue)
+
+
+async def test_what_waited_when_a_cr_was_held_is_dropped(queue: WorkQueue) -> None:
+    queue.add(A, Priority.CHANGE)
+    queue.add(B, Priority.RETRY, after=SOON)
+    queue.hold(A)
+    queue.hold(B)
+    queue.release(A)
+    queue.release(B)
+    assert await idle(queue)
+    assert not queue._entries
+
+
+async def test_who_holds_a_cr_hears_of_the_end_of_its_reconcile(queue: WorkQueue) -> None:
+    queue.add(A, Priority.CHANGE)
+    assert await queue.get() == A
+    held = queue.hold(A)
+    assert queue.hold(A) is held
+    assert not held.done()
+    queue.release(A)
+    assert queue.done(A, failed=True) == 0
+    assert held.done()
+    assert await idle(queue)
+    assert queue.running == 0
+    queue.release(A)
+    # Neither is it tried again, nor does its failure count.
+    assert not queue._entries
+
+
+async def test_the_others_go_on_while_a_cr_is_held() -> None:
+    queue = WorkQueue(1)
+    queue.add(A, Priority.CHANGE)
+    queue.add(B, Priority.CHANGE)
+    assert await queue.get() == A
+    queue.hold(A)
+    waiting = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    queue.done(A)
+    assert await waiting == B
+    queue.close()

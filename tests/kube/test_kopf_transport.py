@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -16,9 +17,10 @@ from yarl import URL
 
 from bench.driver import until
 from runner.config.watches import Watch
-from runner.kube.kopf_transport import KopfTransport
+from runner.kube.kopf_transport import NAMESPACE, KopfTransport
 from runner.kube.primaries import watch_primaries
 from runner.resource.metadata import GroupVersionKind
+from runner.resource.selectors import EVERYTHING, Requirement, Selector
 from tests.conftest import THING
 from tests.kube.test_client import served
 from tests.kube.test_primaries import watch_of
@@ -99,6 +101,8 @@ class Stub:
         # A watch's content; None: silent.
         self.events: dict[str, list[bytes | None]] = {"things": [None], "others": [None]}
         self.asked: list[str] = []
+        # The label selectors of the requests for CRs.
+        self.selectors: set[tuple[str, str]] = set()
         self.scans = 0
         self.ended = asyncio.Event()
 
@@ -138,6 +142,7 @@ class Stub:
         plural = request.path.rpartition("/")[2]
         is_watch = "watch" in request.query
         self.asked.append(f"{'watch' if is_watch else 'list'} {plural}")
+        self.selectors.add((self.asked[-1], request.query.get("labelSelector", "")))
         left: list[Any] = (self.events if is_watch else self.lists)[plural]
         content = left.pop(0) if len(left) > 1 else left[0]
         if not is_watch:
@@ -154,7 +159,9 @@ class Stub:
 class Following:
     """The primaries of a stub, as they are told."""
 
-    def __init__(self) -> None:
+    def __init__(self, selector: Selector = EVERYTHING) -> None:
+        """`selector`: of things."""
+        self.selector = selector
         self.told: list[str] = []
         self.listed: list[tuple[str, str, set[str]]] = []
 
@@ -174,7 +181,7 @@ class Following:
             watching = asyncio.create_task(
                 watch_primaries(
                     client,
-                    watches=[watch_of(THING), watch_of(OTHER)],
+                    watches=[replace(watch_of(THING), selector=self.selector), watch_of(OTHER)],
                     namespaces=namespaces,
                     notify=self.notify,
                     listed=self.note,
@@ -535,3 +542,32 @@ def test_patterns_of_namespaces_are_kopfs(pattern: str, matched: set[str]) -> No
     transport = KopfTransport([], namespaces=(pattern,))
     names = ["team-a", "team-pr-1", "team-pr-2", "other"]
     assert transport.unlisted({"items": [{"metadata": {"name": name}} for name in names]}) == matched
+
+
+async def test_a_selector_is_sent_with_the_requests_for_its_kind_alone() -> None:
+    selector = Selector((Requirement("example.com/shard", "In", ("one",)), Requirement("old", "DoesNotExist", ())))
+    stub, following = Stub(), Following(selector)
+    async with following.of(stub):
+        await following.until(lambda: {"watch things", "watch others"} <= set(stub.asked), "both kinds are watched")
+    text = "example.com/shard in (one),!old"
+    crs = {one for one in stub.selectors if one[0].endswith(("things", "others"))}
+    assert crs == {("list things", text), ("watch things", text), ("list others", ""), ("watch others", "")}
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/api/v1/namespaces", ""),
+        ("/api/v1/secrets", "mine"),
+        ("/api/v1/namespaces/here/secrets", "mine"),
+        ("/api/v1/pods", ""),
+        ("/api/v1", ""),
+        ("/apis/example.com/v1/secrets", ""),
+    ],
+    ids=["kopf's own", "all", "of a namespace", "another kind", "discovery", "another group's"],
+)
+def test_kinds_that_kopf_needs_whole_are_asked_for_without_a_selector(path: str, text: str) -> None:
+    secret, mine = GroupVersionKind("", "v1", "Secret"), Selector((Requirement("mine", "Exists", ()),))
+    transport = KopfTransport([replace(watch_of(gvk), selector=mine) for gvk in (NAMESPACE, secret)])
+    transport._discovered["/api/v1"] = {"namespaces": "Namespace", "secrets": "Secret", "pods": "Pod"}
+    assert transport._selector(path) == text

@@ -15,7 +15,8 @@ from bench.driver import until
 from runner.config.settings import Election
 from runner.errors import ConfigurationError
 from runner.kube.client import ApiClient, Conflict, KubeError, NotFound, Refused, Unreachable, Unreadable
-from runner.kube.lease import Elector, Lost, Seen, claimed, may_take, namespace_of, released, retry_period
+from runner.kube.lease import INSTANCE, Elector, Lost, Seen, claimed, may_take, namespace_of, released, retry_period
+from runner.resource.sharding import RING_LABEL, Shard
 
 ELECTION = Election(name="it", namespace="here", lease_duration=15.0, renew_deadline=10.0)
 # Not in UTC: what is written has to be.
@@ -85,8 +86,10 @@ class Server(ApiClient):
 class Replica(Elector):
     """An elector whose leadership is on record."""
 
-    def __init__(self, server: ApiClient, clock: Clock, election: Election = ELECTION) -> None:
-        super().__init__(server, election, hold=self._note, clock=clock)
+    def __init__(
+        self, server: ApiClient, clock: Clock, election: Election = ELECTION, *, shard: Shard | None = None
+    ) -> None:
+        super().__init__(server, election, shard=shard, hold=self._note, clock=clock)
         self.until = 0.0
 
     def _note(self, until: float) -> None:
@@ -477,3 +480,70 @@ async def test_never_two_at_once(seed: int) -> None:
 def test_the_stamp_is_utc() -> None:
     stamp = claimed({}, "me", now=datetime.now(UTC), lease_duration=1)["renewTime"]
     assert abs(datetime.fromisoformat(stamp) - datetime.now(UTC)) < timedelta(minutes=5)
+
+
+SHARD = Shard("ring", "it")
+
+
+async def test_a_shards_lease_has_its_name_and_its_ring(server: Server, clock: Clock) -> None:
+    shard = Replica(server, clock, shard=SHARD)
+    await shard.acquire()
+    assert server.lease is not None
+    assert (server.spec["holderIdentity"], server.lease["metadata"]["labels"]) == ("it", {RING_LABEL: "ring"})
+    # The sharder notes there what it thinks of the shard.
+    server.lease["metadata"]["labels"]["state"] = "ready"
+    server.lease["metadata"]["resourceVersion"] = "9"
+    assert await shard.step()
+    assert server.lease["metadata"]["labels"] == {RING_LABEL: "ring", "state": "ready"}
+    await shard.release()
+    assert server.spec["holderIdentity"] == ""
+
+
+async def test_of_two_processes_with_a_shards_name_one_is_the_shard(server: Server, clock: Clock) -> None:
+    first, second = Replica(server, clock, shard=SHARD), Replica(server, clock, shard=SHARD)
+    await first.acquire()
+    assert not await second.step()
+    for _ in range(4):
+        clock.time += 10
+        assert await first.step()
+        assert not await second.step()
+    clock.time += 15
+    assert await second.step()
+    with pytest.raises(Lost, match=r"held by it \(.*\)"):
+        await first.step()
+    # That it ends takes nothing from the other.
+    await first.release()
+    assert server.spec["holderIdentity"] == "it"
+
+
+async def test_a_shard_that_is_begun_again_waits_for_the_end_of_its_old_lease(server: Server, clock: Clock) -> None:
+    await Replica(server, clock, shard=SHARD).acquire()
+    again = Replica(server, clock, shard=SHARD)
+    assert not await again.step()
+    clock.time += 14.9
+    assert not await again.step()
+    clock.time += 0.1
+    assert await again.step()
+    assert server.lease is not None
+    assert server.lease["metadata"]["annotations"][INSTANCE] == again._instance
+
+
+@pytest.mark.parametrize("what", ["taken by the sharder", "emptied", "deleted"])
+async def test_a_shard_never_takes_its_lease_back(server: Server, clock: Clock, what: str) -> None:
+    shard = Replica(server, clock, shard=SHARD)
+    await shard.acquire()
+    assert server.lease is not None
+    if what == "deleted":
+        server.lease = None
+    else:
+        holder = "" if what == "emptied" else "sharder"
+        metadata = {**server.lease["metadata"], "resourceVersion": "9"}
+        server.lease = {"metadata": metadata, "spec": {**server.spec, "holderIdentity": holder}}
+    with pytest.raises(Lost):
+        await shard.step()
+    # Another process of its name may, when the Lease is free again.
+    clock.time += 30
+    again = Replica(server, clock, shard=SHARD)
+    assert await again.step() is (what != "taken by the sharder")
+    clock.time += 30
+    assert await again.step()

@@ -1,0 +1,217 @@
+"""CRs that are let go to another shard, against an API server that does what a test says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+
+from bench.driver import until
+from runner.config.watches import Watch
+from runner.control import Priority, Request
+from runner.control.drain import Drainer
+from runner.control.workqueue import WorkQueue
+from runner.kube.backoff import Backoff
+from runner.kube.client import ApiClient, Conflict, KubeError, NotFound, Unreachable
+from runner.kube.discovery import Discovery, Resource
+from runner.resource.metadata import GroupVersionKind, Object
+from runner.resource.sharding import Shard
+from tests.control.test_workqueue import A, idle
+
+SHARD = Shard("ring", "one")
+MINE, DRAIN = {SHARD.label: "one"}, {SHARD.drain_label: "true"}
+RESOURCE = Resource(A.watch.gvk, "things", namespaced=True, verbs=frozenset({"get", "patch"}), subresources=frozenset())
+
+
+def cr(version: int = 1, **labels: str) -> dict[str, Any]:
+    return {"metadata": {"name": "a", "namespace": "default", "resourceVersion": str(version), "uid": "u", "labels": labels}}
+
+
+class Server(ApiClient):
+    """Keeps one CR. `errors` are raised by the next requests, and `assigns` changes the labels of each write."""
+
+    def __init__(self, obj: dict[str, Any] | None) -> None:
+        self.obj = obj
+        self.errors: list[KubeError] = []
+        self.assigns: Callable[[dict[str, str]], None] = lambda labels: None
+        self.patched = 0
+
+    async def get(self, path: str, params: Any = None) -> dict[str, Any]:
+        if self.errors:
+            raise self.errors.pop(0)
+        if self.obj is None:
+            raise NotFound(404, 'things "a" not found')
+        return self.obj
+
+    async def patch(self, path: str, body: Any, params: Any = None) -> dict[str, Any]:
+        obj = await self.get(path)
+        if body["metadata"]["resourceVersion"] != obj["metadata"]["resourceVersion"]:
+            raise Conflict(409, "the object has been modified")
+        labels = {**obj["metadata"]["labels"], **body["metadata"]["labels"]}
+        labels = {name: value for name, value in labels.items() if value is not None}
+        self.assigns(labels)
+        self.patched += 1
+        self.obj = cr(int(obj["metadata"]["resourceVersion"]) + 1, **labels)
+        return self.obj
+
+
+class FakeDiscovery:
+    async def by_kind(self, gvk: GroupVersionKind) -> Resource:
+        return RESOURCE
+
+
+class Draining:
+    """A drainer at work, its queue, and what it has delivered and ended."""
+
+    def __init__(self, server: Server, grace: float = 30.0) -> None:
+        self.server = server
+        self.queue = WorkQueue(2)
+        self.delivered: list[Object] = []
+        self.ended: list[Request] = []
+        self.drainer = Drainer(server, cast(Discovery, FakeDiscovery()), SHARD, queue=self.queue, grace=grace)
+
+    @classmethod
+    @asynccontextmanager
+    async def at_work(cls, server: Server, grace: float = 30.0) -> AsyncIterator[Draining]:
+        self = cls(server, grace)
+        running = asyncio.create_task(self.drainer.run(self._end, self._deliver))
+        try:
+            yield self
+        finally:
+            running.cancel()
+            await asyncio.wait({running})
+            self.queue.close()
+
+    def takes(self, obj: dict[str, Any], event: str | None = "MODIFIED") -> bool:
+        return self.drainer.takes(A, event, obj)
+
+    async def is_over(self) -> None:
+        async def over() -> bool:
+            return not self.drainer._draining
+
+        await until(over, "the CR is let go")
+
+    def _end(self, request: Request) -> None:
+        self.ended.append(request)
+        self.queue.done(request)
+
+    def _deliver(self, watch: Watch, event: str | None, obj: Object) -> None:
+        assert self.drainer.takes(A, event, obj) is False
+        self.delivered.append(obj)
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Backoff, "next", lambda self: 0.0)
+
+
+async def test_a_cr_is_let_go_by_one_patch_and_its_old_events_are_taken() -> None:
+    drained = cr(7, **MINE, **DRAIN, of="test")
+    async with Draining.at_work(Server(drained)) as draining:
+        assert not draining.takes(cr(6, **MINE))
+        draining.queue.add(A, Priority.CHANGE)
+        assert draining.takes(drained)
+        assert await idle(draining.queue)
+        await draining.is_over()
+        assert draining.server.obj == cr(8, of="test")
+        assert draining.server.patched == 1
+        # What the watch delivers late was before.
+        assert draining.takes(cr(7, **MINE))
+        assert await idle(draining.queue)
+        assert draining.delivered == []
+        # It may come back.
+        assert not draining.takes(cr(9, **MINE))
+        draining.queue.add(A, Priority.CHANGE)
+        assert await draining.queue.get() == A
+
+
+async def test_it_left_and_its_deletion_from_the_watch_is_no_event_of_the_drain() -> None:
+    drained = cr(7, **MINE, **DRAIN)
+    async with Draining.at_work(Server(drained)) as draining:
+        assert draining.takes(drained)
+        await draining.is_over()
+        assert not draining.takes(cr(8), "DELETED")
+        assert not draining.takes(cr(7, **MINE), "ADDED")
+
+
+async def test_the_run_that_is_on_is_waited_for() -> None:
+    drained = cr(7, **MINE, **DRAIN)
+    async with Draining.at_work(Server(drained)) as draining:
+        draining.queue.add(A, Priority.CHANGE)
+        assert await draining.queue.get() == A
+        assert draining.takes(drained)
+        # What the run writes on its CR meanwhile is in the way of nothing.
+        draining.server.obj = cr(9, **MINE, **DRAIN)
+        assert draining.takes(draining.server.obj)
+        await asyncio.sleep(0)
+        assert draining.server.patched == 0
+        draining.queue.done(A)
+        await draining.is_over()
+        assert (draining.server.obj, draining.ended) == (cr(10), [])
+
+
+async def test_the_run_is_ended_after_its_grace() -> None:
+    drained = cr(7, **MINE, **DRAIN)
+    async with Draining.at_work(Server(drained), grace=0.01) as draining:
+        draining.queue.add(A, Priority.CHANGE)
+        assert await draining.queue.get() == A
+        assert draining.takes(drained)
+        await draining.is_over()
+        assert (draining.server.obj, draining.ended) == (cr(8), [A])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Conflict(409, "modified"), Unreachable("no answer"), NotFound(404, "404 page not found"), KubeError("odd")],
+    ids=["conflict", "no answer", "not served", "another"],
+)
+async def test_an_error_is_waited_out(error: KubeError) -> None:
+    drained = cr(7, **MINE, **DRAIN)
+    server = Server(drained)
+    server.errors = [error, error]
+    async with Draining.at_work(server) as draining:
+        assert draining.takes(drained)
+        await draining.is_over()
+        assert server.obj == cr(8)
+
+
+async def test_a_cr_that_is_assigned_to_this_shard_again_stays() -> None:
+    drained = cr(7, **MINE, **DRAIN)
+    server = Server(drained)
+    server.assigns = lambda labels: labels.update(MINE)
+    async with Draining.at_work(server) as draining:
+        assert draining.takes(drained)
+        await draining.is_over()
+        assert draining.delivered == [cr(8, **MINE)]
+        assert not draining.takes(cr(9, **MINE))
+
+
+async def test_a_drain_that_is_called_off_ends_and_the_cr_stays() -> None:
+    server = Server(cr(8, **MINE))
+    async with Draining.at_work(server) as draining:
+        assert draining.takes(cr(7, **MINE, **DRAIN))
+        # Delivered while it is being let go.
+        assert draining.takes(cr(8, **MINE))
+        await draining.is_over()
+        assert (server.patched, draining.delivered) == (0, [cr(8, **MINE)])
+
+
+async def test_a_cr_that_is_gone_is_reconciled_which_clears_up() -> None:
+    async with Draining.at_work(Server(None)) as draining:
+        assert draining.takes(cr(7, **MINE, **DRAIN))
+        await draining.is_over()
+        assert await draining.queue.get() == A
+
+
+async def test_a_fault_with_one_cr_is_waited_out_and_ends_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    drained = cr(7, **MINE, **DRAIN)
+    server = Server(drained)
+    server.errors = [cast(KubeError, TypeError("a fault of our own"))]
+    async with Draining.at_work(server) as draining:
+        assert draining.takes(drained)
+        await draining.is_over()
+        assert server.obj == cr(8)
+    assert "A CR cannot be let go for now" in caplog.text
