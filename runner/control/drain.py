@@ -20,6 +20,7 @@ from runner.kube.backoff import Backoff
 from runner.kube.client import ApiClient, Conflict, NotFound
 from runner.kube.discovery import Discovery
 from runner.kube.kopf_transport import EventType, Notify
+from runner.logs import Once
 from runner.resource.metadata import Object, version_number
 from runner.resource.sharding import Shard
 
@@ -47,6 +48,7 @@ class Drainer:
         self._draining: dict[Request, Object] = {}
         # The resourceVersions at which CRs were let go, until an event says that they are not this shard's any more.
         self._left: dict[Request, int] = {}
+        self._trouble = Once()
 
     def takes(self, request: Request, event: EventType, obj: Object) -> bool:
         """True if an event of a CR is of no concern to its reconciles: it is being let go, or was when this happened."""
@@ -91,12 +93,17 @@ class Drainer:
             except Conflict:
                 pass
             except Exception as error:
-                is_expected = isinstance(error, RolerunnerError)
-                fields = {**request.fields, "reason": str(error), "after": backoff.seconds}
-                logger.warning("A CR cannot be let go for now", extra=fields, exc_info=None if is_expected else error)
+                self._log_trouble(request, error, backoff.seconds)
             left = None
             await backoff.pause()
         self._finish(request, left, deliver)
+
+    def _log_trouble(self, request: Request, error: Exception, after: float) -> None:
+        """Log a warning once for all CRs: thousands may go at once, and a right that is missing is missing for each."""
+        is_expected = isinstance(error, RolerunnerError)
+        level = logging.WARNING if self._trouble.is_new((type(error), getattr(error, "status", 0))) else logging.DEBUG
+        fields = {**request.fields, "reason": str(error), "after": after}
+        logger.log(level, "A CR cannot be let go for now", extra=fields, exc_info=None if is_expected else error)
 
     async def _let_go(self, request: Request, obj: Object | None) -> Object | None:
         """Remove the shard's labels from the CR, or from what is known of it; the CR as it is then, None if it is gone.
