@@ -188,7 +188,7 @@ class Manager:
             queue.register(watch)
         drainer = self._drainer(base, queue)
         handlers = Handlers(self._watches, queue.add, drainer.takes if drainer else None)
-        execute = await executor(settings.executor, stack, self._warm)
+        execute = await self._executor(stack)
         # With patterns, namespaces come and go: all are watched, and events of others concern no CR here.
         namespaces = () if any(map(is_pattern, settings.namespaces)) else settings.namespaces
         informers = self._informers = Informers(
@@ -219,6 +219,9 @@ class Manager:
         }
         logger.info("Watching", extra={"event": RunnerEvent.WATCHING, **fields})
         return Operation(queue, informers, workers, primaries, background)
+
+    async def _executor(self, stack: AsyncExitStack) -> Execute:
+        return await executor(self._settings.executor, stack, self._warm)
 
     def _drainer(self, base: Served, queue: WorkQueue) -> Drainer | None:
         shard, grace = self._settings.shard, self._settings.shutdown_grace
