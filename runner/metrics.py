@@ -84,6 +84,12 @@ _slow = Gauge(
     registry=REGISTRY,
 )
 
+_crs = Gauge(
+    "rolerunner_custom_resources",
+    "Custom resources that this process has: with shards or a label selector, its part of them.",
+    ("GVK",),
+    registry=REGISTRY,
+)
 _loop_lag = Histogram(
     "rolerunner_event_loop_lag_seconds",
     "How late in seconds the event loop was with a timer; more than a second means that something held it up.",
@@ -203,6 +209,11 @@ def slow_part(part: str) -> None:
 def run_ended(gvk: str, *, succeeded: bool) -> None:
     """Count a run by its result; a CR that was refused without a run counts as a failure."""
     _series(_results, gvk, "succeeded" if succeeded else "failed").inc()
+
+
+def export_custom_resources(gvk: str, count: Callable[[], int]) -> None:
+    """Export the number of CRs of a kind, for which `count` is asked at each scrape."""
+    _crs.labels(gvk).set_function(count)
 
 
 def export_controller(

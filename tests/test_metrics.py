@@ -28,6 +28,7 @@ def text() -> str:
     metrics.reconcile_ended(NAME, "error")
     metrics.reconcile_ended(NAME, "error", panic=True)
     metrics.api_request(code="200", method="GET", host="127.0.0.1:6443")
+    metrics.export_custom_resources("a/v1, Kind=K", lambda: 5)
     metrics.leads("lease", True)
     metrics.leads("lease", False)
     return metrics.exposition().decode()
@@ -58,6 +59,7 @@ def test_the_series_are_those_of_the_dashboards_users_have(text: str) -> None:
         'leader_election_master_status{name="lease"} 0.0',
         'rolerunner_phase_seconds_sum{phase="a phase"} 0.5',
         'rolerunner_slow_parts{part="modules"} 1.0',
+        'rolerunner_custom_resources{GVK="a/v1, Kind=K"} 5.0',
     ):
         assert f"\n{line}\n" in text, line
     # This process' loop, which others' tests have run as well.
@@ -81,6 +83,7 @@ def test_every_series_and_its_labels(text: str) -> None:
         "rolerunner_slow_parts": ("gauge", {"part"}),
         "rolerunner_worker_runs": ("histogram", frozenset()),
         "rolerunner_worker_retired": ("counter", {"reason"}),
+        "rolerunner_custom_resources": ("gauge", {"GVK"}),
         "rolerunner_event_loop_lag_seconds": ("histogram", frozenset()),
         "controller_runtime_reconcile": ("counter", {"controller", "result"}),
         "controller_runtime_reconcile_errors": ("counter", controller),

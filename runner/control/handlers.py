@@ -13,7 +13,9 @@ import logging
 import random
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from runner import metrics
 from runner.config.annotations import is_dry_run
 from runner.config.related import MappingError
 from runner.config.watches import Related, Watch
@@ -82,6 +84,8 @@ class Handlers:
         for watch in watches:
             self._by_kind.setdefault(watch.gvk.group_kind, []).append(watch)
         self._observed: dict[Request, Observed] = {}
+        for watch in watches:
+            metrics.export_custom_resources(str(watch.gvk), partial(self._count, watch))
         # CRs that wait to be reconciled because of a change, as they are now.
         self._delivered: dict[Request, Object] = {}
         self._related: dict[GroupVersionKind, list[tuple[Watch, Related]]] = {}
@@ -94,6 +98,9 @@ class Handlers:
         self._failed = Once()
         # Why each CR was last put on the queue.
         self._causes: dict[Request, str] = {}
+
+    def _count(self, watch: Watch) -> int:
+        return sum(request.watch == watch for request in self._observed)
 
     def primary(self, watch: Watch, event: EventType, obj: Object) -> None:
         """Handle an event of a CR; `event` is None for a CR that was found by listing."""

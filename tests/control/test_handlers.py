@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from runner import metrics
 from runner.config.related import Mapper, by_expression, by_label
 from runner.config.watches import Related
 from runner.control import Priority, Request, handlers
@@ -551,3 +552,13 @@ def test_what_has_changed_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) ->
     seen.handlers.changed(dependent, None)
     assert {key for key, _ in seen.added} == {f"default/{name}" for name in names}
     assert looked == [dependent]
+
+
+def test_a_metric_counts_the_crs() -> None:
+    seen = Seen(selector=Selector((Requirement("mine", "Exists", ()),)))
+    for name, labels in (("one", {"mine": ""}), ("two", {"mine": ""}), ("another's", {})):
+        seen.primary("ADDED", cr(name, labels=labels))
+    line = 'rolerunner_custom_resources{GVK="example.com/v1, Kind=Thing"}'
+    assert f"{line} 2.0" in metrics.exposition().decode()
+    seen.primary("DELETED", cr("one", labels={"mine": ""}))
+    assert f"{line} 1.0" in metrics.exposition().decode()
