@@ -42,6 +42,7 @@ from runner.executor.warm.executor import WarmExecutor
 from runner.kube.authorization import Access
 from runner.kube.backoff import Backoff
 from runner.kube.client import ApiClient, KubeError
+from runner.kube.controller_ring import ControllerRing
 from runner.kube.discovery import Discovery
 from runner.kube.informer import Informer, Informers
 from runner.kube.primaries import watch_primaries
@@ -51,6 +52,7 @@ from runner.loop_lag import watch_loop
 from runner.proxy.server import ProxyServer
 from runner.proxy.sessions import Sessions
 from runner.resource.metadata import GroupVersionKind, ObjectKey
+from runner.resource.selectors import EVERYTHING, Selector
 from runner.serving.certificate import ServingCertificate
 from runner.serving.role_metrics import RoleMetrics
 from runner.serving.server import serving_health, serving_metrics, serving_role_metrics
@@ -74,11 +76,12 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The parts that are there before this process leads."""
+    """The parts that are there before this process leads. `ring` is a shard's."""
 
     client: ApiClient
     leadership: Leadership | None
     discovery: Discovery
+    ring: ControllerRing | None
     folders: RunFolders
     sessions: Sessions
     proxy: ProxyServer
@@ -142,7 +145,12 @@ class Manager:
         # Before anything is served: it raises where the namespace of its Lease cannot be found out.
         leadership = Leadership(client, settings.election, settings.shard) if settings.election else None
         sessions, discovery = Sessions(), Discovery(client)
-        proxy = ProxyServer(client, discovery, sessions, covering=self._covering, port=settings.proxy_port)
+        kinds = [watch.gvk for watch in self._watches]
+        ring = ControllerRing(client, discovery, settings.shard.ring, kinds=kinds) if settings.shard else None
+        controls = ring.controls if ring else lambda resource: False
+        proxy = ProxyServer(
+            client, discovery, sessions, covering=self._covering, controls=controls, port=settings.proxy_port
+        )
         try:
             await stack.enter_async_context(proxy)
         except OSError as error:
@@ -150,7 +158,7 @@ class Manager:
                 f"--proxy-port {settings.proxy_port} cannot be listened on: {error.strerror}; choose another, or 0"
             ) from error
         await self._serve_probes_and_metrics(stack, client)
-        return Served(client, leadership, discovery, folders, sessions, proxy)
+        return Served(client, leadership, discovery, ring, folders, sessions, proxy)
 
     async def _serve_probes_and_metrics(self, stack: AsyncExitStack, client: ApiClient) -> None:
         settings, role_metrics = self._settings, RoleMetrics(metrics.REGISTRY)
@@ -189,11 +197,10 @@ class Manager:
         drainer = self._drainer(base, queue)
         handlers = Handlers(self._watches, queue.add, drainer.takes if drainer else None)
         execute = await self._executor(stack)
-        # With patterns, namespaces come and go: all are watched, and events of others concern no CR here.
-        namespaces = () if any(map(is_pattern, settings.namespaces)) else settings.namespaces
-        informers = self._informers = Informers(
-            base.client, namespaces=namespaces, notify=handlers.changed, keeps=handlers.keeps, tasks=tasks
-        )
+        if base.ring:
+            # Before the first run: what is created without a controller gets no label.
+            await base.ring.look()
+        informers = self._informers = self._new_informers(base, handlers, tasks)
         reconciler = self._reconciler(base, execute, handlers, informers)
         controller = Controller(queue, reconciler.reconcile)
         parts = [*self._background(base, reconciler, handlers, informers)]
@@ -223,6 +230,20 @@ class Manager:
     async def _executor(self, stack: AsyncExitStack) -> Execute:
         return await executor(self._settings.executor, stack, self._warm)
 
+    def _new_informers(self, base: Served, handlers: Handlers, tasks: asyncio.TaskGroup) -> Informers:
+        settings = self._settings
+        # With patterns, namespaces come and go: all are watched, and events of others concern no CR here.
+        namespaces = () if any(map(is_pattern, settings.namespaces)) else settings.namespaces
+        return Informers(
+            base.client,
+            namespaces=namespaces,
+            notify=handlers.changed,
+            keeps=handlers.keeps,
+            selector=settings.shard.selector if settings.shard else EVERYTHING,
+            is_labelled=base.ring.controls if base.ring else lambda resource: False,
+            tasks=tasks,
+        )
+
     def _drainer(self, base: Served, queue: WorkQueue) -> Drainer | None:
         shard, grace = self._settings.shard, self._settings.shutdown_grace
         return Drainer(base.client, base.discovery, shard, queue=queue, grace=grace) if shard else None
@@ -244,8 +265,11 @@ class Manager:
     def _background(self, base: Served, reconciler: Reconciler, handlers: Handlers, informers: Informers) -> Iterator[Part]:
         yield "clearing up", functools.partial(_clear_up, reconciler, base.folders, self._watches)
         yield "loop lag", watch_loop
-        for gvk in {related.gvk for watch in self._watches for related in watch.related}:
-            yield f"watching {gvk}", functools.partial(_watch_related, gvk, base.discovery, informers)
+        for gvk, selector in _related(self._watches).items():
+            yield f"watching {gvk}", functools.partial(_watch_related, gvk, selector, base.discovery, informers)
+        if base.ring:
+            yield "the ControllerRing", functools.partial(base.ring.follow, informers.select_again)
+            yield "awaited dependents", informers.ask_for_awaited
         # Artifacts without a bound fill the node's disk, and the pod is evicted.
         if size := self._settings.max_artifacts_size:
             yield "bounding artifacts", functools.partial(base.folders.keep_below, size)
@@ -335,13 +359,21 @@ async def requeue_from_stdin(handlers: Handlers, stop: asyncio.Event) -> None:
     stop.set()
 
 
-async def _watch_related(gvk: GroupVersionKind, discovery: Discovery, informers: Informers) -> None:
+def _related(watches: Sequence[Watch]) -> dict[GroupVersionKind, Selector]:
+    """The related kinds, each with the selector that its objects have in common."""
+    selectors: dict[GroupVersionKind, set[Selector]] = {}
+    for related in (related for watch in watches for related in watch.related):
+        selectors.setdefault(related.gvk, set()).add(related.selector)
+    return {gvk: found.pop() if len(found) == 1 else EVERYTHING for gvk, found in selectors.items()}
+
+
+async def _watch_related(gvk: GroupVersionKind, selector: Selector, discovery: Discovery, informers: Informers) -> None:
     """Watch a related kind, as soon as the cluster has it."""
     while True:
         with contextlib.suppress(KubeError):
             resource = await discovery.by_kind(gvk)
             if resource is not None:
-                informers.ensure(resource)
+                informers.watch(resource, selector)
                 return
             logger.debug("Related kind not served yet", extra={"related": str(gvk)})
         await asyncio.sleep(_LOOK_AGAIN)

@@ -35,6 +35,7 @@ from runner.resource.metadata import (
     owner_references,
     owners,
 )
+from runner.resource.sharding import is_labelled
 
 logger = logging.getLogger(__name__)
 
@@ -314,8 +315,11 @@ def _describe_change(before: Object | None, after: Object | None) -> str:
     """A change as the log has it: `ConfigMap default/x changed: data.a, metadata.labels`."""
     obj = after or before or {}
     name = f"{obj.get('kind', '')} {ObjectKey.of(obj)}".strip()
-    if before is None or after is None:
-        return f"{name} {'created' if before is None else 'deleted'}"
+    if before is None:
+        return f"{name} created"
+    if after is None:
+        # A watch by labels reports both in the same way.
+        return f"{name} deleted{' or given to another shard' if is_labelled(before) else ''}"
     fields = list(changed_fields(declared(before), declared(after)))
     named = ", ".join(field[:_LONGEST_FIELD] for field in fields[:_MOST_FIELDS])
     more = " and more" if len(fields) > _MOST_FIELDS else ""

@@ -13,7 +13,7 @@ import contextlib
 import functools
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,7 +36,7 @@ from runner.executor.run_folder import RunFolders
 from runner.kube.discovery import Resource
 from runner.logs import RunnerEvent
 from runner.proxy.dry_run import DryRun
-from runner.proxy.sessions import OnDependent, OnWrite, Session, Sessions, Token, basic_authorization, kubeconfigs
+from runner.proxy.sessions import OnWrite, Session, Sessions, Token, basic_authorization, kubeconfigs
 from runner.resource import parameters
 from runner.resource.metadata import Object, Owner
 
@@ -55,7 +55,7 @@ class Runs:
     status: StatusWriter
     # Both None where nothing is watched. `on_dependent` is called for each object of a CR that its watch has watched.
     own_writes: OwnWrites | None = None
-    on_dependent: OnDependent | None = None
+    on_dependent: Callable[[Resource, Object, Owner], None] | None = None
     _arguments: Arguments = field(default_factory=Arguments, init=False)
     _broken_conditionals: BrokenConditionals = field(default_factory=BrokenConditionals, init=False)
 
@@ -234,7 +234,7 @@ class Runs:
             if self.on_dependent and is_watched_dependent(
                 watch, resource.gvk, namespaced=resource.namespaced, owner=owner.key
             ):
-                self.on_dependent(resource, obj)
+                self.on_dependent(resource, obj, owner)
 
         def written(uid: str, before: str | None, version: str) -> None:
             reconciliation.written.add(uid)

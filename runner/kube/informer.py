@@ -3,7 +3,8 @@
 An informer lists, then watches with bookmarks from the list's resourceVersion. After a gap (410, a lost stream) it lists
 again and compares with its store, so that a deletion in the gap is still reported. The stores also answer the proxy's reads
 while they are `fresh`. They hold what CRs own; of all the other objects of a kind, which may be the whole cluster's Secrets,
-only names and labels are kept.
+only names and labels are kept. In a shard, kinds whose objects have the shard's label are watched by it; if a run sees an
+object that will not get the label, its kind is watched whole from then on.
 
 Next on the way: `runner.control.handlers`, and `runner.proxy.cached_reads`.
 """
@@ -11,18 +12,21 @@ Next on the way: `runner.control.handlers`, and `runner.proxy.cached_reads`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from runner.json_codec import encode
+from runner.kube.awaited import Awaited
 from runner.kube.backoff import Backoff
 from runner.kube.client import ApiClient, Expired, KubeError, NotFound, NotReady, Refused, Silent, Unreadable
 from runner.kube.discovery import Resource
 from runner.kube.nesting import METADATA_ONLY
 from runner.logs import Once
 from runner.resource.comparison import without_metadata
-from runner.resource.metadata import Object, ObjectKey, labels_of, version_number
+from runner.resource.metadata import Object, ObjectKey, Owner, is_assigned_with, labels_of, version_number
+from runner.resource.selectors import EVERYTHING, Selector
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +41,8 @@ _CHUNK = 50
 # Seconds. The server ends each watch after a time within these, so that not all are renewed at once.
 _WATCH_SECONDS = (240, 480)
 _FIRST_DELAY, _LAST_DELAY = 0.2, 30.0
+# Seconds between two looks at what is awaited.
+_LOOK_AGAIN = 5.0
 # A watch that ends sooner, without an event, is trouble: client-go's rule.
 _SHORT = 1.0
 _NO_LABELS: Mapping[str, str] = {}
@@ -46,6 +52,9 @@ _NOT_SERVED = "kind not served"
 class Informer:
     """A store of the objects of one kind in one namespace, or (namespace empty) in all, kept current by `run`.
 
+    With a selector it has only what that selects. An object that comes into it later has a history that nobody here saw:
+    `notify` gets it with another state before, the one that a run saw, or else one without content.
+
     `store` has the objects for which `keeps` is true, `others` the labels of all others. `notify` is called for the former,
     and when an object becomes one of the others or ceases to be one. `version` is the resourceVersion of the store, `fresh`
     says whether its watch runs without a gap (a peer that is silently gone is noticed after the watch's own timeout), and
@@ -53,10 +62,17 @@ class Informer:
     """
 
     def __init__(
-        self, client: ApiClient, resource: Resource, namespace: str, notify: Notify, keeps: Keeps = lambda obj: True
+        self,
+        client: ApiClient,
+        resource: Resource,
+        namespace: str,
+        notify: Notify,
+        keeps: Keeps = lambda obj: True,
+        selector: Selector = EVERYTHING,
     ) -> None:
         self.resource = resource
         self.namespace = namespace
+        self.selector = selector
         self.store: dict[ObjectKey, Object] = {}
         self.others: dict[ObjectKey, Mapping[str, str]] = {}
         self.synced = asyncio.Event()
@@ -66,6 +82,7 @@ class Informer:
         self._client = client
         self._notify = notify
         self._keeps = keeps
+        self._awaited = Awaited(selector)
         self._unbroken = False
         # The latest resourceVersion of a list or a watch, as a number.
         self._latest = 0
@@ -76,11 +93,33 @@ class Informer:
         self._encoded: dict[ObjectKey, bytes] = {}
 
     def expect(self, obj: Object) -> None:
-        """Store an object that was seen elsewhere, if the store is behind: its deletion is then reported, too."""
+        """Store an object that was seen elsewhere, if the store is behind: its deletion is then reported, too.
+
+        One that the store does not select, or not yet, is awaited.
+        """
         key = ObjectKey.of(obj)
+        if self.selector != EVERYTHING and key not in self.store:
+            self._awaited.add(key, obj)
+        if not self.selector.matches(obj):
+            return
         known = max(version_number(self.version), version_number(_version(self.store[key])) if key in self.store else 0)
         if not self.fresh and version_number(_version(obj)) > known:
             self._apply(key, obj)
+
+    def widen(self) -> None:
+        """Select everything from the next list on. `run` has to be begun again for it."""
+        awaited = list(self._awaited)
+        self.selector, self._awaited = EVERYTHING, Awaited(EVERYTHING)
+        self.version, self.fresh = "", False
+        for key, obj in awaited:
+            # The list then tells what became of it.
+            if key not in self.store:
+                self._apply(key, obj)
+
+    async def ask_for_awaited(self) -> ObjectKey | None:
+        """Ask for what should have come into the store by now; returns one that will not come. Raises KubeError."""
+        await self._awaited.ask(self._client, self.resource, self._notify)
+        return self._awaited.overdue()
 
     def encoded(self, key: ObjectKey) -> bytes | None:
         """An object of the store as JSON: encoded at the first call, and cached until the object changes."""
@@ -144,7 +183,8 @@ class Informer:
         path = self.resource.path(namespace=self.namespace)
         kind = {"apiVersion": self.resource.gvk.api_version, "kind": self.resource.gvk.kind}
         listed: set[ObjectKey] = set()
-        params = {"limit": str(_PAGE)}
+        selected = {"labelSelector": str(self.selector)} if self.selector != EVERYTHING else {}
+        params = {"limit": str(_PAGE), **selected}
         token: object = "first"
         while token:
             page = await self._client.get(path, params)
@@ -155,7 +195,7 @@ class Informer:
             # Versions go back where etcd was restored from a backup: then nothing that is known counts any more.
             restored = 0 < version_number(version) < self._latest
             self.list_kind = str(page.get("kind", ""))
-            params = {"limit": str(_PAGE), "continue": str(token)}
+            params["continue"] = str(token)
             items = page.pop("items", None)
             for number, item in enumerate(items if isinstance(items, list) else ()):
                 key = self._key(item)
@@ -189,6 +229,8 @@ class Informer:
     async def _watch(self) -> None:
         path = self.resource.path(namespace=self.namespace)
         params = {"resourceVersion": self.version, "timeoutSeconds": str(random.randint(*_WATCH_SECONDS))}
+        if self.selector != EVERYTHING:
+            params["labelSelector"] = str(self.selector)
         loop = asyncio.get_running_loop()
         begun, heard = loop.time(), False
         try:
@@ -256,12 +298,15 @@ class Informer:
     def _put(self, key: ObjectKey, obj: Object | None, *, last: Object | None) -> None:
         before = self.store.pop(key, None)
         was_another = self.others.pop(key, None) is not None
+        seen = self._awaited.pop(key, obj)
         self._encoded.pop(key, None)
         # One that nests too deep cannot be kept in full.
         if obj is not None and METADATA_ONLY not in obj and self._keeps(obj):
             self.store[key] = obj
-            if was_another:
-                # That it existed before distinguishes an adoption from a creation.
+            # That it existed before distinguishes an adoption, or what comes from another shard, from a creation.
+            if before is None and seen is not None:
+                before = seen
+            elif was_another or (before is None and self.selector != EVERYTHING and self.synced.is_set()):
                 before = {"apiVersion": obj.get("apiVersion"), "kind": obj.get("kind"), "metadata": _named(key)}
         elif obj is not None:
             self.others[key] = dict(labels_of(obj)) or _NO_LABELS
@@ -273,7 +318,10 @@ class Informer:
 
 
 class Informers:
-    """All informers by kind, each started at most once. `namespaces` empty: one for the whole cluster."""
+    """All informers by kind, each started at most once. `namespaces` empty: one for the whole cluster.
+
+    In a shard, `selector` selects what is the shard's, and `is_labelled` says of which kinds the dependents have the label.
+    """
 
     def __init__(
         self,
@@ -282,50 +330,95 @@ class Informers:
         namespaces: Sequence[str],
         notify: Notify,
         keeps: Keeps = lambda obj: True,
+        selector: Selector = EVERYTHING,
+        is_labelled: Callable[[Resource], bool] = lambda resource: False,
         tasks: asyncio.TaskGroup,
     ) -> None:
         self._client = client
         self._keeps = keeps
+        self._selector = selector
+        self._is_labelled = is_labelled
         self._namespaces = tuple(namespaces) or ("",)
         self._notify = notify
         self._tasks = tasks
         # By kind (plural and API version), then by namespace.
         self._running: dict[str, dict[str, Informer]] = {}
-        self._started: list[asyncio.Task[None]] = []
+        self._started: dict[Informer, asyncio.Task[None]] = {}
 
-    def ensure(self, resource: Resource, obj: Object | None = None) -> None:
-        """Start the informers of a kind, if it can be watched and is not yet; `obj` is an object that was just seen.
+    def ensure(self, resource: Resource, obj: Object, owner: Owner) -> None:
+        """Start the informers of a kind, if it can be watched and is not yet; `obj` is an object of the owner's, just seen.
 
         Its deletion or change is reported even if that happens before the kind is listed.
         """
-        name = _kind(resource.gvk.api_version, resource.plural)
-        if name not in self._running and resource.is_watchable:
-            self._start(name, resource)
-        if obj is not None and name in self._running:
-            informer = self.covering(resource.gvk.api_version, resource.plural, ObjectKey.of(obj).namespace)
-            if informer is not None:
-                informer.expect(obj)
+        self.watch(resource, self._selector if self._is_labelled(resource) else EVERYTHING)
+        informer = self.covering(resource.gvk.api_version, resource.plural, ObjectKey.of(obj).namespace)
+        if informer is None:
+            return
+        if not informer.selector.matches(obj) and not is_assigned_with(obj, owner):
+            self._widen(_kind(resource), "an object is not assigned with its CR, its controller", ObjectKey.of(obj))
+        informer.expect(obj)
 
-    def _start(self, name: str, resource: Resource) -> None:
+    def watch(self, resource: Resource, selector: Selector = EVERYTHING) -> None:
+        """Start the informers of a kind, if it can be watched and is not yet. With several selectors it is watched whole."""
+        name = _kind(resource)
+        if name not in self._running:
+            if resource.is_watchable:
+                self._start(name, resource, selector)
+        elif any(informer.selector not in (EVERYTHING, selector) for informer in self._running[name].values()):
+            self._widen(name, "its objects are watched for several reasons")
+
+    def select_again(self) -> None:
+        """Watch each kind whole whose dependents do not get the shard's label any more."""
+        for name, informers in self._running.items():
+            if any(each.selector == self._selector and not self._is_labelled(each.resource) for each in informers.values()):
+                self._widen(name, "its objects get no label any more")
+
+    async def ask_for_awaited(self) -> None:
+        """Ask for objects that runs have seen and no watch has reported, now and then until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_AGAIN)
+            for informer in list(self._started):
+                with contextlib.suppress(KubeError):
+                    if overdue := await informer.ask_for_awaited():
+                        self._widen(_kind(informer.resource), "an object does not get its CR's label", overdue)
+
+    def _start(self, name: str, resource: Resource, selector: Selector) -> None:
         self._running[name] = {}
         for namespace in self._namespaces if resource.namespaced else ("",):
-            informer = Informer(self._client, resource, namespace, self._notify, self._keeps)
+            informer = Informer(self._client, resource, namespace, self._notify, self._keeps, selector)
             self._running[name][namespace] = informer
-            self._started.append(self._tasks.create_task(informer.run(), name=f"informer {name} {namespace}"))
-        logger.info("Watching dependents", extra={"resource": name, "namespaces": ",".join(filter(None, self._namespaces))})
+            self._run(informer)
+        fields = {"resource": name, "namespaces": ",".join(filter(None, self._namespaces))}
+        logger.info(
+            "Watching dependents", extra={**fields, **({"selector": str(selector)} if selector != EVERYTHING else {})}
+        )
+
+    def _run(self, informer: Informer) -> None:
+        name = f"informer {_kind(informer.resource)} {informer.namespace}"
+        self._started[informer] = self._tasks.create_task(informer.run(), name=name)
+
+    def _widen(self, name: str, reason: str, key: ObjectKey | None = None) -> None:
+        """Watch a kind whole that was watched by labels. What its store has stays there."""
+        for informer in self._running[name].values():
+            if informer.selector != EVERYTHING:
+                self._started[informer].cancel()
+                informer.widen()
+                self._run(informer)
+        fields = {"resource": name, "reason": reason, **({"object": str(key)} if key else {})}
+        logger.info("Dependents are watched whole from now on", extra=fields)
 
     def covering(self, api_version: str, plural: str, namespace: str) -> Informer | None:
         """The informer whose store has all objects of a kind in a namespace, or (namespace empty) in the cluster."""
-        by_namespace = self._running.get(_kind(api_version, plural), {})
+        by_namespace = self._running.get(f"{plural}.{api_version}", {})
         return by_namespace.get("") or by_namespace.get(namespace)
 
     def stop(self) -> None:
-        for task in self._started:
+        for task in self._started.values():
             task.cancel()
 
 
-def _kind(api_version: str, plural: str) -> str:
-    return f"{plural}.{api_version}"
+def _kind(resource: Resource) -> str:
+    return f"{resource.plural}.{resource.gvk.api_version}"
 
 
 def _named(key: ObjectKey) -> dict[str, str]:

@@ -69,6 +69,9 @@ def _list(informer: Informer, namespace: str, asked: Mapping[str, str]) -> bytes
     def is_chosen(key: ObjectKey) -> bool:
         return all(getattr(key, name) == value for name, value in fields.items())
 
+    # A store that was filled by a selector has all objects of a list that is at least as narrow.
+    if not set(informer.selector.requirements) <= set(labels.requirements):
+        return None
     # Of objects that no CR owns the store has the labels only.
     if any(is_chosen(key) and labels.matches_labels(present) for key, present in informer.others.items()):
         return None

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable
 from urllib.parse import quote
 
 from multidict import MultiDict
 
 from runner.json_codec import JsonObject, decode, encode
 from runner.kube.client import ApiClient, Conflict, KubeError, NotFound
-from runner.kube.discovery import Discovery
+from runner.kube.discovery import Discovery, Resource
 from runner.proxy.cached_reads import Covering, from_store
 from runner.proxy.call import Call, object_in, version_of
 from runner.proxy.requestinfo import RequestInfo
-from runner.resource.metadata import Object, is_deleting, is_owned, own, split_api_version
+from runner.resource.metadata import Object, controllers, is_deleting, is_owned, own, split_api_version
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +29,23 @@ _TRIES = 5
 
 
 class Ownership:
-    """Makes a run's CR the owner of what the run creates, and reports the kinds of what the CR owns."""
+    """Makes a run's CR the owner of what the run creates, and reports the kinds of what the CR owns.
 
-    def __init__(self, client: ApiClient, discovery: Discovery, covering: Covering) -> None:
+    `controls` says of which kinds it becomes the controller, too.
+    """
+
+    def __init__(
+        self,
+        client: ApiClient,
+        discovery: Discovery,
+        covering: Covering,
+        *,
+        controls: Callable[[Resource], bool] = lambda resource: False,
+    ) -> None:
         self._client = client
         self._discovery = discovery
         self._covering = covering
+        self._controls = controls
 
     async def add_owner(self, body: bytes, call: Call) -> tuple[bytes, bool]:
         """The body with the owner added, if it creates an object, or replaces one that the owner has already.
@@ -50,38 +62,44 @@ class Ownership:
         obj = object_in(body)
         if obj is not None and is_owned(obj, owner):
             return body, False
-        if call.replaces and not await self._may_own(call):
+        replaced = await self._replaced(call) if call.replaces else {}
+        if replaced is None:
             return body, False
         if obj is None:
             # Protobuf, YAML, something compressed, or nothing that the API server would take either.
             return body, True
-        own(obj, owner, namespace=info.namespace if resource.namespaced else "")
+        # What a replacement leaves out is taken from the object, and another controller stays one if an apply leaves it out.
+        known = [reference.get("uid") == owner.uid for reference in controllers(replaced)]
+        controller = all(known) if known else self._controls(resource)
+        own(obj, owner, namespace=info.namespace if resource.namespaced else "", controller=controller)
         return encode(obj), False
 
-    async def _may_own(self, call: Call) -> bool:
-        """True if an object that is replaced does not exist yet, or has the owner already."""
+    async def _replaced(self, call: Call) -> Object | None:
+        """The object that is replaced, empty if it does not exist yet; None if it has not the owner already."""
         content = from_store(call.info, MultiDict(), None, session=call.session, covering=self._covering)
         try:
             existing = decode(content) if content else await self._client.get(call.path)
         except NotFound:
-            return True
+            return {}
         except KubeError:
             # The write itself will hear of it.
-            return False
+            return None
         call.session.record_read(call.info, existing)
-        return is_owned(existing, call.session.owner)
+        return existing if is_owned(existing, call.session.owner) else None
 
     async def add_owner_to_created(self, call: Call, info: RequestInfo, obj: JsonObject) -> JsonObject:
         """The object with its owner added in the cluster; unchanged if that cannot be done."""
         session = call.session
         path = call.path if call.info.name else f"{call.path.rstrip('/')}/{quote(info.name)}"
         try:
+            resource = await self._discovery.by_plural(info.api_version, info.plural)
+            controller = resource is not None and self._controls(resource)
             for _ in range(_TRIES):
                 if is_owned(obj, session.owner) or is_deleting(obj):
                     return obj
                 before = obj["metadata"]["resourceVersion"]
                 marked = {"metadata": dict(obj["metadata"])}
-                own(marked, session.owner, namespace=obj["metadata"].get("namespace", ""))
+                own(marked, session.owner, namespace=obj["metadata"].get("namespace", ""), controller=controller)
                 names = ("annotations", "ownerReferences", "resourceVersion")
                 patch = {name: value for name, value in marked["metadata"].items() if name in names}
                 try:

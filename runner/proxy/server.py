@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 import aiohttp
 from aiohttp import StreamReader, web
@@ -18,7 +19,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpVersion11, RawRequestMessage
 
 from runner.kube.client import ApiClient, KubeError
-from runner.kube.discovery import Discovery
+from runner.kube.discovery import Discovery, Resource
 from runner.proxy import tunnel
 from runner.proxy.cached_reads import Covering, from_store
 from runner.proxy.call import Call
@@ -43,15 +44,25 @@ _UNAUTHORIZED = (
 
 
 class ProxyServer:
-    """An HTTP server on loopback, which listens while it is entered (`async with`); `port` is then the real one."""
+    """An HTTP server on loopback, which listens while it is entered (`async with`); `port` is then the real one.
+
+    `controls`: see `Ownership`.
+    """
 
     def __init__(
-        self, client: ApiClient, discovery: Discovery, sessions: Sessions, *, covering: Covering, port: int
+        self,
+        client: ApiClient,
+        discovery: Discovery,
+        sessions: Sessions,
+        *,
+        covering: Covering,
+        controls: Callable[[Resource], bool] = lambda resource: False,
+        port: int,
     ) -> None:
         self.port = port
         self._sessions = sessions
         self._covering = covering
-        self._forwarder = Forwarder(client, Ownership(client, discovery, covering), covering)
+        self._forwarder = Forwarder(client, Ownership(client, discovery, covering, controls=controls), covering)
         # By the local address of a connection to this server itself: the credentials of the one that it was made for.
         self._connected: dict[Address, str] = {}
 

@@ -91,9 +91,10 @@ class Owner:
     key: ObjectKey
     uid: str
 
-    def reference(self) -> JsonObject:
-        """An owner reference without `controller`: the role may name its own controller."""
-        return {"apiVersion": self.gvk.api_version, "kind": self.gvk.kind, "name": self.key.name, "uid": self.uid}
+    def reference(self, *, controller: bool = False) -> JsonObject:
+        """An owner reference, without `controller` if it is not to be one: the role may name its own controller."""
+        reference = {"apiVersion": self.gvk.api_version, "kind": self.gvk.kind, "name": self.key.name, "uid": self.uid}
+        return {**reference, "controller": True} if controller else reference
 
 
 def split_api_version(api_version: str) -> tuple[str, str]:
@@ -128,17 +129,33 @@ def is_owned(obj: Object, owner: Owner) -> bool:
     ) == _primary_resource(owner.key)
 
 
-def own(obj: JsonObject, owner: Owner, *, namespace: str) -> bool:
+def controllers(obj: Object) -> list[Object]:
+    """The owner references that name a controller: Kubernetes allows one."""
+    return [reference for reference in owner_references(obj) if reference.get("controller")]
+
+
+def is_assigned_with(obj: Object, owner: Owner) -> bool:
+    """True if a sharder gives the object to the shard of its owner: the owner is its controller, in the same namespace.
+
+    It finds the owner by the reference, and looks for it in the object's own namespace, whatever the owner's scope is.
+    """
+    is_controller = any(reference.get("uid") == owner.uid for reference in controllers(obj))
+    return is_controller and ObjectKey.of(obj).namespace == owner.key.namespace
+
+
+def own(obj: JsonObject, owner: Owner, *, namespace: str, controller: bool = False) -> bool:
     """Add the owner to an object that is about to be created in `namespace`; False if it has it already.
 
     An owner reference where Kubernetes allows one (same namespace, or a cluster-scoped owner), annotations where it does
-    not. A role's own reference to this CR (say, as its controller) is left alone. As Go's proxy/inject_owner.go.
+    not. A role's own reference to this CR (say, as its controller) is left alone. As Go's proxy/inject_owner.go. With
+    `controller` the owner becomes the object's controller in its own namespace, if there is no other.
     """
     if is_owned(obj, owner):
         return False
     metadata = obj.setdefault("metadata", {})
     if not owner.key.namespace or owner.key.namespace == namespace:
-        metadata["ownerReferences"] = [*(metadata.get("ownerReferences") or ()), owner.reference()]
+        reference = owner.reference(controller=controller and owner.key.namespace == namespace and not controllers(obj))
+        metadata["ownerReferences"] = [*(metadata.get("ownerReferences") or ()), reference]
     else:
         metadata["annotations"] = {
             **(metadata.get("annotations") or {}),

@@ -17,6 +17,8 @@ CONTROLLER_RING = GroupVersionKind("sharding.timebertt.dev", "v1alpha1", "Contro
 RING_DOMAIN = "alpha.sharding.timebertt.dev"
 # On a shard's Lease, with the ring's name.
 RING_LABEL = f"{RING_DOMAIN}/controllerring"
+# The beginning of the labels of objects.
+_SHARD = f"shard.{RING_DOMAIN}/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class Shard:
     @property
     def label(self) -> str:
         """The label whose value is the name of an object's shard."""
-        return f"shard.{RING_DOMAIN}/{self.ring}"
+        return f"{_SHARD}{self.ring}"
 
     @property
     def drain_label(self) -> str:
@@ -44,3 +46,8 @@ class Shard:
     def is_draining(self, obj: Object) -> bool:
         """True if this shard is asked to stop with the object."""
         return self.drain_label in labels_of(obj)
+
+
+def is_labelled(obj: Object) -> bool:
+    """True if a sharder has given the object to a shard, of whichever ring."""
+    return any(label.startswith(_SHARD) for label in labels_of(obj))

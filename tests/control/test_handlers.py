@@ -485,6 +485,12 @@ def test_what_is_kept_in_full(obj: dict[str, Any], kept: bool) -> None:
     ("before", "after", "cause"),
     [
         pytest.param(owned(), None, "ConfigMap default/x deleted", id="deleted"),
+        pytest.param(
+            owned(metadata={"labels": {"shard.alpha.sharding.timebertt.dev/ring": "one"}}),
+            None,
+            "ConfigMap default/x deleted or given to another shard",
+            id="deleted or moved",
+        ),
         pytest.param(owned(), owned(spec={"a": 2}, data={}), "ConfigMap default/x changed: spec.a, data", id="fields"),
         pytest.param(
             owned(data={}),

@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from bench.driver import until
+from runner.control.handlers import dependent_changed
+from runner.control.own_writes import VersionChange
 from runner.kube.client import ApiClient, ApiError, Expired, NotFound, NotReady, Silent, Unreachable
 from runner.kube.discovery import Resource
 from runner.kube.informer import Informer, Informers
 from runner.kube.nesting import METADATA_ONLY
-from runner.resource.metadata import GroupVersionKind, Object, ObjectKey
+from runner.resource.metadata import GroupVersionKind, Object, ObjectKey, Owner
+from runner.resource.selectors import EVERYTHING, label_selector
+from runner.resource.sharding import Shard
 
 CONFIG_MAP = Resource(
     gvk=GroupVersionKind("", "v1", "ConfigMap"),
@@ -281,7 +286,7 @@ async def test_an_objects_json_is_kept_until_it_changes(told: Told) -> None:
 async def test_which_store_has_all_of_a_namespace(watched: tuple[str, ...], asked: str, covered: str | None) -> None:
     async with asyncio.TaskGroup() as tasks:
         informers = Informers(Server([page(5), page(5)], []), namespaces=watched, notify=Told(), tasks=tasks)
-        informers.ensure(CONFIG_MAP)
+        informers.watch(CONFIG_MAP)
         found = informers.covering("v1", "configmaps", asked)
         assert (found and found.namespace) == covered
         assert informers.covering("v1", "secrets", asked) is None
@@ -512,3 +517,275 @@ async def test_a_kind_that_is_not_served_for_a_moment_has_not_lost_its_objects(
     server.left = 10**6
     await running_for(server, told, lambda informer: not informer.store and len(told) == 3, "the kind is gone")
     assert told[1:] == [("a", "-→1"), ("a", "1→-")]
+
+
+SHARD = Shard("ring", "one")
+OWNER = Owner(GroupVersionKind("example.com", "v1", "Thing"), ObjectKey("here", "cr"), "uid-1")
+
+
+def dependent(name: str, version: int, color: str = "blue", *, shard: str = "one", controller: bool = True) -> Object:
+    obj = config_map(name, version)
+    labels = {"labels": {SHARD.label: shard}} if shard else {}
+    references = {"ownerReferences": [OWNER.reference(controller=controller)]}
+    metadata = {**obj["metadata"], "uid": name, **labels, **references}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"color": color}}
+
+
+class Requeued(list[str]):
+    """What a CR is requeued for: the changes of dependents, those of its own runs as well."""
+
+    def __call__(self, before: Object | None, after: Object | None) -> None:
+        if dependent_changed(before, after):
+            change = VersionChange.between(before, after)
+            self.append(f"{change.uid} {change.before or '-'}→{change.version or '-'}")
+
+
+@pytest.fixture
+def requeued() -> Requeued:
+    return Requeued()
+
+
+def sharded(server: Server, notify: Any) -> Informer:
+    return Informer(server, CONFIG_MAP, "here", notify, selector=SHARD.selector)
+
+
+async def test_a_shard_lists_and_watches_by_its_label(requeued: Requeued) -> None:
+    server = Server([page(5, more="next"), page(5)], [])
+    informer = sharded(server, requeued)
+    await informer.step()
+    await informer.step()
+    assert [asked["labelSelector"] for asked in server.asked] == [f"{SHARD.label} in (one)"] * 3
+    assert server.asked[1]["continue"] == "next"
+
+
+async def test_what_comes_from_another_shard_may_have_changed(requeued: Requeued) -> None:
+    server = Server(
+        [page(5, dependent("listed", 1)), page(20, dependent("listed", 1), dependent("late", 12))],
+        [
+            event("ADDED", dependent("come", 6)),
+            event("DELETED", dependent("come", 7)),
+            event("ADDED", dependent("come", 8)),
+            Expired(410, "old"),
+        ],
+    )
+    informer = sharded(server, requeued)
+    for _ in range(3):
+        await informer.step()
+    # And what a gap hid. `OwnWrites` knows creations of the CR's own runs by the same change.
+    assert requeued == ["come -→6", "come 6→-", "come -→8", "late -→12", "come 8→-"]
+
+
+@pytest.mark.parametrize(
+    ("come", "expected"),
+    [
+        (dependent("a", 6), []),
+        (dependent("a", 7, "red"), ["a 4→7"]),
+        # A creation of the run's own comes with its answer, or before.
+        (dependent("a", 4), []),
+    ],
+    ids=["labelled", "changed and labelled", "as it was"],
+)
+@pytest.mark.parametrize("synced", [True, False], ids=["later", "with the first list"])
+async def test_what_a_run_has_seen_is_compared_when_it_comes(
+    come: Object, expected: list[str], synced: bool, requeued: Requeued
+) -> None:
+    server = Server([page(5)] if synced else [page(8, come)], [event("ADDED", come)] if synced else [])
+    informer = sharded(server, requeued)
+    if synced:
+        await informer.step()
+    informer.expect(dependent("a", 4, shard="two"))
+    assert not informer.store
+    await informer.step()
+    assert (list(informer.store), requeued) == ([named("a")], expected)
+
+
+async def test_a_store_that_is_widened_keeps_what_it_has_and_what_was_seen(requeued: Requeued) -> None:
+    server = Server(
+        [
+            page(5, dependent("a", 1), dependent("b", 2)),
+            page(20, dependent("a", 11, "red"), dependent("c", 4, shard=""), dependent("e", 9)),
+        ],
+        [],
+    )
+    informer = sharded(server, requeued)
+    await informer.step()
+    for name in ("c", "d"):
+        informer.expect(dependent(name, 4, shard=""))
+    informer.widen()
+    assert (informer.fresh, informer.version, requeued) == (False, "", [])
+    await informer.step()
+    await informer.step()
+    assert all("labelSelector" not in asked for asked in server.asked[1:])
+    assert (len(server.asked), sorted(informer.store)) == (3, [named("a"), named("c"), named("e")])
+    # Nothing says that `e` has changed: no run of this shard has seen it without its label.
+    assert sorted(requeued) == ["a 1→11", "b 2→-", "d 4→-"]
+
+
+class Quiet(Server):
+    """Has these objects, as far as a selector selects them, and watches in which nothing happens."""
+
+    def __init__(self, *objects: Object) -> None:
+        super().__init__([], [])
+        self.objects = objects
+
+    async def get(self, path: str, params: Any = None) -> dict[str, Any]:
+        self.asked.append(dict(params or {}))
+        if path.endswith("/configmaps"):
+            selected = [obj for obj in self.objects if not params.get("labelSelector") or SHARD.selector.matches(obj)]
+            return {**page(5, *selected), "kind": "ConfigMapList"}
+        for obj in self.objects:
+            if path.endswith(f"/{obj['metadata']['name']}"):
+                return dict(obj)
+        raise NotFound(404, "gone")
+
+    async def watch(
+        self, path: str, params: Any, *, opened: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[dict[str, Any]]:
+        opened()
+        await asyncio.Event().wait()
+        yield {}
+
+
+@asynccontextmanager
+async def informing(server: Server, notify: Any, *labelled: Resource) -> AsyncIterator[tuple[Informers, list[Resource]]]:
+    """A shard's informers, and the kinds that have its label."""
+    known = list(labelled)
+    async with asyncio.TaskGroup() as tasks:
+        informers = Informers(
+            server,
+            namespaces=(),
+            notify=notify,
+            selector=SHARD.selector,
+            is_labelled=lambda resource: resource in known,
+            tasks=tasks,
+        )
+        yield informers, known
+        informers.stop()
+
+
+def found(informers: Informers) -> Informer:
+    informer = informers.covering("v1", "configmaps", "here")
+    assert informer is not None
+    return informer
+
+
+async def fresh(informers: Informers) -> Informer:
+    async def is_fresh() -> bool:
+        return found(informers).fresh
+
+    await until(is_fresh, "it is fresh")
+    return found(informers)
+
+
+ELSEWHERE = dependent("a", 1, shard="")
+ELSEWHERE["metadata"]["namespace"] = "there"
+
+
+@pytest.mark.parametrize(
+    ("labelled", "seen", "whole"),
+    [
+        (False, dependent("a", 1), True),
+        (True, dependent("a", 1), False),
+        (True, dependent("a", 1, controller=False), False),
+        (True, dependent("a", 1, shard="two"), False),
+        (True, dependent("a", 1, shard=""), False),
+        (True, dependent("a", 1, shard="", controller=False), True),
+        (True, dependent("a", 1, shard="two", controller=False), True),
+        (True, ELSEWHERE, True),
+    ],
+    ids=[
+        "of a kind without labels",
+        "assigned",
+        "labelled by the role",
+        "about to be moved",
+        "about to be assigned",
+        "made before sharding",
+        "labelled by the role, and its CR moved",
+        "assigned by another namespace",
+    ],
+)
+async def test_a_kind_is_watched_by_label_as_long_as_nothing_is_missed_by_it(
+    labelled: bool, seen: Object, whole: bool, requeued: Requeued, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "runner.kube.informer")
+    server = Quiet(dependent("b", 1))
+    async with informing(server, requeued, *([CONFIG_MAP] if labelled else [])) as (informers, _):
+        informers.ensure(CONFIG_MAP, dependent("b", 1), OWNER)
+        await fresh(informers)
+        for _ in range(2):
+            informers.ensure(CONFIG_MAP, seen, OWNER)
+        informer = await fresh(informers)
+        assert (informer.selector == EVERYTHING) is whole
+        assert ("labelSelector" not in server.asked[-1]) is whole
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == ["Watching dependents", *["Dependents are watched whole from now on"] * (labelled and whole)]
+
+
+async def test_an_object_whose_kind_is_watched_whole_for_it_is_not_lost(requeued: Requeued) -> None:
+    server = Quiet(dependent("b", 1))
+    async with informing(server, requeued, CONFIG_MAP) as (informers, _):
+        informers.ensure(CONFIG_MAP, dependent("b", 1), OWNER)
+        await fresh(informers)
+        # Gone, or changed, before its kind is listed again.
+        informers.ensure(CONFIG_MAP, dependent("a", 4, shard="", controller=False), OWNER)
+        await fresh(informers)
+    assert requeued == ["a 4→-"]
+
+
+async def test_a_kind_that_is_labelled_no_more_is_watched_whole(requeued: Requeued) -> None:
+    async with informing(Quiet(dependent("a", 1)), requeued, CONFIG_MAP) as (informers, labelled):
+        informers.ensure(CONFIG_MAP, dependent("a", 1), OWNER)
+        informers.select_again()
+        assert found(informers).selector == SHARD.selector
+        labelled.clear()
+        informers.select_again()
+        assert (await fresh(informers)).selector == EVERYTHING
+        labelled.append(CONFIG_MAP)
+        # What was made meanwhile has no label.
+        informers.select_again()
+        informers.ensure(CONFIG_MAP, dependent("a", 1), OWNER)
+        assert found(informers).selector == EVERYTHING
+    assert requeued == []
+
+
+async def test_a_related_kind_is_watched_by_its_selector_until_dependents_are_of_it(requeued: Requeued) -> None:
+    selector = label_selector("app=x")
+    assert selector is not None
+    async with informing(Quiet(), requeued, CONFIG_MAP) as (informers, _):
+        informers.watch(CONFIG_MAP, selector)
+        informers.select_again()
+        assert found(informers).selector == selector
+        informers.ensure(CONFIG_MAP, dependent("a", 1), OWNER)
+        assert found(informers).selector == EVERYTHING
+
+
+async def test_what_does_not_get_its_label_is_asked_for_and_then_watched(
+    requeued: Requeued, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("runner.kube.awaited.monotonic", lambda: now[0])
+    monkeypatch.setattr("runner.kube.informer._LOOK_AGAIN", 0.001)
+    server = Quiet(dependent("a", 9, "red", shard=""))
+    async with informing(server, requeued, CONFIG_MAP) as (informers, _):
+        asking = asyncio.create_task(informers.ask_for_awaited())
+        for name in ("a", "b"):
+            informers.ensure(CONFIG_MAP, dependent(name, 4, shard=""), OWNER)
+        informer = await fresh(informers)
+        now[0] += 11
+
+        async def told() -> bool:
+            return len(requeued) == 2
+
+        await until(told, "it is told")
+        assert sorted(requeued) == ["a 4→9", "b 4→-"]
+        assert informer.selector == SHARD.selector
+        now[0] += 300
+
+        async def whole() -> bool:
+            return informer.selector == EVERYTHING
+
+        await until(whole, "it is watched whole")
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await fresh(informers)
+    assert len(requeued) == 2

@@ -260,3 +260,26 @@ def test_what_is_not_kept_in_full_is_the_servers(asking: Asking, path: str, sele
     asking.informer.others[ObjectKey("here", "foreign")] = {"kind": "foreign"}
     answer = asking(path, query=(("labelSelector", selector),) if selector else ())
     assert (answer is not None) is served
+
+
+@pytest.mark.parametrize(
+    ("path", "selector", "names"),
+    [
+        (ALL, "", None),
+        (ALL, "app=x", None),
+        (ALL, "tier in (back,front)", None),
+        (ALL, "tier=back", ["here/one"]),
+        (EVERYWHERE, "tier in (back),app=x", ["here/one"]),
+    ],
+)
+def test_a_store_of_a_selector_has_no_list_that_is_wider(
+    asking: Asking, path: str, selector: str, names: list[str] | None
+) -> None:
+    back = label_selector("tier=back")
+    assert back is not None
+    asking.informer.selector = back
+    asking.informer.store = {key: obj for key, obj in asking.informer.store.items() if back.matches(obj)}
+    assert asking.names(path, labelSelector=selector) == names
+    assert asking(ONE) is not None
+    # Another shard's, say.
+    assert asking(ALL + "/two") is None

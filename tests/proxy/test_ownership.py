@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
+from runner.kube.discovery import Resource
 from runner.proxy.requestinfo import parse
 from runner.resource.metadata import PRIMARY_RESOURCE, PRIMARY_RESOURCE_TYPE, Owner
 from tests.proxy.test_server import (
@@ -246,6 +247,59 @@ async def test_an_update_keeps_the_owner(
         await run.http.put(CONFIG_MAPS + "/x", json=sent)
         assert run.noticed == ([CONFIG_MAP] if references else [])
     assert echo.metadata.get("ownerReferences") == references
+
+
+CONTROLLER = {**REFERENCE, "controller": True}
+OTHER = {**REFERENCE, "name": "another", "uid": "another"}
+
+
+@pytest.mark.parametrize(
+    ("owner", "path", "sent", "references"),
+    [
+        (OWNER, CONFIG_MAPS, [], [CONTROLLER]),
+        (OWNER, CONFIG_MAPS, [OTHER], [OTHER, CONTROLLER]),
+        (OWNER, CONFIG_MAPS, [{**OTHER, "controller": True}], [{**OTHER, "controller": True}, REFERENCE]),
+        (OWNER, CONFIG_MAPS, [REFERENCE], [REFERENCE]),
+        (OWNER, "/api/v1/namespaces/here/events", [], [REFERENCE]),
+        (CLUSTER_OWNER, CONFIG_MAPS, [], [CLUSTER_OWNER.reference()]),
+    ],
+    ids=["nobody's", "another's", "controlled by another", "the role's own", "of another kind", "a cluster-scoped CR's"],
+)
+async def test_of_the_kinds_that_a_sharder_labels_the_owner_is_the_controller(
+    owner: Owner, path: str, sent: list[dict[str, Any]], references: list[dict[str, Any]]
+) -> None:
+    echo = Echo()
+    async with proxied(echo.answer, owner=owner, controlled=(CONFIG_MAP,)) as run:
+        await run.http.post(path, json={"metadata": {"name": "x", "ownerReferences": sent}})
+    assert echo.metadata["ownerReferences"] == references
+
+
+@pytest.mark.parametrize("controlled", [(CONFIG_MAP,), ()], ids=["labelled", "not labelled any more"])
+@pytest.mark.parametrize(
+    ("existing", "reference"),
+    [
+        ([REFERENCE], None),
+        ([CONTROLLER], CONTROLLER),
+        ([REFERENCE, {**OTHER, "controller": True}], REFERENCE),
+    ],
+    ids=["made without a controller", "ours", "controlled by another"],
+)
+async def test_what_replaces_an_object_does_not_change_its_controller(
+    existing: list[dict[str, Any]], reference: dict[str, Any] | None, controlled: tuple[Resource, ...]
+) -> None:
+    echo = Echo(config_map(ownerReferences=existing))
+    async with proxied(echo.answer, controlled=controlled) as run:
+        await run.http.patch(CONFIG_MAPS + "/x?fieldManager=me", data=json.dumps({"metadata": {"name": "x"}}), headers=APPLY)
+    # One without any gets it now.
+    assert echo.metadata["ownerReferences"] == [reference or (CONTROLLER if controlled else REFERENCE)]
+
+
+async def test_what_is_created_in_another_encoding_gets_its_controller_afterwards() -> None:
+    kept = Kept(None)
+    async with proxied(kept.answer, controlled=(CONFIG_MAP,)) as run:
+        await run.http.post(CONFIG_MAPS, data=b"k8s", headers={"Content-Type": "application/vnd.kubernetes.protobuf"})
+    assert kept.obj is not None
+    assert kept.obj["metadata"]["ownerReferences"] == [CONTROLLER]
 
 
 async def test_a_trial_gets_its_owner_and_starts_nothing() -> None:

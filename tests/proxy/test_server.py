@@ -60,7 +60,9 @@ class Run:
 
 
 @asynccontextmanager
-async def proxied(handler: Handler, *, owner: Owner = OWNER, inject_owner: bool = True) -> AsyncIterator[Run]:
+async def proxied(
+    handler: Handler, *, owner: Owner = OWNER, inject_owner: bool = True, controlled: tuple[Resource, ...] = ()
+) -> AsyncIterator[Run]:
     noticed: list[Resource] = []
     informers: list[Informer] = []
     written: list[tuple[str, str | None, str]] = []
@@ -77,7 +79,9 @@ async def proxied(handler: Handler, *, owner: Owner = OWNER, inject_owner: bool 
 
     async with (
         served(handler) as client,
-        ProxyServer(client, Known(client), sessions, covering=covering, port=0) as proxy,
+        ProxyServer(
+            client, Known(client), sessions, covering=covering, controls=lambda resource: resource in controlled, port=0
+        ) as proxy,
     ):
         with sessions.opened(session) as token:
             headers = {"Authorization": f"Bearer {token}"}

@@ -13,6 +13,7 @@ from runner.resource.metadata import (
     Owner,
     annotations_of,
     finalizers,
+    is_assigned_with,
     is_deleting,
     is_owned,
     labels_of,
@@ -108,6 +109,33 @@ def test_a_role_s_own_reference_is_left_alone() -> None:
     obj = {"metadata": {"name": "x", "ownerReferences": references}}
     assert not own(obj, CR, namespace="default")
     assert obj["metadata"]["ownerReferences"] == references
+
+
+@pytest.mark.parametrize(
+    ("owner", "references", "expected"),
+    [
+        (CR, [], True),
+        (CR, [{"uid": "other"}], True),
+        (CR, [{"uid": "other", "controller": True}], False),
+        (CR, [{"uid": "other", "controller": False}], True),
+        # The sharder looks for an owner in the object's own namespace.
+        (CLUSTER_CR, [], False),
+    ],
+    ids=[
+        "nobody's",
+        "another's",
+        "another's, which is its controller",
+        "another's, which is none",
+        "of a cluster-scoped CR",
+    ],
+)
+def test_an_owner_becomes_the_controller_if_there_is_no_other(
+    owner: Owner, references: list[dict[str, object]], expected: bool
+) -> None:
+    obj: dict[str, Any] = {"metadata": {"name": "x", "namespace": "default", "ownerReferences": references}}
+    assert own(obj, owner, namespace="default", controller=True)
+    assert obj["metadata"]["ownerReferences"][-1] == {**owner.reference(), **({"controller": True} if expected else {})}
+    assert is_assigned_with(obj, owner) is expected
 
 
 @pytest.mark.parametrize("namespace", ["elsewhere", ""])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.resource.sharding import Shard
+from runner.resource.sharding import Shard, is_labelled
 
 SHARD = Shard(ring="thing-operator", name="thing-operator-1")
 LABEL, DRAIN = "shard.alpha.sharding.timebertt.dev/thing-operator", "drain.alpha.sharding.timebertt.dev/thing-operator"
@@ -24,6 +24,13 @@ LABEL, DRAIN = "shard.alpha.sharding.timebertt.dev/thing-operator", "drain.alpha
 def test_a_shard_knows_its_objects_by_their_labels(labels: dict[str, str], own: bool, draining: bool) -> None:
     obj = {"metadata": {"name": "one", "labels": labels}}
     assert (SHARD.selector.matches(obj), SHARD.is_draining(obj)) == (own, draining)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"), [({LABEL: "x"}, True), ({DRAIN: "true"}, False), ({"app": "x"}, False), ({}, False)], ids=repr
+)
+def test_what_a_sharder_has_labelled_is_known(labels: dict[str, str], expected: bool) -> None:
+    assert is_labelled({"metadata": {"labels": labels}}) is expected
 
 
 def test_the_selector_is_a_querys() -> None:
