@@ -51,6 +51,11 @@ CRD = GroupVersionKind("apiextensions.k8s.io", "v1", "CustomResourceDefinition")
 NAMESPACES = "/api/v1/namespaces"
 _DISCOVERY = re.compile(r"/apis?|/api/[^/]+|/apis/[^/]+/[^/]+")
 
+# Of objects, None for one on a list: all others are for kopf to judge.
+_DELIVERED = (None, "ADDED", "MODIFIED", "DELETED")
+# CRs of a list after which other tasks of the event loop run.
+_CHUNK = 50
+
 # Seconds.
 FIRST_DELAY, LAST_DELAY = 0.2, 10.0
 # Seconds: for an answer, of a watch for its beginning; a watch that ends sooner, without an event, is trouble.
@@ -77,8 +82,9 @@ class KopfTransport:
     namespaces they may be missing for good, in which case kopf does without. What is no answer of an API server is waited
     out as if there was none, and an object that nests too deep is taken out of lists and watches.
 
-    kopf is slow with each event, and most are of statuses that runs have written. So a modification is delivered without
-    kopf, unless another event of the CR is still in kopf's queues, which has to come first.
+    kopf makes a task, a queue and a memory for each CR that it is told of, and is slow with each event. So CRs are delivered
+    without it: kopf is given empty lists, and of a watch's events only how far they go. What cannot be delivered so is left
+    to it, and then all events of that CR until kopf has delivered them, as they have to come in order.
     """
 
     def __init__(
@@ -198,6 +204,7 @@ class KopfTransport:
         value = await parsed(await response.read(), f"GET {path}")
         if "items" in value:
             self._read_list(path, query, value)
+            await self._deliver_list(path, value)
         elif _DISCOVERY.fullmatch(path):
             self._read_discovery(path, value)
         return value
@@ -209,8 +216,21 @@ class KopfTransport:
         page["items"] = [obj for obj in objects if self.is_readable(path, obj)]
         if not isinstance(page.get("metadata"), dict):
             raise Unreadable(f"GET {path}: the answer is no list")
-        if path in self._by_path:
-            self._in_kopf.update(_uid(obj) for obj in page["items"])
+
+    async def _deliver_list(self, path: str, page: JsonObject) -> None:
+        """Deliver the CRs of a list's page, and leave in it what is for kopf to deliver."""
+        watch = self._by_path.get(path)
+        if watch is None:
+            return
+        left = []
+        for number, obj in enumerate(page["items"]):
+            # The items of a list do not name their kind.
+            named = {"apiVersion": watch.gvk.api_version, "kind": watch.gvk.kind, **obj}
+            if not self._deliver_past_kopf(watch, None, named):
+                left.append(obj)
+            if number % _CHUNK == 0:
+                await asyncio.sleep(0)
+        page["items"] = left
 
     def _collect_page(self, path: str, query: Mapping[str, str], page: Object, objects: Sequence[JsonObject]) -> None:
         """Call `listed` for a watched kind after the last page of its list."""
@@ -310,14 +330,17 @@ class KopfTransport:
 
     def deliver_past_kopf(self, path: str, event: Object) -> bool:
         """Deliver an event of a watch, if that need not be left to kopf."""
-        watch, obj = self._by_path.get(path), event["object"]
+        watch = self._by_path.get(path)
+        return watch is not None and self._deliver_past_kopf(watch, event["type"], event["object"])
+
+    def _deliver_past_kopf(self, watch: Watch, event: EventType, obj: Object) -> bool:
         uid = _uid(obj)
-        if watch is None or not uid:
+        if not uid:
             return False
-        if event["type"] == "MODIFIED" and not self._in_kopf[uid]:
+        if event in _DELIVERED and not self._in_kopf[uid]:
             # An error with an odd object is for kopf to log.
             with contextlib.suppress(Exception):
-                self._notify(watch, "MODIFIED", obj)
+                self._notify(watch, event, obj)
                 return True
         self._in_kopf[uid] += 1
         return False
