@@ -19,11 +19,11 @@ import click
 
 from bench.driver import Cluster, tidy_on_sigterm
 from devkit.devcluster import Cluster as Devcluster
-from tests.chaos import counts, exhaustion, kills, partitions, tenants
+from tests.chaos import counts, exhaustion, kills, partitions, shards, tenants
 from tests.chaos.scenario import SCENARIOS, run
 from tests.chaos.world import Outcome, World
 
-__all__ = ["counts", "exhaustion", "kills", "partitions", "tenants"]
+__all__ = ["counts", "exhaustion", "kills", "partitions", "shards", "tenants"]
 
 _HEADER = ("scenario", "rounds", "CRs", "checks", "recovery s", "lag s", "result")
 
@@ -43,13 +43,22 @@ def table(outcomes: dict[str, Outcome]) -> str:
 
 
 async def every(
-    folder: Path, devcluster: Devcluster, outcomes: dict[str, Outcome], *, seed: int, minutes: float, short: bool
+    folder: Path,
+    devcluster: Devcluster,
+    outcomes: dict[str, Outcome],
+    *,
+    seed: int,
+    minutes: float,
+    short: bool,
+    sharder: Path | None = None,
+    sharder_crds: Path | None = None,
 ) -> None:
     """Run the scenarios that are named there, and put there what came of each."""
     names = list(outcomes)
     ends = time.monotonic() + minutes * 60
     async with Cluster.connected(devcluster.kubeconfig) as cluster:
         world = World(devcluster, cluster, folder, crs=20 if short else 200, chance=random.Random(seed))
+        world.sharder, world.sharder_crds = sharder, sharder_crds
         await world.prepare()
         try:
             for number, name in enumerate(names):
@@ -73,8 +82,10 @@ async def every(
 @click.option("--only", default="", help=f"These alone, by commas: {', '.join(SCENARIOS)}.")
 @click.option("--skip", default="", help="All but these.")
 @click.option("--short", is_flag=True, help="Few rounds and CRs.")
+@click.option("--sharder", type=Path, help="The executable of the sharder, for the scenario shards: not the stand-in.")
+@click.option("--sharder-crds", type=Path, help="The sharder's CustomResourceDefinition, or the folder that it is in.")
 @click.option("--keep", is_flag=True, help="Keep the folder with the logs, whatever comes out.")
-def main(seed: int, minutes: float, only: str, skip: str, short: bool, keep: bool) -> None:
+def main(seed: int, minutes: float, only: str, skip: str, short: bool, keep: bool, **sharder: Path | None) -> None:
     tidy_on_sigterm()
     names = only.split(",") if only else [name for name in SCENARIOS if not (short and name in LONG_ONLY)]
     names = [name for name in names if name not in skip.split(",")]
@@ -85,7 +96,7 @@ def main(seed: int, minutes: float, only: str, skip: str, short: bool, keep: boo
     failed = True
     try:
         with Devcluster.start() as devcluster:
-            asyncio.run(every(folder, devcluster, outcomes, seed=seed, minutes=minutes, short=short))
+            asyncio.run(every(folder, devcluster, outcomes, seed=seed, minutes=minutes, short=short, **sharder))
         failed = any(outcome.failures for outcome in outcomes.values())
     finally:
         # Also of what was interrupted.

@@ -65,7 +65,7 @@ async def runner(the: Scenario) -> None:
     async with the.load():
         async for _ in the.rounds(20):
             await the.world.a_run()
-            await _killed(the, operator)
+            await killed(the, operator)
             operator = await the.operator()
             await the.recovered(PATIENCE)
             await the.some_time(2)
@@ -88,7 +88,7 @@ async def orphans(the: Scenario) -> None:
 
         await until(begun, "the hanging run has begun")
         os.kill(await _fork_server(operator), signal.SIGSTOP)
-        await _killed(the, operator)
+        await killed(the, operator)
         await the.world.cluster.delete(TROUBLE, the.world.key(name))
         operator = await the.operator()
         await the.recovered(PATIENCE)
@@ -123,7 +123,7 @@ async def leader(the: Scenario) -> None:
         async for _ in the.rounds(20):
             chief = await leading(replicas)
             await the.world.a_run()
-            await _killed(the, chief)
+            await killed(the, chief)
             replicas = [each for each in replicas if each is not chief] + [await replica()]
             await the.recovered(PATIENCE)
             await leading(replicas)
@@ -164,7 +164,7 @@ async def _fork_server(operator: Operator) -> int:
     return await until(found, "there is a fork server", interval=0.02)
 
 
-async def _killed(the: Scenario, operator: Operator) -> None:
+async def killed(the: Scenario, operator: Operator) -> None:
     """Kill the runner's own process, and await that nothing of it is left."""
     mark = the.world.mark(operator)
     operator.process.kill()

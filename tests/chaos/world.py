@@ -95,14 +95,17 @@ class LookupModule(LookupBase):
     def run(self, terms, variables=None, **kwargs):
         uid, delay = str(terms[0]), float(terms[1])
         if (os.getpid(), uid) not in _HELD:
-            lock = os.open(os.environ["CHAOS_FOLDER"] + "/locks/" + uid, os.O_WRONLY | os.O_CREAT, 0o600)
+            lock = os.open(os.environ["CHAOS_FOLDER"] + "/locks/" + uid, os.O_RDWR | os.O_CREAT, 0o600)
             # Not inherited by programs that the run starts; a fork that plays the task has it like the run itself.
             _HELD[os.getpid(), uid] = lock
             who = (uid, os.getpid(), os.environ["ROLERUNNER_CHAOS"])
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.ftruncate(lock, 0)
+                os.pwrite(lock, who[2].encode(), 0)
             except BlockingIOError:
-                note("twice", *who)
+                # Beside whose run.
+                note("twice", *who, os.pread(lock, 100, 0).decode())
             note("begun", *who)
             time.sleep(delay)
             note("done", *who)
@@ -183,6 +186,11 @@ class World:
         self.values: dict[str, str] = {}
         self.operators: list[Operator] = []
         self.kubeconfig = devcluster.kubeconfig
+        # The executable of the sharder, and its CRD, where the stand-in is not to do.
+        self.sharder: Path | None = None
+        self.sharder_crds: Path | None = None
+        # Marks of operators that were paused: their runs are there, but can do nothing.
+        self.paused: set[str] = set()
         # The longest that an operator's health probe took to be answered, in seconds.
         self.slowest = 0.0
         self._started = 0
@@ -304,7 +312,7 @@ class World:
     # The journal of runs.
 
     def journal(self) -> list[list[str]]:
-        """[what, uid, pid, mark] of each note that runs made, in order."""
+        """[what, uid, pid, mark] of each note that runs made, in order; of "twice" also the mark of the other run."""
         return [line.split() for line in (self.folder / "journal").read_text().splitlines()]
 
     async def a_run(self, *, patience: float = 120) -> int:
@@ -312,7 +320,7 @@ class World:
         size = len(self.journal())
 
         async def found() -> int | None:
-            for what, _, pid, _ in reversed(self.journal()[max(0, size - 5) :]):
+            for what, _, pid, *_ in reversed(self.journal()[max(0, size - 5) :]):
                 if what == "begun" and Path(f"/proc/{pid}").exists():
                     return int(pid)
             return None
@@ -377,7 +385,7 @@ class World:
                                 url = f"http://{lines[0]['address']}/healthz"
                                 async with session.get(url, timeout=aiohttp.ClientTimeout(total=60)) as answer:
                                     await answer.read()
-                            if operator.process.poll() is None:
+                            if operator.process.poll() is None and operator in self.operators:
                                 self.slowest = max(self.slowest, time.monotonic() - begun)
 
         probing = asyncio.create_task(probe())
