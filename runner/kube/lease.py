@@ -292,7 +292,9 @@ class Elector:
             # Of something between here and the API server.
             raise Unreadable("the answer is no Lease")
         self._metadata = metadata
-        instance = annotations_of(lease).get(INSTANCE, "") if self._shard else ""
+        # Whoever takes the Lease from a shard leaves its annotation there.
+        is_shard = self._shard is not None and spec.get("holderIdentity") == self._shard.name
+        instance = annotations_of(lease).get(INSTANCE, "") if is_shard else ""
         if self._seen is None or (self._seen.spec, self._seen.instance) != (spec, instance):
             self._seen = Seen(spec, self._clock(), instance)
 
