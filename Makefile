@@ -18,7 +18,7 @@ ENGINE ?= rolerunner
 BUILD = $(CONTAINER_TOOL) build --build-arg ANSIBLE_CORE=$(IMAGE_CORE) --label io.rolerunner.version=$(VERSION)
 
 # The operator's image, to build, push and deploy. OVERLAY=single-namespace deploys it for the custom resources of its own
-# namespace instead of all.
+# namespace instead of all, OVERLAY=sharded replicas that share them, OVERLAY=autoscaled as many of these as there is work for.
 IMG ?= controller:latest
 OVERLAY ?= default
 CONTAINER_TOOL ?= docker
@@ -117,7 +117,7 @@ install: ## Install the CRDs
 uninstall: ## Remove the CRDs, and with them all custom resources
 	$(KUBECTL) delete --ignore-not-found -k config/crd
 
-deploy: ## Deploy the CRDs and the operator with the image IMG; OVERLAY=single-namespace for its own namespace alone
+deploy: ## Deploy the CRDs and the operator with the image IMG; OVERLAY=single-namespace, sharded or autoscaled for other forms
 	$(MANIFESTS) | $(APPLY) -f -
 
 # The CRDs first, while the operator is still there to run finalizers.

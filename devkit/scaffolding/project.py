@@ -8,7 +8,7 @@ where there are none, and `yaml_edit` adds to the user's own.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,6 +148,7 @@ def create_api(folder: Path, project: Project, api: Api, *, role: bool, playbook
         new[specs] = _render("api/argument_specs.yml", **names)
     changed: Files = {}
     for file, key, items in (
+        *_additions_to_the_ring(folder, names),
         ("config/crd/kustomization.yaml", "resources", [f"- bases/{crd}\n"]),
         ("config/samples/kustomization.yaml", "resources", [f"- {sample}\n"]),
         ("config/rbac/kustomization.yaml", "resources", [f"- {file}\n" for file in users]),
@@ -166,6 +167,17 @@ def create_api(folder: Path, project: Project, api: Api, *, role: bool, playbook
     # `manifests` puts CRDs into the first of its folders that is there.
     (folder / "config/crd/bases").mkdir(exist_ok=True)
     return scaffolded
+
+
+def _additions_to_the_ring(folder: Path, names: Mapping[str, object]) -> Iterator[tuple[str, str, list[str]]]:
+    """A kind's entries in the files of config/sharded, which not every project has: (file, key, items)."""
+    if (folder / "config/sharded").is_dir():
+        for file, key, template in (
+            ("controller_ring.yaml", "spec.resources", "api/ring_resource.yaml"),
+            ("shard_role.yaml", "rules", "api/shard_rule.yaml"),
+            ("sharder_role.yaml", "rules", "api/sharder_rule.yaml"),
+        ):
+            yield f"config/sharded/{file}", key, [_render(template, **names)]
 
 
 def _content(folder: Path, api: Api, *, role: bool, playbook: bool) -> tuple[str, Path]:

@@ -1,15 +1,16 @@
 """`make deploy` on a real API server: what it takes and what it refuses, and the operator with exactly those rights.
 
 The Deployment's pods run on paper there. The runner works outside of the cluster in their place: with the Deployment's
-arguments and variables, as its ServiceAccount.
+arguments and variables, as its ServiceAccount. Where replicas share custom resources, so does a stand-in for the sharder.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,22 @@ import yaml
 from bench.driver import DEPLOYMENT, FREE_PORTS, MEMCACHED, ROOT, RUN, Cluster, Operator, condition, until
 from devkit.devcluster import Cluster as Devcluster
 from runner.resource.metadata import GroupVersionKind, ObjectKey
+from runner.resource.sharding import Shard
 from tests.conftest import lines
+from tests.sharding import setup
+from tests.sharding.manifests import ring_crd
 
 NAME, NAMESPACE = "memcached-operator-controller-manager", "memcached-operator-system"
 CONFIG_MAP = GroupVersionKind("", "v1", "ConfigMap")
+RING = "memcached-operator"
+# Of the sharder: what its own installation grants it, and nothing about the kinds of a ring.
+SHARDER = """
+- {apiGroups: [""], resources: [namespaces], verbs: [get, list, watch]}
+- {apiGroups: [admissionregistration.k8s.io], resources: [mutatingwebhookconfigurations], verbs: [create, patch]}
+- {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [delete, get, list, patch, update, watch]}
+- {apiGroups: [sharding.timebertt.dev], resources: [controllerrings], verbs: [get, list, watch]}
+- {apiGroups: [sharding.timebertt.dev], resources: [controllerrings/status], verbs: [patch, update]}
+"""
 SAMPLES = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "config" / "samples").glob("*.yaml"))]
 
 
@@ -32,6 +45,10 @@ class Deployed:
     def __init__(self, cluster: Devcluster, overlay: str) -> None:
         self._cluster = cluster
         self._overlay = overlay
+        if overlay in ("sharded", "autoscaled"):
+            # Of the sharder's installation.
+            self.kubectl("apply", "-f", "-", given=json.dumps(ring_crd()))
+            self.kubectl("wait", "--for=condition=Established", f"crd/{ring_crd()['metadata']['name']}", "--timeout=30s")
         self.said = self.make("deploy", "IMG=example.com/memcached-operator:v1")
 
     def make(self, *arguments: str) -> str:
@@ -51,12 +68,12 @@ class Deployed:
         container: dict[str, Any] = found["spec"]["template"]["spec"]["containers"][0]
         return container
 
-    def kubeconfig(self, folder: Path) -> Path:
-        """Of the operator's ServiceAccount, which has no other credentials than a token."""
-        config = json.loads(self.kubectl("config", "view", "--raw", "--flatten", "-o", "json").stdout)
-        token = self.kubectl("create", "token", NAME, "-n", NAMESPACE).stdout.strip()
+    def kubeconfig(self, folder: Path, account: str = NAME, namespace: str = NAMESPACE) -> Path:
+        """Of the operator's ServiceAccount, or another, which has no other credentials than a token."""
+        config = json.loads(self.kubectl("config", "view", "--raw", "-o", "json").stdout)
+        token = self.kubectl("create", "token", account, "-n", namespace).stdout.strip()
         config["users"][0]["user"] = {"token": token}
-        path = folder / "account.kubeconfig"
+        path = folder / f"{account}.kubeconfig"
         path.write_text(json.dumps(config))
         return path
 
@@ -68,17 +85,51 @@ def deployed(own_cluster: Devcluster, request: pytest.FixtureRequest) -> Deploye
 
 
 @pytest.fixture
-def operator(deployed: Deployed, tmp_path: Path) -> Iterator[Operator]:
-    container = deployed.container()
-    environ = {item["name"]: item.get("value", NAMESPACE) for item in container["env"]}
-    # The manager's own flags come first; of two, the last counts. These are what this machine has otherwise than a pod.
-    elsewhere = (*FREE_PORTS, "--metrics-secure=false", "--metrics-require-rbac=false", f"--runs-dir={tmp_path / 'runs'}")
-    running = Operator(
-        [*RUN, *container["args"], *elsewhere, f"--leader-election-namespace={NAMESPACE}", "--log-format=json"],
-        folder=ROOT,
-        log=tmp_path / "operator.log",
-        environ={**environ, "KUBECONFIG": str(deployed.kubeconfig(tmp_path))},
-    )
+def start(deployed: Deployed, tmp_path: Path) -> Iterator[Callable[..., Operator]]:
+    """Starts the operator as the pod of this name does."""
+    running: list[Operator] = []
+
+    def start(pod: str = "pod") -> Operator:
+        container = deployed.container()
+        of_pod = {"metadata.name": pod, "metadata.namespace": NAMESPACE}
+        environ = {
+            item["name"]: item["value"] if "value" in item else of_pod[item["valueFrom"]["fieldRef"]["fieldPath"]]
+            for item in container["env"]
+        }
+        arguments = [re.sub(r"\$\((\w+)\)", lambda match: environ[match[1]], text) for text in container["args"]]
+        # The manager's own flags come first; of two, the last counts. These are what this machine has otherwise than a pod.
+        elsewhere = (*FREE_PORTS, "--metrics-secure=false", "--metrics-require-rbac=false", f"--runs-dir={tmp_path / pod}")
+        operator = Operator(
+            [*RUN, *arguments, *elsewhere, f"--leader-election-namespace={NAMESPACE}", "--log-format=json"],
+            folder=ROOT,
+            log=tmp_path / f"{pod}.log",
+            environ={**environ, "KUBECONFIG": str(deployed.kubeconfig(tmp_path))},
+        )
+        running.append(operator)
+        return operator
+
+    yield start
+    for operator in running:
+        operator.kill()
+
+
+@pytest.fixture
+def operator(start: Callable[..., Operator]) -> Operator:
+    return start()
+
+
+@pytest.fixture
+def sharder(deployed: Deployed, tmp_path: Path) -> Iterator[Operator]:
+    """The stand-in, with the rights that the sharder's installation and the overlay grant, and no others."""
+    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "sharder"}}
+    deployed.kubectl("apply", "-f", "-", given=json.dumps({**role, "rules": yaml.safe_load(SHARDER)}))
+    for command in (
+        ("namespace", "sharding-system"),
+        ("serviceaccount", "sharder", "-n", "sharding-system"),
+        ("clusterrolebinding", "sharder", "--clusterrole=sharder", "--serviceaccount=sharding-system:sharder"),
+    ):
+        assert deployed.kubectl("create", *command).returncode == 0
+    running = setup.start(deployed.kubeconfig(tmp_path, "sharder", "sharding-system"), tmp_path)
     yield running
     running.kill()
 
@@ -91,7 +142,7 @@ async def test_the_operator_works_with_what_is_deployed(
     assert "Warning" not in deployed.said
     assert "violates PodSecurity" in deployed.kubectl("run", "shell", "-n", NAMESPACE, "--image=example.com/shell").stderr
     async with Cluster.connected(own_cluster.kubeconfig) as world:
-        await until(lambda: available(world), "both replicas are available")
+        await until(lambda: available(world, 2), "both replicas are available")
         assert deployed.container()["image"] == "example.com/memcached-operator:v1"
         await until(lambda: said(operator, "Watching"), "the operator watches")
         where = NAMESPACE if alone else "default"
@@ -120,6 +171,78 @@ async def test_the_operator_works_with_what_is_deployed(
     assert lines(operator, "Will be tried again") == []
 
 
+@pytest.mark.parametrize("deployed", ["sharded"], indirect=True)
+async def test_replicas_share_the_custom_resources_with_what_is_deployed(
+    deployed: Deployed, start: Callable[..., Operator], sharder: Operator, own_cluster: Devcluster
+) -> None:
+    assert "Warning" not in deployed.said
+    shards = {name: Shard(RING, name) for name in ("shard-a", "shard-b")}
+    keys = [ObjectKey("default", f"memcached-{number}") for number in range(8)]
+    async with Cluster.connected(own_cluster.kubeconfig) as world:
+        await until(lambda: available(world, 3), "all replicas are available")
+        first = start("shard-a")
+        await until(lambda: said(first, "Watching"), "the first shard watches")
+        await setup.ready(world, RING, shards=1)
+        for key in keys:
+            await world.create({**SAMPLES[0], "metadata": {"name": key.name}}, key.namespace)
+        await world.create(SAMPLES[1], "default")
+
+        async def shard_of(key: ObjectKey) -> str:
+            """The shard that has a CR, and is not asked to let it go."""
+            obj = await world.get(MEMCACHED, key) or {}
+            has = (name for name, shard in shards.items() if shard.selector.matches(obj) and not shard.is_draining(obj))
+            return next(has, "")
+
+        async def are_shared(names: set[str]) -> bool:
+            return {await shard_of(key) for key in keys} == names
+
+        async def have_size(size: int) -> bool:
+            return all([await has_size(world, key, size) for key in keys])
+
+        settings = ObjectKey("default", SAMPLES[1]["metadata"]["name"])
+        await until(lambda: succeeded(world, GroupVersionKind.of(SAMPLES[1]), settings), "the settings are as they shall be")
+        await until(lambda: have_size(SAMPLES[0]["spec"]["size"]), "all have their Deployments")
+        # A second shard gets its share from the first, which lets it go.
+        second = start("shard-b")
+        await until(lambda: are_shared({"shard-a", "shard-b"}), "both have a share")
+        for key in keys:
+            await world.patch(MEMCACHED, key, {"spec": {"size": 2}})
+        await until(lambda: have_size(2), "all Deployments follow")
+        # What the first had is the second's when it ends.
+        assert first.stop() == 0
+        await until(lambda: are_shared({"shard-b"}), "the second has all")
+        for key in keys:
+            await world.patch(MEMCACHED, key, {"spec": {"size": 1}})
+        await until(lambda: have_size(1), "all Deployments follow the second shard")
+        assert second.stop() == 0
+    for process in (first, second, sharder):
+        assert [line for line in process.output.splitlines() if "orbidden" in line] == []
+    for shard in (first, second):
+        assert lines(shard, "Running") != []
+        assert lines(shard, "Will be tried again") == []
+
+
+def test_what_is_shared_is_what_is_watched() -> None:
+    """The ring, and the rights on its kinds, against watches.yaml and the operator's own role."""
+    files = ("sharded/controller_ring", "sharded/shard_role", "sharded/sharder_role", "rbac/role")
+    ring, shard, sharder, role = (yaml.safe_load((ROOT / "config" / f"{file}.yaml").read_text()) for file in files)
+    resources = ring["spec"]["resources"]
+    main = {(each["group"], each["resource"]) for each in resources}
+    controlled = {(each["group"], each["resource"]) for main in resources for each in main["controlledResources"]}
+    watched = granted(role, "watch")
+    assert main | controlled == watched
+    assert {group for group, _ in main} == {watch["group"] for watch in yaml.safe_load((ROOT / "watches.yaml").read_text())}
+    assert granted(shard, "patch") == main
+    assert granted(sharder, "list") == granted(sharder, "patch") == watched
+
+
+def granted(role: Any, verb: str) -> set[tuple[str, str]]:
+    """The groups and resources on which a role grants a verb."""
+    rules = [rule for rule in role["rules"] if verb in rule["verbs"]]
+    return {(group, resource) for rule in rules for group in rule["apiGroups"] for resource in rule["resources"]}
+
+
+@pytest.mark.parametrize("deployed", ["default", "single-namespace", "sharded", "autoscaled"], indirect=True)
 def test_undeploying_leaves_nothing(deployed: Deployed) -> None:
     parts = deployed.kubectl("get", "networkpolicy,poddisruptionbudget,service", "-n", NAMESPACE, "-o", "name").stdout
     assert len(parts.splitlines()) == 3
@@ -128,6 +251,7 @@ def test_undeploying_leaves_nothing(deployed: Deployed) -> None:
     deployed.make("undeploy")
     left = deployed.kubectl("get", "crds,clusterroles,clusterrolebindings,namespaces", "-o", "name").stdout
     assert [line for line in left.splitlines() if "memcached" in line] == []
+    assert deployed.kubectl("get", "controllerrings", "-o", "name").stdout == ""
 
 
 async def said(operator: Operator, message: str) -> bool:
@@ -135,9 +259,9 @@ async def said(operator: Operator, message: str) -> bool:
     return bool(lines(operator, message))
 
 
-async def available(world: Cluster) -> bool:
+async def available(world: Cluster, replicas: int) -> bool:
     found = await world.get(DEPLOYMENT, ObjectKey(NAMESPACE, NAME)) or {}
-    return bool(found.get("status", {}).get("availableReplicas") == 2)
+    return bool(found.get("status", {}).get("availableReplicas") == replicas)
 
 
 async def succeeded(world: Cluster, gvk: GroupVersionKind, key: ObjectKey) -> bool:

@@ -37,7 +37,7 @@ def test_a_new_project_has_the_tree_that_its_users_know(folder: Path) -> None:
     assert top >= {"PROJECT", "Dockerfile", "Makefile", "watches.yaml", "requirements.yml", ".gitignore"}
     assert top >= {"roles", "playbooks", "molecule", "config"}
     assert {path.name for path in (folder / "config").iterdir()} == {
-        *("crd", "default", "manager", "network-policy", "prometheus", "rbac", "samples"),
+        *("autoscaled", "crd", "default", "manager", "network-policy", "prometheus", "rbac", "samples", "sharded"),
     }
     assert {path.name for path in (folder / "molecule").iterdir()} == {"default", "cluster"}
     assert yaml.safe_load((folder / "PROJECT").read_text()) == {
@@ -70,6 +70,12 @@ def test_kinds_are_added_to_each_file_that_lists_them(folder: Path, monkeypatch:
     for path in ("samples", "rbac"):
         for entry in yaml.safe_load(texts[f"config/{path}/kustomization.yaml"])["resources"]:
             assert f"config/{path}/{entry}" in texts
+    kinds = [{"group": "cache.example.com", "resource": plural} for plural in ("memcacheds", "backups", "proxes")]
+    assert yaml.safe_load(texts["config/sharded/controller_ring.yaml"])["spec"]["resources"] == kinds
+    sharder, shard = (yaml.safe_load(texts[f"config/sharded/{who}_role.yaml"])["rules"] for who in ("sharder", "shard"))
+    for rules, verbs in ((sharder, ["list", "patch"]), (shard[1:], ["patch"])):
+        each = [{"apiGroups": [kind["group"]], "resources": [kind["resource"]], "verbs": verbs} for kind in kinds]
+        assert rules == each
     assert {path for path in texts if "argument_specs" in path} == {
         *("roles/memcached/meta/argument_specs.yml", "playbooks/backup.argument_specs.yml"),
         "playbooks/proxy.argument_specs.yml",
@@ -94,6 +100,8 @@ def test_what_a_user_has_written_stays(folder: Path) -> None:
         "config/crd/kustomization.yaml": "# Mine.\npatches:\n- path: mine.yaml\n",
         "config/samples/kustomization.yaml": "- mine.yaml  # Mine.\n",
         "config/rbac/kustomization.yaml": "- mine.yaml  # Mine.\n",
+        "config/sharded/controller_ring.yaml": "    controlledResources: [{group: apps, resource: pods}]  # Mine.\n",
+        "config/sharded/sharder_role.yaml": "- {apiGroups: [apps], resources: [pods], verbs: [list]}  # Mine.\n",
         "PROJECT": "# Mine.\n",
         "roles/memcached/tasks/main.yml": "# Mine.\n",
     }

@@ -134,6 +134,25 @@ def test_its_own_checks_pass_as_they_stand(folder: Path, environ: dict[str, str]
     done("make molecule", folder, environ)
 
 
+@pytest.mark.parametrize("overlay", ["sharded", "autoscaled"])
+def test_its_overlays_of_shards_have_each_kind(overlay: str, folder: Path, devcluster: Devcluster) -> None:
+    # tests/deploy deploys those of the example, which are equal but for the kinds.
+    built = list(yaml.safe_load_all(Kubectl(devcluster)("kustomize", str(folder / "config" / overlay))))
+    objects = {(obj["kind"], obj["metadata"]["name"].removeprefix(f"{NAME}-")): obj for obj in built}
+    ours = yaml.safe_load_all(Kubectl(devcluster)("kustomize", str(ROOT / "config" / overlay)))
+    theirs = {(obj["kind"], obj["metadata"]["name"].removeprefix("memcached-operator-")): obj for obj in ours}
+    own = {key for key in theirs if any(part in key[1] for part in ("controller-manager", "shard"))}
+    assert own <= set(objects)
+    for key in (("Deployment", "controller-manager"), ("PodDisruptionBudget", "controller-manager")):
+        assert objects[key]["spec"].get("replicas") == theirs[key]["spec"].get("replicas")
+        for field in ("strategy", "minReadySeconds", "maxUnavailable", "minAvailable"):
+            assert objects[key]["spec"].get(field) == theirs[key]["spec"].get(field)
+    args = objects["Deployment", "controller-manager"]["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert args[:2] == [f"--controller-ring={NAME}", "--shard-name=$(POD_NAME)"]
+    resources = objects["ControllerRing", NAME]["spec"]["resources"]
+    assert resources == [{"group": "shop.example.org", "resource": f"{kind.lower()}s"} for kind in KINDS]
+
+
 def test_the_monitor_is_well_formed(folder: Path, devcluster: Devcluster) -> None:
     # The devcluster has no Prometheus operator, whose kind it is.
     (monitor,) = yaml.safe_load_all(Kubectl(devcluster)("kustomize", str(folder / "config/prometheus")))

@@ -30,6 +30,14 @@ CASES = {
     "a list that is indented": ("key:\n  - old\na: 1\n", "key", "key:\n  - old\n  - new: 1\n    more: 2\na: 1\n"),
     "comments between": ("key:\n- old  # mine\n# of a\na: 1\n", "key", f"key:\n- old  # mine\n{ITEM}# of a\na: 1\n"),
     "the second document": ("a: 1\n---\nkey:\n- 1\n---\nb: 1\n", "key", f"a: 1\n---\nkey:\n- 1\n{ITEM}---\nb: 1\n"),
+    "a list in a mapping": (
+        *("a: 1\nspec:\n  list:\n  - old: 1\n  b: 2\nc: 3\n", "spec.list"),
+        "a: 1\nspec:\n  list:\n  - old: 1\n  - new: 1\n    more: 2\n  b: 2\nc: 3\n",
+    ),
+    "an empty list in a mapping": (
+        *("spec:\n  list: []  # mine\n  b: 2\n", "spec.list"),
+        "spec:\n  list:  # mine\n  - new: 1\n    more: 2\n  b: 2\n",
+    ),
     "there already": ("key:\n- {more: 2, new: 1}\n", "key", "key:\n- {more: 2, new: 1}\n"),
 }
 
@@ -50,8 +58,13 @@ def test_an_item_goes_in_and_all_else_stays(before: str, key: str, after: str) -
         ("key: [a,\n  b]\n", "key"),
         ("text\n", ""),
         ("text\n", "key"),
+        ("spec: {a: 1}\n", "spec.list"),
+        ("spec:\n- a\n", "spec.list"),
     ],
-    ids=["flow", "mapping", "mapping for a list", "list for a mapping", "flow of two lines", "text", "text with key"],
+    ids=[
+        *("flow", "mapping", "mapping for a list", "list for a mapping", "flow of two lines", "text", "text with key"),
+        *("no such key in a mapping", "list on the way"),
+    ],
 )
 def test_what_is_no_plain_list_is_to_be_added_to_by_hand(text: str, key: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^file\.yaml: .* by hand:\n- new: 1\n"):
