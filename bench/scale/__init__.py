@@ -1,0 +1,1 @@
+"""Shards of a ring, simulated: `python -m bench.scale`. Next on the way: `bench.scale.course`."""
