@@ -77,15 +77,27 @@ class Session:
     writes: Writes = field(default_factory=Writes, compare=False)
     # The latest version of each object that the run has been shown, by group, plural, namespace and name.
     _versions: dict[tuple[str, str, str, str], str] = field(default_factory=dict, compare=False)
+    # Those that it was shown without managedFields.
+    _slim: set[tuple[str, str, str, str]] = field(default_factory=set, compare=False)
 
     def known_version(self, info: RequestInfo) -> str:
         """The version of an object that the run has last read or written; empty if there is none."""
         return self._versions.get((*_key(info), info.name), "")
 
-    def record_read(self, info: RequestInfo, obj: Object) -> None:
+    def was_slim(self, info: RequestInfo) -> bool:
+        """True if the run was last shown an object without its managedFields, which the informers' stores do not have."""
+        return (*_key(info), info.name) in self._slim
+
+    def record_full_read(self, info: RequestInfo) -> None:
+        """Record that the run was shown an object as the API server has it."""
+        self._slim.discard((*_key(info), info.name))
+
+    def record_read(self, info: RequestInfo, obj: Object, *, slim: bool = False) -> None:
         # Other representations, such as a table, have no uid.
         if _uid(obj):
-            self._versions[*_key(info), info.name] = obj.get("metadata", {}).get("resourceVersion", "")
+            place = (*_key(info), info.name)
+            self._versions[place] = obj.get("metadata", {}).get("resourceVersion", "")
+            (self._slim.add if slim else self._slim.discard)(place)
 
     def record_write(self, info: RequestInfo, obj: Object, *, before: str | None) -> None:
         """Record the answer to a write: the object, or a part of it such as its scale.
@@ -96,7 +108,7 @@ class Session:
         uid, version = _uid(obj), obj.get("metadata", {}).get("resourceVersion", "")
         if uid and version and before != version:
             self.on_write(uid, before, version)
-        self.record_read(info, obj)
+        self.record_read(info, obj, slim=self.was_slim(info))
 
     def record_deletion(self, info: RequestInfo, answer: Object, *, before: str | None) -> None:
         """Record the answer to a deletion: the object if it is terminating, else a status that names it."""

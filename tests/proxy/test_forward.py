@@ -247,6 +247,30 @@ async def test_a_write_is_sent_with_the_version_that_is_known() -> None:
     assert sent == [{}, {"resourceVersion": "6"}, {"resourceVersion": "7"}, {"resourceVersion": "20"}]
 
 
+async def test_a_write_that_changes_nothing_looks_like_it_to_a_run_that_has_read_from_a_store() -> None:
+    """Stores keep no managedFields, and kubernetes.core takes any difference to what it has read for a change."""
+    full = config_map(version="5", uid="u", managedFields=[{"manager": "rolerunner"}])
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return web.json_response(full)
+
+    async with proxied(handler) as run:
+
+        async def read_and_written() -> tuple[Any, Any]:
+            async with run.http.get(CONFIG_MAPS + "/x") as answer:
+                read = await answer.json()
+            headers = {"Content-Type": "application/merge-patch+json"}
+            async with run.http.patch(CONFIG_MAPS + "/x", json={}, headers=headers) as answer:
+                return read, await answer.json()
+
+        assert await read_and_written() == (full, full)
+        slim = config_map(version="5", uid="u")
+        run.informers.append(stored(slim, version="9"))
+        assert await read_and_written() == (slim, slim)
+        run.informers.clear()
+        assert await read_and_written() == (full, full)
+
+
 async def test_a_body_that_is_nested_deeply_passes_as_it_is() -> None:
     deep = b"[" * 100_000
     seen: list[bytes] = []
