@@ -63,9 +63,12 @@ class RunFolders:
         self.running = root / ".run"
         # What runs of an earlier process have left, which was killed: their kubeconfigs and temporary files.
         shutil.rmtree(self.running, ignore_errors=True)
+        # Whether runs may have written artifacts since they were last looked at.
+        self._may_have_grown = True
 
     def folder(self, parts: Sequence[str]) -> Path:
         """The folder of one CR's runs; empty parts (no group, no namespace) are left out."""
+        self._may_have_grown = True
         return self.root.joinpath(*filter(None, parts))
 
     def remove(self, parts: Sequence[str]) -> None:
@@ -81,11 +84,17 @@ class RunFolders:
         """Regularly remove the oldest artifacts, of whichever CR, while all of them take more than so many bytes."""
         while True:
             begun = time.monotonic()
-            removed = await asyncio.to_thread(self.bound, size)
+            removed = await asyncio.to_thread(self.bound, size) if self.may_have_grown() else 0
             if removed:
                 logger.warning("The runs' folder was full; the oldest artifacts were removed", extra={"runs": removed})
             # There may be millions of files.
             await asyncio.sleep(max(_BOUND_AFTER, 20 * (time.monotonic() - begun)))
+
+    def may_have_grown(self) -> bool:
+        """True if a run has begun since this was last asked, or was on then or is now: there may be more artifacts."""
+        is_running = any(self.running.glob("*"))
+        grown, self._may_have_grown = self._may_have_grown or is_running, is_running
+        return grown
 
     def bound(self, size: int) -> int:
         """Remove the oldest artifacts while all take more; return of how many runs."""
@@ -97,6 +106,8 @@ class RunFolders:
                 names.clear()
             elif folder == str(self.root):
                 names[:] = [name for name in names if name != self.running.name]
+            elif _is_of_cr(Path(folder)):
+                names[:] = [ARTIFACTS]
         taken, removed = sum(run[1] for run in runs), 0
         for _, of_run, path in sorted(runs):
             if taken <= size:

@@ -131,6 +131,48 @@ def test_the_oldest_artifacts_of_all_go_first(tmp_path: Path) -> None:
     folders.close()
 
 
+async def test_artifacts_are_looked_at_only_if_there_may_be_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be millions of files, at which an operator that does nothing would look again and again."""
+    monkeypatch.setattr(run_folder, "_BOUND_AFTER", 0.0)
+    folders, asked, looked = RunFolders(tmp_path / "runs"), asyncio.Queue[bool](), 0
+
+    def count(size: int) -> int:
+        nonlocal looked
+        looked += 1
+        return 0
+
+    def ask() -> bool:
+        grown = RunFolders.may_have_grown(folders)
+        asked.put_nowait(grown)
+        return grown
+
+    monkeypatch.setattr(folders, "bound", count)
+    monkeypatch.setattr(folders, "may_have_grown", ask)
+    looking = asyncio.create_task(folders.keep_below(1))
+    try:
+        # An earlier process may have left too much.
+        assert [await asked.get() for _ in range(3)] == [True, False, False]
+        folders.folder(CR)
+        while not await asked.get():
+            assert looked == 1
+        assert not await asked.get()
+    finally:
+        looking.cancel()
+        await asyncio.wait([looking])
+    assert looked == 2
+    folders.close()
+
+
+def test_there_may_be_more_artifacts_while_a_run_is_on_and_after_it(tmp_path: Path) -> None:
+    folders = RunFolders(tmp_path / "runs")
+    assert [folders.may_have_grown() for _ in range(2)] == [True, False]
+    (folders.running / "run-1").mkdir(parents=True)
+    assert [folders.may_have_grown() for _ in range(2)] == [True, True]
+    (folders.running / "run-1").rmdir()
+    assert [folders.may_have_grown() for _ in range(2)] == [True, False]
+    folders.close()
+
+
 def test_what_runs_of_a_killed_process_have_left_goes_at_the_next_start(tmp_path: Path) -> None:
     first = RunFolders(tmp_path / "runs")
     (first.running / "run-1" / "tmp").mkdir(parents=True)
