@@ -46,6 +46,8 @@ IsDraining = Callable[[Request, EventType, Object], bool]
 
 # How many fields of a change are named in the log, and characters of each name.
 _MOST_FIELDS, _LONGEST_FIELD = 5, 80
+# CRs that are kept while they wait, which saves reading them again. After a start all that there are may wait for long.
+_MOST_DELIVERED = 1000
 # Seconds over which the first reconciles of CRs that were there before the runner are spread.
 _START_SPREAD = 1.0
 
@@ -87,7 +89,7 @@ class Handlers:
         self._observed: dict[Request, Observed] = {}
         for watch in watches:
             metrics.export_custom_resources(str(watch.gvk), partial(self._count, watch))
-        # CRs that wait to be reconciled because of a change, as they are now.
+        # CRs that wait to be reconciled because of a change, as they are now, up to a number.
         self._delivered: dict[Request, Object] = {}
         self._related: dict[GroupVersionKind, list[tuple[Watch, Related]]] = {}
         for watch in watches:
@@ -116,7 +118,7 @@ class Handlers:
             self._forget_request(request)
             return
         observed, before = Observed.of(watch, obj), self._observed.get(request)
-        if observed != before or request in self._delivered:
+        if (observed != before and len(self._delivered) < _MOST_DELIVERED) or request in self._delivered:
             self._delivered[request] = obj
         if observed == before:
             return
@@ -134,9 +136,14 @@ class Handlers:
 
     def listed(self, watch: Watch, namespace: str, present: Collection[ObjectKey]) -> None:
         """Handle a list of a watch's CRs, of one namespace or (namespace empty) of all: others are deleted."""
-        for request in [request for request in self._observed if request.watch == watch]:
-            if namespace in ("", request.key.namespace) and request.key not in present:
-                self._deleted(request, self._observed[request].uid)
+        # Namespaces first: where there are many, each of them is listed on its own, and has few of the CRs.
+        gone = [
+            request
+            for request in self._observed
+            if namespace in ("", request.key.namespace) and request.watch == watch and request.key not in present
+        ]
+        for request in gone:
+            self._deleted(request, self._observed[request].uid)
 
     def changed(self, before: Object | None, after: Object | None) -> None:
         """Handle an event of an object that a role may have created, or of a related kind."""

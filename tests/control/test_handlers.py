@@ -81,6 +81,21 @@ def test_a_cr_that_waits_is_handed_out_once_as_it_is_by_then() -> None:
     assert seen.handlers.pop_delivered(request) is None
 
 
+def test_of_thousands_of_crs_that_wait_not_all_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.control.handlers._MOST_DELIVERED", 2)
+    seen = Seen()
+    requests = [Request(seen.watch, ObjectKey("default", name)) for name in ("one", "two", "three")]
+    for request in requests:
+        seen.primary(None, cr(request.key.name))
+    # Those that are kept stay as they are now, and the others are read when their turn comes.
+    seen.primary("MODIFIED", cr("one", generation=2))
+    seen.primary("MODIFIED", cr("three", generation=2))
+    one, two, three = (seen.handlers.pop_delivered(request) for request in requests)
+    assert (one, two, three) == (cr("one", generation=2), cr("two"), None)
+    seen.primary("MODIFIED", cr("three", generation=3))
+    assert seen.handlers.pop_delivered(requests[2]) == cr("three", generation=3)
+
+
 def test_annotations_are_news_where_the_watch_asks_for_them() -> None:
     seen = Seen(watch_annotations=True)
     seen.primary("ADDED", cr())
