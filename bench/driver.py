@@ -89,12 +89,12 @@ class Operator:
         """Of its own process, and of all below it, those that ended and were waited for included."""
         return split(self.process.pid, tree(self.process.pid))
 
-    def memory(self) -> dict[str, float]:
-        """MB, over all its processes: resident (shared pages counted for each), of that what is no file's, and proportional
-        (shared pages counted once)."""
+    def memory(self, pids: Sequence[int] | None = None) -> dict[str, float]:
+        """MB, over these or all its processes: resident (shared pages counted for each), of that what is no file's, and
+        proportional (shared pages counted once)."""
         names = {"Rss": "rss_mb", "Anonymous": "anonymous_mb", "Pss": "pss_mb"}
         total = dict.fromkeys(names, 0)
-        for pid in self.processes():
+        for pid in self.processes() if pids is None else pids:
             with contextlib.suppress(OSError):
                 for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
                     name, _, rest = line.partition(":")
