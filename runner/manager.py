@@ -263,7 +263,9 @@ class Manager:
         return Reconciler(base.client, base.discovery, handlers=handlers, runs=runs, status=status)
 
     def _background(self, base: Served, reconciler: Reconciler, handlers: Handlers, informers: Informers) -> Iterator[Part]:
-        yield "clearing up", functools.partial(_clear_up, reconciler, base.folders, self._watches)
+        for watch in self._watches:
+            part = functools.partial(clear_up, reconciler, handlers, base.folders, watch)
+            yield f"clearing up {watch.gvk}", part
         yield "loop lag", watch_loop
         for gvk, selector in _related(self._watches).items():
             yield f"watching {gvk}", functools.partial(_watch_related, gvk, selector, base.discovery, informers)
@@ -379,10 +381,15 @@ async def _watch_related(gvk: GroupVersionKind, selector: Selector, discovery: D
         await asyncio.sleep(_LOOK_AGAIN)
 
 
-async def _clear_up(reconciler: Reconciler, folders: RunFolders, watches: Sequence[Watch]) -> None:
-    """Remove the folders of CRs that were deleted while no runner was there."""
-    for watch in watches:
-        gvk = watch.gvk
-        for parts in list(folders.left_over((gvk.group, gvk.version, gvk.kind))):
-            namespace, name = ("", *parts)[-2:]
-            await reconciler.clear_up(Request(watch, ObjectKey(namespace, name)))
+async def clear_up(reconciler: Reconciler, handlers: Handlers, folders: RunFolders, watch: Watch) -> None:
+    """Remove the folders of a watch's CRs that were deleted while no runner was there.
+
+    After a restart there is a folder for each CR. Those that have been listed need not be asked for one by one.
+    """
+    await handlers.first_list(watch)
+    gvk = watch.gvk
+    for parts in await asyncio.to_thread(lambda: list(folders.left_over((gvk.group, gvk.version, gvk.kind)))):
+        namespace, name = ("", *parts)[-2:]
+        request = Request(watch, ObjectKey(namespace, name))
+        if not handlers.has_observed(request):
+            await reconciler.clear_up(request)

@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from runner import manager
+from runner.control import Request
 from runner.control.handlers import Handlers
+from runner.control.reconciler import Reconciler
 from runner.errors import ConfigurationError
+from runner.executor.run_folder import RunFolders
+from runner.resource.metadata import ObjectKey
+from tests.control.test_handlers import THING
 
 SOON = 30.0
 
@@ -38,6 +44,36 @@ async def test_what_the_user_can_mend_ends_it() -> None:
 
     with pytest.raises(ConfigurationError):
         await manager.supervise("a part", part)
+
+
+async def test_only_crs_that_were_not_listed_are_asked_for_when_folders_are_cleared_up(tmp_path: Path) -> None:
+    """After a restart in its pod an operator has a folder for each of its CRs."""
+
+    class Asked:
+        def __init__(self) -> None:
+            self.names: list[str] = []
+
+        async def clear_up(self, request: Request) -> None:
+            self.names.append(request.key.name)
+
+    asked, folders = Asked(), RunFolders(tmp_path)
+    gvk = THING.gvk
+    names = [f"cr-{number}" for number in range(5)]
+    for name in (*names, "gone"):
+        env = folders.folder((gvk.group, gvk.version, gvk.kind, "default", name)) / "env"
+        env.mkdir(parents=True)
+        (env / "extravars").touch()
+    handlers = Handlers([THING], lambda request, priority, after: None)
+    clearing = asyncio.create_task(manager.clear_up(cast(Reconciler, asked), handlers, folders, THING))
+    await asyncio.sleep(0)
+    for name in names:
+        handlers.primary(THING, None, {"metadata": {"name": name, "namespace": "default", "uid": name, "generation": 1}})
+    assert not clearing.done()
+    handlers.listed(THING, "", {ObjectKey("default", name) for name in names})
+    async with asyncio.timeout(SOON):
+        await clearing
+    assert asked.names == ["gone"]
+    folders.close()
 
 
 async def test_a_line_that_is_no_order_is_passed_over(

@@ -8,6 +8,7 @@ Next on the way: `runner.control.workqueue`.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import random
@@ -101,6 +102,8 @@ class Handlers:
         self._failed = Once()
         # Why each CR was last put on the queue.
         self._causes: dict[Request, str] = {}
+        # Set when a watch's CRs have been listed.
+        self._listed = {watch: asyncio.Event() for watch in watches}
 
     def _count(self, watch: Watch) -> int:
         return sum(request.watch == watch for request in self._observed)
@@ -144,6 +147,15 @@ class Handlers:
         ]
         for request in gone:
             self._deleted(request, self._observed[request].uid)
+        self._listed[watch].set()
+
+    async def first_list(self, watch: Watch) -> None:
+        """Wait until a watch's CRs have been listed, of several namespaces those of one."""
+        await self._listed[watch].wait()
+
+    def has_observed(self, request: Request) -> bool:
+        """True if there is such a CR, as far as is known; False as well if it could not be listed yet."""
+        return request in self._observed
 
     def changed(self, before: Object | None, after: Object | None) -> None:
         """Handle an event of an object that a role may have created, or of a related kind."""
