@@ -205,7 +205,7 @@ class Manager:
         controller = Controller(queue, reconciler.reconcile)
         parts = [*self._background(base, reconciler, handlers, informers)]
         if drainer:
-            parts.append(("draining", functools.partial(drainer.run, controller.end, handlers.primary)))
+            parts.append(("draining", functools.partial(drainer.run, controller.end, handlers.primary, reconciler.drop)))
         background = [tasks.create_task(supervise(name, part)) for name, part in parts]
         watching = functools.partial(
             watch_primaries,

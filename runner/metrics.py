@@ -90,6 +90,11 @@ _crs = Gauge(
     ("GVK",),
     registry=REGISTRY,
 )
+_draining = Gauge(
+    "rolerunner_draining_custom_resources",
+    "Custom resources that this shard is letting go to others, and does not run any more.",
+    registry=REGISTRY,
+)
 _loop_lag = Histogram(
     "rolerunner_event_loop_lag_seconds",
     "How late in seconds the event loop was with a timer; more than a second means that something held it up.",
@@ -214,6 +219,11 @@ def run_ended(gvk: str, *, succeeded: bool) -> None:
 def export_custom_resources(gvk: str, count: Callable[[], int]) -> None:
     """Export the number of CRs of a kind, for which `count` is asked at each scrape."""
     _crs.labels(gvk).set_function(count)
+
+
+def export_draining(count: Callable[[], int]) -> None:
+    """Export the number of CRs that a shard is letting go."""
+    _draining.set_function(count)
 
 
 def export_controller(

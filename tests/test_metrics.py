@@ -84,6 +84,7 @@ def test_every_series_and_its_labels(text: str) -> None:
         "rolerunner_worker_runs": ("histogram", frozenset()),
         "rolerunner_worker_retired": ("counter", {"reason"}),
         "rolerunner_custom_resources": ("gauge", {"GVK"}),
+        "rolerunner_draining_custom_resources": ("gauge", frozenset()),
         "rolerunner_event_loop_lag_seconds": ("histogram", frozenset()),
         "controller_runtime_reconcile": ("counter", {"controller", "result"}),
         "controller_runtime_reconcile_errors": ("counter", controller),

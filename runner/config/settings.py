@@ -250,7 +250,8 @@ class Settings:
     label_selector: Selector = flag(
         "--watch-label-selector",
         click.STRING,
-        "Only CRs with these labels, of all kinds: so several runners may share a cluster's CRs.",
+        "Only CRs with these labels, of all kinds, so that runners may share them. With --leader-elect each needs a "
+        "--leader-election-id of its own.",
         default="",
         convert=_selector,
     )

@@ -362,6 +362,11 @@ class _Reader:
         equal = self.nodes.take(fields, _MATCH_LABELS, {})
         requirements = [Requirement(label, "In", (value,)) for label, value in equal.items()]
         requirements += filter(None, map(self._requirement, self.nodes.items(fields, _MATCH_EXPRESSIONS.name)))
+        for requirement in requirements:
+            if not requirement.is_valid:
+                self.nodes.problem(
+                    node, "selector", f"{requirement} cannot be a selector of labels: correct its key or values"
+                )
         return Selector(tuple(requirements))
 
     def _requirement(self, node: yaml.Node) -> Requirement | None:

@@ -82,6 +82,9 @@ class Handlers:
     def __init__(self, watches: Sequence[Watch], add: Add, is_draining: IsDraining | None = None) -> None:
         """`is_draining`: None where CRs go to no other shard."""
         self._add = add
+        self._is_shard = is_draining is not None
+        # A shard reads each CR before it is run: it may be another's by then.
+        self._most_delivered = 0 if self._is_shard else _MOST_DELIVERED
         self._is_draining = is_draining or (lambda request, event, obj: False)
         self.own_writes = OwnWrites(self._missed)
         self._by_kind: dict[GroupKind, list[Watch]] = {}
@@ -121,17 +124,17 @@ class Handlers:
             self._forget_request(request)
             return
         observed, before = Observed.of(watch, obj), self._observed.get(request)
-        if (observed != before and len(self._delivered) < _MOST_DELIVERED) or request in self._delivered:
+        if (observed != before and len(self._delivered) < self._most_delivered) or request in self._delivered:
             self._delivered[request] = obj
         if observed == before:
             return
         self._observed[request] = observed
-        # A CR that comes to be selected was another runner's before.
-        is_found = before is None and (event is None or (event == "ADDED" and bool(watch.selector.requirements)))
+        # A CR that comes into a shard was another's before.
+        is_found = before is None and (event is None or (event == "ADDED" and self._is_shard))
         if not is_found or not has_been_reconciled(obj):
             self._put(request, Priority.CHANGE, _cause(before, observed))
             return
-        cause = "found by listing" if event is None else "found by its labels"
+        cause = "found by listing" if event is None else "given to this shard"
         if has_changed_since(obj):
             self._put(request, Priority.CHANGE, f"{cause}, changed")
         else:
@@ -184,6 +187,10 @@ class Handlers:
     def pop_cause(self, request: Request) -> str:
         """The reason why a CR was last put on the queue, for the log; empty if there is none, or it was popped before."""
         return self._causes.pop(request, "")
+
+    def is_observed(self, request: Request) -> bool:
+        """True if the CR is one of this process's, as far as its watch has told."""
+        return request in self._observed
 
     def requeue_kinds(self, kinds: Collection[str]) -> None:
         """Requeue all CRs of these kinds (as GroupVersionKind writes them): their role or playbook has been edited."""
@@ -302,7 +309,7 @@ def has_been_reconciled(obj: Object) -> bool:
 def has_changed_since(obj: Object) -> bool:
     """True if a CR that has been reconciled is known to have changed since; not every CRD has a field by which to know."""
     generation = obj["metadata"].get("generation")
-    return bool(obj["status"].get("observedGeneration", generation) != generation)
+    return is_deleting(obj) or bool(obj["status"].get("observedGeneration", generation) != generation)
 
 
 def _digest(value: object) -> str:

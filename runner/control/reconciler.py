@@ -118,7 +118,8 @@ class Reconciler:
         if not request.watch.selector.matches(obj):
             # It was selected when it was queued. It may be another shard's now.
             logger.debug("Left out by the watch's selector", extra=request.fields)
-            self._drop(request, obj["metadata"]["uid"])
+            if not self._handlers.is_observed(request):
+                self.drop(request)
             return Result()
         watch, problems = for_cr(request.watch, obj)
         phases.finish("read")
@@ -264,12 +265,13 @@ class Reconciler:
 
         Another CR of its name has a reconcile of its own.
         """
-        self._drop(request, uid)
+        self.drop(request, uid)
         await self._runs.forget(request)
         logger.info("The CR is gone", extra={"event": RunnerEvent.CR_GONE, **request.fields})
         return Result()
 
-    def _drop(self, request: Request, uid: str | None) -> None:
+    def drop(self, request: Request, uid: str | None = None) -> None:
+        """Drop what is kept of a CR that is gone, or another's now."""
         self._handlers.forget(request, uid)
         self._status.forget(request)
         self._unwritten.pop(request, None)

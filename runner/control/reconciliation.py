@@ -77,14 +77,19 @@ class Reconciliation:
 
 
 async def read(client: ApiClient, reconciliation: Reconciliation) -> Object | None:
-    """The CR as it is now; None if it is gone, also if another has taken its name."""
+    """The CR as it is now; None if it is gone, also if another has taken its name. Raises Retry if it left the selector."""
     try:
         obj = await client.get(reconciliation.path)
     except NotFound as error:
         if not is_cr_not_found(error, reconciliation.request):
             raise Retry(str(error)) from error
         return None
-    return obj if obj["metadata"].get("uid") == reconciliation.owner.uid else None
+    if obj["metadata"].get("uid") != reconciliation.owner.uid:
+        return None
+    if not reconciliation.watch.selector.matches(obj):
+        # It may be another shard's now: nothing more is written on it.
+        raise Retry("its labels do not select it any more")
+    return obj
 
 
 def is_cr_not_found(error: NotFound, request: Request) -> bool:

@@ -123,6 +123,9 @@ class WorkQueue:
         """The most reconciles that are ever on at once, for the watches that are registered."""
         return self.limit if self.strict else self.limit + max(len(self._waiting) - 1, 0)
 
+    def is_running(self, request: Request) -> bool:
+        return request in self._begun
+
     def register(self, watch: Watch) -> None:
         """Make the watch known, for the limits over all kinds, and export its metrics."""
         self._lines(watch)
@@ -165,9 +168,11 @@ class WorkQueue:
     def release(self, request: Request) -> None:
         """Let the CR be reconciled again, if it was added while it was held."""
         entry = self._entries.get(request)
-        if entry is None or entry.held is None or entry.running:
+        if entry is None or entry.held is None:
             return
         entry.held = None
+        if entry.running:
+            return
         again, entry.again = entry.again, None
         if again is not None:
             self.add(request, again)
@@ -212,7 +217,8 @@ class WorkQueue:
         metrics.request_done(request.watch.controller, worked=self.clock() - self._begun.pop(request))
         self._running[request.watch] -= 1
         if entry.held is not None:
-            entry.held.set_result(None)
+            if not entry.held.done():
+                entry.held.set_result(None)
             self._wake()
             return 0.0
         again, entry.again = entry.again, None

@@ -352,7 +352,7 @@ class KopfTransport:
             return
         uid = _uid(obj)
         self._in_kopf[uid] -= 1
-        if event == "DELETED" or self._in_kopf[uid] <= 0:
+        if self._in_kopf[uid] <= 0:
             del self._in_kopf[uid]
         self._notify(watch, event, obj)
 

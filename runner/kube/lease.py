@@ -76,13 +76,17 @@ def holder(identity: str, instance: str = "") -> str:
     return f"{identity} ({instance})" if identity and instance else identity
 
 
-def may_take(seen: Seen | None, identity: str, *, now: float, lease_duration: float) -> bool:
+def may_take(seen: Seen | None, identity: str, *, now: float, lease_duration: float, waits: bool = False) -> bool:
     """True if the holder `identity` may take the Lease; `lease_duration` counts where the Lease names none.
+
+    With `waits`, one that was released has to be waited out as well.
 
     A Lease that was deleted is still its last holder's until it would have expired: that holder may not know yet.
     """
-    if seen is None or seen.holder in ("", identity):
+    if seen is None or seen.holder == identity:
         return True
+    if not seen.holder:
+        return not waits or now - seen.at >= lease_duration
     return now - seen.at >= (seen.spec.get("leaseDurationSeconds") or lease_duration)
 
 
@@ -239,7 +243,10 @@ class Elector:
             raise Lost(
                 f"the lease is held by {self.holder}" if self._metadata and self.holder else "the lease was taken away"
             )
-        if not may_take(self._seen, self._self, now=self._clock(), lease_duration=self._election.lease_duration):
+        lease_duration = self._election.lease_duration
+        # The CRs of a shard that released its Lease are just being moved, and not drained.
+        waits = self._shard is not None and self._metadata is not None
+        if not may_take(self._seen, self._self, now=self._clock(), lease_duration=lease_duration, waits=waits):
             return False
         try:
             return await self._claim()

@@ -11,6 +11,7 @@ from runner.resource.metadata import Object, labels_of
 _NAME = r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _LABEL = rf"(?:[a-z0-9](?:[-a-z0-9.]{{0,251}}[a-z0-9])?/)?{_NAME}"
 _VALUE = rf"(?:{_NAME})?"
+_LABEL_PATTERN, _VALUE_PATTERN = re.compile(_LABEL), re.compile(_VALUE)
 # One requirement of a label selector, up to the comma behind it. Spaces are possessive, as values may be empty.
 _REQUIREMENT = re.compile(
     rf"\s*+(?:(?P<absent>!)\s*+(?P<without>{_LABEL})"
@@ -37,6 +38,11 @@ class Requirement:
                 return self.key in present
             case _:
                 return self.key not in present
+
+    @property
+    def is_valid(self) -> bool:
+        """True if the API server takes it: its key can be a label's, and its values a label's values."""
+        return bool(_LABEL_PATTERN.fullmatch(self.key)) and all(map(_VALUE_PATTERN.fullmatch, self.values))
 
     def __str__(self) -> str:
         """As a query has it. Several values, or none, cannot be told by `=`."""

@@ -16,7 +16,18 @@ from tests.config.test_watches import HEAD, MISTAKES
 ITEM = WATCHES["items"]
 
 # What cannot be said in a schema, or only the runner can see: files, and things that stand twice.
-BEYOND = {"no-role", "no-playbook", "twice", "key-twice", "no-yaml", "empty", "expression", "empty-role"}
+BEYOND = {
+    "no-role",
+    "no-playbook",
+    "twice",
+    "key-twice",
+    "no-yaml",
+    "empty",
+    "expression",
+    "empty-role",
+    "bad-label",
+    "bad-label-value",
+}
 
 
 def test_the_schema_is_one_and_is_printed() -> None:

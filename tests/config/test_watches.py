@@ -135,6 +135,16 @@ MISTAKES = [
     ),
     pytest.param(HEAD + "  role: thing\n  finalizer: {name: x}\n", "watches.yaml:5: role: neither", id="finalizer-content"),
     pytest.param(
+        HEAD + "  role: thing\n  selector: {matchExpressions: [{key: a, operator: NotIn, values: [a b]}]}\n",
+        "watches.yaml:5: selector: a notin (a b) cannot be a selector of labels: correct its key or values",
+        id="bad-label-value",
+    ),
+    pytest.param(
+        HEAD + "  role: thing\n  selector: {matchLabels: {a/b/c: d}}\n",
+        "watches.yaml:5: selector: a/b/c in (d) cannot be a selector of labels: correct its key or values",
+        id="bad-label",
+    ),
+    pytest.param(
         HEAD + "  role: thing\n  selector: {matchExpressions: [{key: a, operator: Is}]}\n",
         "watches.yaml:5: selector.matchExpressions: needs a key and one of the operators",
         id="bad-operator",

@@ -38,6 +38,8 @@ class Server(ApiClient):
         self.errors: list[KubeError] = []
         self.assigns: Callable[[dict[str, str]], None] = lambda labels: None
         self.patched = 0
+        # Patches that are answered by something else than the CR.
+        self.odd_answers = 0
 
     async def get(self, path: str, params: Any = None) -> dict[str, Any]:
         if self.errors:
@@ -55,12 +57,22 @@ class Server(ApiClient):
         self.assigns(labels)
         self.patched += 1
         self.obj = cr(int(obj["metadata"]["resourceVersion"]) + 1, **labels)
+        if self.odd_answers:
+            self.odd_answers -= 1
+            return {"kind": "Status"}
         return self.obj
 
 
 class FakeDiscovery:
-    async def by_kind(self, gvk: GroupVersionKind) -> Resource:
-        return RESOURCE
+    """`answers` come before the usual one."""
+
+    def __init__(self) -> None:
+        self.answers: list[Resource | None] = []
+        self.asked = 0
+
+    async def by_kind(self, gvk: GroupVersionKind) -> Resource | None:
+        self.asked += 1
+        return self.answers.pop(0) if self.answers else RESOURCE
 
 
 class Draining:
@@ -71,13 +83,16 @@ class Draining:
         self.queue = WorkQueue(2)
         self.delivered: list[Object] = []
         self.ended: list[Request] = []
-        self.drainer = Drainer(server, cast(Discovery, FakeDiscovery()), SHARD, queue=self.queue, grace=grace)
+        self.forgotten: list[Request] = []
+        self.discovery = FakeDiscovery()
+        self.error: Exception | None = None
+        self.drainer = Drainer(server, cast(Discovery, self.discovery), SHARD, queue=self.queue, grace=grace)
 
     @classmethod
     @asynccontextmanager
     async def at_work(cls, server: Server, grace: float = 30.0) -> AsyncIterator[Draining]:
         self = cls(server, grace)
-        running = asyncio.create_task(self.drainer.run(self._end, self._deliver))
+        running = asyncio.create_task(self.drainer.run(self._end, self._deliver, self.forgotten.append))
         try:
             yield self
         finally:
@@ -99,6 +114,8 @@ class Draining:
         self.queue.done(request)
 
     def _deliver(self, watch: Watch, event: str | None, obj: Object) -> None:
+        if self.error:
+            raise self.error
         assert self.drainer.takes(A, event, obj) is False
         self.delivered.append(obj)
 
@@ -121,7 +138,7 @@ async def test_a_cr_is_let_go_by_one_patch_and_its_old_events_are_taken() -> Non
         # What the watch delivers late was before.
         assert draining.takes(cr(7, **MINE))
         assert await idle(draining.queue)
-        assert draining.delivered == []
+        assert (draining.delivered, draining.forgotten) == ([], [A])
         # It may come back.
         assert not draining.takes(cr(9, **MINE))
         draining.queue.add(A, Priority.CHANGE)
@@ -135,6 +152,7 @@ async def test_it_left_and_its_deletion_from_the_watch_is_no_event_of_the_drain(
         await draining.is_over()
         assert not draining.takes(cr(8), "DELETED")
         assert not draining.takes(cr(7, **MINE), "ADDED")
+        assert not draining.drainer._settled
 
 
 async def test_the_run_that_is_on_is_waited_for() -> None:
@@ -186,6 +204,11 @@ async def test_a_cr_that_is_assigned_to_this_shard_again_stays() -> None:
         assert draining.takes(drained)
         await draining.is_over()
         assert draining.delivered == [cr(8, **MINE)]
+        # What was before is late, and drains nothing any more.
+        assert draining.takes(drained)
+        await draining.is_over()
+        assert await idle(draining.queue)
+        assert server.patched == 1
         assert not draining.takes(cr(9, **MINE))
 
 
@@ -204,6 +227,112 @@ async def test_a_cr_that_is_gone_is_reconciled_which_clears_up() -> None:
         assert draining.takes(cr(7, **MINE, **DRAIN))
         await draining.is_over()
         assert await draining.queue.get() == A
+
+
+async def test_a_drain_that_is_called_off_ends_no_run() -> None:
+    server = Server(cr(8, **MINE))
+    async with Draining.at_work(server, grace=0.01) as draining:
+        draining.queue.add(A, Priority.CHANGE)
+        assert await draining.queue.get() == A
+        assert draining.takes(cr(7, **MINE, **DRAIN))
+        assert draining.takes(cr(8, **MINE))
+        await draining.is_over()
+        assert (draining.ended, draining.delivered) == ([], [cr(8, **MINE)])
+        # It is reconciled once more for what came meanwhile.
+        draining.queue.add(A, Priority.CHANGE)
+        draining.queue.done(A)
+        assert await draining.queue.get() == A
+
+
+async def test_a_cr_whose_labels_are_gone_before_the_answer_is_here_leaves_nothing() -> None:
+    drained = cr(7, **MINE, **DRAIN)
+    server = Server(drained)
+    async with Draining.at_work(server) as draining:
+        server.assigns = lambda labels: draining.takes(cr(8), "DELETED") and None
+        assert draining.takes(drained)
+        await draining.is_over()
+        assert not draining.drainer._settled
+        assert draining.forgotten == [A]
+
+
+async def test_a_kind_that_is_not_served_for_now_is_waited_for() -> None:
+    drained = cr(7, **MINE, **DRAIN)
+    async with Draining.at_work(Server(drained)) as draining:
+        draining.discovery.answers = [None, None]
+        assert draining.takes(drained)
+        await draining.is_over()
+        assert (draining.server.obj, draining.forgotten) == (cr(8), [A])
+
+
+async def test_a_kind_that_is_gone_takes_its_crs_with_it() -> None:
+    drained = cr(7, **MINE, **DRAIN)
+    async with Draining.at_work(Server(drained)) as draining:
+        draining.discovery.answers = [None] * 10
+        assert draining.takes(drained)
+        assert not draining.takes(drained, "DELETED")
+        await draining.is_over()
+        assert await draining.queue.get() == A
+
+
+@pytest.mark.parametrize(
+    ("obj", "ends"),
+    [(cr(8, **{SHARD.label: "two"}), True), (cr(8), True), (cr(8, **MINE), False), (None, False)],
+    ids=["another's", "nobody's", "back again", "deleted"],
+)
+async def test_a_run_ends_whose_cr_was_given_away_without_a_drain(obj: dict[str, Any] | None, ends: bool) -> None:
+    async with Draining.at_work(Server(obj)) as draining:
+        draining.queue.add(A, Priority.CHANGE)
+        assert await draining.queue.get() == A
+        assert not draining.takes(cr(8, **MINE), "DELETED")
+
+        async def looked() -> bool:
+            return draining.discovery.asked > 0
+
+        await until(looked, "it is asked where the CR is")
+        await asyncio.sleep(0)
+        assert draining.ended == ([A] if ends else [])
+
+
+async def test_the_crs_of_others_are_not_drained() -> None:
+    async with Draining.at_work(Server(None)) as draining:
+        assert not draining.takes(cr(7, **{SHARD.label: "two"}, **DRAIN))
+
+
+async def test_versions_that_are_no_numbers_are_news() -> None:
+    drained = cr(7, **MINE, **DRAIN)
+    async with Draining.at_work(Server(drained)) as draining:
+        assert draining.takes(drained)
+        await draining.is_over()
+        back = cr(9, **MINE)
+        back["metadata"]["resourceVersion"] = "abc"
+        assert not draining.takes(back)
+
+
+async def test_a_cr_that_cannot_be_handled_costs_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    server = Server(cr(7, **MINE, **DRAIN))
+    server.assigns = lambda labels: labels.update(MINE)
+    async with Draining.at_work(server) as draining:
+        draining.error = TypeError("odd")
+        assert draining.takes(cr(7, **MINE, **DRAIN))
+        await draining.is_over()
+        assert await draining.queue.get() == A
+        draining.queue.done(A)
+        draining.error = None
+        server.obj = cr(20, **MINE, **DRAIN)
+        assert draining.takes(server.obj)
+        await draining.is_over()
+        assert draining.delivered == [cr(21, **MINE)]
+    assert "could not be handled" in caplog.text
+
+
+async def test_an_answer_that_is_no_object_is_waited_out() -> None:
+    drained = cr(7, **MINE, **DRAIN)
+    server = Server(drained)
+    server.odd_answers = 2
+    async with Draining.at_work(server) as draining:
+        assert draining.takes(drained)
+        await draining.is_over()
+        assert (server.obj, draining.forgotten) == (cr(8), [A])
 
 
 async def test_a_fault_with_one_cr_is_waited_out_and_ends_no_other(caplog: pytest.LogCaptureFixture) -> None:

@@ -166,17 +166,22 @@ def test_what_was_changed_while_no_runner_was_there_does_not_wait_for_the_rest()
         ("new", {"observedGeneration": 1}, Priority.CHANGE),
     ):
         assert seen.primary(None, {**cr(name), "status": status}) == [(f"default/{name}", priority)]
+    deleted = {**cr("deleted", deletionTimestamp="2026-01-01T00:00:00Z"), "status": {"conditions": conditions}}
+    assert seen.primary(None, deleted) == [("default/deleted", Priority.CHANGE)]
 
 
-def test_a_cr_that_comes_to_be_selected_was_there_before() -> None:
-    seen = Seen(selector=Selector((Requirement("mine", "Exists", ()),)))
-    known = {**cr(labels={"mine": ""}), "status": {"conditions": [{"type": "Running"}]}}
+def test_a_cr_that_comes_into_a_shard_was_anothers_before() -> None:
+    seen = Seen()
+    known = {**cr(), "status": {"conditions": [{"type": "Running"}]}}
+    # Without shards it was created with its status.
+    assert seen.primary("ADDED", known) == CHANGE
+    seen.handlers = Handlers([seen.watch], seen._add, lambda request, event, obj: False)
     assert seen.primary("ADDED", known) == [("default/one", Priority.PERIODIC)]
-    assert seen.handlers.pop_cause(seen.request()) == "found by its labels"
-    assert seen.primary("ADDED", cr("two", labels={"mine": ""})) == [("default/two", Priority.CHANGE)]
+    assert seen.handlers.pop_cause(seen.request()) == "given to this shard"
+    # It is read when it is run, as it may be another's again.
+    assert seen.handlers.pop_delivered(seen.request()) is None
+    assert seen.primary("ADDED", cr("two")) == [("default/two", Priority.CHANGE)]
     assert seen.handlers.pop_cause(seen.request("two")) == "created"
-    # Without a selector it was created with its status.
-    assert Seen().primary("ADDED", known) == CHANGE
 
 
 def test_a_cr_that_is_let_go_to_another_shard_is_forgotten() -> None:

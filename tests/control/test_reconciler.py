@@ -80,10 +80,27 @@ async def test_a_cr_that_its_selector_no_longer_chooses_is_not_run(stage: Stage)
     assert await stage.reconcile() == Result()
     assert stage.jobs == []
     # It may be another shard's now, and is not gone.
-    assert stage.handlers.forgotten == ["1"]
+    assert stage.handlers.forgotten == [None]
     stage.server.next.clear()
     stage.cr["metadata"]["labels"] = {"mine": "yes"}
     assert await stage.reconcile() == Result(requeue_after=60)
+
+
+async def test_nothing_more_is_written_on_a_cr_that_left_its_selector_during_its_run(stage: Stage) -> None:
+    stage.request = replace(stage.request, watch=replace(PLAIN, selector=MINE))
+    stage.cr["metadata"]["labels"] = {"mine": "yes"}
+
+    def leave() -> None:
+        assert stage.server.obj is not None
+        metadata = {**stage.server.obj["metadata"], "labels": {"mine": "no"}, "resourceVersion": "99"}
+        stage.server.obj = {**stage.server.obj, "metadata": metadata}
+
+    stage.during = leave
+    assert await stage.reconcile() == "its labels do not select it any more"
+    assert len(stage.jobs) == 1
+    assert "status" not in stage.server.obj or "Successful" not in str(stage.server.obj["status"])
+    assert await stage.reconcile() == Result()
+    assert len(stage.jobs) == 1
 
 
 @pytest.mark.parametrize("error", FAILURES, ids=NAMES)

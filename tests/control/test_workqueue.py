@@ -461,8 +461,9 @@ async def test_who_holds_a_cr_hears_of_the_end_of_its_reconcile(queue: WorkQueue
     held = queue.hold(A)
     assert queue.hold(A) is held
     assert not held.done()
-    queue.release(A)
+    assert queue.is_running(A)
     assert queue.done(A, failed=True) == 0
+    assert not queue.is_running(A)
     assert held.done()
     assert await idle(queue)
     assert queue.running == 0
@@ -482,3 +483,23 @@ async def test_the_others_go_on_while_a_cr_is_held() -> None:
     queue.done(A)
     assert await waiting == B
     queue.close()
+
+
+async def test_a_cr_may_be_released_before_its_reconcile_has_ended(queue: WorkQueue) -> None:
+    queue.add(A, Priority.CHANGE)
+    assert await queue.get() == A
+    held = queue.hold(A)
+    queue.add(A, Priority.CHANGE)
+    queue.release(A)
+    assert await idle(queue)
+    queue.done(A)
+    assert not held.done()
+    assert await queue.get() == A
+
+
+async def test_a_hold_that_nobody_waits_for_any_more_is_in_no_ones_way(queue: WorkQueue) -> None:
+    queue.add(A, Priority.CHANGE)
+    assert await queue.get() == A
+    queue.hold(A).cancel()
+    queue.done(A)
+    assert queue.running == 0

@@ -592,3 +592,22 @@ def test_kinds_that_kopf_needs_whole_are_asked_for_without_a_selector(path: str,
     transport = KopfTransport([replace(watch_of(gvk), selector=mine) for gvk in (NAMESPACE, secret)])
     transport._discovered["/api/v1"] = {"namespaces": "Namespace", "secrets": "Secret", "pods": "Pod"}
     assert transport._selector(path) == text
+
+
+def test_events_of_a_cr_that_leaves_and_comes_back_stay_in_their_order() -> None:
+    """Its deletion comes from a watch that does not select it any more."""
+    following, watch = Following(), watch_of(THING)
+    transport = KopfTransport([watch], following.notify)
+    transport._by_path["/things"] = watch
+
+    def event(kind: str, name: str) -> dict[str, Any]:
+        return {"type": kind, "object": {"metadata": {"name": name, "uid": "u"}}}
+
+    # kopf has both.
+    transport._in_kopf["u"] = 2
+    transport.deliver(watch, "DELETED", event("DELETED", "1")["object"])
+    assert not transport.deliver_past_kopf("/things", event("MODIFIED", "3"))
+    transport.deliver(watch, "ADDED", event("ADDED", "2")["object"])
+    transport.deliver(watch, "MODIFIED", event("MODIFIED", "3")["object"])
+    assert [one.split()[-1] for one in following.told] == ["1", "2", "3"]
+    assert transport.deliver_past_kopf("/things", event("MODIFIED", "4"))

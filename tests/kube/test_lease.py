@@ -544,6 +544,18 @@ async def test_a_shard_never_takes_its_lease_back(server: Server, clock: Clock, 
     # Another process of its name may, when the Lease is free again.
     clock.time += 30
     again = Replica(server, clock, shard=SHARD)
-    assert await again.step() is (what != "taken by the sharder")
+    assert await again.step() is (what == "deleted")
     clock.time += 30
+    assert await again.step()
+
+
+async def test_a_shard_that_released_its_lease_comes_back_when_its_crs_have_been_moved(server: Server, clock: Clock) -> None:
+    shard = Replica(server, clock, shard=SHARD)
+    await shard.acquire()
+    await shard.release()
+    again = Replica(server, clock, shard=SHARD)
+    assert not await again.step()
+    clock.time += 14.9
+    assert not await again.step()
+    clock.time += 0.1
     assert await again.step()
