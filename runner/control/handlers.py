@@ -188,10 +188,6 @@ class Handlers:
         """The reason why a CR was last put on the queue, for the log; empty if there is none, or it was popped before."""
         return self._causes.pop(request, "")
 
-    def is_observed(self, request: Request) -> bool:
-        """True if the CR is one of this process's, as far as its watch has told."""
-        return request in self._observed
-
     def requeue_kinds(self, kinds: Collection[str]) -> None:
         """Requeue all CRs of these kinds (as GroupVersionKind writes them): their role or playbook has been edited."""
         for request in self._observed:

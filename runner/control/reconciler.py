@@ -118,7 +118,7 @@ class Reconciler:
         if not request.watch.selector.matches(obj):
             # It was selected when it was queued. It may be another shard's now.
             logger.debug("Left out by the watch's selector", extra=request.fields)
-            if not self._handlers.is_observed(request):
+            if not self._handlers.has_observed(request):
                 self.drop(request)
             return Result()
         watch, problems = for_cr(request.watch, obj)
