@@ -67,7 +67,7 @@ def read(values: Values, given: set[str], environ: Mapping[str, str]) -> Setting
     if values["metrics_require_rbac"] and not values["metrics_secure"]:
         raise ConfigurationError("--metrics-require-rbac needs --metrics-secure: tokens are not sent in the clear")
     _check_inventory(environ)
-    shard = _shard(values)
+    shard = _shard(values, given)
     notices: list[str] = []
     settings: dict[str, Any] = {}
     for field, declarations in declared_in(Settings).items():
@@ -117,8 +117,12 @@ def _election(values: Values, given: set[str], environ: Mapping[str, str], notic
     return _lease(values, name)
 
 
-def _shard(values: Values) -> Shard | None:
+def _shard(values: Values, given: set[str]) -> Shard | None:
     """The shard that this process is; None for one that has all CRs."""
+    for flag in ("--controller-ring", "--shard-name", "--watch-label-selector"):
+        # As of a variable that is not set: a process that has all CRs is the last that is meant by it.
+        if parameter(flag) in given and not values[parameter(flag)]:
+            raise ConfigurationError(f"{flag} is empty: give it a value, or leave it out")
     ring, name = values["controller_ring"], values["shard_name"]
     if not ring:
         if name:
@@ -128,6 +132,8 @@ def _shard(values: Values) -> Shard | None:
         raise ConfigurationError(
             "--controller-ring and --leader-elect exclude each other: all shards work; give one of them"
         )
+    if values["leader_election_id"]:
+        raise ConfigurationError("--leader-election-id is a leader's: a shard's Lease has the shard's name, --shard-name")
     # An object's name is in lower case, and a host's may not be.
     shard = Shard(ring, name or socket.gethostname().lower())
     for flag, value in (("--controller-ring", shard.ring), ("--shard-name", shard.name)):

@@ -260,7 +260,8 @@ class Settings:
         Flag(
             "--controller-ring",
             click.STRING,
-            "Be a shard of this ControllerRing: work on the CRs that kubernetes-controller-sharding assigns to it.",
+            "Be a shard of this ControllerRing: work on the CRs that kubernetes-controller-sharding assigns to it. Excludes "
+            "--leader-elect.",
             default="",
         ),
         Flag(
@@ -289,19 +290,19 @@ class Settings:
         Flag(
             "--leader-election-namespace",
             click.STRING,
-            "The Lease's namespace.  [default: that of the runner's pod]",
+            "The namespace of the leader's Lease, or the shard's.  [default: that of the runner's pod]",
             default="",
         ),
         Flag(
             "--leader-elect-lease-duration",
             Duration(),
-            "How long a Lease that is not renewed keeps the other replicas waiting.",
+            "How long a Lease that is not renewed keeps the other replicas waiting; a shard's CRs wait twice as long.",
             default="15s",
         ),
         Flag(
             "--leader-elect-renew-deadline",
             Duration(),
-            "How long the leader tries to renew its Lease before it gives up.",
+            "How long the leader, or a shard, tries to renew its Lease before it gives up.",
             default="10s",
         ),
         default=lambda: None,

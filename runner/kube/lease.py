@@ -111,13 +111,12 @@ def retry_period(renew_deadline: float) -> float:
     return min(_RETRY_PERIOD, renew_deadline * _RETRY_SHARE)
 
 
-def namespace_of(election: Election) -> str:
-    """The namespace of the Lease. Raises ConfigurationError."""
+def namespace_of(election: Election, flag: str = "--leader-elect") -> str:
+    """The namespace of the Lease, which `flag` asks for. Raises ConfigurationError."""
     namespace = election.namespace or in_cluster_namespace()
     if not namespace:
         raise ConfigurationError(
-            "--leader-elect and --controller-ring: outside a pod the Lease's namespace is not known; name it with "
-            "--leader-election-namespace"
+            f"{flag}: outside a pod the Lease's namespace is not known; name it with --leader-election-namespace"
         )
     return namespace
 
@@ -146,7 +145,7 @@ class Elector:
         # Since it was first acquired.
         self._acquired = False
         self.name = election.name
-        self.namespace = namespace_of(election)
+        self.namespace = namespace_of(election, "--controller-ring" if shard else "--leader-elect")
         self._client = client
         self._election = election
         self._hold = hold

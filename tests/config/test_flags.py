@@ -172,9 +172,27 @@ def test_the_old_name_of_the_metrics_address_counts() -> None:
         (("--metrics-require-rbac",), "needs --metrics-secure"),
         (("--controller-ring=x", "--leader-elect", "--leader-election-id=x"), "exclude each other"),
         (("--shard-name=x",), "give --controller-ring as well"),
+        (("--controller-ring=",), "--controller-ring is empty"),
+        (("--controller-ring=x", "--shard-name="), "--shard-name is empty"),
+        (("--watch-label-selector=",), "--watch-label-selector is empty"),
+        (("--controller-ring=x", "--leader-election-id=x"), "--leader-election-id is a leader's"),
         (("--controller-ring=x", "--leader-elect-lease-duration=10s"), "must be longer"),
     ],
-    ids=["metrics", "election", "level", "no-id", "durations", "rbac", "ring", "no-ring", "shard-durations"],
+    ids=[
+        "metrics",
+        "election",
+        "level",
+        "no-id",
+        "durations",
+        "rbac",
+        "ring",
+        "no-ring",
+        "empty-ring",
+        "empty-name",
+        "empty-selector",
+        "id",
+        "shard-durations",
+    ],
 )
 def test_what_does_not_go_together_is_one_clear_error(arguments: tuple[str, ...], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):

@@ -165,6 +165,8 @@ def test_the_namespace_is_needed_outside_a_pod(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("POD_NAMESPACE", "")
     with pytest.raises(ConfigurationError, match="--leader-election-namespace"):
         namespace_of(nowhere)
+    with pytest.raises(ConfigurationError, match=r"^--controller-ring: outside a pod"):
+        namespace_of(nowhere, "--controller-ring")
     monkeypatch.setenv("POD_NAMESPACE", "pods")
     assert namespace_of(nowhere) == "pods"
     assert namespace_of(ELECTION) == "here"
