@@ -260,7 +260,8 @@ class Manager:
             own_writes=handlers.own_writes,
             on_dependent=informers.ensure,
         )
-        return Reconciler(base.client, base.discovery, handlers=handlers, runs=runs, status=status)
+        shard = self._settings.shard
+        return Reconciler(base.client, base.discovery, handlers=handlers, runs=runs, status=status, shard=shard)
 
     def _background(self, base: Served, reconciler: Reconciler, handlers: Handlers, informers: Informers) -> Iterator[Part]:
         for watch in self._watches:

@@ -10,7 +10,7 @@ Next on the way: `runner.control.handlers`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum, IntEnum
 
 from runner.config.watches import Watch
 from runner.errors import RolerunnerError
@@ -46,6 +46,13 @@ class Result:
     requeue_after: float | None = None
     # Without jitter and with the priority of a retry: the role has asked for this time, or the CR is being deleted.
     exact: bool = False
+
+
+class Taken(Enum):
+    """What makes an event of a CR none of its reconciles' concern."""
+
+    DRAINING = "the CR is being let go"
+    OLD = "it is from before the CR was let go, or stayed"
 
 
 class Retry(RolerunnerError):

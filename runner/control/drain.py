@@ -14,7 +14,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from runner import metrics
-from runner.control import Priority, Request
+from runner.control import Priority, Request, Taken
 from runner.control.reconciliation import is_cr_not_found
 from runner.control.workqueue import WorkQueue
 from runner.errors import RolerunnerError
@@ -59,26 +59,29 @@ class Drainer:
         self._trouble = Once()
         metrics.export_draining(lambda: len(self._draining))
 
-    def takes(self, request: Request, event: EventType, obj: Object) -> bool:
-        """True if an event of a CR is of no concern to its reconciles: it is being let go, or was when this happened."""
+    def takes(self, request: Request, event: EventType, obj: Object) -> Taken | None:
+        """Take an event of a CR that is being let go, or is from before that; None for any other.
+
+        Of a deletion `obj` does not count.
+        """
         if event == "DELETED":
             self._settled.pop(request, None)
             if request in self._draining:
                 self._draining[request] = None
             elif self._queue.is_running(request):
                 self._asked.put_nowait((request, False))
-            return False
+            return None
         # A version that is no number is news.
         if request in self._settled and 0 < _version(obj) <= self._settled[request]:
-            return True
+            return Taken.OLD
         self._settled.pop(request, None)
         if request not in self._draining:
             if not self._is_asked_for(obj):
-                return False
+                return None
             self._queue.hold(request)
             self._asked.put_nowait((request, True))
         self._draining[request] = obj
-        return True
+        return Taken.DRAINING
 
     async def run(self, end: End, deliver: Notify, forget: Callable[[Request], None]) -> None:
         """Let go the CRs that are asked for, until cancelled.
@@ -96,20 +99,19 @@ class Drainer:
 
     async def _drain(self, request: Request, end: End, deliver: Notify, forget: Callable[[Request], None]) -> None:
         """Let one CR go. An error with it is waited out, and concerns no other CR: the sharder waits as well."""
-        backoff = Backoff(_FIRST_PAUSE, _LAST_PAUSE)
-        await self._wait_for_the_run(request, end)
-        known = self._draining[request]
+        backoff, known = Backoff(_FIRST_PAUSE, _LAST_PAUSE), True
         while True:
+            await self._wait_for_the_run(request, end)
             try:
                 async with self._slots:
-                    left = await self._let_go(request, known)
+                    left = await self._let_go(request, self._draining[request] if known else None)
                 self._settle(request, left, deliver, forget)
                 return
             except Conflict:
                 pass
             except Exception as error:
                 self._log_trouble(request, error, backoff.seconds)
-            known = None
+            known = False
             await backoff.pause()
 
     async def _wait_for_the_run(self, request: Request, end: End) -> None:
@@ -138,6 +140,8 @@ class Drainer:
             obj = obj or await self._client.get(path)
             if not self._is_asked_for(obj):
                 return obj
+            if self._queue.is_running(request):
+                raise Conflict(409, "the drain was called off and is asked for again")
             metadata = {
                 "resourceVersion": obj["metadata"]["resourceVersion"],
                 "labels": {self._shard.label: None, self._shard.drain_label: None},
@@ -153,15 +157,18 @@ class Drainer:
         last = self._draining[request]
         newest = max((each for each in (obj, last) if each is not None), key=_version, default=None)
         stays = newest is not None and self._shard.selector.matches(newest)
+        if obj is None and newest is not None:
+            # It is gone, or it is another one of its name.
+            stays = stays and not self._shard.is_draining(newest)
         del self._draining[request]
         self._queue.release(request)
         try:
-            if obj is None or newest is None:
-                # The reconcile finds nothing there and clears up.
-                self._queue.add(request, Priority.CHANGE)
-            elif stays:
+            if newest is not None and stays:
                 # The sharder has changed its mind, which it may do before the answer to the patch is here.
                 deliver(request.watch, "MODIFIED", newest)
+            elif obj is None:
+                # The reconcile finds nothing there and clears up.
+                self._queue.add(request, Priority.CHANGE)
             else:
                 forget(request)
                 logger.info("The CR is let go to another shard", extra=request.fields)
@@ -172,17 +179,25 @@ class Drainer:
             self._settled[request] = _version(newest)
 
     async def _end_if_it_left(self, request: Request, end: End) -> None:
-        """End the run of a CR that was given to another shard without a drain, by its owner or as this one seemed dead."""
-        try:
-            resource = await self._discovery.by_kind(request.watch.gvk)
-            obj = await self._client.get(resource.path(request.key)) if resource else None
-        except Exception as error:
-            # A deleted CR's run goes on to its end.
-            logger.debug("It is not known where a CR is", extra={**request.fields, "reason": str(error)})
+        """End the run of a CR that was given to another shard without a drain, by its owner or as this one seemed dead.
+
+        A deleted CR's run goes on to its end.
+        """
+        backoff = Backoff(_FIRST_PAUSE, _LAST_PAUSE)
+        while self._queue.is_running(request):
+            try:
+                resource = await self._discovery.by_kind(request.watch.gvk)
+                obj = await self._client.get(resource.path(request.key)) if resource else None
+            except NotFound:
+                return
+            except Exception as error:
+                logger.debug("It is not known where a CR is", extra={**request.fields, "reason": str(error)})
+                await backoff.pause()
+                continue
+            if obj is not None and not self._shard.selector.matches(obj) and self._queue.is_running(request):
+                logger.warning("A run is ended, as its CR was given to another shard", extra=request.fields)
+                end(request)
             return
-        if obj is not None and not self._shard.selector.matches(obj) and self._queue.is_running(request):
-            logger.warning("A run is ended, as its CR was given to another shard", extra=request.fields)
-            end(request)
 
     def _is_asked_for(self, obj: Object) -> bool:
         return self._shard.is_draining(obj) and self._shard.selector.matches(obj)

@@ -20,7 +20,7 @@ from runner import metrics
 from runner.config.annotations import is_dry_run
 from runner.config.related import MappingError
 from runner.config.watches import Related, Watch
-from runner.control import Priority, Request
+from runner.control import Priority, Request, Taken
 from runner.control.own_writes import OwnWrites, VersionChange
 from runner.json_codec import encode
 from runner.kube.primaries import EventType
@@ -42,8 +42,8 @@ logger = logging.getLogger(__name__)
 
 # Puts a CR on the queue, after so many seconds.
 Add = Callable[[Request, Priority, float], None]
-# True for an event of a CR that is being let go to another shard: see `control.drain`.
-IsDraining = Callable[[Request, EventType, Object], bool]
+# Takes the events of CRs that go to another shard: see `control.drain`.
+Takes = Callable[[Request, EventType, Object], Taken | None]
 
 # How many fields of a change are named in the log, and characters of each name.
 _MOST_FIELDS, _LONGEST_FIELD = 5, 80
@@ -79,13 +79,13 @@ class Handlers:
     """Puts Requests on the queue. Called in the event loop: for primaries by the kopf transport, for dependents by
     the informers."""
 
-    def __init__(self, watches: Sequence[Watch], add: Add, is_draining: IsDraining | None = None) -> None:
-        """`is_draining`: None where CRs go to no other shard."""
+    def __init__(self, watches: Sequence[Watch], add: Add, takes: Takes | None = None) -> None:
+        """`takes`: None where CRs go to no other shard."""
         self._add = add
-        self._is_shard = is_draining is not None
+        self._is_shard = takes is not None
         # A shard reads each CR before it is run: it may be another's by then.
         self._most_delivered = 0 if self._is_shard else _MOST_DELIVERED
-        self._is_draining = is_draining or (lambda request, event, obj: False)
+        self._takes: Takes = takes or (lambda request, event, obj: None)
         self.own_writes = OwnWrites(self._missed)
         self._by_kind: dict[GroupKind, list[Watch]] = {}
         for watch in watches:
@@ -114,11 +114,13 @@ class Handlers:
     def primary(self, watch: Watch, event: EventType, obj: Object) -> None:
         """Handle an event of a CR; `event` is None for a CR that was found by listing."""
         request = Request(watch, ObjectKey.of(obj))
-        is_draining = self._is_draining(request, event, obj)
         if event == "DELETED":
             self._deleted(request, obj["metadata"].get("uid", ""))
             return
-        is_selected = watch.selector.matches(obj) and not is_draining
+        taken = self._takes(request, event, obj)
+        if taken is Taken.OLD:
+            return
+        is_selected = watch.selector.matches(obj) and not taken
         self._remember(request, obj if is_selected else None)
         if not is_selected:
             self._forget_request(request)
@@ -208,6 +210,7 @@ class Handlers:
 
     def _deleted(self, request: Request, uid: str) -> None:
         """Handle a deletion. It may be delivered after another CR of the name was created, and while a run is still on."""
+        self._takes(request, "DELETED", {})
         was_observed = request in self._observed
         # The reconcile finds nothing there and clears up.
         if self._drop(request, uid) and was_observed:

@@ -32,6 +32,7 @@ from runner.kube.discovery import Discovery, Resource
 from runner.logs import RunnerEvent
 from runner.resource import conditions, parameters
 from runner.resource.metadata import GroupVersionKind, Object, Owner, annotations_of, is_deleting, parse_duration
+from runner.resource.sharding import Shard
 
 logger = logging.getLogger(__name__)
 
@@ -61,13 +62,21 @@ class Reconciler:
     """Reconciles CRs of all watches; keeps what has to be remembered from one reconcile of a CR to the next."""
 
     def __init__(
-        self, client: ApiClient, discovery: Discovery, *, handlers: Handlers, runs: Runs, status: StatusWriter
+        self,
+        client: ApiClient,
+        discovery: Discovery,
+        *,
+        handlers: Handlers,
+        runs: Runs,
+        status: StatusWriter,
+        shard: Shard | None = None,
     ) -> None:
         self._client = client
         self._discovery = discovery
         self._handlers = handlers
         self._runs = runs
         self._status = status
+        self._shard = shard
         # Runs that succeeded and whose CRs do not say so yet.
         self._unwritten: dict[Request, FinishedRun] = {}
         # Since when the API server has not served a kind.
@@ -135,6 +144,7 @@ class Reconciler:
             finalizing=decision is Decision.FINALIZE,
             cause=cause,
             phases=phases,
+            shard=self._shard,
         )
         try:
             return await self._act(reconciliation.sized(obj), obj, decision, problems)

@@ -19,6 +19,7 @@ from runner.kube.client import ApiClient, Conflict, NotFound
 from runner.kube.discovery import Resource
 from runner.resource import parameters
 from runner.resource.metadata import Object, Owner
+from runner.resource.sharding import Shard
 
 # How often a write is tried against others' writes before it is left to the queue's backoff; seconds before the second
 # try, doubled for each further one.
@@ -59,6 +60,8 @@ class Reconciliation:
     is_big: bool = False
     # Collects what a dry run would change; None where the run is a real one.
     plan: Plan | None = None
+    # The shard that this process is.
+    shard: Shard | None = None
     phases: Phases = field(default_factory=Phases)
     # The uids of the objects that the run has written.
     written: set[str] = field(default_factory=set)
@@ -77,7 +80,7 @@ class Reconciliation:
 
 
 async def read(client: ApiClient, reconciliation: Reconciliation) -> Object | None:
-    """The CR as it is now; None if it is gone, also if another has taken its name. Raises Retry if it left the selector."""
+    """The CR as it is now; None if it is gone, also if another has taken its name. Raises Retry if it left the shard."""
     try:
         obj = await client.get(reconciliation.path)
     except NotFound as error:
@@ -86,9 +89,9 @@ async def read(client: ApiClient, reconciliation: Reconciliation) -> Object | No
         return None
     if obj["metadata"].get("uid") != reconciliation.owner.uid:
         return None
-    if not reconciliation.watch.selector.matches(obj):
-        # It may be another shard's now: nothing more is written on it.
-        raise Retry("its labels do not select it any more")
+    if reconciliation.shard and not reconciliation.shard.selector.matches(obj):
+        # Nothing more is written on it here.
+        raise Retry("it is another shard's now")
     return obj
 
 

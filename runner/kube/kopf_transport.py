@@ -205,6 +205,7 @@ class KopfTransport:
         if "items" in value:
             self._read_list(path, query, value)
             await self._deliver_list(path, value)
+            self._finish_list(path, value)
         elif _DISCOVERY.fullmatch(path):
             self._read_discovery(path, value)
         return value
@@ -233,10 +234,10 @@ class KopfTransport:
         page["items"] = left
 
     def _collect_page(self, path: str, query: Mapping[str, str], page: Object, objects: Sequence[JsonObject]) -> None:
-        """Call `listed` for a watched kind after the last page of its list."""
-        watches = [watch for watch in self._watches if _is_list_of(watch, path, page)]
-        if watches and watches[0].gvk not in (NAMESPACE, CRD):
-            self._by_path[path] = watches[0]
+        """Add a page to what a list has."""
+        watch = self._watch_of(path)
+        if watch and watch.gvk not in (NAMESPACE, CRD):
+            self._by_path[path] = watch
         is_first = not query.get("continue")
         metadata = page.get("metadata")
         metadata = metadata if isinstance(metadata, Mapping) else {}
@@ -247,14 +248,25 @@ class KopfTransport:
             self._namespaces_version = str(metadata.get("resourceVersion"))
         if is_first:
             self._present[path] = set()
-        present = self._present.setdefault(path, set())
-        present |= {ObjectKey.of(obj) for obj in objects}
-        if metadata.get("continue"):
+        self._present.setdefault(path, set()).update(ObjectKey.of(obj) for obj in objects)
+
+    def _finish_list(self, path: str, page: JsonObject) -> None:
+        """Call `listed` for a watched kind after the last page of its list."""
+        if page["metadata"].get("continue"):
             return
-        del self._present[path]
-        for watch in watches:
+        present = self._present.pop(path, set())
+        if watch := self._watch_of(path):
             place = path.removeprefix(group_version_path(watch.gvk.api_version) + "/").split("/")
             self._listed(watch, place[1] if len(place) == 3 else "", present)
+
+    def _watch_of(self, path: str) -> Watch | None:
+        """The watch whose CRs are listed and watched at a path."""
+        for watch in self._watches:
+            rest = path.removeprefix(group_version_path(watch.gvk.api_version) + "/").split("/")
+            is_list = len(rest) == 1 or (len(rest) == 3 and rest[0] == "namespaces")
+            if is_list and self._kinds(watch.gvk).get(rest[-1]) == watch.gvk.kind:
+                return watch
+        return None
 
     def _missed_namespaces(self, path: str, query: Mapping[str, str]) -> bytes:
         """Events for the beginning of a watch of namespaces, as kopf ignores those that were created before it.
@@ -309,14 +321,8 @@ class KopfTransport:
 
     def _selector(self, path: str) -> str:
         """The label selector of the requests for a watched kind; empty for others, and those that kopf needs whole."""
-        for watch in self._watches:
-            if not watch.selector.requirements or watch.gvk in (NAMESPACE, CRD):
-                continue
-            rest = path.removeprefix(group_version_path(watch.gvk.api_version) + "/").split("/")
-            is_list = len(rest) == 1 or (len(rest) == 3 and rest[0] == "namespaces")
-            if is_list and self._kinds(watch.gvk).get(rest[-1]) == watch.gvk.kind:
-                return str(watch.selector)
-        return ""
+        watch = self._watch_of(path)
+        return "" if watch is None or watch.gvk in (NAMESPACE, CRD) else str(watch.selector)
 
     def is_readable(self, path: str, obj: Object) -> bool:
         """True if an object can be delivered; if not, that is logged once."""
@@ -450,10 +456,6 @@ def _is_object(item: object) -> bool:
 
 def _is_named(item: object) -> bool:
     return isinstance(item, dict) and _is_object(item) and bool(item["metadata"].get("name"))
-
-
-def _is_list_of(watch: Watch, path: str, page: Object) -> bool:
-    return path.startswith(group_version_path(watch.gvk.api_version) + "/") and page.get("kind") == f"{watch.gvk.kind}List"
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -49,7 +49,7 @@ def from_store(
         key = ObjectKey(info.namespace, info.name)
         if asked or key not in informer.store:
             return None
-        session.record_read(info, informer.store[key], slim=True)
+        session.record_read(info, informer.store[key])
         return informer.encoded(key)
     return _list(informer, info.namespace, asked)
 

@@ -102,7 +102,7 @@ class Forwarder:
     async def _read_one(self, call: Call, answer: aiohttp.ClientResponse) -> web.Response:
         """Pass on one object, and have its kind watched if it is the owner's."""
         session, content = call.session, await answer.read()
-        session.record_full_read(call.info)
+        session.record_shown(call.info, slim=False)
         # Reading every object costs more than looking for the owner's name in the bytes first.
         if session.owner.uid.encode() in content or session.owner.key.name.encode() in content:
             obj = object_in(content)

@@ -151,6 +151,7 @@ class ProxyServer:
         content = from_store(call.info, request.query, accept, session=call.session, covering=self._covering)
         if content is None:
             return None
+        call.session.record_shown(call.info, slim=True)
         return web.Response(body=content, content_type="application/json", headers={"X-Cache": "HIT"})
 
     async def _connect(self, request: web.BaseRequest, *authorizations: str | None) -> web.StreamResponse:

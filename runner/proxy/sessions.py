@@ -88,16 +88,14 @@ class Session:
         """True if the run was last shown an object without its managedFields, which the informers' stores do not have."""
         return (*_key(info), info.name) in self._slim
 
-    def record_full_read(self, info: RequestInfo) -> None:
-        """Record that the run was shown an object as the API server has it."""
-        self._slim.discard((*_key(info), info.name))
+    def record_shown(self, info: RequestInfo, *, slim: bool) -> None:
+        """Record that the run was shown an object, without its managedFields or as the API server has it."""
+        (self._slim.add if slim else self._slim.discard)((*_key(info), info.name))
 
-    def record_read(self, info: RequestInfo, obj: Object, *, slim: bool = False) -> None:
+    def record_read(self, info: RequestInfo, obj: Object) -> None:
         # Other representations, such as a table, have no uid.
         if _uid(obj):
-            place = (*_key(info), info.name)
-            self._versions[place] = obj.get("metadata", {}).get("resourceVersion", "")
-            (self._slim.add if slim else self._slim.discard)(place)
+            self._versions[*_key(info), info.name] = obj.get("metadata", {}).get("resourceVersion", "")
 
     def record_write(self, info: RequestInfo, obj: Object, *, before: str | None) -> None:
         """Record the answer to a write: the object, or a part of it such as its scale.
@@ -108,7 +106,7 @@ class Session:
         uid, version = _uid(obj), obj.get("metadata", {}).get("resourceVersion", "")
         if uid and version and before != version:
             self.on_write(uid, before, version)
-        self.record_read(info, obj, slim=self.was_slim(info))
+        self.record_read(info, obj)
 
     def record_deletion(self, info: RequestInfo, answer: Object, *, before: str | None) -> None:
         """Record the answer to a deletion: the object if it is terminating, else a status that names it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -13,6 +14,7 @@ from bench.driver import until
 from runner.config.watches import Watch
 from runner.control import Priority, Request
 from runner.control.drain import Drainer
+from runner.control.handlers import Handlers
 from runner.control.workqueue import WorkQueue
 from runner.kube.backoff import Backoff
 from runner.kube.client import ApiClient, Conflict, KubeError, NotFound, Unreachable
@@ -116,7 +118,7 @@ class Draining:
     def _deliver(self, watch: Watch, event: str | None, obj: Object) -> None:
         if self.error:
             raise self.error
-        assert self.drainer.takes(A, event, obj) is False
+        assert self.drainer.takes(A, event, obj) is None
         self.delivered.append(obj)
 
 
@@ -291,6 +293,66 @@ async def test_a_run_ends_whose_cr_was_given_away_without_a_drain(obj: dict[str,
         await until(looked, "it is asked where the CR is")
         await asyncio.sleep(0)
         assert draining.ended == ([A] if ends else [])
+
+
+async def test_where_a_cr_is_is_asked_until_it_is_known() -> None:
+    server = Server(cr(8, **{SHARD.label: "two"}))
+    server.errors = [Unreachable("no answer"), KubeError("odd")]
+    async with Draining.at_work(server) as draining:
+        draining.queue.add(A, Priority.CHANGE)
+        assert await draining.queue.get() == A
+        assert not draining.takes(cr(8, **MINE), "DELETED")
+
+        async def ended() -> bool:
+            return draining.ended == [A]
+
+        await until(ended, "its run is ended")
+
+
+async def test_a_cr_that_stays_is_one_of_the_shards_when_its_own_event_comes() -> None:
+    drained = cr(7, **MINE, **DRAIN)
+    server = Server(drained)
+    server.assigns = lambda labels: labels.update(MINE)
+    queue, watch = WorkQueue(2), replace(A.watch, selector=SHARD.selector)
+    drainer = Drainer(server, cast(Discovery, FakeDiscovery()), SHARD, queue=queue, grace=30)
+    handlers = Handlers([watch], queue.add, drainer.takes)
+    request = Request(watch, A.key)
+    running = asyncio.create_task(drainer.run(queue.done, handlers.primary, handlers.forget))
+    handlers.primary(watch, "ADDED", cr(6, **MINE))
+    handlers.primary(watch, "MODIFIED", drained)
+    assert not handlers.has_observed(request)
+
+    async def over() -> bool:
+        return not drainer._draining
+
+    await until(over, "it is decided that it stays")
+    handlers.primary(watch, "MODIFIED", cr(8, **MINE))
+    handlers.primary(watch, "MODIFIED", drained)
+    assert handlers.has_observed(request)
+    running.cancel()
+    await asyncio.wait({running})
+    queue.close()
+
+
+async def test_a_drain_that_is_asked_for_again_waits_for_the_run_again() -> None:
+    drained = cr(7, **MINE, **DRAIN)
+    server = Server(cr(8, **MINE))
+    async with Draining.at_work(server, grace=0.01) as draining:
+        draining.queue.add(A, Priority.CHANGE)
+        assert await draining.queue.get() == A
+        assert draining.takes(drained)
+        assert draining.takes(cr(8, **MINE))
+        # It was called off, and is asked for again before that is known from the API server.
+        draining.discovery.answers = [None]
+        server.obj = cr(9, **MINE, **DRAIN)
+
+        async def asked() -> bool:
+            return draining.discovery.asked > 0
+
+        await until(asked, "the kind is looked up")
+        assert draining.takes(server.obj)
+        await draining.is_over()
+        assert (draining.ended, server.obj) == ([A], cr(10))
 
 
 async def test_the_crs_of_others_are_not_drained() -> None:

@@ -5,7 +5,7 @@ import pytest
 from runner import metrics
 from runner.config.related import Mapper, by_expression, by_label
 from runner.config.watches import Related
-from runner.control import Priority, Request, handlers
+from runner.control import Priority, Request, Taken, handlers
 from runner.control.handlers import Handlers, dependent_changed
 from runner.control.own_writes import VersionChange
 from runner.resource.metadata import PRIMARY_RESOURCE, PRIMARY_RESOURCE_TYPE, GroupVersionKind, ObjectKey
@@ -175,7 +175,7 @@ def test_a_cr_that_comes_into_a_shard_was_anothers_before() -> None:
     known = {**cr(), "status": {"conditions": [{"type": "Running"}]}}
     # Without shards it was created with its status.
     assert seen.primary("ADDED", known) == CHANGE
-    seen.handlers = Handlers([seen.watch], seen._add, lambda request, event, obj: False)
+    seen.handlers = Handlers([seen.watch], seen._add, lambda request, event, obj: None)
     assert seen.primary("ADDED", known) == [("default/one", Priority.PERIODIC)]
     assert seen.handlers.pop_cause(seen.request()) == "given to this shard"
     # It is read when it is run, as it may be another's again.
@@ -185,17 +185,31 @@ def test_a_cr_that_comes_into_a_shard_was_anothers_before() -> None:
 
 
 def test_a_cr_that_is_let_go_to_another_shard_is_forgotten() -> None:
-    draining = False
+    taken: Taken | None = None
+    events: list[str | None] = []
+
+    def takes(request: Request, event: str | None, obj: object) -> Taken | None:
+        events.append(event)
+        return taken
+
     seen = Seen(related=())
-    seen.handlers = Handlers([seen.watch], seen._add, lambda request, event, obj: draining)
+    seen.handlers = Handlers([seen.watch], seen._add, takes)
     assert seen.primary("ADDED", cr()) == CHANGE
-    draining = True
+    # What is from before changes nothing.
+    taken = Taken.OLD
+    assert seen.primary("MODIFIED", cr(generation=2)) == []
+    assert seen.handlers.has_observed(seen.request())
+    taken = Taken.DRAINING
     assert seen.primary("MODIFIED", cr(generation=2)) == []
     assert seen.handlers.pop_delivered(seen.request()) is None
     # It leaves the watch, and nothing is to be cleared up here.
     assert seen.primary("DELETED", cr(generation=2)) == []
-    draining = False
+    taken = None
     assert seen.primary("ADDED", cr(generation=2)) == CHANGE
+    # That it left may have been missed, and a list tells.
+    events.clear()
+    seen.handlers.listed(seen.watch, "", set())
+    assert events == ["DELETED"]
 
 
 def test_a_selector_leaves_out() -> None:

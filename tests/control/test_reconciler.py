@@ -15,6 +15,7 @@ from runner.control.reconciler import FinishedRun, next_reconcile
 from runner.executor.jobs import Outcome
 from runner.kube.client import KubeError, NotFound, Refused, Unreachable
 from runner.resource.selectors import Selector, label_selector
+from runner.resource.sharding import Shard
 from tests.control.stage import FAILURES, NAMES, PLAIN, RESOURCE, Stage
 from tests.executor.test_jobs import failure, stats
 
@@ -86,19 +87,24 @@ async def test_a_cr_that_its_selector_no_longer_chooses_is_not_run(stage: Stage)
     assert await stage.reconcile() == Result(requeue_after=60)
 
 
-async def test_nothing_more_is_written_on_a_cr_that_left_its_selector_during_its_run(stage: Stage) -> None:
-    stage.request = replace(stage.request, watch=replace(PLAIN, selector=MINE))
-    stage.cr["metadata"]["labels"] = {"mine": "yes"}
+@pytest.mark.parametrize("is_shard", [True, False], ids=["shard", "selector"])
+async def test_nothing_more_is_written_on_a_cr_that_left_its_shard_during_its_run(stage: Stage, is_shard: bool) -> None:
+    shard = Shard("ring", "one")
+    stage.request = replace(stage.request, watch=replace(PLAIN, selector=shard.selector))
+    stage.cr["metadata"]["labels"] = {shard.label: "one"}
+    if is_shard:
+        stage.reconciler._shard = shard
 
     def leave() -> None:
         assert stage.server.obj is not None
-        metadata = {**stage.server.obj["metadata"], "labels": {"mine": "no"}, "resourceVersion": "99"}
+        metadata = {**stage.server.obj["metadata"], "labels": {shard.label: "two"}, "resourceVersion": "99"}
         stage.server.obj = {**stage.server.obj, "metadata": metadata}
 
     stage.during = leave
-    assert await stage.reconcile() == "its labels do not select it any more"
-    assert len(stage.jobs) == 1
-    assert "status" not in stage.server.obj or "Successful" not in str(stage.server.obj["status"])
+    # Where there are no shards its label is its own affair, and its status says what came of the run.
+    assert await stage.reconcile() == ("it is another shard's now" if is_shard else Result(requeue_after=60))
+    assert stage.server.obj is not None
+    assert ("Successful" in str(stage.server.obj.get("status"))) is not is_shard
     assert await stage.reconcile() == Result()
     assert len(stage.jobs) == 1
 
