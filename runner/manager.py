@@ -199,7 +199,7 @@ class Manager:
         execute = await self._executor(stack)
         if base.ring:
             # Before the first run: what is created without a controller gets no label.
-            await base.ring.look()
+            await base.ring.first_look()
         informers = self._informers = self._new_informers(base, handlers, tasks)
         reconciler = self._reconciler(base, execute, handlers, informers)
         controller = Controller(queue, reconciler.reconcile)

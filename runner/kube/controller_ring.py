@@ -12,6 +12,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterator
 
+from runner.kube.backoff import Backoff
 from runner.kube.client import ApiClient, KubeError, NotFound, Refused
 from runner.kube.discovery import Discovery, Resource, group_version_path
 from runner.logs import Once
@@ -25,6 +26,8 @@ GroupResource = tuple[str, str]
 
 # Seconds between two looks.
 _LOOK_AGAIN = 60.0
+# Seconds before the second look at the start, doubled for each further one; how many there are.
+_FIRST_PAUSE, _TRIES = 0.2, 6
 
 
 class ControllerRing:
@@ -42,8 +45,19 @@ class ControllerRing:
         """True if the sharder labels objects of this kind as it does their controllers."""
         return (resource.gvk.group, resource.plural) in self._controlled
 
-    async def look(self) -> None:
-        """Read the ring. A problem is logged once; what was known then still counts, unless the ring is gone."""
+    async def first_look(self) -> None:
+        """Read the ring, again for some seconds if there is no answer: what is controlled should be known first."""
+        backoff = Backoff(_FIRST_PAUSE)
+        for _ in range(_TRIES):
+            if await self.look():
+                return
+            await backoff.pause()
+
+    async def look(self) -> bool:
+        """Read the ring; False if there was no answer.
+
+        A problem is logged once. What was known then still counts, unless the ring is gone.
+        """
         path = f"{group_version_path(CONTROLLER_RING.api_version)}/controllerrings/{self._name}"
         try:
             ring = await self._client.get(path)
@@ -54,11 +68,13 @@ class ControllerRing:
             self._log(logging.WARNING, str(error), _GRANT)
         except KubeError as error:
             self._log(logging.INFO, str(error), "")
+            return False
         else:
             self._trouble.reset()
             main, self._controlled = listed(ring)
             with contextlib.suppress(KubeError):
                 await self._warn_of_kinds_without_shards(main)
+        return True
 
     async def follow(self, changed: Callable[[], None]) -> None:
         """Read the ring now and then, until cancelled; `changed` is called when it lists other kinds than before."""

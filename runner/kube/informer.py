@@ -117,8 +117,9 @@ class Informer:
                 self._apply(key, obj)
 
     async def ask_for_awaited(self) -> ObjectKey | None:
-        """Ask for what should have come into the store by now; returns one that will not come. Raises KubeError."""
-        await self._awaited.ask(self._client, self.resource, self._notify)
+        """Ask for what should have come into the store by now; returns one that will not come."""
+        if self.synced.is_set():
+            await self._awaited.ask(self._client, self.resource, self._notify)
         return self._awaited.overdue()
 
     def encoded(self, key: ObjectKey) -> bytes | None:

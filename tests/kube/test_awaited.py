@@ -8,7 +8,7 @@ import pytest
 
 from runner.kube import awaited as module
 from runner.kube.awaited import Awaited
-from runner.kube.client import ApiClient, NotFound
+from runner.kube.client import ApiClient, NotFound, Refused
 from runner.kube.discovery import Resource
 from runner.resource.metadata import GroupVersionKind, Object, ObjectKey
 from runner.resource.sharding import Shard
@@ -109,8 +109,11 @@ async def test_what_does_not_come_is_asked_for(clock: list[float]) -> None:
     clock[0] += 11
     for _ in range(4):
         await awaited.ask(server, CONFIG_MAP, notify)
+        await awaited.ask(server, CONFIG_MAP, notify)
+        # Ever more seldom.
+        clock[0] += 161
     assert server.asked == ["/api/v1/namespaces/here/configmaps/x"] * 4
-    assert told == [[], ["color"], [], None]
+    assert told == [["color"], [], None]
     # It is gone.
     await awaited.ask(server, CONFIG_MAP, notify)
 
@@ -123,7 +126,43 @@ def test_what_does_not_get_its_label_in_minutes_will_not(clock: list[float], mon
     assert awaited.overdue() is None
     clock[0] += 2
     assert awaited.overdue() == KEY
-    awaited.add(KEY, config_map("7", shard="one"))
+    monkeypatch.setattr(module, "_GIVEN_UP_AFTER", 1000)
     assert awaited.overdue() is None
     monkeypatch.setattr(module, "_MOST", 0)
+    assert awaited.overdue() == KEY
+
+
+@pytest.mark.parametrize("shard", ["one", "two"], ids=["this", "another"])
+def test_what_has_got_a_label_is_given_up_after_minutes_and_its_kind_not_watched_whole(
+    clock: list[float], shard: str
+) -> None:
+    awaited = Awaited(SHARD.selector)
+    awaited.add(KEY, config_map("5", shard=shard))
+    clock[0] += 299
+    assert awaited.overdue() is None
+    assert [key for key, _ in awaited] == [KEY]
+    clock[0] += 2
+    assert awaited.overdue() is None
+    assert not list(awaited)
+
+
+async def test_one_that_may_not_be_read_is_in_the_way_of_no_other(clock: list[float]) -> None:
+    class Refusing(Server):
+        async def get(self, path: str, params: Any = None) -> dict[str, Any]:
+            if path.endswith("/x"):
+                raise Refused(403, "no")
+            return await super().get(path, params)
+
+    awaited, told = Awaited(SHARD.selector), 0
+
+    def notify(before: Object | None, after: Object | None) -> None:
+        nonlocal told
+        told += after is None
+
+    for key in (KEY, ObjectKey("here", "y")):
+        awaited.add(key, config_map("5"))
+    clock[0] += 11
+    await awaited.ask(Refusing(None), CONFIG_MAP, notify)
+    assert told == 1
+    clock[0] += 300
     assert awaited.overdue() == KEY

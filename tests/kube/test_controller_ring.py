@@ -145,3 +145,23 @@ async def test_a_ring_that_changes_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
     assert seen == [False]
+
+
+@pytest.mark.parametrize(
+    ("answer", "asked"),
+    [(Unreachable("no answer"), 3), (NotFound(404, "gone"), 1), (Refused(403, "no"), 1)],
+    ids=["no answer", "no ring", "no right"],
+)
+async def test_at_the_start_an_answer_is_waited_for(answer: KubeError, asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controller_ring, "_FIRST_PAUSE", 0.001)
+    server = Server(answer, answer, ring({**THINGS, "controlledResources": [CONFIG_MAPS]}))
+    found = reading(server, THING)
+    await found.first_look()
+    assert (len(server.asked), found.controls(CONFIG_MAP)) == (asked, asked == 3)
+
+
+async def test_the_start_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controller_ring, "_FIRST_PAUSE", 0.0001)
+    server = Server(Unreachable("no answer"))
+    await reading(server, THING).first_look()
+    assert len(server.asked) == controller_ring._TRIES
