@@ -27,6 +27,7 @@ from runner.logs import Once
 from runner.resource.comparison import without_metadata
 from runner.resource.metadata import Object, ObjectKey, Owner, is_assigned_with, labels_of, version_number
 from runner.resource.selectors import EVERYTHING, Selector
+from runner.resource.sharding import is_labelled
 
 logger = logging.getLogger(__name__)
 
@@ -307,7 +308,9 @@ class Informer:
             # That it existed before distinguishes an adoption, or what comes from another shard, from a creation.
             if before is None and seen is not None:
                 before = seen
-            elif was_another or (before is None and self.selector != EVERYTHING and self.synced.is_set()):
+            elif was_another or (
+                before is None and self.selector != EVERYTHING and is_labelled(obj) and self.synced.is_set()
+            ):
                 before = {"apiVersion": obj.get("apiVersion"), "kind": obj.get("kind"), "metadata": _named(key)}
         elif obj is not None:
             self.others[key] = dict(labels_of(obj)) or _NO_LABELS
