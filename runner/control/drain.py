@@ -23,7 +23,7 @@ from runner.kube.client import ApiClient, Conflict, KubeError, NotFound
 from runner.kube.discovery import Discovery
 from runner.kube.kopf_transport import EventType, Notify
 from runner.logs import Once
-from runner.resource.metadata import Object, version_number
+from runner.resource.metadata import Object, object_version
 from runner.resource.sharding import Shard
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class Drainer:
                 self._asked.put_nowait((request, False))
             return None
         # A version that is no number is news.
-        if request in self._settled and 0 < _version(obj) <= self._settled[request]:
+        if request in self._settled and 0 < object_version(obj) <= self._settled[request]:
             return Taken.OLD
         self._settled.pop(request, None)
         if request not in self._draining:
@@ -155,7 +155,7 @@ class Drainer:
     def _settle(self, request: Request, obj: Object | None, deliver: Notify, forget: Callable[[Request], None]) -> None:
         """End the draining of a CR: `obj` is what it is in the cluster, None if it is gone."""
         last = self._draining[request]
-        newest = max((each for each in (obj, last) if each is not None), key=_version, default=None)
+        newest = max((each for each in (obj, last) if each is not None), key=object_version, default=None)
         stays = newest is not None and self._shard.selector.matches(newest)
         if obj is None and newest is not None:
             # It is gone, or it is another one of its name.
@@ -176,7 +176,7 @@ class Drainer:
             logger.exception("A CR that was drained could not be handled", extra=request.fields)
             self._queue.add(request, Priority.CHANGE)
         if newest is not None and last is not None:
-            self._settled[request] = _version(newest)
+            self._settled[request] = object_version(newest)
 
     async def _end_if_it_left(self, request: Request, end: End) -> None:
         """End the run of a CR that was given to another shard without a drain, by its owner or as this one seemed dead.
@@ -209,7 +209,3 @@ class Drainer:
         level = logging.WARNING if self._trouble.is_new(key) else logging.DEBUG
         fields = {**request.fields, "reason": str(error), "after": after}
         logger.log(level, "A CR cannot be let go for now", extra=fields, exc_info=None if is_expected else error)
-
-
-def _version(obj: Object) -> int:
-    return version_number(str(obj["metadata"].get("resourceVersion", "")))

@@ -15,7 +15,7 @@ from time import monotonic
 from runner.kube.client import ApiClient, KubeError, NotFound
 from runner.kube.discovery import Resource
 from runner.resource.comparison import without_metadata
-from runner.resource.metadata import Object, ObjectKey, labels_of, version_number
+from runner.resource.metadata import Object, ObjectKey, labels_of, object_version
 from runner.resource.selectors import Selector
 
 logger = logging.getLogger(__name__)
@@ -121,5 +121,4 @@ class Awaited:
 
 def _is_as_new(seen: Object, obj: Object) -> bool:
     """True if the version of what was seen is the other's or a later one, as far as that can be known."""
-    versions = [version_number(str(each["metadata"].get("resourceVersion"))) for each in (seen, obj)]
-    return versions[0] >= versions[1] > 0
+    return object_version(seen) >= object_version(obj) > 0

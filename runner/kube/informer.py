@@ -12,7 +12,6 @@ Next on the way: `runner.control.handlers`, and `runner.proxy.cached_reads`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,7 +24,7 @@ from runner.kube.discovery import Resource
 from runner.kube.nesting import METADATA_ONLY
 from runner.logs import Once
 from runner.resource.comparison import without_metadata
-from runner.resource.metadata import Object, ObjectKey, Owner, is_assigned_with, labels_of, version_number
+from runner.resource.metadata import Object, ObjectKey, Owner, is_assigned_with, labels_of, object_version, version_number
 from runner.resource.selectors import EVERYTHING, Selector
 from runner.resource.sharding import is_labelled
 
@@ -103,8 +102,8 @@ class Informer:
             self._awaited.add(key, obj)
         if not self.selector.matches(obj):
             return
-        known = max(version_number(self.version), version_number(_version(self.store[key])) if key in self.store else 0)
-        if not self.fresh and version_number(_version(obj)) > known:
+        known = max(version_number(self.version), object_version(self.store[key]) if key in self.store else 0)
+        if not self.fresh and object_version(obj) > known:
             self._apply(key, obj)
 
     def widen(self) -> None:
@@ -122,6 +121,11 @@ class Informer:
         if self.synced.is_set():
             await self._awaited.ask(self._client, self.resource, self._notify)
         return self._awaited.overdue()
+
+    @property
+    def _selected(self) -> dict[str, str]:
+        """The parameter of lists and watches that limits them to what is selected."""
+        return {"labelSelector": str(self.selector)} if self.selector != EVERYTHING else {}
 
     def encoded(self, key: ObjectKey) -> bytes | None:
         """An object of the store as JSON: encoded at the first call, and cached until the object changes."""
@@ -185,8 +189,7 @@ class Informer:
         path = self.resource.path(namespace=self.namespace)
         kind = {"apiVersion": self.resource.gvk.api_version, "kind": self.resource.gvk.kind}
         listed: set[ObjectKey] = set()
-        selected = {"labelSelector": str(self.selector)} if self.selector != EVERYTHING else {}
-        params = {"limit": str(_PAGE), **selected}
+        params = {"limit": str(_PAGE), **self._selected}
         token: object = "first"
         while token:
             page = await self._client.get(path, params)
@@ -206,9 +209,7 @@ class Informer:
                     # A version later than the list's is for the watch to report.
                     known = self.store.get(key)
                     is_news = known is None or _version(known) != _version(item)
-                    if is_news and (
-                        known is None or restored or version_number(_version(known)) <= version_number(_version(item))
-                    ):
+                    if is_news and (known is None or restored or object_version(known) <= object_version(item)):
                         # Items of a list carry no kind of their own.
                         self._apply(key, {**kind, **item})
                 if number % _CHUNK == 0:
@@ -219,7 +220,7 @@ class Informer:
         await self._remove(
             key
             for key in (self.store.keys() | self.others.keys()) - listed
-            if restored or key not in self.store or version_number(_version(self.store[key])) <= version_number(version)
+            if restored or key not in self.store or object_version(self.store[key]) <= version_number(version)
         )
         self.version, self._latest = version, version_number(version)
         if not version:
@@ -230,9 +231,7 @@ class Informer:
 
     async def _watch(self) -> None:
         path = self.resource.path(namespace=self.namespace)
-        params = {"resourceVersion": self.version, "timeoutSeconds": str(random.randint(*_WATCH_SECONDS))}
-        if self.selector != EVERYTHING:
-            params["labelSelector"] = str(self.selector)
+        params = {"resourceVersion": self.version, "timeoutSeconds": str(random.randint(*_WATCH_SECONDS)), **self._selected}
         loop = asyncio.get_running_loop()
         begun, heard = loop.time(), False
         try:
@@ -382,9 +381,8 @@ class Informers:
         while True:
             await asyncio.sleep(_LOOK_AGAIN)
             for informer in list(self._started):
-                with contextlib.suppress(KubeError):
-                    if overdue := await informer.ask_for_awaited():
-                        self._widen(_kind(informer.resource), "an object does not get its CR's label", overdue)
+                if overdue := await informer.ask_for_awaited():
+                    self._widen(_kind(informer.resource), "an object does not get its CR's label", overdue)
 
     def _start(self, name: str, resource: Resource, selector: Selector) -> None:
         self._running[name] = {}

@@ -189,6 +189,11 @@ def version_number(version: str) -> int:
     return int(version) if version.isdecimal() else 0
 
 
+def object_version(obj: Object) -> int:
+    """The object's resourceVersion as a number, 0 if it has none that is one."""
+    return version_number(str(obj["metadata"].get("resourceVersion")))
+
+
 def cut(text: str, most: int, *, end: str = "…") -> str:
     """The text, cut to so many characters and with this end if it is longer."""
     return text if len(text) <= most else text[: most - len(end)] + end

@@ -518,8 +518,14 @@ async def test_of_two_processes_with_a_shards_name_one_is_the_shard(server: Serv
     assert server.spec["holderIdentity"] == "it"
 
 
-async def test_a_shard_that_is_begun_again_waits_for_the_end_of_its_old_lease(server: Server, clock: Clock) -> None:
-    await Replica(server, clock, shard=SHARD).acquire()
+@pytest.mark.parametrize("released", [False, True], ids=["killed", "released: its CRs are just being moved"])
+async def test_a_shard_that_is_begun_again_waits_for_the_end_of_its_old_lease(
+    server: Server, clock: Clock, released: bool
+) -> None:
+    old = Replica(server, clock, shard=SHARD)
+    await old.acquire()
+    if released:
+        await old.release()
     again = Replica(server, clock, shard=SHARD)
     assert not await again.step()
     clock.time += 14.9
@@ -548,16 +554,4 @@ async def test_a_shard_never_takes_its_lease_back(server: Server, clock: Clock, 
     again = Replica(server, clock, shard=SHARD)
     assert await again.step() is (what == "deleted")
     clock.time += 30
-    assert await again.step()
-
-
-async def test_a_shard_that_released_its_lease_comes_back_when_its_crs_have_been_moved(server: Server, clock: Clock) -> None:
-    shard = Replica(server, clock, shard=SHARD)
-    await shard.acquire()
-    await shard.release()
-    again = Replica(server, clock, shard=SHARD)
-    assert not await again.step()
-    clock.time += 14.9
-    assert not await again.step()
-    clock.time += 0.1
     assert await again.step()
