@@ -29,6 +29,7 @@ from runner.config.watches import Watch
 from runner.control import Request
 from runner.control.controller import Controller
 from runner.control.drain import Drainer
+from runner.control.failing import Failing
 from runner.control.handlers import Handlers
 from runner.control.reconciler import Reconciler
 from runner.control.run import Runs
@@ -162,6 +163,7 @@ class Manager:
 
     async def _serve_probes_and_metrics(self, stack: AsyncExitStack, client: ApiClient) -> None:
         settings, role_metrics = self._settings, RoleMetrics(metrics.REGISTRY)
+        metrics.export_watching(self._watching.is_set)
         if settings.health_address:
             address = await stack.enter_async_context(
                 serving_health(settings.health_address, is_ready=self._is_ready, is_healthy=lambda: self._warm.healthy)
@@ -261,7 +263,10 @@ class Manager:
             on_dependent=informers.ensure,
         )
         shard = self._settings.shard
-        return Reconciler(base.client, base.discovery, handlers=handlers, runs=runs, status=status, shard=shard)
+        failing = Failing(self._watches)
+        return Reconciler(
+            base.client, base.discovery, handlers=handlers, runs=runs, status=status, failing=failing, shard=shard
+        )
 
     def _background(self, base: Served, reconciler: Reconciler, handlers: Handlers, informers: Informers) -> Iterator[Part]:
         for watch in self._watches:

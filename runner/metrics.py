@@ -90,6 +90,24 @@ _crs = Gauge(
     ("GVK",),
     registry=REGISTRY,
 )
+_watching = Gauge(
+    "rolerunner_watching",
+    "Whether this process watches custom resources (1), or is starting or waits for its Lease (0).",
+    registry=REGISTRY,
+)
+_failing = Gauge(
+    "rolerunner_failing_custom_resources",
+    "Custom resources whose last reconcile failed, or that break their argument specs.",
+    ("GVK",),
+    registry=REGISTRY,
+)
+_longest_failing = Gauge(
+    "rolerunner_longest_failing_seconds",
+    "The seconds for which the custom resource that has failed for longest has failed, as far as this process knows.",
+    ("GVK",),
+    registry=REGISTRY,
+)
+_timeouts = Counter("rolerunner_run_timeouts_total", "Runs that were ended at their timeout.", ("GVK",), registry=REGISTRY)
 _draining = Gauge(
     "rolerunner_draining_custom_resources",
     "Custom resources that this shard is letting go to others, and does not run any more.",
@@ -137,6 +155,12 @@ _depth = Gauge(
     "workqueue_depth",
     "Reconciles that wait, by priority: 0 is a change, below it are dependents, retries and the periodic pass.",
     (*_QUEUE, "priority"),
+    registry=REGISTRY,
+)
+_longest_waiting = Gauge(
+    "rolerunner_longest_waiting_seconds",
+    "The seconds that the reconcile which waits for longest has waited, by priority as workqueue_depth.",
+    (*_CONTROLLER, "priority"),
     registry=REGISTRY,
 )
 _adds = Counter("workqueue_adds_total", "Reconciles that were queued.", _QUEUE, registry=REGISTRY)
@@ -217,8 +241,25 @@ def run_ended(gvk: str, *, succeeded: bool) -> None:
 
 
 def export_custom_resources(gvk: str, count: Callable[[], int]) -> None:
-    """Export the number of CRs of a kind, for which `count` is asked at each scrape."""
+    """Export the number of CRs of a kind, for which `count` is asked at each scrape, and the kind's counters from 0."""
+    _timeouts.labels(gvk)
     _crs.labels(gvk).set_function(count)
+
+
+def export_failing(gvk: str, *, count: Callable[[], int], longest: Callable[[], float]) -> None:
+    """Export the number of a kind's CRs that fail, and the seconds for which the longest of them has."""
+    _failing.labels(gvk).set_function(count)
+    _longest_failing.labels(gvk).set_function(longest)
+
+
+def run_timed_out(gvk: str) -> None:
+    """Count a run that was ended at its timeout."""
+    _series(_timeouts, gvk).inc()
+
+
+def export_watching(is_watching: Callable[[], bool]) -> None:
+    """Export whether this process watches CRs."""
+    _watching.set_function(is_watching)
 
 
 def export_draining(count: Callable[[], int]) -> None:
@@ -231,12 +272,13 @@ def export_controller(
     *,
     limit: int,
     depths: Mapping[int, Callable[[], int]],
+    waits: Mapping[int, Callable[[], float]],
     running: Callable[[], list[float]],
 ) -> None:
     """Export a controller's series from now on, from 0.
 
-    At each scrape `depths` are asked how many reconciles wait, by priority, and `running` for the seconds that each current
-    one has taken.
+    At each scrape `depths` are asked how many reconciles wait, by priority, `waits` for the seconds that the first of these
+    has waited, and `running` for the seconds that each current one has taken.
     """
     for result in ("success", "error", "requeue", "requeue_after"):
         _reconcile_total.labels(controller, result)
@@ -246,6 +288,8 @@ def export_controller(
         counted.labels(controller, controller)
     for priority, depth in depths.items():
         _depth.labels(controller, controller, str(priority)).set_function(depth)
+    for priority, longest in waits.items():
+        _longest_waiting.labels(controller, str(priority)).set_function(longest)
     _limit.labels(controller).set(limit)
     _active.labels(controller).set_function(lambda: len(running()))
     _unfinished.labels(controller, controller).set_function(lambda: sum(running()))

@@ -17,7 +17,9 @@ def text() -> str:
     metrics.slow_part("modules")
     metrics.worker_run(1, "code")
     metrics.loop_lag(0.02)
-    metrics.export_controller(NAME, limit=3, depths={0: lambda: 4, -1: lambda: 0}, running=lambda: [1.5, 2.5])
+    metrics.export_controller(
+        NAME, limit=3, depths={0: lambda: 4, -1: lambda: 0}, waits={0: lambda: 7.5}, running=lambda: [1.5, 2.5]
+    )
     metrics.request_added(NAME)
     metrics.request_delayed(NAME)
     metrics.request_started(NAME, waited=0.5)
@@ -29,6 +31,9 @@ def text() -> str:
     metrics.reconcile_ended(NAME, "error", panic=True)
     metrics.api_request(code="200", method="GET", host="127.0.0.1:6443")
     metrics.export_custom_resources("a/v1, Kind=K", lambda: 5)
+    metrics.export_failing("a/v1, Kind=K", count=lambda: 2, longest=lambda: 60.5)
+    metrics.export_watching(lambda: True)
+    metrics.run_timed_out("a/v1, Kind=K")
     metrics.leads("lease", True)
     metrics.leads("lease", False)
     return metrics.exposition().decode()
@@ -60,6 +65,11 @@ def test_the_series_are_those_of_the_dashboards_users_have(text: str) -> None:
         'rolerunner_phase_seconds_sum{phase="a phase"} 0.5',
         'rolerunner_slow_parts{part="modules"} 1.0',
         'rolerunner_custom_resources{GVK="a/v1, Kind=K"} 5.0',
+        'rolerunner_failing_custom_resources{GVK="a/v1, Kind=K"} 2.0',
+        'rolerunner_longest_failing_seconds{GVK="a/v1, Kind=K"} 60.5',
+        'rolerunner_run_timeouts_total{GVK="a/v1, Kind=K"} 1.0',
+        'rolerunner_longest_waiting_seconds{controller="k-v1-controller",priority="0"} 7.5',
+        "rolerunner_watching 1.0",
     ):
         assert f"\n{line}\n" in text, line
     # This process' loop, which others' tests have run as well.
@@ -84,6 +94,11 @@ def test_every_series_and_its_labels(text: str) -> None:
         "rolerunner_worker_runs": ("histogram", frozenset()),
         "rolerunner_worker_retired": ("counter", {"reason"}),
         "rolerunner_custom_resources": ("gauge", {"GVK"}),
+        "rolerunner_failing_custom_resources": ("gauge", {"GVK"}),
+        "rolerunner_longest_failing_seconds": ("gauge", {"GVK"}),
+        "rolerunner_run_timeouts": ("counter", {"GVK"}),
+        "rolerunner_longest_waiting_seconds": ("gauge", controller | {"priority"}),
+        "rolerunner_watching": ("gauge", frozenset()),
         "rolerunner_draining_custom_resources": ("gauge", frozenset()),
         "rolerunner_event_loop_lag_seconds": ("histogram", frozenset()),
         "controller_runtime_reconcile": ("counter", {"controller", "result"}),

@@ -21,6 +21,7 @@ from runner import metrics
 from runner.config.annotations import for_cr, is_dry_run
 from runner.config.watches import Watch
 from runner.control import Request, Result, Retry
+from runner.control.failing import Failing
 from runner.control.finalizers import Decision, add_finalizer, decide, remove_finalizer
 from runner.control.handlers import Handlers
 from runner.control.reconciliation import Phases, Reconciliation, is_cr_not_found, read
@@ -69,6 +70,7 @@ class Reconciler:
         handlers: Handlers,
         runs: Runs,
         status: StatusWriter,
+        failing: Failing,
         shard: Shard | None = None,
     ) -> None:
         self._client = client
@@ -76,6 +78,7 @@ class Reconciler:
         self._handlers = handlers
         self._runs = runs
         self._status = status
+        self._failing = failing
         self._shard = shard
         # Runs that succeeded and whose CRs do not say so yet.
         self._unwritten: dict[Request, FinishedRun] = {}
@@ -86,6 +89,16 @@ class Reconciler:
 
     async def reconcile(self, request: Request) -> Result:
         """Reconcile the CR once. Raises Retry where it should be tried again with backoff."""
+        try:
+            return await self._reconcile_or_retry(request)
+        except Exception:
+            self._failing.add(request)
+            raise
+        finally:
+            # What the watch has delivered meanwhile may be older than what was written; the next reconcile reads the CR.
+            self._handlers.pop_delivered(request)
+
+    async def _reconcile_or_retry(self, request: Request) -> Result:
         try:
             result = await self._reconcile(request)
             self._too_deep.discard(request)
@@ -99,9 +112,6 @@ class Reconciler:
                 logger.error("The CR, or something beside it, is nested too deeply to be worked on", extra=request.fields)
             logger.debug("Nested too deeply", extra=request.fields, exc_info=True)
             raise Retry("nested too deeply") from None
-        finally:
-            # What the watch has delivered meanwhile may be older than what was written; the next reconcile reads the CR.
-            self._handlers.pop_delivered(request)
 
     async def clear_up(self, request: Request) -> None:
         """Remove what an earlier process has left of a CR, if the CR is gone; an attempt."""
@@ -211,12 +221,15 @@ class Reconciler:
             await self._status.write(
                 reconciliation, obj, lambda status, now: conditions.mark_dry_run(status, plan.failure, now)
             )
+        # Nothing is run for it now.
+        self._failing.discard(request)
         return Result(requeue_after=watch.reconcile_period)
 
     async def _refuse(self, reconciliation: Reconciliation, obj: Object, problems: Sequence[str]) -> Result:
         """Run nothing for a CR that cannot succeed before it is changed; only the periodic reconcile looks at it again."""
         message, watch = "\n".join(problems), reconciliation.watch
         metrics.run_ended(str(watch.gvk), succeeded=False)
+        self._failing.add(reconciliation.request)
         if watch.manage_status:
             await self._status.write(reconciliation, obj, failed(message), observed=obj)
         await self._status.warn_once(reconciliation, "InvalidSpec", message)
@@ -242,6 +255,7 @@ class Reconciler:
             note = "\n".join(outcome.reports or outcome.messages)
             await self._status.events.warn(reconciliation.owner, reason="RunFailed", note=note)
             raise Retry("the run failed")
+        self._failing.discard(request)
         if is_deleting(obj) and not run.finalizing:
             return Result(requeue_after=_FINALIZE_AFTER, exact=True)
         try:
@@ -284,6 +298,7 @@ class Reconciler:
         """Drop what is kept of a CR that is gone, or another's now."""
         self._handlers.forget(request, uid)
         self._status.forget(request)
+        self._failing.discard(request)
         self._unwritten.pop(request, None)
         self._too_deep.discard(request)
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from runner import metrics
 from runner.config.annotations import for_cr
 from runner.config.settings import Settings
 from runner.config.watches import Content
@@ -222,6 +223,7 @@ class Runs:
         except TimeoutError:
             if not deadline.expired():
                 raise
+            metrics.run_timed_out(str(watch.gvk))
             at = f", in task {fold.task!r}" if fold.task else ""
             raise ExecutorError(f"The run was ended at its timeout of {watch.timeout:g} s{at}") from None
         finally:

@@ -134,6 +134,7 @@ class WorkQueue:
             limit=watch.max_concurrent_reconciles,
             # controller-runtime counts its priorities downwards as well.
             depths={-priority: partial(self._depth, watch, priority) for priority in Priority},
+            waits={-priority: partial(self._longest_wait, watch, priority) for priority in Priority},
             running=lambda: [self.clock() - begun for request, begun in self._begun.items() if request.watch == watch],
         )
 
@@ -345,6 +346,11 @@ class WorkQueue:
 
     def _depth(self, watch: Watch, priority: Priority) -> int:
         return len(self._lines(watch)[priority])
+
+    def _longest_wait(self, watch: Watch, priority: Priority) -> float:
+        """Seconds. One that was lifted to this priority has waited for longer than those before it in the line."""
+        line, now = self._lines(watch)[priority], self.clock()
+        return max((now - self._entries[request].since for request in line), default=0.0)
 
     def _wake(self) -> None:
         while self._wanting:

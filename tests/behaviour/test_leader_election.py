@@ -131,6 +131,7 @@ async def test_one_works_and_the_next_takes_over_as_soon_as_it_is_asked_to_end(
         status, text = await get(operator, "metrics", "/metrics")
         assert status == 200
         assert f'leader_election_master_status{{name="it"}} {leads}' in text
+        assert f"\nrolerunner_watching {leads}\n" in text
 
     await world.create(thing(), one.namespace)
     await succeeded(world, one)

@@ -14,6 +14,7 @@ import pytest
 from runner.config.settings import Settings
 from runner.config.watches import Finalizer, Watch
 from runner.control import Request, Result, Retry
+from runner.control.failing import Failing
 from runner.control.handlers import Handlers
 from runner.control.reconciler import Reconciler
 from runner.control.reconciliation import Reconciliation
@@ -178,7 +179,10 @@ class Stage:
             on_dependent=lambda *_: None,
         )
         discovery = cast(Discovery, self.known)
-        self.reconciler = Reconciler(client, discovery, handlers=self.handlers, runs=runs, status=self.status)
+        self.failing = Failing([self.request.watch])
+        self.reconciler = Reconciler(
+            client, discovery, handlers=self.handlers, runs=runs, status=self.status, failing=self.failing
+        )
 
     async def execute(self, job: Job) -> AsyncGenerator[JobEvent, None]:
         self.jobs.append(job)

@@ -9,10 +9,13 @@ from typing import Any, cast
 
 import pytest
 
+from runner import metrics
 from runner.control import Result
 from runner.control import reconciler as module
 from runner.control.reconciler import FinishedRun, next_reconcile
+from runner.control.run import Runs
 from runner.executor.jobs import Outcome
+from runner.executor.run_folder import RunFolders
 from runner.kube.client import KubeError, NotFound, Refused, Unreachable
 from runner.resource.selectors import Selector, label_selector
 from runner.resource.sharding import Shard
@@ -176,6 +179,49 @@ async def test_a_failed_run_is_told_and_tried_again(stage: Stage) -> None:
     assert await stage.reconcile() == "the run failed"
     assert stage.server.condition("Failure")["message"] == "boo"
     assert [posted["message"] for posted in stage.server.events] == ["Task 'Try' failed: boo"]
+
+
+def failing() -> float:
+    line = 'rolerunner_failing_custom_resources{GVK="example.com/v1, Kind=Thing"} '
+    (found,) = (each for each in metrics.exposition().decode().splitlines() if each.startswith(line))
+    return float(found.removeprefix(line))
+
+
+async def test_which_crs_fail_is_counted(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refused(*_: object) -> list[str]:
+        return ["spec.size: no number"]
+
+    succeeding, failed = [stats(ok=1)], [failure("boo", task="Try"), stats(failures=1)]
+    stage.told = failed
+    await stage.reconcile()
+    assert failing() == 1
+    stage.told = succeeding
+    await stage.reconcile()
+    assert failing() == 0
+    # A reconcile that comes to no run, and a CR that is not run for what it says.
+    stage.server.next["get"] = [Unreachable("away")]
+    await stage.reconcile()
+    assert failing() == 1
+    await stage.reconcile()
+    assert failing() == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Runs, "problems", refused)
+        assert await stage.reconcile() == Result(requeue_after=60)
+        assert failing() == 1
+    # One that is gone does not fail.
+    stage.server.obj = None
+    await stage.reconcile()
+    assert failing() == 0
+
+
+async def test_a_cr_that_is_run_no_more_does_not_fail(folders: RunFolders) -> None:
+    stage = Stage(folders, replace(PLAIN, allow_annotations=frozenset({"dry-run"})))
+    stage.told = [failure("boo", task="Try"), stats(failures=1)]
+    await stage.reconcile()
+    assert failing() == 1
+    stage.server.touch(metadata={**stage.cr["metadata"], "annotations": {"rolerunner.io/dry-run": "true"}})
+    await stage.reconcile()
+    assert failing() == 0
 
 
 @pytest.mark.parametrize("error", [Unreachable("away"), Refused(403, "no right")], ids=["away", "refused"])

@@ -7,17 +7,20 @@ import errno
 import logging
 import threading
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from runner import metrics
 from runner.config.settings import Settings
 from runner.control import Result, private_folder, run_log
 from runner.control import run as module
 from runner.executor.jobs import Job, JobEvent
+from runner.executor.run_folder import RunFolders
 from runner.resource import conditions
 from tests.control.stage import Stage, warnings
-from tests.control.test_workqueue import SOON
+from tests.control.test_workqueue import SOON, watch
 from tests.executor.test_jobs import event, failure, stats
 
 
@@ -33,6 +36,19 @@ async def test_a_full_disk_is_told_by_the_status(stage: Stage, place: str, monke
     assert await stage.reconcile() == "the run failed"
     assert "No space left on device" in stage.server.condition("Failure")["message"]
     assert stage.server.condition("Successful")["status"] == "False"
+
+
+async def test_a_run_that_was_ended_at_its_timeout_is_counted(folders: RunFolders) -> None:
+    async def execute(job: Job) -> AsyncGenerator[JobEvent, None]:
+        await asyncio.Event().wait()
+        yield stats(ok=1)
+
+    stage = Stage(folders, replace(watch("Late"), timeout=0.01))
+    stage.having(execute=execute)
+    line = 'rolerunner_run_timeouts_total{GVK="example.com/v1, Kind=Late"}'
+    assert f"\n{line} 0.0\n" in metrics.exposition().decode()
+    assert await stage.reconcile() == "the run failed"
+    assert f"\n{line} 1.0\n" in metrics.exposition().decode()
 
 
 async def test_a_run_that_takes_very_long_is_told_again_and_again(

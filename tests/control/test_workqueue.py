@@ -396,29 +396,34 @@ async def test_closed_it_gives_out_nothing(queue: WorkQueue) -> None:
 
 
 def shown(of: Watch) -> dict[str, float]:
-    """The queue's series of this watch, without their prefix."""
+    """The queue's series of this watch, without their prefix, each with its priority if it has one."""
     found = {}
     for line in metrics.exposition().decode().splitlines():
-        match = re.fullmatch(r"workqueue_(\w+){(.*)} (\S+)", line)
-        if match and f'name="{of.controller}"' in match[2] and not match[1].endswith("_bucket"):
+        match = re.fullmatch(r"(?:workqueue|rolerunner)_(\w+){(.*)} (\S+)", line)
+        if match and f'controller="{of.controller}"' in match[2] and not match[1].endswith("_bucket"):
             found[match[1] + "".join(re.findall(r'priority="(.*)"', match[2]))] = float(match[3])
     return found
 
 
 async def test_the_metrics_tell_what_waits_and_what_is_on(queue: WorkQueue) -> None:
     counted = watch("Counted", limit=1)
+    now = [100.0]
+    queue.clock = lambda: now[0]
     queue.register(counted)
     assert set(shown(counted).values()) == {0.0}
     first, second = request("first", counted), request("second", counted)
     queue.add(first, Priority.PERIODIC)
+    now[0] += 30
     queue.add(first, Priority.CHANGE)
     queue.add(second, Priority.DEPENDENT)
     queue.add(second, Priority.DEPENDENT)
+    now[0] += 3
     seen = shown(counted)
     assert [seen[f"depth{priority}"] for priority in (0, -1, -2, -3)] == [1, 1, 0, 0]
+    assert [seen[f"longest_waiting_seconds{priority}"] for priority in (0, -1, -2, -3)] == [33, 3, 0, 0]
     assert (seen["adds_total"], seen["queue_duration_seconds_count"]) == (2, 0)
     assert await queue.get() == first
-    await asyncio.sleep(0.001)
+    now[0] += 1
     seen = shown(counted)
     assert (seen["depth0"], seen["depth-1"], seen["queue_duration_seconds_count"]) == (0, 1, 1)
     assert seen["longest_running_processor_seconds"] > 0
