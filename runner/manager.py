@@ -31,6 +31,7 @@ from runner.control.controller import Controller
 from runner.control.drain import Drainer
 from runner.control.failing import Failing
 from runner.control.handlers import Handlers
+from runner.control.history import History
 from runner.control.reconciler import Reconciler
 from runner.control.run import Runs
 from runner.control.status import StatusWriter
@@ -197,14 +198,15 @@ class Manager:
         for watch in self._watches:
             queue.register(watch)
         drainer = self._drainer(base, queue)
+        history = History()
         handlers = Handlers(self._watches, queue.add, drainer.takes if drainer else None)
         execute = await self._executor(stack)
         if base.ring:
             # Before the first run: what is created without a controller gets no label.
             await base.ring.first_look()
         informers = self._informers = self._new_informers(base, handlers, tasks)
-        reconciler = self._reconciler(base, execute, handlers, informers)
-        controller = Controller(queue, reconciler.reconcile)
+        reconciler = self._reconciler(base, execute, handlers, informers, history)
+        controller = Controller(queue, reconciler.reconcile, history)
         parts = [*self._background(base, reconciler, handlers, informers)]
         if drainer:
             parts.append(("draining", functools.partial(drainer.run, controller.end, handlers.primary, reconciler.drop)))
@@ -250,7 +252,9 @@ class Manager:
         shard, grace = self._settings.shard, self._settings.shutdown_grace
         return Drainer(base.client, base.discovery, shard, queue=queue, grace=grace) if shard else None
 
-    def _reconciler(self, base: Served, execute: Execute, handlers: Handlers, informers: Informers) -> Reconciler:
+    def _reconciler(
+        self, base: Served, execute: Execute, handlers: Handlers, informers: Informers, history: History
+    ) -> Reconciler:
         status = StatusWriter(base.client)
         runs = Runs(
             settings=self._settings,
@@ -261,11 +265,19 @@ class Manager:
             status=status,
             own_writes=handlers.own_writes,
             on_dependent=informers.ensure,
+            history=history,
         )
         shard = self._settings.shard
         failing = Failing(self._watches)
         return Reconciler(
-            base.client, base.discovery, handlers=handlers, runs=runs, status=status, failing=failing, shard=shard
+            base.client,
+            base.discovery,
+            handlers=handlers,
+            runs=runs,
+            status=status,
+            failing=failing,
+            shard=shard,
+            history=history,
         )
 
     def _background(self, base: Served, reconciler: Reconciler, handlers: Handlers, informers: Informers) -> Iterator[Part]:

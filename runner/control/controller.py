@@ -13,9 +13,12 @@ import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from time import time
 
 from runner import metrics
 from runner.control import Priority, Request, Result, Retry
+from runner.control.history import History
+from runner.control.records import ReconcileRecord, ReconcileStatus, Requeue
 from runner.control.workqueue import Closed, WorkQueue
 
 logger = logging.getLogger(__name__)
@@ -33,9 +36,10 @@ _AFTER_FAULT = 60.0
 class Controller:
     """Runs as many workers as the queue allows reconciles at once."""
 
-    def __init__(self, queue: WorkQueue, reconcile: Reconcile) -> None:
+    def __init__(self, queue: WorkQueue, reconcile: Reconcile, history: History | None = None) -> None:
         self._queue = queue
         self._reconcile = reconcile
+        self._history = history or History()
         # By CR, the end of the reconcile that is on: never, unless it is asked for.
         self._deadlines: dict[Request, asyncio.Timeout] = {}
 
@@ -70,16 +74,20 @@ class Controller:
         """Reconcile once, and give the Request back to the queue, whatever the result."""
         name, deadline = request.watch.controller, asyncio.timeout(None)
         self._deadlines[request] = deadline
+        record = self._history.begin(request, *self._queue.begun(request))
         try:
             with metrics.time_reconcile(name):
                 async with deadline:
                     result = await self._reconcile(request)
         except asyncio.CancelledError:
+            record.end(ReconcileStatus.FAILED, "ended before its end")
             self._queue.done(request)
             raise
         except Retry as retry:
             metrics.reconcile_ended(name, "error")
+            record.end(ReconcileStatus.FAILED, str(retry))
             after = self._queue.done(request, failed=True)
+            record.requeue = Requeue(time() + after, "retry")
             logger.info("Will be tried again", extra={**request.fields, "reason": str(retry), "after": after})
         except Exception as error:
             was_ended = isinstance(error, TimeoutError) and deadline.expired()
@@ -87,14 +95,23 @@ class Controller:
                 # An exception that is not expected must not end the other CRs' reconciles.
                 logger.exception("Reconciling failed unexpectedly; it will be tried again", extra=request.fields)
             metrics.reconcile_ended(name, "error", panic=not was_ended)
-            self._queue.done(request, failed=True)
+            record.end(
+                ReconcileStatus.FAILED, "ended before its end" if was_ended else "a fault of the runner; its log says more"
+            )
+            record.requeue = Requeue(time() + self._queue.done(request, failed=True), "retry")
         else:
             metrics.reconcile_ended(name, "requeue_after" if result.requeue_after else "success")
-            if not result.requeue_after:
-                self._queue.done(request)
-            elif result.exact:
-                self._queue.done(request, after=result.requeue_after, priority=Priority.RETRY)
-            else:
-                self._queue.done(request, after=result.requeue_after * random.uniform(1 - _JITTER, 1))
+            self._requeue(record, result)
         finally:
             del self._deadlines[request]
+            self._history.end(record)
+
+    def _requeue(self, record: ReconcileRecord, result: Result) -> None:
+        after = result.requeue_after
+        if not after:
+            self._queue.done(record.request)
+            return
+        if not result.exact:
+            after *= random.uniform(1 - _JITTER, 1)
+        record.requeue = Requeue(time() + after, "requeue_after" if result.exact else "period")
+        self._queue.done(record.request, after=after, priority=Priority.RETRY if result.exact else Priority.PERIODIC)

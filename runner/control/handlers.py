@@ -45,6 +45,9 @@ Add = Callable[[Request, Priority, float], None]
 # Takes the events of CRs that go to another shard: see `control.drain`.
 Takes = Callable[[Request, EventType, Object], Taken | None]
 
+# Called with each CR as it is now, and None for one that is gone or another's.
+Observe = Callable[[Request, Object | None], None]
+
 # How many fields of a change are named in the log, and characters of each name.
 _MOST_FIELDS, _LONGEST_FIELD = 5, 80
 # CRs that are kept while they wait, which saves reading them again. After a start all that there are may wait for long.
@@ -79,8 +82,11 @@ class Handlers:
     """Puts Requests on the queue. Called in the event loop: for primaries by the kopf transport, for dependents by
     the informers."""
 
-    def __init__(self, watches: Sequence[Watch], add: Add, takes: Takes | None = None) -> None:
-        """`takes`: None where CRs go to no other shard."""
+    def __init__(
+        self, watches: Sequence[Watch], add: Add, takes: Takes | None = None, observe: Observe | None = None
+    ) -> None:
+        """`takes`: None where CRs go to no other shard. `observe`: see there."""
+        self._observe: Observe = observe or (lambda request, obj: None)
         self._add = add
         self._is_shard = takes is not None
         # A shard reads each CR before it is run: it may be another's by then.
@@ -125,6 +131,7 @@ class Handlers:
         if not is_selected:
             self._forget_request(request)
             return
+        self._observe(request, obj)
         observed, before = Observed.of(watch, obj), self._observed.get(request)
         if (observed != before and len(self._delivered) < self._most_delivered) or request in self._delivered:
             self._delivered[request] = obj
@@ -190,6 +197,15 @@ class Handlers:
         """The reason why a CR was last put on the queue, for the log; empty if there is none, or it was popped before."""
         return self._causes.pop(request, "")
 
+    def cause(self, request: Request) -> str:
+        """The reason why a CR waits to be reconciled; empty if that is no event."""
+        return self._causes.get(request, "")
+
+    def requeue(self, request: Request, cause: str) -> None:
+        """Have the CR reconciled now, if there is such a CR."""
+        if self.has_observed(request):
+            self._put(request, Priority.CHANGE, cause)
+
     def requeue_kinds(self, kinds: Collection[str]) -> None:
         """Requeue all CRs of these kinds (as GroupVersionKind writes them): their role or playbook has been edited."""
         for request in self._observed:
@@ -229,6 +245,7 @@ class Handlers:
         """Forget what was observed of a CR, and that it waits."""
         for known in (self._observed, self._delivered, self._causes):
             known.pop(request, None)
+        self._observe(request, None)
 
     def _put(self, request: Request, priority: Priority, cause: str, after: float = 0) -> None:
         logger.debug("Queued", extra={**request.fields, "cause": cause})

@@ -24,7 +24,9 @@ from runner.control import Request, Result, Retry
 from runner.control.failing import Failing
 from runner.control.finalizers import Decision, add_finalizer, decide, remove_finalizer
 from runner.control.handlers import Handlers
+from runner.control.history import History
 from runner.control.reconciliation import Phases, Reconciliation, is_cr_not_found, read
+from runner.control.records import ReconcileStatus
 from runner.control.run import Runs
 from runner.control.status import StatusWriter, ended, failed
 from runner.executor.jobs import Outcome
@@ -72,6 +74,7 @@ class Reconciler:
         status: StatusWriter,
         failing: Failing,
         shard: Shard | None = None,
+        history: History | None = None,
     ) -> None:
         self._client = client
         self._discovery = discovery
@@ -80,6 +83,7 @@ class Reconciler:
         self._status = status
         self._failing = failing
         self._shard = shard
+        self._history = history or History()
         # Runs that succeeded and whose CRs do not say so yet.
         self._unwritten: dict[Request, FinishedRun] = {}
         # Since when the API server has not served a kind.
@@ -125,8 +129,10 @@ class Reconciler:
                     await self._runs.forget(request)
 
     async def _reconcile(self, request: Request) -> Result:
-        phases = Phases()
+        record = self._history.current(request)
+        phases = Phases(record)
         cause = self._handlers.pop_cause(request)
+        record.cause = cause or record.cause
         if cause:
             # Whatever comes of this reconcile, what is wanted now is another run.
             self._unwritten.pop(request, None)
@@ -142,6 +148,7 @@ class Reconciler:
             return Result()
         watch, problems = for_cr(request.watch, obj)
         phases.finish("read")
+        record.uid, record.generation = obj["metadata"]["uid"], obj["metadata"].get("generation")
         decision = decide(obj, watch)
         if decision is Decision.IGNORE:
             logger.debug("Going, without a finalizer of this watch", extra=request.fields)
@@ -152,7 +159,7 @@ class Reconciler:
             resource=resource,
             owner=Owner(watch.gvk, request.key, obj["metadata"]["uid"]),
             finalizing=decision is Decision.FINALIZE,
-            cause=cause,
+            record=record,
             phases=phases,
             shard=self._shard,
         )
@@ -212,8 +219,11 @@ class Reconciler:
 
     async def _dry_run(self, reconciliation: Reconciliation, obj: Object) -> Result:
         """Make a dry run: an Event says what a run would change, and the conditions that there was none."""
-        request, watch = reconciliation.request, reconciliation.watch
-        plan = await self._runs.dry_run(request, reconciliation.resource, obj, finalizing=reconciliation.finalizing)
+        request, watch, record = reconciliation.request, reconciliation.watch, reconciliation.record
+        plan = await self._runs.dry_run(
+            request, reconciliation.resource, obj, finalizing=reconciliation.finalizing, record=record
+        )
+        record.end(ReconcileStatus.DRY_RUN, plan.failure)
         logger.info("Plan", extra={"event": RunnerEvent.DRY_RUN_RESULT, **request.fields, "output": plan.text()})
         note = plan.note()
         await self._status.events.post(reconciliation.owner, type="Normal", action="Plan", reason="Plan", note=note)
@@ -228,6 +238,7 @@ class Reconciler:
     async def _refuse(self, reconciliation: Reconciliation, obj: Object, problems: Sequence[str]) -> Result:
         """Run nothing for a CR that cannot succeed before it is changed; only the periodic reconcile looks at it again."""
         message, watch = "\n".join(problems), reconciliation.watch
+        reconciliation.record.end(ReconcileStatus.REFUSED, message)
         metrics.run_ended(str(watch.gvk), succeeded=False)
         self._failing.add(reconciliation.request)
         if watch.manage_status:
@@ -241,17 +252,20 @@ class Reconciler:
 
         A run that succeeded is kept until its CR says so: it is not repeated because that could not be written.
         """
-        request, outcome = reconciliation.request, run.outcome
+        request, outcome, record = reconciliation.request, run.outcome, reconciliation.record
         if outcome.succeeded:
             self._unwritten[request] = run
         obj = await self._write_outcome(reconciliation, run, current)
         self._unwritten.pop(request, None)
         if obj is None:
             return await self._forget(request, reconciliation.owner.uid)
+        if outcome.succeeded:
+            record.end(ReconcileStatus.SUCCEEDED)
         if run.finalizing and outcome.succeeded:
             return Result()
         reconciliation.phases.finish("status")
         if not outcome.succeeded:
+            record.end(ReconcileStatus.FAILED, "\n".join(outcome.messages))
             note = "\n".join(outcome.reports or outcome.messages)
             await self._status.events.warn(reconciliation.owner, reason="RunFailed", note=note)
             raise Retry("the run failed")
@@ -291,6 +305,7 @@ class Reconciler:
         """
         self.drop(request, uid)
         await self._runs.forget(request)
+        self._history.current(request).end(ReconcileStatus.GONE)
         logger.info("The CR is gone", extra={"event": RunnerEvent.CR_GONE, **request.fields})
         return Result()
 

@@ -13,6 +13,7 @@ from runner import metrics
 from runner.config.watches import Watch
 from runner.control import Request, Retry
 from runner.control.plan import Plan
+from runner.control.records import ReconcileRecord
 from runner.json_codec import encode
 from runner.kube.backoff import Backoff
 from runner.kube.client import ApiClient, Conflict, NotFound
@@ -31,14 +32,16 @@ BIG = 64 * 1024
 
 
 class Phases:
-    """Measures how long the parts of a reconcile take, for the metrics."""
+    """Measures how long the parts of a reconcile take, for the metrics and the reconcile's record."""
 
-    def __init__(self) -> None:
+    def __init__(self, record: ReconcileRecord) -> None:
+        self._record = record
         self._since = monotonic()
 
     def finish(self, name: str) -> None:
         now = monotonic()
         metrics.phase(name, now - self._since)
+        self._record.finish_phase(name, now - self._since)
         self._since = now
 
 
@@ -54,15 +57,14 @@ class Reconciliation:
     owner: Owner
     # The CR is being deleted, and the run is its finalizer's.
     finalizing: bool = False
-    # The event that it is due to, for the log; empty for a retry and for a periodic reconcile.
-    cause: str = ""
     # Work on the whole CR is to be done in a thread.
     is_big: bool = False
     # Collects what a dry run would change; None where the run is a real one.
     plan: Plan | None = None
     # The shard that this process is.
     shard: Shard | None = None
-    phases: Phases = field(default_factory=Phases)
+    record: ReconcileRecord
+    phases: Phases
     # The uids of the objects that the run has written.
     written: set[str] = field(default_factory=set)
     # Hashes of the warnings that there was cause for.

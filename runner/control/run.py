@@ -21,19 +21,21 @@ from runner import metrics
 from runner.config.annotations import for_cr
 from runner.config.settings import Settings
 from runner.config.watches import Content
-from runner.control import Request
+from runner.control import Priority, Request
 from runner.control.broken_conditionals import BrokenConditionals, Places
 from runner.control.failures import explained, is_to_be_explained
 from runner.control.handlers import is_watched_dependent
+from runner.control.history import History
 from runner.control.own_writes import OwnWrites
 from runner.control.plan import Plan
 from runner.control.private_folder import SCRATCH, private_folder, write_kubeconfigs
-from runner.control.reconciliation import BIG, Reconciliation
+from runner.control.reconciliation import BIG, Phases, Reconciliation
+from runner.control.records import ReconcileRecord, RunRecord
 from runner.control.run_log import RunLog, warn_of_long_run
 from runner.control.status import StatusWriter
 from runner.executor.argument_check import Arguments
 from runner.executor.jobs import Execute, ExecutorError, Fold, Job, JobEvent, Loops, Outcome
-from runner.executor.run_folder import RunFolders
+from runner.executor.run_folder import ARTIFACTS, RunFolders
 from runner.kube.discovery import Resource
 from runner.logs import RunnerEvent
 from runner.proxy.dry_run import DryRun
@@ -42,6 +44,9 @@ from runner.resource import parameters
 from runner.resource.metadata import Object, Owner
 
 logger = logging.getLogger(__name__)
+
+# Characters of a plan that its record has.
+_LONGEST_PLAN = 256 * 1024
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,6 +62,7 @@ class Runs:
     # Both None where nothing is watched. `on_dependent` is called for each object of a CR that its watch has watched.
     own_writes: OwnWrites | None = None
     on_dependent: Callable[[Resource, Object, Owner], None] | None = None
+    history: History = field(default_factory=History)
     _arguments: Arguments = field(default_factory=Arguments, init=False)
     _broken_conditionals: BrokenConditionals = field(default_factory=BrokenConditionals, init=False)
 
@@ -67,8 +73,9 @@ class Runs:
         built = await self._variables(reconciliation, obj, variables)
         ident = uuid.uuid4().hex[:16]
         fields: dict[str, object] = {**request.fields, "job": ident}
+        run = self._record(reconciliation, ident, content)
         try:
-            outcome = await self._run_job(reconciliation, ident, content, built)
+            outcome = await self._run_job(reconciliation, run, content, built)
         except ExecutorError as error:
             logger.error("The run came to nothing", extra={**fields, "error": str(error)})
             outcome = Outcome(messages=(str(error),))
@@ -79,7 +86,9 @@ class Runs:
             outcome = Outcome(messages=(message,))
         except asyncio.CancelledError:
             logger.warning("The run was ended", extra=fields)
+            run.end(None)
             raise
+        run.end(outcome)
         if reconciliation.plan:
             message, event = "Planned", RunnerEvent.DRY_RUN_ENDED
         elif outcome.succeeded:
@@ -90,13 +99,29 @@ class Runs:
         logger.info(message, extra={"event": event, **fields, **counts})
         return outcome
 
-    async def dry_run(self, request: Request, resource: Resource, obj: Object, *, finalizing: bool = False) -> Plan:
+    async def dry_run(
+        self,
+        request: Request,
+        resource: Resource,
+        obj: Object,
+        *,
+        finalizing: bool = False,
+        record: ReconcileRecord | None = None,
+    ) -> Plan:
         """Run the CR as `obj` has it without writing anything; the plan says what would change."""
+        record = record or ReconcileRecord(request=request, priority=Priority.CHANGE, waited=0.0)
         plan = Plan(request.fields, DryRun(cr=obj, path=resource.path(request.key)))
         watch, _ = for_cr(request.watch, obj)
         owner = Owner(watch.gvk, request.key, obj["metadata"]["uid"])
         reconciliation = Reconciliation(
-            request=request, watch=watch, resource=resource, owner=owner, finalizing=finalizing, plan=plan
+            request=request,
+            watch=watch,
+            resource=resource,
+            owner=owner,
+            finalizing=finalizing,
+            record=record,
+            phases=Phases(record),
+            plan=plan,
         )
         try:
             reconciliation = reconciliation.sized(obj)
@@ -104,6 +129,8 @@ class Runs:
             plan.outcome = Outcome(messages=tuple(problems)) if problems else await self.run(reconciliation, obj)
         except parameters.Unusable as error:
             plan.outcome = Outcome(messages=(str(error),))
+        if record.run:
+            record.run.plan = plan.text()[:_LONGEST_PLAN]
         return plan
 
     async def problems(self, reconciliation: Reconciliation, obj: Object) -> list[str]:
@@ -143,21 +170,34 @@ class Runs:
             await self.status.warn_once(reconciliation, "ReservedVariable", text)
         return built
 
+    def _record(self, reconciliation: Reconciliation, ident: str, content: Content) -> RunRecord:
+        """Begin the record of a run."""
+        assert content.path is not None
+        folder = self.folders.folder(_parts(reconciliation.request)) / ARTIFACTS / ident
+        run = RunRecord(
+            ident=ident,
+            content=content.path,
+            artifacts=folder if self.settings.run_artifacts else None,
+            is_dry_run=reconciliation.plan is not None,
+        )
+        self.history.begin_run(reconciliation.record, run)
+        return run
+
     async def _run_job(
-        self, reconciliation: Reconciliation, ident: str, content: Content, built: parameters.Parameters
+        self, reconciliation: Reconciliation, run: RunRecord, content: Content, built: parameters.Parameters
     ) -> Outcome:
         """Run with a session and a private folder that live as long. Raises ExecutorError and OSError."""
         request, plan = reconciliation.request, reconciliation.plan
         async with contextlib.AsyncExitStack() as stack:
             on_write = stack.enter_context(self.own_writes.of_run(request)) if self.own_writes else None
-            token = stack.enter_context(self.sessions.opened(self._session(reconciliation, on_write)))
+            token = stack.enter_context(self.sessions.opened(self._session(reconciliation, run, on_write)))
             private = await stack.enter_async_context(private_folder(self.folders.running))
-            job = self._job(reconciliation, ident, content, built, token=token, private=private)
-            cause = {"cause": reconciliation.cause} if reconciliation.cause else {}
-            fields = {**request.fields, "job": ident, "content": str(content.path), **cause}
+            job = self._job(reconciliation, run.ident, content, built, token=token, private=private)
+            cause = {"cause": reconciliation.record.cause} if reconciliation.record.cause else {}
+            fields = {**request.fields, "job": run.ident, "content": str(content.path), **cause}
             event = RunnerEvent.DRY_RUN_STARTED if plan else RunnerEvent.RUN_STARTED
             logger.info("Planning" if plan else "Running", extra={"event": event, **fields})
-            return await self._follow(job, reconciliation)
+            return await self._follow(job, reconciliation, run)
 
     def _job(
         self,
@@ -194,7 +234,7 @@ class Runs:
             names=_parts(request),
         )
 
-    async def _follow(self, job: Job, reconciliation: Reconciliation) -> Outcome:
+    async def _follow(self, job: Job, reconciliation: Reconciliation, run: RunRecord) -> Outcome:
         """Run the job to its end, or to the end of its time. Raises ExecutorError."""
         request, watch, plan = reconciliation.request, reconciliation.watch, reconciliation.plan
         fold, loops, places = Fold(), Loops(), Places()
@@ -214,6 +254,7 @@ class Runs:
                             reconciliation.phases.finish("tasks")
                         run_log.add(event)
                         fold.add(event)
+                        run.add_event(event)
                         places.add(event)
                         if plan:
                             plan.add(event)
@@ -229,7 +270,7 @@ class Runs:
         finally:
             run_log.close()
 
-    def _session(self, reconciliation: Reconciliation, on_write: OnWrite | None) -> Session:
+    def _session(self, reconciliation: Reconciliation, run: RunRecord, on_write: OnWrite | None) -> Session:
         watch, owner, plan = reconciliation.watch, reconciliation.owner, reconciliation.plan
 
         def found(resource: Resource, obj: Object) -> None:
@@ -248,6 +289,7 @@ class Runs:
             inject_owner=self.settings.inject_owner_ref,
             on_dependent=found,
             on_write=written,
+            on_request=run.add_request,
             blacklist=watch.blacklist,
             dry_run=plan.dry_run if plan else None,
         )

@@ -76,6 +76,8 @@ class _Entry:
     # Waiting now, with this priority.
     priority: Priority | None = None
     running: bool = False
+    # Of the reconcile that is on: its priority, and how long it waited.
+    begun: tuple[Priority, float] = (Priority.CHANGE, 0.0)
     # Added while running, or while held: is reconciled again.
     again: Priority | None = None
     # Done when no reconcile is on; set while none may begin.
@@ -125,6 +127,20 @@ class WorkQueue:
 
     def is_running(self, request: Request) -> bool:
         return request in self._begun
+
+    def is_waiting(self, request: Request) -> bool:
+        """True if the CR waits for a worker; its delay, if it had one, is over."""
+        entry = self._entries.get(request)
+        return entry is not None and entry.priority is not None
+
+    def due_in(self, request: Request) -> float | None:
+        """Seconds until the delay of a CR is over; None if it has none."""
+        entry = self._entries.get(request)
+        return entry.due - asyncio.get_running_loop().time() if entry and entry.timer else None
+
+    def begun(self, request: Request) -> tuple[Priority, float]:
+        """The priority of the CR's reconcile that is on, and for how many seconds it waited."""
+        return self._entries[request].begun
 
     def register(self, watch: Watch) -> None:
         """Make the watch known, for the limits over all kinds, and export its metrics."""
@@ -307,6 +323,7 @@ class WorkQueue:
             entry.timer = None
         self._running[request.watch] += 1
         now = self._begun[request] = self.clock()
+        entry.begun = priority, now - entry.since
         if priority is Priority.DEPENDENT:
             self.dependents.count(request, now)
         metrics.request_started(request.watch.controller, waited=now - entry.since)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
 import aiohttp
@@ -26,7 +27,7 @@ from runner.proxy.call import Call
 from runner.proxy.dry_run import Refusal
 from runner.proxy.forward import Forwarder
 from runner.proxy.ownership import Ownership
-from runner.proxy.sessions import Sessions
+from runner.proxy.sessions import ApiRequest, Sessions
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ Address = tuple[str, int]
 _BODY_LIMIT = 16 * 1024 * 1024
 # The API server's own for a request's headers. A command for a pod is in the first line.
 _LINE_LIMIT = 1024 * 1024
+# Characters of a request's path that its record has.
+_LONGEST_PATH = 1000
 _UNAUTHORIZED = (
     "this proxy serves only the runs of its runner, each with its own token; $KUBECONFIG and $K8S_AUTH_KUBECONFIG are the "
     "kubeconfigs that have it"
@@ -120,7 +123,19 @@ class ProxyServer:
         # and not be sent on.
         if not target.startswith("/") or "#" in target:
             return _status(400, "BadRequest", "this proxy takes a path, without a fragment, and no other server's address")
-        call = Call(request, session, target)
+        call, begun, since = Call(request, session, target), time.time(), time.monotonic()
+        response: web.StreamResponse | None = None
+        try:
+            response = await self._serve(call)
+            return response
+        finally:
+            status, from_store = (response.status, "X-Cache" in response.headers) if response is not None else (0, False)
+            path = call.path[:_LONGEST_PATH]
+            session.on_request(ApiRequest(call.method, path, status, from_store, begun, time.monotonic() - since))
+
+    async def _serve(self, call: Call) -> web.StreamResponse:
+        """The answer to a run's request, be it that there is none."""
+        request, session = call.request, call.session
         try:
             if session.dry_run is not None:
                 return await self._forwarder.forward_in_dry_run(call, session.dry_run)

@@ -26,6 +26,23 @@ _PREFIX = "/run/"
 
 # Called with each object that the run's CR is seen to own.
 OnDependent = Callable[[Resource, Object], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ApiRequest:
+    """A request of a run. `path` has no query; `begun` is in seconds since the epoch; `status` is 0 if it got no answer.
+
+    `from_store`: an informer's store answered it, and not the API server.
+    """
+
+    method: str
+    path: str
+    status: int
+    from_store: bool
+    begun: float
+    seconds: float
+
+
 # Called for each write of the run with the object's uid, and the resourceVersions that it had (empty: it was created; None:
 # not known, so that it may not have been changed at all) and has now (empty: it was deleted).
 OnWrite = Callable[[str, str | None, str], None]
@@ -71,6 +88,8 @@ class Session:
     inject_owner: bool
     on_dependent: OnDependent
     on_write: OnWrite = lambda uid, before, version: None
+    # Called for each request when it has been answered.
+    on_request: Callable[[ApiRequest], None] = lambda request: None
     blacklist: frozenset[GroupVersionKind] = frozenset()
     # Set if the run is a dry run.
     dry_run: DryRun | None = field(default=None, compare=False)

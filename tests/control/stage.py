@@ -13,11 +13,13 @@ import pytest
 
 from runner.config.settings import Settings
 from runner.config.watches import Finalizer, Watch
-from runner.control import Request, Result, Retry
+from runner.control import Priority, Request, Result, Retry
 from runner.control.failing import Failing
 from runner.control.handlers import Handlers
+from runner.control.history import History
 from runner.control.reconciler import Reconciler
-from runner.control.reconciliation import Reconciliation
+from runner.control.reconciliation import Phases, Reconciliation
+from runner.control.records import ReconcileRecord
 from runner.control.run import Runs
 from runner.control.status import StatusWriter
 from runner.executor.jobs import Execute, Job, JobEvent
@@ -162,6 +164,7 @@ class Stage:
         # What happens during a run.
         self.during: Callable[[], None] = lambda: None
         self.folders = folders
+        self.history = History(is_kept=True)
         self.having()
 
     def having(self, *, execute: Execute | None = None, settings: Settings | None = None) -> None:
@@ -177,11 +180,18 @@ class Stage:
             status=self.status,
             own_writes=self.handlers.own_writes,
             on_dependent=lambda *_: None,
+            history=self.history,
         )
         discovery = cast(Discovery, self.known)
         self.failing = Failing([self.request.watch])
         self.reconciler = Reconciler(
-            client, discovery, handlers=self.handlers, runs=runs, status=self.status, failing=self.failing
+            client,
+            discovery,
+            handlers=self.handlers,
+            runs=runs,
+            status=self.status,
+            failing=self.failing,
+            history=self.history,
         )
 
     async def execute(self, job: Job) -> AsyncGenerator[JobEvent, None]:
@@ -201,7 +211,15 @@ class Stage:
     @property
     def reconciliation(self) -> Reconciliation:
         of = self.request.watch
-        return Reconciliation(request=self.request, watch=of, resource=RESOURCE, owner=Owner(of.gvk, self.request.key, "1"))
+        record = ReconcileRecord(request=self.request, priority=Priority.CHANGE, waited=0.0)
+        return Reconciliation(
+            request=self.request,
+            watch=of,
+            resource=RESOURCE,
+            owner=Owner(of.gvk, self.request.key, "1"),
+            record=record,
+            phases=Phases(record),
+        )
 
     @property
     def cr(self) -> dict[str, Any]:

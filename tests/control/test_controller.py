@@ -7,6 +7,8 @@ import pytest
 from runner import metrics
 from runner.control import Priority, Request, Result, Retry, controller
 from runner.control.controller import Controller
+from runner.control.history import History
+from runner.control.records import ReconcileStatus
 from runner.control.workqueue import WorkQueue
 from tests.control.test_workqueue import SOON, A, B
 
@@ -170,3 +172,34 @@ async def test_a_reconcile_can_be_ended_alone() -> None:
 async def test_a_timeout_of_the_reconcile_s_own_is_a_fault(caplog: pytest.LogCaptureFixture) -> None:
     assert (await reconciled(TimeoutError())).told == [{"failed": True}]
     assert "Reconciling failed unexpectedly" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "reason"),
+    [
+        (Result(requeue_after=60), ReconcileStatus.LEFT, "period"),
+        (Result(requeue_after=60, exact=True), ReconcileStatus.LEFT, "requeue_after"),
+        (Result(), ReconcileStatus.LEFT, None),
+        (Retry("no way"), ReconcileStatus.FAILED, "retry"),
+        (ValueError("a fault of our own"), ReconcileStatus.FAILED, "retry"),
+    ],
+    ids=["period", "asked", "done", "failed", "fault"],
+)
+async def test_the_record_says_what_came_of_it_and_when_the_cr_comes_again(
+    outcome: Result | Exception, status: ReconcileStatus, reason: str | None
+) -> None:
+    queue, history = WorkQueue(2), History(is_kept=True)
+    queue.add(A, Priority.CHANGE)
+
+    async def reconcile(request: Request) -> Result:
+        assert history.current(request) in history.of(request)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    await Controller(queue, reconcile, history).reconcile(await queue.get())
+    (record,) = history.of(A)
+    assert (record.status, record.requeue and record.requeue.reason) == (status, reason)
+    assert record.requeue is None or record.requeue.due > record.begun
+    assert record.ended is not None
+    queue.close()

@@ -10,9 +10,10 @@ from typing import Any, cast
 import pytest
 
 from runner import metrics
-from runner.control import Result
+from runner.control import Priority, Result
 from runner.control import reconciler as module
 from runner.control.reconciler import FinishedRun, next_reconcile
+from runner.control.records import ReconcileStatus
 from runner.control.run import Runs
 from runner.executor.jobs import Outcome
 from runner.executor.run_folder import RunFolders
@@ -284,3 +285,31 @@ def test_when_a_cr_comes_again(asked: str | None, result: Result) -> None:
 def test_a_period_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="soon"):
         next_reconcile(Outcome(requeue_after="soon"), PLAIN)
+
+
+async def test_a_reconcile_leaves_a_record(stage: Stage) -> None:
+    record = stage.history.begin(stage.request, Priority.CHANGE, 0.0)
+    stage.handlers.causes = ["changed"]
+    await stage.reconcile()
+    assert (record.cause, record.status, record.uid, record.generation) == ("changed", ReconcileStatus.SUCCEEDED, "1", 1)
+    assert record.run is not None
+    assert record.run.ended is not None
+    assert record.run.outcome is not None
+    assert record.run.artifacts is not None
+    assert {phase.name for phase in record.phases} >= {"read", "start", "status"}
+    assert stage.history.of_run(record.run.ident) is record
+
+
+async def test_the_record_of_a_run_that_failed_says_why(stage: Stage) -> None:
+    record = stage.history.begin(stage.request, Priority.CHANGE, 0.0)
+    stage.told = [failure("no such thing"), stats(failures=1)]
+    await stage.reconcile()
+    assert (record.status, record.message) == (ReconcileStatus.FAILED, "no such thing")
+
+
+async def test_the_record_of_a_cr_that_is_gone_says_so(stage: Stage) -> None:
+    record = stage.history.begin(stage.request, Priority.CHANGE, 0.0)
+    stage.server.obj = None
+    await stage.reconcile()
+    assert record.status is ReconcileStatus.GONE
+    assert record.run is None

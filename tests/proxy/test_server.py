@@ -22,7 +22,7 @@ from runner.kube.discovery import Discovery, Resource
 from runner.kube.informer import Informer
 from runner.proxy.requestinfo import parse
 from runner.proxy.server import ProxyServer
-from runner.proxy.sessions import Session, Sessions
+from runner.proxy.sessions import ApiRequest, Session, Sessions
 from runner.resource.metadata import GroupVersionKind, ObjectKey, Owner
 from tests.kube.test_client import served
 
@@ -57,6 +57,7 @@ class Run:
     noticed: list[Resource] = field(default_factory=list)
     written: list[tuple[str, str | None, str]] = field(default_factory=list)
     informers: list[Informer] = field(default_factory=list)
+    requests: list[ApiRequest] = field(default_factory=list)
 
 
 @asynccontextmanager
@@ -66,11 +67,13 @@ async def proxied(
     noticed: list[Resource] = []
     informers: list[Informer] = []
     written: list[tuple[str, str | None, str]] = []
+    requests: list[ApiRequest] = []
     session = Session(
         owner=owner,
         inject_owner=inject_owner,
         on_dependent=lambda resource, _: noticed.append(resource),
         on_write=lambda uid, before, version: written.append((uid, before, version)),
+        on_request=requests.append,
     )
     sessions = Sessions()
 
@@ -87,7 +90,7 @@ async def proxied(
             headers = {"Authorization": f"Bearer {token}"}
             url = f"http://127.0.0.1:{proxy.port}"
             async with aiohttp.ClientSession(url, headers=headers, auto_decompress=False) as http:
-                yield Run(http, session, proxy.port, client.server, noticed, written, informers)
+                yield Run(http, session, proxy.port, client.server, noticed, written, informers, requests)
 
 
 def stored(*objects: dict[str, Any], version: str) -> Informer:
@@ -351,3 +354,21 @@ async def test_a_store_answers_and_what_it_lacks_the_server() -> None:
                 assert "X-Cache" not in answer.headers
         async with run.http.head(CONFIG_MAPS + "/x") as answer:
             assert "X-Cache" not in answer.headers
+
+
+async def test_each_request_is_told() -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return web.json_response(config_map(), status=200)
+
+    async with proxied(handler) as run:
+        async with run.http.get(f"{CONFIG_MAPS}/x?pretty=true") as answer:
+            await answer.read()
+        run.informers.append(stored(config_map(), version="9"))
+        async with run.http.get(f"{CONFIG_MAPS}/x") as answer:
+            await answer.read()
+        async with run.http.get("/" + "x" * 5000) as answer:
+            await answer.read()
+        told = [(each.method, each.path, each.status, each.from_store) for each in run.requests]
+        assert told[:2] == [("GET", f"{CONFIG_MAPS}/x", 200, False), ("GET", f"{CONFIG_MAPS}/x", 200, True)]
+        assert len(told[2][1]) == 1000
+        assert all(each.seconds >= 0 and each.begun > 0 for each in run.requests)

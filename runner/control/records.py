@@ -1,0 +1,204 @@
+"""Records of what a reconcile did: its cause, its phases, and its run with the tasks and the requests that the run made.
+
+They are filled while it goes on, and read by the dashboard and by traces. Times are seconds since the epoch, durations
+seconds. All texts are as the run's events have them: masked, and cut here.
+
+Next on the way: `runner.control.history`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from time import time
+
+from runner.control import Priority, Request
+from runner.executor.jobs import JobEvent, Outcome
+from runner.proxy.sessions import ApiRequest
+
+# Of one run: tasks and requests that are kept. More of them nobody reads.
+_MOST_TASKS, _MOST_REQUESTS = 1000, 1000
+# Characters of a task's name and of a message.
+_LONGEST_NAME, _LONGEST_MESSAGE = 200, 2000
+
+_RESULTS = {
+    "runner_on_ok": "ok",
+    "runner_on_failed": "failed",
+    "runner_on_skipped": "skipped",
+    "runner_on_unreachable": "unreachable",
+}
+
+
+class TaskStatus(StrEnum):
+    """The result of a task; `IGNORED` is a failure with `ignore_errors`."""
+
+    RUNNING = "running"
+    OK = "ok"
+    CHANGED = "changed"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+    IGNORED = "ignored"
+    UNREACHABLE = "unreachable"
+
+
+class ReconcileStatus(StrEnum):
+    """The result of a reconcile. `REFUSED`: the CR contradicts its argument specs; `LEFT`: there was nothing to be done."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    REFUSED = "refused"
+    DRY_RUN = "dry run"
+    GONE = "gone"
+    LEFT = "left"
+
+
+@dataclass(slots=True, kw_only=True)
+class TaskRecord:
+    """A task of a run. `location` is `FILE:LINE`; `items` counts those of its loop that have ended."""
+
+    uuid: str
+    name: str
+    action: str
+    role: str
+    location: str
+    begun: float
+    ended: float | None = None
+    status: TaskStatus = TaskStatus.RUNNING
+    items: int = 0
+    # Of a failure.
+    message: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class RunRecord:
+    """A run of a role or playbook. `artifacts` is the folder of what it left, None where nothing is kept."""
+
+    ident: str
+    content: Path
+    artifacts: Path | None
+    is_dry_run: bool
+    begun: float = field(default_factory=time)
+    ended: float | None = None
+    tasks: list[TaskRecord] = field(default_factory=list)
+    requests: list[ApiRequest] = field(default_factory=list)
+    # How many there were beyond those that are kept.
+    more_tasks: int = 0
+    more_requests: int = 0
+    outcome: Outcome | None = None
+    # Of a dry run: what would change, as text.
+    plan: str = ""
+
+    def add_event(self, event: JobEvent) -> None:
+        """Take the next event of the run: a task that begins, a result, or an item's result."""
+        kind = event.event
+        if kind in ("playbook_on_task_start", "playbook_on_handler_task_start"):
+            self._end_last(at=_seconds(event.created))
+            if len(self.tasks) >= _MOST_TASKS:
+                self.more_tasks += 1
+                return
+            data = event.data
+            self.tasks.append(
+                TaskRecord(
+                    uuid=str(data.get("task_uuid", "")),
+                    name=event.task[:_LONGEST_NAME],
+                    action=str(data.get("task_action", ""))[:_LONGEST_NAME],
+                    role=str(data.get("role", ""))[:_LONGEST_NAME],
+                    location=event.location[:_LONGEST_MESSAGE],
+                    begun=_seconds(event.created),
+                )
+            )
+        elif kind.startswith("runner_") and self.tasks:
+            task = self.tasks[-1]
+            if task.uuid != event.data.get("task_uuid"):
+                return
+            if kind.startswith("runner_item_on_"):
+                task.items += 1
+            elif kind in _RESULTS:
+                task.status, task.ended = _status(event), _seconds(event.created)
+                if task.status in (TaskStatus.FAILED, TaskStatus.UNREACHABLE, TaskStatus.IGNORED):
+                    task.message = event.message[:_LONGEST_MESSAGE]
+
+    def add_request(self, request: ApiRequest) -> None:
+        if len(self.requests) < _MOST_REQUESTS:
+            self.requests.append(request)
+        else:
+            self.more_requests += 1
+
+    def end(self, outcome: Outcome | None) -> None:
+        """End the run; None: it was ended before its own end."""
+        self.outcome, self.ended = outcome, time()
+        self._end_last(at=self.ended)
+
+    def _end_last(self, *, at: float) -> None:
+        # Such as `meta`, and what was running when the run was ended: they have no result.
+        if self.tasks and self.tasks[-1].ended is None:
+            self.tasks[-1].ended = at
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseRecord:
+    """A part of a reconcile: read, start, tasks, end, status."""
+
+    name: str
+    begun: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Requeue:
+    """When a CR comes again by itself: at `due`, and why (`retry`, `requeue_after`, `period` or `finalize`)."""
+
+    due: float
+    reason: str
+
+
+@dataclass(slots=True, kw_only=True)
+class ReconcileRecord:
+    """A reconcile of a CR. `waited` is how long it stood in the queue."""
+
+    request: Request
+    priority: Priority
+    waited: float
+    begun: float = field(default_factory=time)
+    # The event that it is due to, or why the last reconcile had it requeued.
+    cause: str = ""
+    # Of the CR that was reconciled; empty and None where it was not found.
+    uid: str = ""
+    generation: int | None = None
+    phases: list[PhaseRecord] = field(default_factory=list)
+    run: RunRecord | None = None
+    status: ReconcileStatus = ReconcileStatus.RUNNING
+    # Why it was refused, or has to be tried again.
+    message: str = ""
+    ended: float | None = None
+    requeue: Requeue | None = None
+
+    def finish_phase(self, name: str, seconds: float) -> None:
+        self.phases.append(PhaseRecord(name, time() - seconds, seconds))
+
+    def end(self, status: ReconcileStatus, message: str = "") -> None:
+        """Set the result, which the first call decides."""
+        if self.status is ReconcileStatus.RUNNING:
+            self.status, self.message = status, message[:_LONGEST_MESSAGE]
+
+
+def _status(event: JobEvent) -> TaskStatus:
+    result = _RESULTS[event.event]
+    if result == "failed" and not event.is_failure:
+        return TaskStatus.IGNORED
+    res = event.data.get("res")
+    if result == "ok" and isinstance(res, Mapping) and res.get("changed") is True:
+        return TaskStatus.CHANGED
+    return TaskStatus(result)
+
+
+def _seconds(created: str) -> float:
+    """The time of an event, which is UTC. An event that gives none happens now."""
+    try:
+        return datetime.fromisoformat(created if "+" in created else f"{created}+00:00").timestamp()
+    except ValueError:
+        return time()
