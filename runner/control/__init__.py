@@ -10,7 +10,7 @@ Next on the way: `runner.control.handlers`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum, IntEnum
+from enum import Enum, IntEnum, StrEnum
 
 from runner.config.watches import Watch
 from runner.errors import RolerunnerError
@@ -39,13 +39,25 @@ class Priority(IntEnum):
     PERIODIC = 3
 
 
+class RequeueReason(StrEnum):
+    """The reason for which a CR comes again by itself."""
+
+    PERIOD = "period"
+    # The role has asked for it.
+    REQUEUE_AFTER = "requeue_after"
+    # It was deleted during its run.
+    DELETION = "deletion"
+    # The last reconcile failed.
+    RETRY = "retry"
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """A reconcile's result: requeue after so many seconds; None or 0: only by an event."""
 
     requeue_after: float | None = None
-    # Without jitter and with the priority of a retry: the role has asked for this time, or the CR is being deleted.
-    exact: bool = False
+    # Only the period is spread by jitter; all else has the priority of a retry.
+    reason: RequeueReason = RequeueReason.PERIOD
 
 
 class Taken(Enum):

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from time import time
 
 from runner import metrics
-from runner.control import Priority, Request, Result, Retry
+from runner.control import Priority, Request, RequeueReason, Result, Retry
 from runner.control.history import History
 from runner.control.records import ReconcileRecord, ReconcileStatus, Requeue
 from runner.control.workqueue import Closed, WorkQueue
@@ -87,7 +87,7 @@ class Controller:
             metrics.reconcile_ended(name, "error")
             record.end(ReconcileStatus.FAILED, str(retry))
             after = self._queue.done(request, failed=True)
-            record.requeue = Requeue(time() + after, "retry")
+            record.requeue = Requeue(time() + after, RequeueReason.RETRY)
             logger.info("Will be tried again", extra={**request.fields, "reason": str(retry), "after": after})
         except Exception as error:
             was_ended = isinstance(error, TimeoutError) and deadline.expired()
@@ -98,7 +98,7 @@ class Controller:
             record.end(
                 ReconcileStatus.FAILED, "ended before its end" if was_ended else "a fault of the runner; its log says more"
             )
-            record.requeue = Requeue(time() + self._queue.done(request, failed=True), "retry")
+            record.requeue = Requeue(time() + self._queue.done(request, failed=True), RequeueReason.RETRY)
         else:
             metrics.reconcile_ended(name, "requeue_after" if result.requeue_after else "success")
             self._requeue(record, result)
@@ -111,7 +111,9 @@ class Controller:
         if not after:
             self._queue.done(record.request)
             return
-        if not result.exact:
+        priority = Priority.RETRY
+        if result.reason is RequeueReason.PERIOD:
+            priority = Priority.PERIODIC
             after *= random.uniform(1 - _JITTER, 1)
-        record.requeue = Requeue(time() + after, "requeue_after" if result.exact else "period")
-        self._queue.done(record.request, after=after, priority=Priority.RETRY if result.exact else Priority.PERIODIC)
+        record.requeue = Requeue(time() + after, result.reason)
+        self._queue.done(record.request, after=after, priority=priority)

@@ -20,7 +20,7 @@ from time import monotonic
 from runner import metrics
 from runner.config.annotations import for_cr, is_dry_run
 from runner.config.watches import Watch
-from runner.control import Request, Result, Retry
+from runner.control import Request, RequeueReason, Result, Retry
 from runner.control.failing import Failing
 from runner.control.finalizers import Decision, add_finalizer, decide, remove_finalizer
 from runner.control.handlers import Handlers
@@ -271,7 +271,7 @@ class Reconciler:
             raise Retry("the run failed")
         self._failing.discard(request)
         if is_deleting(obj) and not run.finalizing:
-            return Result(requeue_after=_FINALIZE_AFTER, exact=True)
+            return Result(requeue_after=_FINALIZE_AFTER, reason=RequeueReason.DELETION)
         try:
             result = next_reconcile(outcome, reconciliation.watch)
         except ValueError as error:
@@ -323,7 +323,7 @@ def next_reconcile(outcome: Outcome, watch: Watch) -> Result:
     ValueError."""
     if outcome.requeue_after is None:
         return Result(requeue_after=watch.reconcile_period)
-    return Result(parse_duration(str(outcome.requeue_after)), exact=True)
+    return Result(parse_duration(str(outcome.requeue_after)), RequeueReason.REQUEUE_AFTER)
 
 
 def _declared(obj: Object) -> tuple[object, ...]:

@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from time import time
 
-from runner.control import Priority, Request
+from runner.control import Priority, Request, RequeueReason
 from runner.executor.jobs import JobEvent, Outcome
 from runner.proxy.sessions import ApiRequest
 
@@ -150,10 +150,10 @@ class PhaseRecord:
 
 @dataclass(frozen=True, slots=True)
 class Requeue:
-    """When a CR comes again by itself: at `due`, and why (`retry`, `requeue_after`, `period` or `finalize`)."""
+    """When a CR comes again by itself, and why."""
 
     due: float
-    reason: str
+    reason: RequeueReason
 
 
 @dataclass(slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from runner import metrics
-from runner.control import Priority, Request, Result, Retry, controller
+from runner.control import Priority, Request, RequeueReason, Result, Retry, controller
 from runner.control.controller import Controller
 from runner.control.history import History
 from runner.control.records import ReconcileStatus
@@ -46,7 +46,7 @@ async def test_what_fails_comes_again_by_backoff(error: Exception) -> None:
 
 @pytest.mark.parametrize(
     "result",
-    [Result(), Result(requeue_after=0.0), Result(requeue_after=0.0, exact=True)],
+    [Result(), Result(requeue_after=0.0), Result(requeue_after=0.0, reason=RequeueReason.REQUEUE_AFTER)],
     ids=["none", "0s", "asked-0s"],
 )
 async def test_what_is_done_comes_again_when_something_happens(result: Result) -> None:
@@ -60,7 +60,9 @@ async def test_the_periodic_pass_comes_a_little_early_and_never_late() -> None:
 
 
 async def test_a_time_the_role_asked_for_is_kept() -> None:
-    assert (await reconciled(Result(requeue_after=100, exact=True))).told == [{"after": 100, "priority": Priority.RETRY}]
+    assert (await reconciled(Result(requeue_after=100, reason=RequeueReason.REQUEUE_AFTER))).told == [
+        {"after": 100, "priority": Priority.RETRY}
+    ]
 
 
 @pytest.mark.parametrize(
@@ -177,16 +179,16 @@ async def test_a_timeout_of_the_reconcile_s_own_is_a_fault(caplog: pytest.LogCap
 @pytest.mark.parametrize(
     ("outcome", "status", "reason"),
     [
-        (Result(requeue_after=60), ReconcileStatus.LEFT, "period"),
-        (Result(requeue_after=60, exact=True), ReconcileStatus.LEFT, "requeue_after"),
+        (Result(requeue_after=60), ReconcileStatus.LEFT, RequeueReason.PERIOD),
+        (Result(requeue_after=60, reason=RequeueReason.REQUEUE_AFTER), ReconcileStatus.LEFT, RequeueReason.REQUEUE_AFTER),
         (Result(), ReconcileStatus.LEFT, None),
-        (Retry("no way"), ReconcileStatus.FAILED, "retry"),
-        (ValueError("a fault of our own"), ReconcileStatus.FAILED, "retry"),
+        (Retry("no way"), ReconcileStatus.FAILED, RequeueReason.RETRY),
+        (ValueError("a fault of our own"), ReconcileStatus.FAILED, RequeueReason.RETRY),
     ],
     ids=["period", "asked", "done", "failed", "fault"],
 )
 async def test_the_record_says_what_came_of_it_and_when_the_cr_comes_again(
-    outcome: Result | Exception, status: ReconcileStatus, reason: str | None
+    outcome: Result | Exception, status: ReconcileStatus, reason: RequeueReason | None
 ) -> None:
     queue, history = WorkQueue(2), History(is_kept=True)
     queue.add(A, Priority.CHANGE)

@@ -6,7 +6,7 @@ from time import time
 
 import pytest
 
-from runner.control import Priority, Request, history
+from runner.control import Priority, Request, RequeueReason, history
 from runner.control.history import History
 from runner.control.records import ReconcileRecord, ReconcileStatus, Requeue, RunRecord
 from runner.proxy.sessions import ApiRequest
@@ -77,7 +77,7 @@ def test_the_oldest_goes_where_all_take_too_much(monkeypatch: pytest.MonkeyPatch
 
 def test_a_reconcile_that_was_due_to_the_last_one_has_its_cause() -> None:
     made = History(is_kept=True)
-    reconciled(made, A).requeue = Requeue(time(), "requeue_after")
+    reconciled(made, A).requeue = Requeue(time(), RequeueReason.REQUEUE_AFTER)
     assert made.begin(A, Priority.CHANGE, 0.0).cause == ""
     assert made.begin(A, Priority.RETRY, 0.0).cause == "requeue_after"
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from runner import metrics
-from runner.control import Priority, Result
+from runner.control import Priority, RequeueReason, Result
 from runner.control import reconciler as module
 from runner.control.reconciler import FinishedRun, next_reconcile
 from runner.control.records import ReconcileStatus
@@ -273,8 +273,8 @@ async def test_the_loop_goes_on_while_a_large_cr_is_worked_on(stage: Stage) -> N
     ("asked", "result"),
     [
         (None, Result(requeue_after=60)),
-        ("90s", Result(requeue_after=90, exact=True)),
-        ("0", Result(requeue_after=0, exact=True)),
+        ("90s", Result(requeue_after=90, reason=RequeueReason.REQUEUE_AFTER)),
+        ("0", Result(requeue_after=0, reason=RequeueReason.REQUEUE_AFTER)),
     ],
     ids=["periodic", "asked for", "only by an event"],
 )
