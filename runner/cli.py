@@ -85,6 +85,8 @@ def run(values: Values, given: set[str]) -> None:
     """Run the operator of this folder against the current cluster."""
     with mistakes():
         chosen = flags.read(values, given, os.environ)
+        # What a run starts with is this process's environment.
+        os.environ.pop(settings.DASHBOARD_KEY, None)
         logs.configure(chosen.logging, readable=readable)
         for notice in chosen.notices:
             logger.warning(notice)

@@ -24,6 +24,7 @@ class RunnerEvent(StrEnum):
     """The field `event` of the records that programs such as `rolerunner dev` act on; messages may be reworded."""
 
     WATCHING = "watching"
+    DASHBOARD = "dashboard"
     RUN_STARTED = "run_started"
     RUN_SUCCEEDED = "run_succeeded"
     RUN_FAILED = "run_failed"

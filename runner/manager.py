@@ -21,6 +21,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import runner
 from runner import metrics
@@ -59,6 +60,9 @@ from runner.serving.certificate import ServingCertificate
 from runner.serving.role_metrics import RoleMetrics
 from runner.serving.server import serving_health, serving_metrics, serving_role_metrics
 
+if TYPE_CHECKING:
+    from runner.dashboard.server import Dashboard
+
 logger = logging.getLogger(__name__)
 
 # Seconds between two looks for a kind that the cluster does not have yet.
@@ -78,7 +82,7 @@ async def run(settings: Settings, watches: Sequence[Watch]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The parts that are there before this process leads. `ring` is a shard's."""
+    """The parts that are there before this process leads. `ring` is a shard's; `dashboard` is None where none is served."""
 
     client: ApiClient
     leadership: Leadership | None
@@ -87,6 +91,7 @@ class Served:
     folders: RunFolders
     sessions: Sessions
     proxy: ProxyServer
+    dashboard: Dashboard | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +165,24 @@ class Manager:
                 f"--proxy-port {settings.proxy_port} cannot be listened on: {error.strerror}; choose another, or 0"
             ) from error
         await self._serve_probes_and_metrics(stack, client)
-        return Served(client, leadership, discovery, ring, folders, sessions, proxy)
+        dashboard = await self._serve_dashboard(stack, client, discovery)
+        return Served(client, leadership, discovery, ring, folders, sessions, proxy, dashboard)
+
+    async def _serve_dashboard(self, stack: AsyncExitStack, client: ApiClient, discovery: Discovery) -> Dashboard | None:
+        settings = self._settings
+        if not settings.dashboard_address:
+            return None
+        # With its templates, for who asks for it.
+        from runner.dashboard.logins import KeyLogin, TokenLogins
+        from runner.dashboard.server import Dashboard
+
+        key = settings.dashboard_key
+        dashboard = Dashboard(KeyLogin(key) if key else TokenLogins(Access(client), discovery))
+        certificate = None if key else ServingCertificate()
+        address = await stack.enter_async_context(dashboard.serving(settings.dashboard_address, certificate))
+        fields = {"event": RunnerEvent.DASHBOARD, "address": str(address), "secure": not key}
+        logger.info("Serving the dashboard", extra=fields)
+        return dashboard
 
     async def _serve_probes_and_metrics(self, stack: AsyncExitStack, client: ApiClient) -> None:
         settings, role_metrics = self._settings, RoleMetrics(metrics.REGISTRY)
@@ -198,14 +220,30 @@ class Manager:
         for watch in self._watches:
             queue.register(watch)
         drainer = self._drainer(base, queue)
-        history = History()
-        handlers = Handlers(self._watches, queue.add, drainer.takes if drainer else None)
+        history = History(is_kept=base.dashboard is not None)
+        index = base.dashboard.index if base.dashboard else None
+        handlers = Handlers(
+            self._watches, queue.add, drainer.takes if drainer else None, observe=index.observe if index else None
+        )
         execute = await self._executor(stack)
         if base.ring:
             # Before the first run: what is created without a controller gets no label.
             await base.ring.first_look()
         informers = self._informers = self._new_informers(base, handlers, tasks)
-        reconciler = self._reconciler(base, execute, handlers, informers, history)
+        runs = self._runs(base, execute, handlers, informers, history)
+        reconciler = self._reconciler(base, handlers, runs, history)
+        if base.dashboard:
+            base.dashboard.show(
+                settings=settings,
+                watches=self._watches,
+                queue=queue,
+                handlers=handlers,
+                history=history,
+                runs=runs,
+                client=base.client,
+                discovery=base.discovery,
+                informers=informers,
+            )
         controller = Controller(queue, reconciler.reconcile, history)
         parts = [*self._background(base, reconciler, handlers, informers)]
         if drainer:
@@ -252,21 +290,20 @@ class Manager:
         shard, grace = self._settings.shard, self._settings.shutdown_grace
         return Drainer(base.client, base.discovery, shard, queue=queue, grace=grace) if shard else None
 
-    def _reconciler(
-        self, base: Served, execute: Execute, handlers: Handlers, informers: Informers, history: History
-    ) -> Reconciler:
-        status = StatusWriter(base.client)
-        runs = Runs(
+    def _runs(self, base: Served, execute: Execute, handlers: Handlers, informers: Informers, history: History) -> Runs:
+        return Runs(
             settings=self._settings,
             execute=execute,
             folders=base.folders,
             sessions=base.sessions,
             proxy_port=base.proxy.port,
-            status=status,
+            status=StatusWriter(base.client),
             own_writes=handlers.own_writes,
             on_dependent=informers.ensure,
             history=history,
         )
+
+    def _reconciler(self, base: Served, handlers: Handlers, runs: Runs, history: History) -> Reconciler:
         shard = self._settings.shard
         failing = Failing(self._watches)
         return Reconciler(
@@ -274,7 +311,7 @@ class Manager:
             base.discovery,
             handlers=handlers,
             runs=runs,
-            status=status,
+            status=runs.status,
             failing=failing,
             shard=shard,
             history=history,

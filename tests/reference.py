@@ -54,7 +54,12 @@ def _rows(structure: Structure, place: str = "") -> Iterator[tuple[str, str, str
 
 def tables() -> dict[str, str]:
     """Each table's Markdown by the name that the page has for it."""
-    variables = [each for declared in declared_in(Settings).values() for each in declared if isinstance(each, Variable)]
+    variables = [
+        each
+        for declared in declared_in(Settings).values()
+        for each in declared
+        if isinstance(each, Variable) and not each.hidden
+    ]
     return {
         "flags": _table(("flag", "default", "what it is for"), *(_flag(flag) for flag in FLAGS if not flag.hidden)),
         "variables": _table(("variable", "what it is for"), *((f"`{each.name}`", each.help) for each in variables)),

@@ -22,7 +22,7 @@ PEERS_FLAGS = {
 OWN_FLAGS = {
     *("--run-isolation", "--worker-max-age", "--worker-max-memory", "--worker-max-runs"),
     *("--executor", "--log-format", "--log-level", "--max-concurrent-runs", "--role-metrics-bind-address"),
-    *("--controller-ring", "--shard-name", "--watch-label-selector"),
+    *("--controller-ring", "--dashboard-bind-address", "--shard-name", "--watch-label-selector"),
     *("--max-artifacts-size", "--requeue-from-stdin", "--run-artifacts", "--run-timeout", "--runs-dir"),
 }
 

@@ -20,7 +20,7 @@ import click
 
 from runner import logs
 from runner.config.options import Flag, Values, Variable, declared_in, parameter
-from runner.config.settings import Election, Settings
+from runner.config.settings import DASHBOARD_KEY, Election, Settings
 from runner.errors import ConfigurationError
 from runner.resource.sharding import Shard
 
@@ -67,6 +67,7 @@ def read(values: Values, given: set[str], environ: Mapping[str, str]) -> Setting
     if values["metrics_require_rbac"] and not values["metrics_secure"]:
         raise ConfigurationError("--metrics-require-rbac needs --metrics-secure: tokens are not sent in the clear")
     _check_inventory(environ)
+    _check_dashboard(values["dashboard_bind_address"], environ)
     shard = _shard(values, given)
     notices: list[str] = []
     settings: dict[str, Any] = {}
@@ -95,6 +96,16 @@ def _converted(flag: Flag, values: Values, given: set[str]) -> object:
         return flag.convert(values[parameter(name)])
     except ValueError as error:
         raise ConfigurationError(f"{name} {error}") from error
+
+
+def _check_dashboard(address: str, environ: Mapping[str, str]) -> None:
+    """Where a key is the way in, it goes over the wire as it is."""
+    host = address.rpartition(":")[0]
+    if environ.get(DASHBOARD_KEY) and host and host not in ("127.0.0.1", "localhost", "[::1]"):
+        raise ConfigurationError(
+            f"--dashboard-bind-address {address}: with {DASHBOARD_KEY} it is served without TLS, and on this machine only; "
+            f"give 127.0.0.1:PORT, or unset {DASHBOARD_KEY} to have it served over TLS"
+        )
 
 
 def _check_inventory(environ: Mapping[str, str]) -> None:

@@ -97,6 +97,7 @@ class Variable:
     name: str
     help: str
     convert: Convert
+    hidden: bool = False
 
     @property
     def setting(self) -> object:

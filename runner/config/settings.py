@@ -22,6 +22,8 @@ from runner.resource.sharding import Shard
 
 MAX_VERBOSITY = 7
 _MEBIBYTE = 1024**2
+# By which `rolerunner dev` hands over the key of its dashboard.
+DASHBOARD_KEY = "ROLERUNNER_DASHBOARD_KEY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +235,15 @@ class Settings:
         "Serve /metrics only to who may read it; needs --metrics-secure.",
         default=False,
     )
+    dashboard_address: Address | None = flag(
+        "--dashboard-bind-address",
+        click.STRING,
+        "Where the dashboard is served over TLS to who has a token of the cluster; 0 for nowhere.",
+        default="0",
+        convert=parse_address,
+    )
+    # Of `rolerunner dev`: who has it sees the dashboard, over plain HTTP on this machine. None: callers need tokens.
+    dashboard_key: str = variable(DASHBOARD_KEY, "The key to the dashboard.", str, hidden=True)
     # The default is where operator_sdk.util.osdk_metric sends to unless its task says otherwise.
     role_metrics_address: Address | None = flag(
         "--role-metrics-bind-address",

@@ -17,8 +17,10 @@ from runner.kube.client import ApiClient, Unreadable
 
 # Seconds.
 _KNOWN, _ALLOWED, _DENIED = 60.0, 300.0, 30.0
+# A right to objects that was taken back ends within a minute.
+_ALLOWED_RESOURCE = 60.0
 # Answers that are cached; made-up tokens must not fill the memory.
-_KEPT = 1000
+_KEPT = 20_000
 
 V = TypeVar("V")
 
@@ -51,14 +53,23 @@ class Access:
 
     async def allows(self, user: User, *, verb: str, path: str) -> bool:
         """True if the user may do `verb` (lower case) to a path that is no resource."""
-        spec = {**user.attributes, "nonResourceAttributes": {"path": path, "verb": verb}}
-        key = json.dumps(spec, sort_keys=True)
+        attributes = {"nonResourceAttributes": {"path": path, "verb": verb}}
+        return await self._allows(user, attributes, allowed_for=_ALLOWED)
+
+    async def allows_resource(self, user: User, **attributes: str) -> bool:
+        """True if the user may do this to objects: `verb`, `group`, `version`, `resource` (the plural), `namespace` (empty:
+        in all, or of none) and `name` (empty: any)."""
+        return await self._allows(user, {"resourceAttributes": attributes}, allowed_for=_ALLOWED_RESOURCE)
+
+    async def _allows(self, user: User, attributes: JsonMapping, *, allowed_for: float) -> bool:
+        spec = {**user.attributes, **attributes}
+        key = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
         known, allowed = self._decisions.get(key)
         if not known or allowed is None:
             body = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
             answer = await self._client.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", body)
             allowed = _mapping(answer, "status").get("allowed") is True
-            self._decisions.keep(key, allowed, seconds=_ALLOWED if allowed else _DENIED)
+            self._decisions.keep(key, allowed, seconds=allowed_for if allowed else _DENIED)
         return allowed
 
     async def _review(self, token: str) -> User | None:

@@ -43,7 +43,7 @@ async def serving_health(
 
     routes = [web.get(path, healthz) for path in ("/healthz", "/healthz/healthz", "/healthz/ping")]
     routes += [web.get(path, readyz) for path in ("/readyz", "/readyz/readyz")]
-    async with _serving(address, routes, flag="--health-probe-bind-address") as bound:
+    async with serving(address, application(routes), flag="--health-probe-bind-address") as bound:
         yield bound
 
 
@@ -68,7 +68,8 @@ async def serving_metrics(
         return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
 
     context = certificate.context if certificate else None
-    async with _serving(address, [web.get("/metrics", answer)], flag="--metrics-bind-address", tls=context) as bound:
+    routes = application([web.get("/metrics", answer)])
+    async with serving(address, routes, flag="--metrics-bind-address", tls=context) as bound:
         following = asyncio.create_task(certificate.follow()) if certificate else None
         try:
             yield bound
@@ -106,17 +107,29 @@ async def serving_role_metrics(address: Address, role_metrics: RoleMetrics) -> A
             return web.Response(status=400, text=str(error))
         return web.Response()
 
-    async with _serving(address, [web.post("/metrics", record)], flag="--role-metrics-bind-address") as bound:
+    routes = application([web.post("/metrics", record)])
+    async with serving(address, routes, flag="--role-metrics-bind-address") as bound:
         yield bound
 
 
+def application(routes: list[web.RouteDef]) -> web.Application:
+    """An application of nothing but these routes."""
+    made = web.Application()
+    made.add_routes(routes)
+    return made
+
+
 @asynccontextmanager
-async def _serving(
-    address: Address, routes: list[web.RouteDef], *, flag: str, tls: ssl.SSLContext | None = None
+async def serving(
+    address: Address, application: web.Application, *, flag: str, tls: ssl.SSLContext | None = None, cancels: bool = False
 ) -> AsyncIterator[Address]:
-    application = web.Application()
-    application.add_routes(routes)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1, keepalive_timeout=_KEEPALIVE)
+    """Serve an application, with a bound of its connections. Yields the real address. Raises ConfigurationError.
+
+    `flag` gave the address; `cancels`: a client that goes away ends what it asked for.
+    """
+    runner = web.AppRunner(
+        application, access_log=None, shutdown_timeout=1, keepalive_timeout=_KEEPALIVE, handler_cancellation=cancels
+    )
     await runner.setup()
     server = runner.server
     assert server is not None

@@ -1,0 +1,20 @@
+"""The index: the CRs that there are, as the watches deliver them, in the little that pages show of each."""
+
+from __future__ import annotations
+
+from runner.control import Request
+from runner.resource.metadata import Object
+
+
+class Index:
+    """The CRs by their requests. Not thread-safe: lives in the event loop."""
+
+    def __init__(self) -> None:
+        self.crs: dict[Request, Object] = {}
+
+    def observe(self, request: Request, obj: Object | None) -> None:
+        """Take a CR as it is now; None: it is gone, or another's."""
+        if obj is None:
+            self.crs.pop(request, None)
+        else:
+            self.crs[request] = obj

@@ -1,0 +1,243 @@
+"""Logins: who a request is from, by a Kubernetes token or by the key of `rolerunner dev`.
+
+A program sends its token with each request. A browser sends it once, and gets a cookie with a random number by which it is
+known from then on; the token stays in the memory of this process, and is reviewed again and again. With dev's key, the
+cookie follows from the key, so that it is good for the next process as well.
+
+Next on the way: `runner.dashboard.access`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Protocol
+
+from aiohttp import web
+
+from runner.dashboard.access import Caller, KeyHolder, TokenHolder
+from runner.dashboard.templating import page
+from runner.kube.authorization import Access, User
+from runner.kube.discovery import Discovery
+
+# Seconds after which a browser has to log in again: since its last page that somebody asked for, and since it did.
+_IDLE, _LONGEST = 3600.0, 12 * 3600.0
+# Browsers that are logged in at once, of all users and of one; the oldest goes.
+_MOST, _MOST_OF_USER = 500, 20
+# Characters of a token; those of cloud providers have a few thousand.
+_LONGEST_TOKEN = 16 * 1024
+# Tokens that are not valid, which an address may send in a row, and the seconds after which one is forgotten.
+_FAILURES, _FORGOTTEN = 10, 6.0
+_MOST_ADDRESSES = 1000
+# Tokens that are reviewed at once.
+_REVIEWS = 8
+# By which a page asks for itself: nobody is known to look at it.
+LIVE = "X-Dashboard-Live"
+# How a client that has no cookie yet sends dev's key.
+_KEY = "key"
+
+
+class Logins(Protocol):
+    """Knows callers."""
+
+    async def caller(self, request: web.Request) -> Caller | None:
+        """Who the request is from; None: a stranger. Raises KubeError, and web.HTTPException for one that is refused."""
+
+    def enter(self, request: web.Request) -> web.Response:
+        """The page for a stranger."""
+
+    def routes(self) -> Sequence[web.RouteDef]:
+        """What strangers may ask for."""
+
+    def serves(self, host: str, port: int) -> bool:
+        """True if the header Host may be this."""
+
+
+@dataclass(slots=True)
+class _Browser:
+    """A browser that is logged in."""
+
+    token: str = field(repr=False)
+    user: str
+    form_token: str = field(repr=False)
+    begun: float
+    used: float
+
+    @property
+    def is_over(self) -> bool:
+        now = monotonic()
+        return now - self.used > _IDLE or now - self.begun > _LONGEST
+
+
+class TokenLogins:
+    """Logins with Kubernetes tokens, over TLS."""
+
+    # Of a cookie with this prefix browsers see to it that no other host has set it.
+    COOKIE = "__Host-rolerunner"
+
+    def __init__(self, access: Access, discovery: Discovery) -> None:
+        self._access = access
+        self._discovery = discovery
+        # By the hash of the cookie, in the order of their logins.
+        self._browsers: OrderedDict[str, _Browser] = OrderedDict()
+        self._attempts = Attempts()
+        self._reviewing = asyncio.Semaphore(_REVIEWS)
+
+    async def caller(self, request: web.Request) -> Caller | None:
+        if "Authorization" in request.headers:
+            scheme, _, token = request.headers["Authorization"].strip().partition(" ")
+            user = await self._user(request, token.strip()) if scheme.lower() == "bearer" else None
+            return TokenHolder(user, self._access, self._discovery) if user else None
+        key = _digest(request.cookies.get(self.COOKIE, ""))
+        browser = self._browsers.get(key)
+        if browser is None:
+            return None
+        user = None if browser.is_over else await self._access.user(browser.token)
+        if user is None:
+            self._browsers.pop(key, None)
+            return None
+        if LIVE not in request.headers:
+            browser.used = monotonic()
+        return TokenHolder(user, self._access, self._discovery, browser.form_token)
+
+    def enter(self, request: web.Request) -> web.Response:
+        if "Authorization" in request.headers:
+            raise web.HTTPUnauthorized(headers={"WWW-Authenticate": "Bearer"})
+        return page(request, "login.html", status=401, problem="", path=request.rel_url.raw_path_qs)
+
+    def routes(self) -> Sequence[web.RouteDef]:
+        return [web.get("/login", self._show), web.post("/login", self._log_in), web.post("/logout", self._log_out)]
+
+    def serves(self, host: str, port: int) -> bool:
+        # Services, ingresses and forwarded ports give it any name; browsers check the certificate and the cookie's host.
+        return True
+
+    async def _user(self, request: web.Request, token: str) -> User | None:
+        """The user of a token that a client has sent. Raises KubeError and HTTPTooManyRequests."""
+        if not token or len(token) > _LONGEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+            return None
+        address = request.remote or ""
+        self._attempts.check(address)
+        async with self._reviewing:
+            user = await self._access.user(token)
+        if user is None:
+            self._attempts.fail(address)
+        return user
+
+    async def _show(self, request: web.Request) -> web.Response:
+        return page(request, "login.html", problem="", path="/")
+
+    async def _log_in(self, request: web.Request) -> web.Response:
+        form = await request.post()
+        token, path = str(form.get("token", "")).strip(), _local(str(form.get("path", "")))
+        user = await self._user(request, token)
+        if user is None:
+            problem = "The cluster does not know this token, or it has expired."
+            return page(request, "login.html", status=401, problem=problem, path=path)
+        cookie = self._remember(token, user)
+        answer = web.HTTPSeeOther(path)
+        answer.set_cookie(self.COOKIE, cookie, path="/", secure=True, httponly=True, samesite="Strict")
+        return answer
+
+    async def _log_out(self, request: web.Request) -> web.Response:
+        self._browsers.pop(_digest(request.cookies.get(self.COOKIE, "")), None)
+        answer = web.HTTPSeeOther("/login")
+        answer.del_cookie(self.COOKIE, path="/", secure=True, httponly=True, samesite="Strict")
+        return answer
+
+    def _remember(self, token: str, user: User) -> str:
+        """Log a browser in; the cookie that it gets."""
+        for key in [key for key, browser in self._browsers.items() if browser.is_over]:
+            del self._browsers[key]
+        own = [key for key, browser in self._browsers.items() if browser.user == user.name]
+        for key in own[: max(len(own) - _MOST_OF_USER + 1, 0)]:
+            del self._browsers[key]
+        while len(self._browsers) >= _MOST:
+            self._browsers.popitem(last=False)
+        cookie, now = secrets.token_urlsafe(32), monotonic()
+        self._browsers[_digest(cookie)] = _Browser(token, user.name, secrets.token_urlsafe(32), now, now)
+        return cookie
+
+
+class KeyLogin:
+    """The login with dev's key, over plain HTTP on a loopback address."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        # Neither leads back to the key.
+        self._cookie, self._form_token = (
+            hmac.new(key.encode(), purpose, hashlib.sha256).hexdigest() for purpose in (b"cookie", b"form")
+        )
+
+    async def caller(self, request: web.Request) -> Caller | None:
+        given = request.query.get(_KEY)
+        if given is not None and request.method == "GET":
+            if not _equal(given, self._key):
+                return None
+            raise self._with_cookie(request)
+        if not _equal(request.cookies.get(_cookie_name(request), ""), self._cookie):
+            return None
+        return KeyHolder(self._form_token)
+
+    def enter(self, request: web.Request) -> web.Response:
+        text = "Open the link that rolerunner dev has printed."
+        return page(request, "message.html", status=401, heading="Who is there?", text=text)
+
+    def routes(self) -> Sequence[web.RouteDef]:
+        return []
+
+    def serves(self, host: str, port: int) -> bool:
+        # Another name may be somebody's who has it lead here, and then reads what a browser on this machine gets.
+        return host in {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
+
+    def _with_cookie(self, request: web.Request) -> web.HTTPException:
+        """An answer that sets the cookie and leads to the same page without the key."""
+        answer = web.HTTPSeeOther(_local(str(request.rel_url.without_query_params(_KEY))))
+        answer.set_cookie(_cookie_name(request), self._cookie, path="/", httponly=True, samesite="Strict")
+        return answer
+
+
+class Attempts:
+    """Bounds the tokens that are not valid which an address may send: ten at once, then one each six seconds."""
+
+    def __init__(self) -> None:
+        # By address, when the last of its failures is forgotten.
+        self._until: OrderedDict[str, float] = OrderedDict()
+
+    def check(self, address: str) -> None:
+        """Raises HTTPTooManyRequests."""
+        left = self._until.get(address, 0.0) - monotonic()
+        if left > (_FAILURES - 1) * _FORGOTTEN:
+            raise web.HTTPTooManyRequests(headers={"Retry-After": str(int(left - (_FAILURES - 1) * _FORGOTTEN) + 1)})
+
+    def fail(self, address: str) -> None:
+        now = monotonic()
+        until = max(self._until.pop(address, now), now) + _FORGOTTEN
+        while len(self._until) >= _MOST_ADDRESSES:
+            self._until.popitem(last=False)
+        self._until[address] = until
+
+
+def _cookie_name(request: web.Request) -> str:
+    # Cookies of one host are those of all its ports.
+    return f"rolerunner-{request.host.rpartition(':')[2]}"
+
+
+def _local(path: str) -> str:
+    """A path of this server, whatever was sent: another host's would lead away."""
+    is_local = path.startswith("/") and not path.startswith(("//", "/\\", "/login", "/logout", "/live"))
+    return path if is_local and path.isascii() and path.isprintable() and len(path) < 2000 else "/"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()
+
+
+def _equal(one: str, other: str) -> bool:
+    return hmac.compare_digest(one.encode(errors="replace"), other.encode(errors="replace"))

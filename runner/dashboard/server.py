@@ -1,0 +1,248 @@
+"""The server of the dashboard: routes, who gets in, and the headers of every answer.
+
+The order for a request: its Host, its size, who it is from, for a change whether this server's own page asks for it, then
+the page, which asks what the caller may see. Nothing of a page is stored by browsers, and nothing but this server's own
+scripts and styles is loaded by them.
+
+Next on the way: `runner.dashboard.logins`, `runner.dashboard.pages`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from runner.config.settings import Address, Settings
+from runner.config.watches import Watch
+from runner.control.handlers import Handlers
+from runner.control.history import History
+from runner.control.run import Runs
+from runner.control.workqueue import WorkQueue
+from runner.dashboard import actions, live, pages
+from runner.dashboard.index import Index
+from runner.dashboard.logins import Logins
+from runner.dashboard.plans import Plans
+from runner.dashboard.state import CALLER, STATE, State
+from runner.dashboard.templating import page
+from runner.kube.client import ApiClient, KubeError
+from runner.kube.discovery import Discovery
+from runner.kube.informer import Informers
+from runner.serving.certificate import ServingCertificate
+from runner.serving.server import serving
+
+logger = logging.getLogger(__name__)
+
+FLAG = "--dashboard-bind-address"
+# Bytes of a form, characters of a path with its query.
+_LARGEST, _LONGEST = 64 * 1024, 4096
+_HEADERS = {
+    "Content-Security-Policy": "; ".join(
+        (
+            "default-src 'none'",
+            "script-src 'self'",
+            "style-src 'self'",
+            "img-src 'self'",
+            "connect-src 'self'",
+            "form-action 'self'",
+            "frame-ancestors 'none'",
+            "base-uri 'none'",
+        )
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    # Its version is nobody's concern.
+    "Server": "rolerunner",
+}
+_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_SAFE = ("GET", "HEAD")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Dashboard:
+    """The dashboard of this process; until `show` it has nothing but `waiting` to say: why there is nothing to be seen."""
+
+    def __init__(self, logins: Logins, *, waiting: Callable[[], str] = lambda: "The operator is being started.") -> None:
+        self._logins = logins
+        self._waiting = waiting
+        self._state: State | None = None
+        # Takes the CRs from the first on, which may come before there is a state.
+        self.index = Index()
+        self._stopping = asyncio.Event()
+        self._port = 0
+
+    def show(
+        self,
+        *,
+        settings: Settings,
+        watches: Sequence[Watch],
+        queue: WorkQueue,
+        handlers: Handlers,
+        history: History,
+        runs: Runs,
+        client: ApiClient,
+        discovery: Discovery,
+        informers: Informers,
+    ) -> None:
+        """Show the parts of the operator, which works from now on."""
+        self._state = State(
+            settings=settings,
+            watches=watches,
+            queue=queue,
+            handlers=handlers,
+            history=history,
+            index=self.index,
+            plans=Plans(),
+            client=client,
+            discovery=discovery,
+            informers=informers,
+            folders=runs.folders,
+        )
+
+    @asynccontextmanager
+    async def serving(self, address: Address, certificate: ServingCertificate | None) -> AsyncIterator[Address]:
+        """Serve over TLS, or without a certificate over plain HTTP. Yields the real address. Raises ConfigurationError."""
+        application = web.Application(middlewares=[self._answer, self._admit, self._prepare], client_max_size=_LARGEST)
+        application.add_routes(
+            [
+                web.get("/static/{name}", static_file),
+                *self._logins.routes(),
+                web.get("/", pages.overview),
+                web.get("/cr/{group}/{version}/{kind}/{namespace}/{name}", pages.cr),
+                web.get("/run/{ident}", pages.run),
+                web.get("/compare", pages.compare),
+                web.post("/cr/{group}/{version}/{kind}/{namespace}/{name}/run", actions.run_now),
+                web.post("/cr/{group}/{version}/{kind}/{namespace}/{name}/plan", actions.plan),
+                web.get("/live", live.stream),
+            ]
+        )
+        self._open = {"/login", "/logout"}
+
+        async def stop(_: web.Application) -> None:
+            self._stopping.set()
+
+        application.on_shutdown.append(stop)
+        context = certificate.context if certificate else None
+        async with serving(address, application, flag=FLAG, tls=context, cancels=True) as bound:
+            self._port = bound.port
+            following = asyncio.create_task(certificate.follow()) if certificate else None
+            try:
+                yield bound
+            finally:
+                if following:
+                    following.cancel()
+
+    @web.middleware
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Every answer has the headers, and an error is a page."""
+        response: web.StreamResponse
+        try:
+            response = await handler(request)
+        except web.HTTPException as error:
+            response = error if error.status < 400 else _error_page(request, error)
+        except KubeError as error:
+            logger.error("A page could not be made, as the API server did not answer", extra={"error": str(error)})
+            text = "The API server was asked for something that this page needs, and it did not answer. The log says more."
+            response = page(request, "message.html", status=503, heading="Not now", text=text)
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception:
+            logger.exception("A page could not be made")
+            text = "This page could not be made. The log says why."
+            response = page(request, "message.html", status=500, heading="A fault of the runner", text=text)
+        if not response.prepared:
+            response.headers.update(_HEADERS)
+        return response
+
+    @web.middleware
+    async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Find out who asks, and let nobody else in."""
+        if not self._logins.serves(request.host, self._port):
+            raise web.HTTPMisdirectedRequest()
+        if len(request.raw_path) > _LONGEST:
+            raise web.HTTPRequestURITooLong(text="")
+        if request.method not in (*_SAFE, "POST"):
+            raise web.HTTPMethodNotAllowed(request.method, [*_SAFE, "POST"])
+        if request.path.startswith("/static/"):
+            return await handler(request)
+        if request.method == "POST" and not _is_from_here(request):
+            raise web.HTTPForbidden(text="The form is not one of this server's pages.")
+        if request.path in self._open:
+            return await handler(request)
+        caller = await self._logins.caller(request)
+        if caller is None:
+            if _is_link_elsewhere(request):
+                # Its cookie does not come with what another site leads to; it does when the page itself asks again.
+                return page(request, "again.html", path=request.rel_url.raw_path_qs)
+            return self._logins.enter(request)
+        request[CALLER] = caller
+        if request.method == "POST" and caller.form_token:
+            given = str((await request.post()).get("form_token", ""))
+            if not hmac.compare_digest(given.encode(errors="replace"), caller.form_token.encode()):
+                raise web.HTTPForbidden(text="The form is from before you logged in: go back, and load its page again.")
+        return await handler(request)
+
+    @web.middleware
+    async def _prepare(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Give the page what it reads."""
+        if CALLER in request:
+            if self._state is None:
+                return page(request, "message.html", status=503, heading="Nothing to be seen yet", text=self._waiting())
+            request[STATE] = self._state
+            request[live.STOPPING] = self._stopping
+        return await handler(request)
+
+
+async def static_file(request: web.Request) -> web.Response:
+    """A script, a style or an image, of those that were there at the start."""
+    name = request.match_info["name"]
+    if name not in _STATIC:
+        raise web.HTTPNotFound
+    return web.Response(body=_STATIC[name], content_type=_TYPES[Path(name).suffix], charset="utf-8")
+
+
+_STATIC = {path.name: path.read_bytes() for path in (Path(__file__).parent / "static").iterdir() if path.suffix in _TYPES}
+
+
+def _is_from_here(request: web.Request) -> bool:
+    """True if a browser says that one of this server's pages sends the form, or if it is no browser."""
+    origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site")
+    if site is not None and site != "same-origin":
+        return False
+    return origin is None or urlsplit(origin)[:2] == (request.scheme, request.host)
+
+
+def _is_link_elsewhere(request: web.Request) -> bool:
+    """True for a page that another site leads to."""
+    headers = request.headers
+    return headers.get("Sec-Fetch-Site") == "cross-site" and headers.get("Sec-Fetch-Mode") == "navigate"
+
+
+def _error_page(request: web.Request, error: web.HTTPException) -> web.Response:
+    heading, text = _ERRORS.get(error.status, (error.reason, ""))
+    response = page(request, "message.html", status=error.status, heading=heading, text=text or error.text or "")
+    for name in ("WWW-Authenticate", "Retry-After", "Allow"):
+        if name in error.headers:
+            response.headers[name] = error.headers[name]
+    return response
+
+
+_ERRORS = {
+    # One text for what is not there and what one may not see.
+    404: ("Not found", "There is nothing of this name that you may see."),
+    413: ("Too large", "What was sent is too large."),
+    421: ("Misdirected", "This address is served on this machine only, by the name that rolerunner dev has printed."),
+    429: ("Too many tries", "Too many tokens were not valid; try again later."),
+}

@@ -1,0 +1,58 @@
+"""The state of the operator that pages read, and by which keys a request for a page has it.
+
+Next on the way: `runner.dashboard.pages`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from runner.config.settings import Settings
+from runner.config.watches import Watch
+from runner.control.handlers import Handlers
+from runner.control.history import History
+from runner.control.records import ReconcileRecord
+from runner.control.workqueue import WorkQueue
+from runner.dashboard.access import Caller
+from runner.dashboard.index import Index
+from runner.dashboard.plans import Plans
+from runner.executor.run_folder import RunFolders
+from runner.kube.client import ApiClient
+from runner.kube.discovery import Discovery
+from runner.kube.informer import Informers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """The parts of an operator that works."""
+
+    settings: Settings
+    watches: Sequence[Watch]
+    queue: WorkQueue
+    handlers: Handlers
+    history: History
+    index: Index
+    plans: Plans
+    client: ApiClient
+    discovery: Discovery
+    informers: Informers
+    folders: RunFolders
+
+    def watch(self, group: str, version: str, kind: str) -> Watch | None:
+        """The watch of a kind."""
+        wanted = (group, version, kind)
+        return next(
+            (watch for watch in self.watches if (watch.gvk.group, watch.gvk.version, watch.gvk.kind) == wanted), None
+        )
+
+    def of_run(self, ident: str) -> ReconcileRecord | None:
+        """The reconcile, or the dry run that was asked for here, whose run has this ident."""
+        return self.history.of_run(ident) or self.plans.of_run(ident)
+
+
+# What the handler of each page finds in its request. Whether the caller may see something, it has to ask itself.
+STATE: web.RequestKey[State] = web.RequestKey("state", State)
+CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
