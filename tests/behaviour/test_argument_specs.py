@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.driver import Cluster, condition, until
 from runner.resource.metadata import ObjectKey
-from tests.behaviour.test_runs import SAY_HELLO, counted, failed, succeeded
+from tests.behaviour.test_runs import SAY_HELLO, counted, events, failed, succeeded
 from tests.conftest import THING, Project, lines, thing
 
 SPECS = dedent("""
@@ -45,8 +45,8 @@ async def test_a_cr_that_breaks_what_the_schema_cannot_say_is_not_run(
     await counted(operator, "two", 1)
     assert lines(operator, "Running", name="one") == []
     assert len(lines(operator, condition(obj, "Failure")["message"], name="one")) == 1
-    events = await world.client.get(f"/api/v1/namespaces/{one.namespace}/events")
-    (event,) = [event for event in events["items"] if event["involvedObject"]["name"] == "one"]
+    # It is posted after the status was written.
+    (event,) = await until(lambda: events(world, one.namespace, "one"), "an Event tells it")
     assert event["reason"] == "InvalidSpec"
 
     await world.patch(THING, one, {"spec": {"podCount": 2, "tlsSetup": {"secretName": "s"}}})

@@ -196,6 +196,11 @@ async def test_without_dependents_nothing_is_repaired(project: Project, world: C
     await world.create(thing(), one.namespace)
     await succeeded(world, one)
     await blue(world, one)
+    await world.delete(CONFIG_MAP, one)
+    # By the end of another CR's run, news of the deletion would have been there.
+    await world.create(thing("two"), one.namespace)
+    await counted(operator, "two", 1)
+    assert len(lines(operator, "Running", name="one")) == 1
     assert lines(operator, "Watching dependents") == []
 
 

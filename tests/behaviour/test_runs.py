@@ -332,6 +332,9 @@ AnsibleModule(argument_spec={}).exit_json(changed=False, period=5)
     text = "The period that requeue_after gave cannot be used: '5' is no duration; write it as 30s, 5m, 1h30m or 10h"
     await until(lambda: events(world, one.namespace, "one"), "an Event tells it")
     assert len(lines(operator, text, name="one")) == 1
+    # The reconcile goes on after its Event; the next one of the CR begins when it is over.
+    await world.patch(THING, one, {"spec": {"size": 1}})
+    await counted(operator, "one", 2)
     assert lines(operator, "Will be tried again") == []
 
 
@@ -487,6 +490,9 @@ async def test_a_status_that_is_not_managed_is_left_alone(project: Project, worl
     operator = await project.start()
     await world.create(thing(), one.namespace)
     await counted(operator, "one", 1)
+    # Its status would be written after the run; the next run begins when that is over.
+    await world.patch(THING, one, {"spec": {"size": 1}})
+    await counted(operator, "one", 2)
     obj = await world.get(THING, one)
     assert obj is not None
     assert "status" not in obj

@@ -157,10 +157,12 @@ async def test_the_operator_works_with_what_is_deployed(
             old = uid(await world.get(gvk, key))
             await world.delete(gvk, key)
             await until(lambda gvk=gvk, key=key, old=old: is_anew(world, gvk, key, old), f"the {gvk.kind} is there again")
+        if alone:
+            await world.create(SAMPLES[0], "default")
+        # It comes after what the other namespace's CR would have caused.
         await world.patch(MEMCACHED, memcached, {"spec": {"size": 1}})
         await until(lambda: has_size(world, memcached, 1), "the Deployment follows")
         if alone:
-            await world.create(SAMPLES[0], "default")
             can = ("auth", "can-i", "list", "deployments", f"--as=system:serviceaccount:{NAMESPACE}:{NAME}")
             assert deployed.kubectl(*can, "-n", NAMESPACE).stdout.strip() == "yes"
             assert deployed.kubectl(*can, "-n", "default").stdout.strip() == "no"
