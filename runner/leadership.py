@@ -35,6 +35,16 @@ class Leadership:
         self._elector = Elector(client, election, shard=shard, hold=_exit_unless_renewed)
         self._lost = "The shard's lease is lost" if shard else "Leader election lost"
 
+    @property
+    def lease(self) -> str:
+        """The Lease as `NAMESPACE/NAME`."""
+        return self._elector.fields["lease"]
+
+    @property
+    def holder(self) -> str:
+        """The holder as last seen; empty if there is none."""
+        return self._elector.holder
+
     async def acquire(self, stop: asyncio.Event) -> bool:
         """Wait until this process holds the Lease; False if it is asked to stop before."""
         signal.signal(signal.SIGALRM, lambda *_: self._exit("the lease could not be renewed in time"))

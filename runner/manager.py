@@ -27,7 +27,7 @@ import runner
 from runner import metrics
 from runner.config.settings import Settings, is_pattern
 from runner.config.watches import Watch
-from runner.control import Request
+from runner.control import Priority, Request
 from runner.control.controller import Controller
 from runner.control.drain import Drainer
 from runner.control.failing import Failing
@@ -137,7 +137,7 @@ class Manager:
                     )
                     operation = await self._operate(stack, base, tasks)
                     await self._stop.wait()
-                    await self._drain(operation)
+                    await self._drain(operation, base.dashboard)
                     # The Lease is kept until there is nothing left that could need it.
                     for task in leading:
                         task.cancel()
@@ -165,10 +165,12 @@ class Manager:
                 f"--proxy-port {settings.proxy_port} cannot be listened on: {error.strerror}; choose another, or 0"
             ) from error
         await self._serve_probes_and_metrics(stack, client)
-        dashboard = await self._serve_dashboard(stack, client, discovery)
+        dashboard = await self._serve_dashboard(stack, client, discovery, leadership)
         return Served(client, leadership, discovery, ring, folders, sessions, proxy, dashboard)
 
-    async def _serve_dashboard(self, stack: AsyncExitStack, client: ApiClient, discovery: Discovery) -> Dashboard | None:
+    async def _serve_dashboard(
+        self, stack: AsyncExitStack, client: ApiClient, discovery: Discovery, leadership: Leadership | None
+    ) -> Dashboard | None:
         settings = self._settings
         if not settings.dashboard_address:
             return None
@@ -177,7 +179,10 @@ class Manager:
         from runner.dashboard.server import Dashboard
 
         key = settings.dashboard_key
-        dashboard = Dashboard(KeyLogin(key) if key else TokenLogins(Access(client), discovery))
+        logins = KeyLogin(key) if key else TokenLogins(Access(client), discovery)
+        dashboard = Dashboard(
+            logins, self._watches, waiting=lambda: _why_waiting(leadership, self._waiting_to_lead.is_set())
+        )
         certificate = None if key else ServingCertificate()
         address = await stack.enter_async_context(dashboard.serving(settings.dashboard_address, certificate))
         fields = {"event": RunnerEvent.DASHBOARD, "address": str(address), "secure": not key}
@@ -220,11 +225,15 @@ class Manager:
         for watch in self._watches:
             queue.register(watch)
         drainer = self._drainer(base, queue)
-        history = History(is_kept=base.dashboard is not None)
-        index = base.dashboard.index if base.dashboard else None
-        handlers = Handlers(
-            self._watches, queue.add, drainer.takes if drainer else None, observe=index.observe if index else None
-        )
+        history, observe, add = History(), None, queue.add
+        if dashboard := base.dashboard:
+            history, observe = History(is_kept=True, notify=dashboard.note), dashboard.observe
+
+            def add(request: Request, priority: Priority, after: float = 0.0) -> None:
+                queue.add(request, priority, after)
+                dashboard.note(request)
+
+        handlers = Handlers(self._watches, add, drainer.takes if drainer else None, observe)
         execute = await self._executor(stack)
         if base.ring:
             # Before the first run: what is created without a controller gets no label.
@@ -232,10 +241,9 @@ class Manager:
         informers = self._informers = self._new_informers(base, handlers, tasks)
         runs = self._runs(base, execute, handlers, informers, history)
         reconciler = self._reconciler(base, handlers, runs, history)
-        if base.dashboard:
-            base.dashboard.show(
+        if dashboard:
+            dashboard.show(
                 settings=settings,
-                watches=self._watches,
                 queue=queue,
                 handlers=handlers,
                 history=history,
@@ -333,8 +341,10 @@ class Manager:
         if self._settings.requeue_from_stdin:
             yield "standard input", functools.partial(requeue_from_stdin, handlers, self._stop)
 
-    async def _drain(self, operation: Operation) -> None:
+    async def _drain(self, operation: Operation, dashboard: Dashboard | None) -> None:
         """Let the runs that are on end in their time, end those that do not, and stop watching."""
+        if dashboard:
+            dashboard.hide()
         grace = self._settings.shutdown_grace
         logger.info("Stopping", extra={"running": operation.queue.running, "grace": grace})
         operation.queue.close()
@@ -362,6 +372,14 @@ class Manager:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+
+
+def _why_waiting(leadership: Leadership | None, is_waiting: bool) -> str:
+    """Why this process has no CRs to show."""
+    if leadership and is_waiting:
+        holder = leadership.holder or "nobody yet"
+        return f"This replica waits to lead. The Lease {leadership.lease} is held by {holder}: its dashboard shows the CRs."
+    return "The operator is being started."
 
 
 async def executor(name: str, stack: AsyncExitStack, warm: WarmExecutor | None = None) -> Execute:

@@ -5,15 +5,16 @@ Next on the way: `runner.control.records`.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import time
 
 from runner.control import Priority, Request
 from runner.control.records import ReconcileRecord, ReconcileStatus, RunRecord
+
+Notify = Callable[[Request], None]
 
 # Reconciles of one CR; tasks and requests of all of them together, of which each takes half a kilobyte.
 _MOST_OF_CR, _MOST_ENTRIES = 20, 100_000
@@ -33,9 +34,10 @@ class ContentTimes:
 class History:
     """The reconciles that are on, and the last ones. Not thread-safe: lives in the event loop."""
 
-    def __init__(self, *, is_kept: bool = False) -> None:
-        """`is_kept`: reconciles are kept after their end."""
+    def __init__(self, *, is_kept: bool = False, notify: Notify = lambda request: None) -> None:
+        """`is_kept`: reconciles are kept after their end. `notify` is called with each CR of which something is new here."""
         self._is_kept = is_kept
+        self.notify = notify
         self._on: dict[Request, ReconcileRecord] = {}
         self._past: dict[Request, deque[ReconcileRecord]] = {}
         # By the run's ident, the oldest first.
@@ -45,7 +47,6 @@ class History:
         self._entries = 0
         self.contents: dict[Path, ContentTimes] = {}
         self._minutes: Counter[int] = Counter()
-        self._changed = asyncio.Event()
 
     def begin(self, request: Request, priority: Priority, waited: float) -> ReconcileRecord:
         """Begin the record of a reconcile. Its cause is that of the last one's requeue, unless a better one is known."""
@@ -55,7 +56,7 @@ class History:
         if requeue and priority in (Priority.RETRY, Priority.PERIODIC):
             record.cause = requeue.reason
         self._on[request] = record
-        self._tell()
+        self.notify(request)
         return record
 
     def current(self, request: Request) -> ReconcileRecord:
@@ -73,13 +74,13 @@ class History:
             del self._on[record.request]
         if self._is_kept:
             self._keep(record)
-        self._tell()
+        self.notify(record.request)
 
     def begin_run(self, record: ReconcileRecord, run: RunRecord) -> None:
         record.run = run
         if self._is_kept:
             self._runs[run.ident] = record
-        self._tell()
+        self.notify(record.request)
 
     def last(self, request: Request) -> ReconcileRecord | None:
         """The last reconcile that has ended."""
@@ -103,14 +104,6 @@ class History:
         """The runs that ended in each of the last minutes, the current one last."""
         now = int(time() // 60)
         return [self._minutes[minute] for minute in range(now - _MINUTES + 1, now + 1)]
-
-    async def changed(self) -> None:
-        """Wait until something has happened."""
-        await self._changed.wait()
-
-    def _tell(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
 
     def _keep(self, record: ReconcileRecord) -> None:
         past = self._past.setdefault(record.request, deque())

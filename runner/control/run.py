@@ -255,6 +255,7 @@ class Runs:
                         run_log.add(event)
                         fold.add(event)
                         run.add_event(event)
+                        self.history.notify(request)
                         places.add(event)
                         if plan:
                             plan.add(event)

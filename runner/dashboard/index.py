@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from runner.config.watches import Watch
 from runner.control import Request
 from runner.resource.metadata import Object
 
@@ -9,7 +12,7 @@ from runner.resource.metadata import Object
 class Index:
     """The CRs by their requests. Not thread-safe: lives in the event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, watches: Iterable[Watch]) -> None:
         self.crs: dict[Request, Object] = {}
 
     def observe(self, request: Request, obj: Object | None) -> None:
@@ -18,3 +21,7 @@ class Index:
             self.crs.pop(request, None)
         else:
             self.crs[request] = obj
+
+    def namespaces(self, watch: Watch) -> list[str]:
+        """The namespaces in which there are CRs of a watch."""
+        return sorted({request.key.namespace for request in self.crs if request.watch == watch})

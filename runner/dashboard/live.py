@@ -1,17 +1,115 @@
-"""Live updates: a stream of server-sent events, one for each time that a page's content may have changed.
+"""Live updates: a stream of server-sent events, one whenever what a page shows may have changed, at most one a second.
 
-Next on the way: `runner.control.history`.
+An event says that, and nothing of what has changed: the page is asked for again, and with it what the caller may see. What
+happens to other CRs than those of the page is no event. `static/live.js` is the other end.
+
+Next on the way: `runner.dashboard.changes`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from aiohttp import web
 
-STOPPING: web.RequestKey[asyncio.Event] = web.RequestKey("stopping", asyncio.Event)
+from runner.control import Request
+from runner.dashboard.access import Caller, scopes
+from runner.dashboard.state import CALLER, STATE, State
+
+# Streams at once, of all callers and of one. Each takes one of the server's connections.
+_MOST, _MOST_OF_CALLER = 60, 20
+# Seconds: between two events; after which a silent stream says something, so that it is seen when the peer is gone; after
+# which a browser has to ask for the stream again, and to be let in again.
+_PAUSE, _HEARTBEAT, _LONGEST = 1.0, 15.0, 120.0
+
+# True for a CR that a page shows.
+Shows = Callable[[Request], bool]
 
 
-async def stream(request: web.Request) -> web.StreamResponse:
-    """The changes of the page that the query's `path` names."""
-    raise web.HTTPNotFound
+class Streams:
+    """The streams that are open."""
+
+    def __init__(self) -> None:
+        self._by_caller: Counter[str] = Counter()
+        self._closing = asyncio.Event()
+
+    def close(self) -> None:
+        """Have all of them end."""
+        self._closing.set()
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """Serve the changes of the page that the query's `path` names."""
+        state, caller = request[STATE], request[CALLER]
+        shows = await shown(state, caller, request.query.get("path", ""))
+        with self._place(caller.name):
+            response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
+            await response.prepare(request)
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                async with asyncio.timeout(_LONGEST):
+                    await response.write(b"retry: 1000\n\n")
+                    async for text in self._events(state, shows):
+                        await response.write(text)
+            return response
+
+    @contextlib.contextmanager
+    def _place(self, name: str) -> Iterator[None]:
+        if self._by_caller.total() >= _MOST or self._by_caller[name] >= _MOST_OF_CALLER:
+            raise web.HTTPServiceUnavailable(headers={"Retry-After": "60"})
+        self._by_caller[name] += 1
+        try:
+            yield
+        finally:
+            self._by_caller[name] -= 1
+            self._by_caller += Counter()
+
+    async def _events(self, state: State, shows: Shows) -> AsyncIterator[bytes]:
+        """Yield what is to be sent, until `close`."""
+        seen = state.changes.last
+        while not self._closing.is_set():
+            try:
+                async with asyncio.timeout(_HEARTBEAT):
+                    await state.changes.after(seen)
+            except TimeoutError:
+                yield b": still here\n\n"
+                continue
+            changed, seen = state.changes.since(seen), state.changes.last
+            if changed is None or any(map(shows, changed)):
+                yield b"data: changed\n\n"
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PAUSE):
+                    await self._closing.wait()
+
+
+async def shown(state: State, caller: Caller, address: str) -> Shows:
+    """The CRs that the page of this path and query shows, of those that the caller may see. Raises HTTPNotFound and
+    KubeError."""
+    url = urlsplit(address)
+    match url.path.split("/")[1:]:
+        case [""]:
+            found = await scopes(caller, {watch: state.index.namespaces(watch) for watch in state.watches})
+            return lambda request: request.watch in found and request.key.namespace in found[request.watch]
+        case ["cr", *parts] if len(parts) == 5:
+            one = state.request(*map(unquote, parts))
+            requests = {one} if one else set()
+        case ["run", ident]:
+            requests = _of_runs(state, ident)
+        case ["compare"]:
+            query: Mapping[str, list[str]] = parse_qs(url.query, max_num_fields=10)
+            requests = _of_runs(state, *query.get("one", ()), *query.get("other", ()))
+        case _:
+            requests = set()
+    if not requests:
+        raise web.HTTPNotFound
+    for request in requests:
+        if not await caller.may("get", request.watch, request.key.namespace):
+            raise web.HTTPNotFound
+    return requests.__contains__
+
+
+def _of_runs(state: State, *idents: str) -> set[Request]:
+    records = map(state.of_run, idents)
+    return {record.request for record in records if record}

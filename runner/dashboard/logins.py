@@ -22,7 +22,7 @@ from typing import Protocol
 from aiohttp import web
 
 from runner.dashboard.access import Caller, KeyHolder, TokenHolder
-from runner.dashboard.templating import page
+from runner.dashboard.templating import page, see_other
 from runner.kube.authorization import Access, User
 from runner.kube.discovery import Discovery
 
@@ -50,7 +50,7 @@ class Logins(Protocol):
         """Who the request is from; None: a stranger. Raises KubeError, and web.HTTPException for one that is refused."""
 
     def enter(self, request: web.Request) -> web.Response:
-        """The page for a stranger."""
+        """The answer to a stranger: how to get in."""
 
     def routes(self) -> Sequence[web.RouteDef]:
         """What strangers may ask for."""
@@ -102,7 +102,7 @@ class TokenLogins:
         if user is None:
             self._browsers.pop(key, None)
             return None
-        if LIVE not in request.headers:
+        if LIVE not in request.headers and request.path != "/live":
             browser.used = monotonic()
         return TokenHolder(user, self._access, self._discovery, browser.form_token)
 
@@ -141,13 +141,13 @@ class TokenLogins:
             problem = "The cluster does not know this token, or it has expired."
             return page(request, "login.html", status=401, problem=problem, path=path)
         cookie = self._remember(token, user)
-        answer = web.HTTPSeeOther(path)
+        answer = see_other(path)
         answer.set_cookie(self.COOKIE, cookie, path="/", secure=True, httponly=True, samesite="Strict")
         return answer
 
     async def _log_out(self, request: web.Request) -> web.Response:
         self._browsers.pop(_digest(request.cookies.get(self.COOKIE, "")), None)
-        answer = web.HTTPSeeOther("/login")
+        answer = see_other("/login")
         answer.del_cookie(self.COOKIE, path="/", secure=True, httponly=True, samesite="Strict")
         return answer
 
@@ -176,16 +176,16 @@ class KeyLogin:
         )
 
     async def caller(self, request: web.Request) -> Caller | None:
-        given = request.query.get(_KEY)
-        if given is not None and request.method == "GET":
-            if not _equal(given, self._key):
-                return None
-            raise self._with_cookie(request)
-        if not _equal(request.cookies.get(_cookie_name(request), ""), self._cookie):
+        if _KEY in request.query or not _equal(request.cookies.get(_cookie_name(request), ""), self._cookie):
             return None
         return KeyHolder(self._form_token)
 
     def enter(self, request: web.Request) -> web.Response:
+        if _equal(request.query.get(_KEY, ""), self._key):
+            # Without the key, which stays out of the browser's history so.
+            answer = see_other(_local(str(request.rel_url.without_query_params(_KEY))))
+            answer.set_cookie(_cookie_name(request), self._cookie, path="/", httponly=True, samesite="Strict")
+            return answer
         text = "Open the link that rolerunner dev has printed."
         return page(request, "message.html", status=401, heading="Who is there?", text=text)
 
@@ -195,12 +195,6 @@ class KeyLogin:
     def serves(self, host: str, port: int) -> bool:
         # Another name may be somebody's who has it lead here, and then reads what a browser on this machine gets.
         return host in {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
-
-    def _with_cookie(self, request: web.Request) -> web.HTTPException:
-        """An answer that sets the cookie and leads to the same page without the key."""
-        answer = web.HTTPSeeOther(_local(str(request.rel_url.without_query_params(_KEY))))
-        answer.set_cookie(_cookie_name(request), self._cookie, path="/", httponly=True, samesite="Strict")
-        return answer
 
 
 class Attempts:

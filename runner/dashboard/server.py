@@ -21,11 +21,13 @@ from aiohttp import web
 
 from runner.config.settings import Address, Settings
 from runner.config.watches import Watch
+from runner.control import Request
 from runner.control.handlers import Handlers
 from runner.control.history import History
 from runner.control.run import Runs
 from runner.control.workqueue import WorkQueue
 from runner.dashboard import actions, live, pages
+from runner.dashboard.changes import Changes
 from runner.dashboard.index import Index
 from runner.dashboard.logins import Logins
 from runner.dashboard.plans import Plans
@@ -34,6 +36,7 @@ from runner.dashboard.templating import page
 from runner.kube.client import ApiClient, KubeError
 from runner.kube.discovery import Discovery
 from runner.kube.informer import Informers
+from runner.resource.metadata import Object
 from runner.serving.certificate import ServingCertificate
 from runner.serving.server import serving
 
@@ -74,20 +77,29 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Dashboard:
     """The dashboard of this process; until `show` it has nothing but `waiting` to say: why there is nothing to be seen."""
 
-    def __init__(self, logins: Logins, *, waiting: Callable[[], str] = lambda: "The operator is being started.") -> None:
+    def __init__(self, logins: Logins, watches: Sequence[Watch], *, waiting: Callable[[], str]) -> None:
         self._logins = logins
+        self._watches = watches
         self._waiting = waiting
         self._state: State | None = None
-        # Takes the CRs from the first on, which may come before there is a state.
-        self.index = Index()
-        self._stopping = asyncio.Event()
+        self._index = Index(watches)
+        self._changes = Changes()
+        self._streams = live.Streams()
         self._port = 0
+
+    def observe(self, request: Request, obj: Object | None) -> None:
+        """Take a CR as it is now; None: it is gone, or another shard's. The first may come before `show`."""
+        self._index.observe(request, obj)
+        self._changes.note(request)
+
+    def note(self, request: Request) -> None:
+        """Take down that something has happened to a CR, or in its run."""
+        self._changes.note(request)
 
     def show(
         self,
         *,
         settings: Settings,
-        watches: Sequence[Watch],
         queue: WorkQueue,
         handlers: Handlers,
         history: History,
@@ -99,17 +111,25 @@ class Dashboard:
         """Show the parts of the operator, which works from now on."""
         self._state = State(
             settings=settings,
-            watches=watches,
+            watches=self._watches,
             queue=queue,
             handlers=handlers,
             history=history,
-            index=self.index,
-            plans=Plans(),
+            index=self._index,
+            changes=self._changes,
+            plans=Plans(runs, client, discovery, notify=self.note),
             client=client,
             discovery=discovery,
             informers=informers,
             folders=runs.folders,
         )
+
+    def hide(self) -> None:
+        """The operator is being stopped: there is nothing to be seen any more, and no dry run goes on."""
+        if self._state:
+            self._state.plans.close()
+        self._state, self._waiting = None, lambda: "The operator is being stopped."
+        self._streams.close()
 
     @asynccontextmanager
     async def serving(self, address: Address, certificate: ServingCertificate | None) -> AsyncIterator[Address]:
@@ -125,15 +145,13 @@ class Dashboard:
                 web.get("/compare", pages.compare),
                 web.post("/cr/{group}/{version}/{kind}/{namespace}/{name}/run", actions.run_now),
                 web.post("/cr/{group}/{version}/{kind}/{namespace}/{name}/plan", actions.plan),
-                web.get("/live", live.stream),
+                web.get("/live", self._streams.serve),
             ]
         )
         self._open = {"/login", "/logout"}
 
-        async def stop(_: web.Application) -> None:
-            self._stopping.set()
-
-        application.on_shutdown.append(stop)
+        application.on_response_prepare.append(_add_headers)
+        application.on_shutdown.append(self._close)
         context = certificate.context if certificate else None
         async with serving(address, application, flag=FLAG, tls=context, cancels=True) as bound:
             self._port = bound.port
@@ -146,25 +164,21 @@ class Dashboard:
 
     @web.middleware
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Every answer has the headers, and an error is a page."""
-        response: web.StreamResponse
+        """Make a page of an error."""
         try:
-            response = await handler(request)
+            return await handler(request)
         except web.HTTPException as error:
-            response = error if error.status < 400 else _error_page(request, error)
+            return _error_page(request, error)
         except KubeError as error:
             logger.error("A page could not be made, as the API server did not answer", extra={"error": str(error)})
             text = "The API server was asked for something that this page needs, and it did not answer. The log says more."
-            response = page(request, "message.html", status=503, heading="Not now", text=text)
+            return page(request, "message.html", status=503, heading="Not now", text=text)
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception:
             logger.exception("A page could not be made")
             text = "This page could not be made. The log says why."
-            response = page(request, "message.html", status=500, heading="A fault of the runner", text=text)
-        if not response.prepared:
-            response.headers.update(_HEADERS)
-        return response
+            return page(request, "message.html", status=500, heading="A fault of the runner", text=text)
 
     @web.middleware
     async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -201,8 +215,14 @@ class Dashboard:
             if self._state is None:
                 return page(request, "message.html", status=503, heading="Nothing to be seen yet", text=self._waiting())
             request[STATE] = self._state
-            request[live.STOPPING] = self._stopping
         return await handler(request)
+
+    async def _close(self, _: web.Application) -> None:
+        self._streams.close()
+
+
+async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(_HEADERS)
 
 
 async def static_file(request: web.Request) -> web.Response:

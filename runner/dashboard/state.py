@@ -12,17 +12,20 @@ from aiohttp import web
 
 from runner.config.settings import Settings
 from runner.config.watches import Watch
+from runner.control import Request
 from runner.control.handlers import Handlers
 from runner.control.history import History
 from runner.control.records import ReconcileRecord
 from runner.control.workqueue import WorkQueue
 from runner.dashboard.access import Caller
+from runner.dashboard.changes import Changes
 from runner.dashboard.index import Index
 from runner.dashboard.plans import Plans
 from runner.executor.run_folder import RunFolders
 from runner.kube.client import ApiClient
 from runner.kube.discovery import Discovery
 from runner.kube.informer import Informers
+from runner.resource.metadata import ObjectKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,7 @@ class State:
     handlers: Handlers
     history: History
     index: Index
+    changes: Changes
     plans: Plans
     client: ApiClient
     discovery: Discovery
@@ -47,6 +51,13 @@ class State:
         return next(
             (watch for watch in self.watches if (watch.gvk.group, watch.gvk.version, watch.gvk.kind) == wanted), None
         )
+
+    def request(self, group: str, version: str, kind: str, namespace: str, name: str) -> Request | None:
+        """The request of a CR by the parts of its page's path, in which `-` stands for an empty one; None if its kind is not
+        watched."""
+        group, namespace = ("" if part == "-" else part for part in (group, namespace))
+        watch = self.watch(group, version, kind)
+        return Request(watch, ObjectKey(namespace, name)) if watch else None
 
     def of_run(self, ident: str) -> ReconcileRecord | None:
         """The reconcile, or the dry run that was asked for here, whose run has this ident."""

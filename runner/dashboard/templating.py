@@ -24,3 +24,8 @@ def page(request: web.Request, template: str, *, status: int = 200, **values: ob
     known = {"caller": caller.name if caller else "", "form_token": caller.form_token if caller else ""}
     text = _TEMPLATES.get_template(template).render(**known, **values)
     return web.Response(text=text, status=status, content_type="text/html", charset="utf-8")
+
+
+def see_other(path: str) -> web.Response:
+    """An answer to a form that leads to a page of this server."""
+    return web.Response(status=303, headers={"Location": path})

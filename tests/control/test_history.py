@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from time import time
 
@@ -10,7 +9,7 @@ from runner.control import Priority, Request, RequeueReason, history
 from runner.control.history import History
 from runner.control.records import ReconcileRecord, ReconcileStatus, Requeue, RunRecord
 from runner.proxy.sessions import ApiRequest
-from tests.control.test_workqueue import SOON, A, B
+from tests.control.test_workqueue import A, B
 
 
 def run(ident: str) -> RunRecord:
@@ -97,16 +96,10 @@ def test_runs_are_counted_by_minute_and_by_role() -> None:
     assert made.contents[Path("/roles/x")].runs == 3
 
 
-async def test_who_waits_is_told_of_each_change() -> None:
-    made = History(is_kept=True)
-    waiting = asyncio.ensure_future(made.changed())
-    await asyncio.sleep(0)
-    assert not waiting.done()
+def test_each_change_is_told() -> None:
+    told: list[Request] = []
+    made = History(is_kept=True, notify=told.append)
     record = made.begin(A, Priority.CHANGE, 0.0)
-    async with asyncio.timeout(SOON):
-        await waiting
-    waiting = asyncio.ensure_future(made.changed())
-    await asyncio.sleep(0)
+    assert told == [A]
     made.end(record)
-    async with asyncio.timeout(SOON):
-        await waiting
+    assert told == [A, A]
