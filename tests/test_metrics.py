@@ -1,3 +1,5 @@
+import functools
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -9,7 +11,12 @@ QUEUE = frozenset({"name", "controller"})
 
 @pytest.fixture(scope="module")
 def text() -> str:
-    """What is shown after everything has happened."""
+    return shown_after_everything()
+
+
+@functools.cache
+def shown_after_everything() -> str:
+    """The text of all series, each of which has been counted or set once."""
     with metrics.time_run("a/v1, Kind=K"):
         pass
     metrics.run_ended("a/v1, Kind=K", succeeded=True)

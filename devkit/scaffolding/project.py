@@ -16,7 +16,7 @@ import jinja2
 import yaml
 
 import runner
-from devkit.scaffolding import yaml_edit
+from devkit.scaffolding import dashboards, yaml_edit
 from devkit.scaffolding.naming import NAME, Api, check_word
 from runner.config import argument_specs, yaml_files
 from runner.errors import ConfigurationError
@@ -106,6 +106,7 @@ def init(folder: Path, *, domain: str, name: str) -> Scaffolded:
         given = f"--project-name {name!r}" if name else f"--project-name is not given, and the folder's name is {chosen!r}"
         raise ConfigurationError(f"{given}: give one of a-z, then also 0-9 and -, with at most {_NAME_LIMIT} characters")
     files = _rendered("project", Path(), project=Project(domain, chosen), runner_version=runner.__version__)
+    files |= {Path("config/grafana", name): text for name, text in dashboards.rendered().items()}
     if (folder / "PROJECT").exists():
         raise ConfigurationError(f"{folder / 'PROJECT'}: this is a project already; add to it with `rolerunner create api`")
     present = sorted(path.name for path in folder.iterdir())

@@ -37,7 +37,18 @@ def test_a_new_project_has_the_tree_that_its_users_know(folder: Path) -> None:
     assert top >= {"PROJECT", "Dockerfile", "Makefile", "watches.yaml", "requirements.yml", ".gitignore"}
     assert top >= {"roles", "playbooks", "molecule", "config"}
     assert {path.name for path in (folder / "config").iterdir()} == {
-        *("autoscaled", "crd", "default", "manager", "network-policy", "prometheus", "rbac", "samples", "sharded"),
+        *(
+            "autoscaled",
+            "crd",
+            "default",
+            "grafana",
+            "manager",
+            "network-policy",
+            "prometheus",
+            "rbac",
+            "samples",
+            "sharded",
+        ),
     }
     assert {path.name for path in (folder / "molecule").iterdir()} == {"default", "cluster"}
     assert yaml.safe_load((folder / "PROJECT").read_text()) == {

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -155,7 +157,32 @@ def test_its_overlays_of_shards_have_each_kind(overlay: str, folder: Path, devcl
 
 def test_the_monitor_is_well_formed(folder: Path, devcluster: Devcluster) -> None:
     # The devcluster has no Prometheus operator, whose kind it is.
-    (monitor,) = yaml.safe_load_all(Kubectl(devcluster)("kustomize", str(folder / "config/prometheus")))
+    found = {
+        obj["kind"]: obj for obj in yaml.safe_load_all(Kubectl(devcluster)("kustomize", str(folder / "config/prometheus")))
+    }
+    assert set(found) == {"ServiceMonitor", "PrometheusRule"}
+    monitor = found["ServiceMonitor"]
     service = yaml.safe_load((folder / "config/default/metrics_service.yaml").read_text())
     assert monitor["spec"]["selector"]["matchLabels"]["control-plane"] == service["metadata"]["labels"]["control-plane"]
     assert monitor["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
+
+
+@pytest.mark.parametrize("name", [NAME, "memcached-operator"])
+def test_the_alerts_are_for_the_job_that_the_deployed_operator_has(name: str, folder: Path, devcluster: Devcluster) -> None:
+    whole = folder
+    if name != NAME:
+        whole = folder / "example"
+        for part in ("config", "crds"):
+            shutil.copytree(ROOT / part, whole / part)
+    default = whole / "config" / "default" / "kustomization.yaml"
+    # As docs/monitoring.md says.
+    text, changes = re.subn(r"# ?(- \.\./prometheus)", r"\1", default.read_text())
+    assert changes == 1
+    default.write_text(text)
+    built = list(yaml.safe_load_all(Kubectl(devcluster)("kustomize", str(default.parent))))
+    (service,) = (obj for obj in built if obj["kind"] == "Service")
+    (rule,) = (obj for obj in built if obj["kind"] == "PrometheusRule")
+    assert rule["metadata"]["namespace"] == service["metadata"]["namespace"]
+    jobs = set(re.findall(r'job="([^"]+)"', json.dumps(rule["spec"]).replace('\\"', '"')))
+    # By default a ServiceMonitor makes the Service's name the job.
+    assert jobs == {service["metadata"]["name"]}

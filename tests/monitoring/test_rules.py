@@ -1,0 +1,91 @@
+"""The alerts of config/prometheus/rules.yaml, played by Prometheus' own promtool."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bench.driver import ROOT
+from tests.monitoring import files, promtool, queries
+
+TESTS = Path(__file__).with_name("alerts.yaml")
+ALERTS = [pytest.param(alert, id=alert["alert"]) for alert in files.alerts()]
+JOB = ("job", "=", "memcached-operator-metrics-service")
+# Of the Prometheus object.
+MONITORS_KEYS = {"serviceMonitorSelector", "ruleSelector"}
+PAGE = (ROOT / "docs" / "monitoring.md").read_text()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """With the rules as promtool reads them, outside of the Prometheus operator's object, and their tests."""
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": files.groups()}))
+    (tmp_path / "alerts.yaml").write_text(TESTS.read_text())
+    return tmp_path
+
+
+def checked(folder: Path, *arguments: str) -> str:
+    program = promtool.find()
+    if program is None:
+        pytest.skip("there is neither promtool nor Go to build it with")
+    done = subprocess.run([program, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_prometheus_takes_them(folder: Path) -> None:
+    said = checked(folder, "check", "rules", "--lint=all", "--lint-fatal", "rules.yaml")
+    assert f"SUCCESS: {len(ALERTS)} rules found" in said
+
+
+def test_each_fires_when_it_should_and_not_before(folder: Path) -> None:
+    assert "SUCCESS" in checked(folder, "test", "rules", "alerts.yaml")
+
+
+def test_each_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() -> None:
+    cases = [case for test in yaml.safe_load(TESTS.read_text())["tests"] for case in test["promql_expr_test"]]
+    for fires in (True, False):
+        told = {re.findall(r'alertname="(\w+)"', case["expr"])[0] for case in cases if bool(case["exp_samples"]) is fires}
+        assert told == {alert["alert"] for alert in files.alerts()}
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_names_what_the_runner_has(alert: dict[str, Any]) -> None:
+    labels = queries.labels(alert["expr"])
+    for text in alert["annotations"].values():
+        assert set(re.findall(r"\$labels\.(\w+)", text)) <= labels, text
+    # It concerns this operator alone, and each of its namespaces on its own.
+    assert all(JOB in each.matchers for each in queries.selected(alert["expr"]))
+    assert "job" in labels
+    assert "namespace" in labels or "absent" in alert["expr"]
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_says_what_to_do(alert: dict[str, Any]) -> None:
+    assert alert["labels"]["severity"] in ("critical", "warning", "info")
+    annotations = alert["annotations"]
+    assert set(annotations) == {"summary", "description", "runbook"}
+    assert len(annotations["description"]) > 80
+    # The anchor that GitHub and the site make of the page's title.
+    page, _, anchor = annotations["runbook"].partition("#")
+    assert (page, anchor) == ("docs/monitoring.md", alert["alert"].lower())
+    assert f"\n### {alert['alert']}\n" in PAGE
+
+
+def test_the_page_has_no_other_alerts() -> None:
+    assert set(re.findall(r"^### (Operator\w+)$", PAGE, re.MULTILINE)) == {alert["alert"] for alert in files.alerts()}
+
+
+def test_flags_keys_and_log_lines_that_are_named_exist() -> None:
+    source = "\n".join(path.read_text() for path in (ROOT / "runner").rglob("*.py"))
+    texts = [PAGE.replace("`Failure`", ""), *(alert["annotations"]["description"] for alert in files.alerts())]
+    # A log line stands in quotation marks, on the page in a code span.
+    name = r"`(--[\w-]+|[a-z]+[A-Z]\w+|[A-Z]\w*(?: [\w']+)+)`|\(\"([^\"]+)\"\)"
+    found = {"".join(each) for text in texts for each in re.findall(name, " ".join(text.split()))}
+    assert len(found) > 10
+    assert {each for each in found if f'"{each}' not in source and each not in MONITORS_KEYS} == set()
