@@ -243,6 +243,8 @@ def run_ended(gvk: str, *, succeeded: bool) -> None:
 def export_custom_resources(gvk: str, count: Callable[[], int]) -> None:
     """Export the number of CRs of a kind, for which `count` is asked at each scrape, and the kind's counters from 0."""
     _timeouts.labels(gvk)
+    for result in ("succeeded", "failed"):
+        _results.labels(gvk, result)
     _crs.labels(gvk).set_function(count)
 
 

@@ -594,6 +594,15 @@ def test_what_has_changed_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) ->
     assert looked == [dependent]
 
 
+def test_a_kind_s_counters_begin_at_zero() -> None:
+    """A rate does not see the first count of a series that was not there before."""
+    Seen(gvk=GroupVersionKind("example.com", "v1", "Quiet"))
+    shown = metrics.exposition().decode()
+    for labels in ('result="succeeded"', 'result="failed"'):
+        assert f'ansible_operator_reconcile_result{{GVK="example.com/v1, Kind=Quiet",{labels}}} 0.0' in shown
+    assert 'rolerunner_run_timeouts_total{GVK="example.com/v1, Kind=Quiet"} 0.0' in shown
+
+
 def test_a_metric_counts_the_crs() -> None:
     seen = Seen(selector=Selector((Requirement("mine", "Exists", ()),)))
     for name, labels in (("one", {"mine": ""}), ("two", {"mine": ""}), ("another's", {})):
