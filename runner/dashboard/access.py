@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from runner.config.watches import Watch
@@ -17,8 +17,8 @@ from runner.kube.authorization import Access, User
 from runner.kube.client import KubeError
 from runner.kube.discovery import Discovery
 
-# Reviews at once for one caller, and seconds that a page waits for all of them.
-_AT_ONCE, _PATIENCE = 16, 5.0
+# Seconds that a page waits for the reviews of all namespaces.
+_PATIENCE = 5.0
 
 
 class Caller(Protocol):
@@ -55,7 +55,6 @@ class TokenHolder:
     access: Access
     discovery: Discovery
     form_token: str = ""
-    _at_once: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE), compare=False)
 
     @property
     def name(self) -> str:
@@ -65,16 +64,15 @@ class TokenHolder:
         resource = await self.discovery.by_kind(watch.gvk)
         if resource is None:
             return False
-        async with self._at_once:
-            return await self.access.allows_resource(
-                self.user,
-                verb=verb,
-                group=watch.gvk.group,
-                version=watch.gvk.version,
-                resource=resource.plural,
-                namespace=namespace if resource.namespaced else "",
-                name=name,
-            )
+        return await self.access.allows_resource(
+            self.user,
+            verb=verb,
+            group=watch.gvk.group,
+            version=watch.gvk.version,
+            resource=resource.plural,
+            namespace=namespace if resource.namespaced else "",
+            name=name,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,11 +35,12 @@ class Streams:
 
     def __init__(self) -> None:
         self._by_caller: Counter[str] = Counter()
-        self._closing = asyncio.Event()
+        self._deadlines: set[asyncio.Timeout] = set()
 
     def close(self) -> None:
         """Have all of them end."""
-        self._closing.set()
+        for deadline in self._deadlines:
+            deadline.reschedule(asyncio.get_running_loop().time())
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Serve the changes of the page that the query's `path` names."""
@@ -49,10 +50,14 @@ class Streams:
             response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
             await response.prepare(request)
             with contextlib.suppress(TimeoutError, ConnectionError):
-                async with asyncio.timeout(_LONGEST):
-                    await response.write(b"retry: 1000\n\n")
-                    async for text in self._events(state, shows):
-                        await response.write(text)
+                async with asyncio.timeout(_LONGEST) as deadline:
+                    self._deadlines.add(deadline)
+                    try:
+                        await response.write(b"retry: 1000\n\n")
+                        async for text in events(state, shows):
+                            await response.write(text)
+                    finally:
+                        self._deadlines.discard(deadline)
             return response
 
     @contextlib.contextmanager
@@ -66,39 +71,41 @@ class Streams:
             self._by_caller[name] -= 1
             self._by_caller += Counter()
 
-    async def _events(self, state: State, shows: Shows) -> AsyncIterator[bytes]:
-        """Yield what is to be sent, until `close`."""
-        seen = state.changes.last
-        while not self._closing.is_set():
-            try:
-                async with asyncio.timeout(_HEARTBEAT):
-                    await state.changes.after(seen)
-            except TimeoutError:
-                yield b": still here\n\n"
-                continue
-            changed, seen = state.changes.since(seen), state.changes.last
-            if changed is None or any(map(shows, changed)):
-                yield b"data: changed\n\n"
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_PAUSE):
-                    await self._closing.wait()
+
+async def events(state: State, shows: Shows) -> AsyncIterator[bytes]:
+    """Yield what is to be sent for the CRs that a page shows."""
+    seen = state.changes.last
+    while True:
+        try:
+            async with asyncio.timeout(_HEARTBEAT):
+                await state.changes.after(seen)
+        except TimeoutError:
+            yield b": still here\n\n"
+            continue
+        changed, seen = state.changes.since(seen), state.changes.last
+        if changed is None or any(map(shows, changed)):
+            yield b"data: changed\n\n"
+        await asyncio.sleep(_PAUSE)
 
 
 async def shown(state: State, caller: Caller, address: str) -> Shows:
     """The CRs that the page of this path and query shows, of those that the caller may see. Raises HTTPNotFound and
     KubeError."""
-    url = urlsplit(address)
-    match url.path.split("/")[1:]:
-        case [""]:
+    try:
+        url = urlsplit(address)
+        query: Mapping[str, list[str]] = parse_qs(url.query, max_num_fields=10)
+    except ValueError:
+        raise web.HTTPNotFound from None
+    match (url.netloc + url.path).split("/"):
+        case ["", ""]:
             found = await scopes(caller, {watch: state.index.namespaces(watch) for watch in state.watches})
             return lambda request: request.watch in found and request.key.namespace in found[request.watch]
-        case ["cr", *parts] if len(parts) == 5:
+        case ["", "cr", *parts] if len(parts) == 5:
             one = state.request(*map(unquote, parts))
             requests = {one} if one else set()
-        case ["run", ident]:
+        case ["", "run", ident]:
             requests = _of_runs(state, ident)
-        case ["compare"]:
-            query: Mapping[str, list[str]] = parse_qs(url.query, max_num_fields=10)
+        case ["", "compare"]:
             requests = _of_runs(state, *query.get("one", ()), *query.get("other", ()))
         case _:
             requests = set()

@@ -5,6 +5,7 @@ The rights that this takes and the times for which answers are cached are those 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ from runner.kube.client import ApiClient, Unreadable
 _KNOWN, _ALLOWED, _DENIED = 60.0, 300.0, 30.0
 # A right to objects that was taken back ends within a minute.
 _ALLOWED_RESOURCE = 60.0
+# Rights that are asked about at once.
+_AT_ONCE = 32
 # Answers that are cached; made-up tokens must not fill the memory.
 _KEPT = 20_000
 
@@ -41,6 +44,7 @@ class Access:
         # By the token's hash: the tokens themselves are not kept.
         self._users: _Answers[User | None] = _Answers()
         self._decisions: _Answers[bool] = _Answers()
+        self._asking = asyncio.Semaphore(_AT_ONCE)
 
     async def user(self, token: str) -> User | None:
         """The user of a token; None if it is not valid."""
@@ -67,7 +71,8 @@ class Access:
         known, allowed = self._decisions.get(key)
         if not known or allowed is None:
             body = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
-            answer = await self._client.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", body)
+            async with self._asking:
+                answer = await self._client.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", body)
             allowed = _mapping(answer, "status").get("allowed") is True
             self._decisions.keep(key, allowed, seconds=allowed_for if allowed else _DENIED)
         return allowed

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from runner import metrics
 from runner.config.settings import Address
@@ -19,6 +20,11 @@ from runner.serving.certificate import ServingCertificate
 from runner.serving.role_metrics import RefusedMetric, RoleMetrics
 
 logger = logging.getLogger(__name__)
+
+# aiohttp's, for faults of the servers alone: what is no HTTP is its sender's, and would have a traceback in the log each
+# time, with the URL, which may name a key.
+_http = logging.getLogger(f"{__name__}.http")
+_http.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 # Connections that a server has at once; seconds for which an idle one is kept, and which TLS may take to begin.
 _CONNECTIONS = 100
@@ -128,7 +134,12 @@ async def serving(
     `flag` gave the address; `cancels`: a client that goes away ends what it asked for.
     """
     runner = web.AppRunner(
-        application, access_log=None, shutdown_timeout=1, keepalive_timeout=_KEEPALIVE, handler_cancellation=cancels
+        application,
+        access_log=None,
+        logger=_http,
+        shutdown_timeout=1,
+        keepalive_timeout=_KEEPALIVE,
+        handler_cancellation=cancels,
     )
     await runner.setup()
     server = runner.server

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.dashboard.stage import KEY, Stage
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    """Callers have tokens."""
+    async with Stage.serving(tmp_path) as made:
+        made.show()
+        yield made
+
+
+@pytest.fixture
+async def local(tmp_path: Path) -> AsyncIterator[Stage]:
+    """Callers have dev's key."""
+    async with Stage.serving(tmp_path, key=KEY) as made:
+        made.show()
+        yield made
