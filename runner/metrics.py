@@ -159,7 +159,7 @@ _depth = Gauge(
 )
 _longest_waiting = Gauge(
     "rolerunner_longest_waiting_seconds",
-    "The seconds that the reconcile which waits for longest has waited, by priority as workqueue_depth.",
+    "The seconds that the reconcile which waits for longest has waited with its priority (see workqueue_depth).",
     (*_CONTROLLER, "priority"),
     registry=REGISTRY,
 )

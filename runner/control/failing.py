@@ -5,7 +5,7 @@ Next on the way: `runner.metrics`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import monotonic
 
@@ -19,22 +19,20 @@ class Failing:
 
     def __init__(self, watches: Sequence[Watch], clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
-        self._since: dict[Request, float] = {}
-        for watch in watches:
-            metrics.export_failing(str(watch.gvk), count=partial(self._count, watch), longest=partial(self._longest, watch))
+        # Of each watch the CR that has failed for longest is the first. A scrape takes no longer where thousands fail.
+        self._since: dict[Watch, dict[Request, float]] = {watch: {} for watch in watches}
+        for watch, since in self._since.items():
+            metrics.export_failing(str(watch.gvk), count=since.__len__, longest=partial(self._longest, since))
 
     def add(self, request: Request) -> None:
         """Record that the CR's reconcile has failed, or that the CR was refused."""
-        self._since.setdefault(request, self._clock())
+        self._since[request.watch].setdefault(request, self._clock())
 
     def discard(self, request: Request) -> None:
         """Record that the CR does not fail any more, or is gone."""
-        self._since.pop(request, None)
+        self._since[request.watch].pop(request, None)
 
-    def _count(self, watch: Watch) -> int:
-        return sum(request.watch == watch for request in self._since)
-
-    def _longest(self, watch: Watch) -> float:
+    def _longest(self, since: Mapping[Request, float]) -> float:
         """Seconds; 0 if no CR fails."""
-        since = min((since for request, since in self._since.items() if request.watch == watch), default=None)
-        return 0.0 if since is None else self._clock() - since
+        first = next(iter(since.values()), None)
+        return 0.0 if first is None else self._clock() - first

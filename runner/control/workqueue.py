@@ -32,8 +32,8 @@ _FIRST_BACKOFF, _LAST_BACKOFF = 0.005, 1000.0
 # Every so many reconciles one is chosen by age alone.
 _AGEING = 4
 
-# The CRs that wait with one priority, in the order in which they began to, and the numbers of that order.
-_Line = OrderedDict[Request, int]
+# The CRs that wait with one priority, in the order in which they began to; with the number of that order, and since when.
+_Line = OrderedDict[Request, tuple[int, float]]
 
 
 class Closed(RolerunnerError):
@@ -283,7 +283,7 @@ class WorkQueue:
             else:
                 del lines[entry.priority][request]
             entry.priority = priority
-            lines[priority][request] = next(self._sequence)
+            lines[priority][request] = next(self._sequence), self.clock()
             self._wake()
 
     def _delay(self, request: Request, entry: _Entry, priority: Priority, after: float) -> None:
@@ -365,9 +365,9 @@ class WorkQueue:
         return len(self._lines(watch)[priority])
 
     def _longest_wait(self, watch: Watch, priority: Priority) -> float:
-        """Seconds. One that was lifted to this priority has waited for longer than those before it in the line."""
-        line, now = self._lines(watch)[priority], self.clock()
-        return max((now - self._entries[request].since for request in line), default=0.0)
+        """Seconds; 0 if none waits. One that was lifted to this priority has waited with it since then."""
+        first = next(iter(self._lines(watch)[priority].values()), None)
+        return 0.0 if first is None else self.clock() - first[1]
 
     def _wake(self) -> None:
         while self._wanting:

@@ -81,6 +81,7 @@ async def test_a_cr_that_goes_during_its_run_is_cleared_up(stage: Stage) -> None
 
 async def test_a_cr_that_its_selector_no_longer_chooses_is_not_run(stage: Stage) -> None:
     stage.request = replace(stage.request, watch=replace(PLAIN, selector=MINE))
+    stage.having()
     stage.server.next["put"] = [FAILURES[0]]
     assert await stage.reconcile() == Result()
     assert stage.jobs == []
@@ -95,6 +96,7 @@ async def test_a_cr_that_its_selector_no_longer_chooses_is_not_run(stage: Stage)
 async def test_nothing_more_is_written_on_a_cr_that_left_its_shard_during_its_run(stage: Stage, is_shard: bool) -> None:
     shard = Shard("ring", "one")
     stage.request = replace(stage.request, watch=replace(PLAIN, selector=shard.selector))
+    stage.having()
     stage.cr["metadata"]["labels"] = {shard.label: "one"}
     if is_shard:
         stage.reconciler._shard = shard

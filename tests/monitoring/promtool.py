@@ -34,6 +34,8 @@ def find() -> Path | None:
         return None
     # Another process may be at it.
     with binaries._locked(target.parent):
+        for partial in target.parent.glob(f"{binaries._PARTIAL}*"):
+            shutil.rmtree(partial, ignore_errors=True)
         if not target.exists():
             _build(go, target)
     return target
@@ -48,7 +50,7 @@ def _cache() -> Path:
 
 
 def _build(go: str, target: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=target.parent) as partial:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=binaries._PARTIAL) as partial:
         # go writes next to go.mod, which is not to be changed.
         source = shutil.copytree(_BUILD, Path(partial) / "source")
         made = Path(partial) / "promtool"
