@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import contextlib
 import functools
+import importlib.util
 import os
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -15,6 +16,9 @@ PACKAGE = Path(__file__).parent.parent.parent
 # operator_sdk.util, for roles to find without any set-up.
 COLLECTIONS = Path(__file__).parent.parent / "collections"
 _CALLBACKS = Path(__file__).parent / "callback_plugins"
+
+# Files that ARA's callback plugin would record with a run: its own default, and all of a CR, which is in a run's variables.
+_ARA_IGNORED = ("ARA_IGNORED_FILES", ".ansible/tmp,/env/extravars")
 
 _LOOPBACK = "127.0.0.1"
 _HTTP_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
@@ -52,6 +56,11 @@ def has_tags() -> bool:
     return (int(major), int(minor)) >= (2, 19)
 
 
+@functools.cache
+def _has_ara() -> bool:
+    return importlib.util.find_spec("ara") is not None
+
+
 def environment() -> dict[str, str]:
     """The variables of all runs on top of the runner's own.
 
@@ -61,6 +70,9 @@ def environment() -> dict[str, str]:
     """
     path = os.pathsep.join(filter(None, (str(Path(sys.executable).parent), os.environ.get("PATH", ""))))
     variables = {"PYTHONPATH": python_path(COLLECTIONS), "PATH": path, **_without_proxy(os.environ)}
+    name, ignored = _ARA_IGNORED
+    if _has_ara() and name not in os.environ and "ignored_files" not in configured("ara"):
+        variables[name] = ignored
     if not has_tags():
         # ansible-runner puts its own folder behind it, so that the user's ansible.cfg has no say in this anyway.
         variables["ANSIBLE_CALLBACK_PLUGINS"] = _first(_CALLBACKS, "ANSIBLE_CALLBACK_PLUGINS")

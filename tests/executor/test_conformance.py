@@ -35,6 +35,7 @@ _TEXTS = (
     (re.compile(r"j\d+\.\d+"), "JID"),
     (re.compile(r"'audit-id': '[-\w]+'|\w{3}, \d\d \w{3} \d{4}"), "ID"),
     (re.compile(r"0x[0-9a-f]+"), "ADDRESS"),
+    (re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "UUID"),
     # The folder of a run.
     (re.compile(r"/run-\d+/"), "/run/"),
     (re.compile(r"ansible-(tmp|local)-[-\w.]+(/tmp\w+)?"), "TMP"),

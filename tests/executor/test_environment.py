@@ -51,3 +51,24 @@ def test_an_ansible_cfg_that_has_changed_is_read_again(tmp_path: Path, monkeypat
     config.unlink()
     monkeypatch.chdir(tmp_path)
     assert temporary("/run/it") == scratch
+
+
+def test_ara_gets_no_variables_of_a_run_unless_the_operator_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ARA_IGNORED_FILES", raising=False)
+    config = tmp_path / "ansible.cfg"
+    monkeypatch.setenv("ANSIBLE_CONFIG", str(config))
+    config.write_text("[ara]\napi_client = http\n")
+    assert environment.environment()["ARA_IGNORED_FILES"].split(",") == [".ansible/tmp", "/env/extravars"]
+
+    config.write_text("[ara]\nignored_files = .ansible/tmp\n")
+    assert "ARA_IGNORED_FILES" not in environment.environment()
+
+    config.unlink()
+    monkeypatch.setenv("ARA_IGNORED_FILES", "")
+    assert "ARA_IGNORED_FILES" not in environment.environment()
+
+
+def test_without_ara_nothing_is_set_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ARA_IGNORED_FILES", raising=False)
+    monkeypatch.setattr(environment, "_has_ara", lambda: False)
+    assert "ARA_IGNORED_FILES" not in environment.environment()

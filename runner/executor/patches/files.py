@@ -13,7 +13,9 @@ import copy
 import os
 import time
 from collections.abc import Iterable, Iterator
+from types import ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ansible import constants
 from ansible.cli.playbook import PlaybookCLI
@@ -142,7 +144,10 @@ def apply() -> Parsed:
         if path not in self._FILE_CACHE:
             content = kept.take((str(path), json_only, kwargs.get("trusted_as_template", False)))
             if content is not UNKNOWN:
-                return content
+                if cache != "all":
+                    return content
+                # Callback plugins look there for the files of a run.
+                self._FILE_CACHE[path] = content
         content = load(self, file_name, cache, True, json_only, **kwargs)
         if unsafe:
             return content
@@ -197,15 +202,16 @@ def apply_plugins() -> None:
     for name in _LISTED:
         setattr(playbook_executor, name, _Listed(getattr(playbook_executor, name)))
     load = PluginLoader._load_config_defs
-    without: set[tuple[str, str, Any]] = set()
+    # By their modules, of which runs may load new ones again and again.
+    without: WeakKeyDictionary[ModuleType, set[tuple[str, str]]] = WeakKeyDictionary()
 
-    def load_config_defs(self: Any, name: str, module: Any, path: str) -> None:
-        key = self.class_name, name, module
-        if key in without:
+    def load_config_defs(self: Any, name: str, module: ModuleType, path: str) -> None:
+        key = self.class_name, name
+        if key in without.get(module, ()):
             return
         load(self, name, module, path)
         if not (self.class_name and constants.config.has_configuration_definition(get_plugin_class(self.class_name), name)):
-            without.add(key)
+            without.setdefault(module, set()).add(key)
 
     PluginLoader._load_config_defs = load_config_defs
 

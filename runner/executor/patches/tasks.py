@@ -41,7 +41,7 @@ class TaskInProcess(worker.WorkerProcess):  # type: ignore[misc]
     strategy: Any = None
 
     def start(self) -> None:
-        host, current = self._host, worker.current_worker
+        host, current, outer = self._host, worker.current_worker, TaskInProcess.current
         self._final_q = _HandedOver(self.strategy)
         self.keep_host()
         TaskInProcess.current = self
@@ -59,6 +59,8 @@ class TaskInProcess(worker.WorkerProcess):  # type: ignore[misc]
             # A worker empties what it takes for its own copy.
             host.vars, host.groups = self._kept
             worker.current_worker = current
+            # By way of its strategy it holds all of the run: callback plugins, say, with their connections.
+            TaskInProcess.current = outer
 
     def keep_host(self) -> None:
         self._kept = self._host.vars, self._host.groups

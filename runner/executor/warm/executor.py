@@ -43,6 +43,9 @@ _START = 120.0
 _ASKING, _UNANSWERED = 5.0, 6
 # Seconds that the fork server may take to end the processes of a run. It gives up sooner those that cannot be killed.
 _RUN_END_TIMEOUT = processes.LIMIT + 15.0
+# Reasons to end a worker that lie in what its run has left, and how many of them are told.
+_LEFT_BY_RUNS = frozenset({"child", "thread", "code", "patched", "process", "descriptor"})
+_MOST_WARNED = 20
 # The kernel has no room for a datagram or its descriptor just now; seconds until it may have.
 _NO_ROOM = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS)
 _ROOM = 0.05
@@ -152,6 +155,8 @@ class ForkServerClient:
         self._watching: asyncio.Task[None] | None = None
         self._burying: asyncio.Task[None] | None = None
         self._unanswered = 0
+        # What runs have left, as far as it was told: (reason, what).
+        self._warned: set[tuple[str, str]] = set()
         # What the kernel has not yet taken, with the connection that goes along.
         self._outgoing: collections.deque[tuple[bytes, socket.socket | None]] = collections.deque()
         self._is_waiting_for_room = False
@@ -317,7 +322,18 @@ class ForkServerClient:
                     "A worker has played a run", extra={"job": message["ended"], "number": number, "retired": retired}
                 )
                 metrics.worker_run(number, retired)
+                if retired in _LEFT_BY_RUNS:
+                    self._warn_of_new_workers(retired, message["found"])
             run.ended.set()
+
+    def _warn_of_new_workers(self, reason: str, found: str) -> None:
+        """Once for each: what a role or a callback plugin leaves each time, costs each of its runs a new worker."""
+        if (reason, found) not in self._warned and len(self._warned) < _MOST_WARNED:
+            self._warned.add((reason, found))
+            logger.info(
+                "A run has left something in its worker, which is not used again",
+                extra={"reason": reason, **({"found": found} if found else {})},
+            )
 
     def _lost(self) -> None:
         if self.died.is_set():

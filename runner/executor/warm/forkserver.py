@@ -8,17 +8,18 @@ whole. On the control socket it receives, one datagram each,
 
 and sends {"ready": …} once, {"pong": NUMBER}, and for each job, when no process of it is left,
 
-    {"ended": IDENT, "code": EXIT CODE, "left": PIDS, "error": TEXT, "number": N, "retired": REASON}
+    {"ended": IDENT, "code": EXIT CODE, "left": PIDS, "error": TEXT, "number": N, "retired": REASON, "found": TEXT}
 
-N: it was the Nth job of its worker, which is not used again if there is a reason. On its job's socket a worker reads the job
-(`jobs.JobMessage`), one line of JSON, and writes {"begun": WHEN}, the events, one a line, and at last {"done": EXIT CODE,
-"printed": TEXT}. When the control socket closes, the runner is gone, and every process of every job is ended.
+N: it was the Nth job of its worker, which is not used again if there is a reason, such as a thread that was found. On its
+job's socket a worker reads the job (`jobs.JobMessage`), one line of JSON, and writes {"begun": WHEN}, the events, one a line,
+and at last {"done": EXIT CODE, "printed": TEXT}. When the control socket closes, the runner is gone, and every process of
+every job is ended.
 
 A worker plays jobs of one pool, one after another; a job without a pool has a worker of its own. Each worker has a socket to
 the fork server, on which it receives jobs, {"again": BOOL} with the job's socket, and answers each, when nothing of the run
-is left, by {"retired": REASON, "old_facts": BOOL}; with a reason it ends. Where a run has asked for facts of the machine and
-had old ones, a fork gathers them for later runs. When no job has come for a while and there is no worker, one is forked for
-the next job. A job that its worker had not read when it died is given to another.
+is left, by {"retired": REASON, "found": TEXT, "old_facts": BOOL}; with a reason it ends. Where a run has asked for facts
+of the machine and had old ones, a fork gathers them for later runs. When no job has come for a while and there is no worker,
+one is forked for the next job. A job that its worker had not read when it died is given to another.
 
 The fork server never waits for a single process. A worker is killed as a tree: a process that has lost its parent by that
 becomes the fork server's own child, is killed as such, and so on, as the kernel tells of each death.
@@ -107,6 +108,8 @@ class _Worker:
     # How many jobs it has got.
     number: int = 0
     retired: str = "died"
+    # What the last job has left, if that is the reason.
+    found: str = ""
     free_since: float = field(default_factory=time.monotonic)
 
     def close(self) -> None:
@@ -283,7 +286,7 @@ class ForkServer:
                 self._news.unregister(worker.channel)
             return
         answer = json.loads(text)
-        worker.retired = answer["retired"]
+        worker.retired, worker.found = answer["retired"], answer["found"]
         if not worker.retired and worker.job is not None:
             ident, worker.job, worker.free_since = worker.job, None, time.monotonic()
             worker.forget_connection()
@@ -394,6 +397,6 @@ class ForkServer:
         self, ident: str | None, code: int = 1, left: Sequence[int] = (), error: str = "", of: _Worker | None = None
     ) -> None:
         retired = of.retired if of is not None and of.job is not None else ""
-        number = of.number if of is not None else 0
-        about = {"code": code, "left": left, "error": error, "number": number, "retired": retired}
+        number, found = (of.number, of.found) if of is not None else (0, "")
+        about = {"code": code, "left": left, "error": error, "number": number, "retired": retired, "found": found}
         self.tell({"ended": ident, **about})

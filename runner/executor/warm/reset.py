@@ -8,6 +8,7 @@ What is not compared, is kept away: Python that is neither ansible-core's, nor a
 whose modules are called in the process, ends its worker (`code`), as it may have changed anything; also if its import fails.
 A role's own filters and tests may be `harmless`: their modules are dropped, and loaded again by the next run.
 Plugins that ansible.cfg gives to all runs (`callback_plugins`, `filter_plugins`) end the worker too: after each run, then.
+Only callback plugins of installed libraries do not (`runner.executor.warm.callbacks`), if they leave nothing else.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ from runner.executor.environment import PACKAGE, set_environ
 from runner.executor.jobs import Limits
 from runner.executor.patches import ansible_core
 from runner.executor.patches.registry import Patch, expect
+from runner.executor.warm import callbacks
 from runner.executor.warm.harmless import is_harmless
 
 # Of these, every attribute is to be what it was; and of the classes below, every method.
@@ -105,6 +107,7 @@ def verify() -> None:
     for each in _LOADERS:
         _ = each._extra_dirs, each._paths, each._clear_caches
     _ = loader.MODULE_CACHE, loader.PLUGIN_PATH_CACHE, cache.tempfile.mkstemp, cache.BaseFileCacheModule.set
+    callbacks.verify()
 
 
 # The files of Python code that were loaded since a worker has last looked.
@@ -168,7 +171,9 @@ class Baseline:
         self._limits = _limits()
         # The operator's own plugins, which all runs have: loaded once, they keep what they keep for all of them.
         plugins = [module for each in _LOADERS for module in each._module_cache.values()]
-        self._has_plugins = not all(self._is_known_code(module.__name__, module) for module in plugins)
+        self._plugins = [module.__name__ for module in plugins if not self._is_known_code(module.__name__, module)]
+        # What the last comparison has found, for people; empty if that is not known.
+        self.found = ""
 
     def begin(self) -> None:
         self._modules = dict(sys.modules)
@@ -195,6 +200,7 @@ class Baseline:
         self._restore_defaults()
         self._restore_display()
         self._restore_loaders()
+        callbacks.drop()
         if (module := sys.modules.get("ansible.plugins.vars.host_group_vars")) is not None:
             for name in ("FOUND", "NAK", "CANONICAL_PATHS"):
                 getattr(module, name, {}).clear()
@@ -255,11 +261,12 @@ class Baseline:
 
     def difference(self, kept: Collection[int] = ()) -> str:
         """The first part of the process that is not as it was; empty if all is. `kept`: descriptors that may stay open."""
+        self.found = ""
         return next((name for name, is_different in self._comparisons(kept) if is_different()), "")
 
     def _comparisons(self, kept: Collection[int]) -> Iterator[tuple[str, Callable[[], bool]]]:
         yield "child", _had_children
-        yield "thread", _has_threads
+        yield "thread", self._has_threads
         yield "code", self._has_new_code
         yield "patched", self._is_patched
         yield "process", lambda: _process() != self._process or _limits() != self._limits
@@ -269,8 +276,9 @@ class Baseline:
         modules = sys.modules
         loaded, _loaded[:] = list(_loaded), []
         own = [path for path in loaded if not self._is_of_a_library(path)]
+        self.found = next(iter((*own, *self._plugins)), "")
         # A role's own, whose modules are dropped with what else the loaders have of its folders.
-        if self._has_plugins or (own and not (self._had_folders and all(map(is_harmless, own)))):
+        if self._plugins or (own and not (self._had_folders and all(map(is_harmless, own)))):
             return True
         if any(path in each._module_cache for path in own for each in _LOADERS):
             return True
@@ -284,8 +292,15 @@ class Baseline:
             elif self._is_known_code(name, modules[name]):
                 self._modules[name] = modules[name]
             else:
+                self.found = name
                 return True
         return False
+
+    def _has_threads(self) -> bool:
+        if not _has_threads():
+            return False
+        self.found = ", ".join(thread.name for thread in threading.enumerate()[1:])
+        return True
 
     def _is_known_code(self, name: str, module: ModuleType) -> bool:
         package, *parts = name.split(".")

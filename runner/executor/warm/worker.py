@@ -53,7 +53,7 @@ from runner.executor.patches import (
 )
 from runner.executor.recorder import Recorder
 from runner.executor.run_folder import write_inputs
-from runner.executor.warm import reset
+from runner.executor.warm import callbacks, reset
 from runner.json_codec import JsonObject
 
 # Seconds.
@@ -63,6 +63,8 @@ _FOLLOWED_AT_ONCE = frozenset({
     *("playbook_on_start", "playbook_on_play_start", "playbook_on_task_start", "playbook_on_stats"),
     *("runner_on_ok", "runner_on_skipped", "runner_on_failed", "verbose"),
 })  # fmt: skip
+# Characters of what a run has left.
+_LONGEST_FOUND = 200
 # Bytes of a message of the fork server.
 _ORDER = 1024
 # Seconds without a job after which garbage is collected; the number of objects that runs may leave until then.
@@ -144,19 +146,21 @@ class LoadedAnsible:
                 (role / name).write_text(text)
             job = Job(ident=_WARM, folder=Path(folder) / "run", role=role, scratch=Path(folder) / "tmp")
             write_inputs(job)
+            told: list[str] = []
             where, outputs = os.getcwd(), (sys.stdout, sys.stderr)
             places = tempfile.tempdir, constants.DEFAULT_LOCAL_TMP
             try:
                 message: JobMessage = {**job.message(), "gather_facts": False}
-                with restored_environ():
-                    code, _, printed = _run(message, Recorder(message, lambda event: None), lambda: None)
+                with restored_environ(), callbacks.none_of_the_users():
+                    code, _, printed = _run(message, Recorder(message, told.append), lambda: None)
             finally:
                 os.chdir(where)
                 sys.stdout, sys.stderr = outputs
                 tempfile.tempdir, constants.DEFAULT_LOCAL_TMP = places
-            if code != 0 or "failed=0" not in printed:
+            if code != 0 or not any('"playbook_on_stats"' in event for event in told):
                 raise RuntimeError(f"the warm-up run failed: {printed}")
         ansible_core.forget_run()
+        callbacks.drop()
         if self._parsed is not None:
             self._parsed.end_run()
         # Where what a run does is not as known, each job has a process of its own.
@@ -186,10 +190,11 @@ class LoadedAnsible:
                 return
             with socket.socket(fileno=connections[0]) as connection, connection.makefile("rw", encoding="utf-8") as stream:
                 code = self._play(stream)
-            retired = "isolated" if not json.loads(told)["again"] else uses.reason(code) or self._put_back()
+            retired, found = ("isolated", "") if not json.loads(told)["again"] else self._put_back(uses.reason(code))
             with contextlib.suppress(BrokenPipeError):
                 # That nobody is there any more, is seen where the next job should come from.
-                server.send(json.dumps({"retired": retired, "old_facts": self._has_old_facts()}).encode())
+                answer = {"retired": retired, "found": found[:_LONGEST_FOUND], "old_facts": self._has_old_facts()}
+                server.send(json.dumps(answer).encode())
             if retired:
                 return
             if self._parsed is not None:
@@ -202,14 +207,18 @@ class LoadedAnsible:
     def _has_old_facts(self) -> bool:
         return self._facts is not None and self._facts.are_old()
 
-    def _put_back(self) -> str:
-        """Put the process back; the reason why it plays no other job, empty if it does."""
-        if self._baseline is None:
-            return "unknown"
+    def _put_back(self, reason: str) -> tuple[str, str]:
+        """Put the process back, unless there is a reason to end it.
+
+        The reason why it plays no other job, empty if it does; and what the run has left, if that is the reason and known.
+        """
+        if reason or self._baseline is None:
+            return reason or "unknown", ""
         if self._connections is not None:
             self._connections.end_run()
         self._baseline.restore()
-        return self._baseline.difference(self._connections.descriptors() if self._connections is not None else ())
+        reason = self._baseline.difference(self._connections.descriptors() if self._connections is not None else ())
+        return reason, self._baseline.found if reason else ""
 
     def _play(self, stream: TextIO) -> int | None:
         """Play the job that comes through the stream, and send its events there; its exit code, if it has one."""

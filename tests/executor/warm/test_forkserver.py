@@ -27,7 +27,7 @@ def serve(server):
         with socket.socket(fileno=descriptors[0]) as connection:
             connection.send(str(os.getpid()).encode())
             connection.recv(1)
-        server.send(b'{"retired": "", "old_facts": false}')
+        server.send(b'{"retired": "", "found": "", "old_facts": false}')
 
 
 warm = SimpleNamespace(serve=serve)
