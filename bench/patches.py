@@ -216,7 +216,7 @@ class Worker:
         if warm._facts is not None:
             os.waitpid(forked(lambda: warm.gather_facts()), 0)
         put_back = warm._put_back
-        warm._put_back = lambda: (put_back(), "")[1]  # type: ignore[method-assign]
+        warm._put_back = lambda reason: (put_back(reason), ("", ""))[1]  # type: ignore[method-assign]
         gc.collect()
         gc.freeze()
         begun = 0.0
