@@ -147,7 +147,7 @@ async def test_edits(session: Operator, world: Cluster, project: Project) -> Non
     pids = session.processes()
     assert len(pids) > 2
     session.process.send_signal(signal.SIGINT)
-    assert session.process.wait(PATIENCE) == 0, session.output
+    assert session.wait() == 0, session.output
     assert alive(pids) == []
     assert session.output.rstrip().endswith("remove them with: kubectl delete -f config/samples -f crds")
     sample = await world.get(THING, ObjectKey(namespace, "thing"))
@@ -193,7 +193,7 @@ async def test_without_a_terminal_it_wants_a_yes(world: Cluster, project: Projec
     dev = Operator(
         list(DEV), folder=project.folder, log=project.folder / "dev.log", environ={"KUBECONFIG": str(devcluster.kubeconfig)}
     )
-    assert dev.process.wait(PATIENCE) == 1
+    assert dev.wait() == 1
     assert dev.output.startswith("Error: dev would work on context ")
     assert "https://127.0.0.1:" in dev.output
     assert "give --yes to go on" in dev.output
