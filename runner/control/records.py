@@ -71,6 +71,8 @@ class TaskRecord:
     items: int = 0
     # Of a failure.
     message: str = ""
+    # Of the event with which it began.
+    counter: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -109,6 +111,7 @@ class RunRecord:
                     role=str(data.get("role", ""))[:_LONGEST_NAME],
                     location=event.location[:_LONGEST_MESSAGE],
                     begun=_seconds(event.created),
+                    counter=event.counter,
                 )
             )
         elif kind.startswith("runner_") and self.tasks:

@@ -150,7 +150,7 @@ class Runs:
 
     async def forget(self, request: Request) -> None:
         """Remove the inputs and artifacts of a CR that is gone."""
-        await asyncio.to_thread(self.folders.remove, _parts(request))
+        await asyncio.to_thread(self.folders.remove, folder_parts(request))
 
     async def _variables(
         self, reconciliation: Reconciliation, obj: Object, variables: Mapping[str, object]
@@ -173,7 +173,7 @@ class Runs:
     def _record(self, reconciliation: Reconciliation, ident: str, content: Content) -> RunRecord:
         """Begin the record of a run."""
         assert content.path is not None
-        folder = self.folders.folder(_parts(reconciliation.request)) / ARTIFACTS / ident
+        folder = self.folders.folder(folder_parts(reconciliation.request)) / ARTIFACTS / ident
         run = RunRecord(
             ident=ident,
             content=content.path,
@@ -215,7 +215,7 @@ class Runs:
         configs = kubeconfigs(token, port=self.proxy_port, namespace=request.key.namespace)
         return Job(
             ident=ident,
-            folder=self.folders.folder(_parts(request)),
+            folder=self.folders.folder(folder_parts(request)),
             scratch=private / SCRATCH,
             role=content.role,
             playbook=content.playbook,
@@ -231,7 +231,7 @@ class Runs:
             pool=f"{watch.gvk} {content.path}" if shares_worker else "",
             # Clients put the server's URL into their errors, and the token with it; some send it in its other form.
             secrets=(token, basic_authorization(token)),
-            names=_parts(request),
+            names=folder_parts(request),
         )
 
     async def _follow(self, job: Job, reconciliation: Reconciliation, run: RunRecord) -> Outcome:
@@ -313,6 +313,7 @@ async def _readable(event: JobEvent) -> JobEvent:
     return await asyncio.to_thread(explained, event) if is_long else explained(event)
 
 
-def _parts(request: Request) -> tuple[str, ...]:
+def folder_parts(request: Request) -> tuple[str, ...]:
+    """The parts by which `RunFolders` finds a CR's folder."""
     gvk, key = request.watch.gvk, request.key
     return (gvk.group, gvk.version, gvk.kind, key.namespace, key.name)

@@ -138,6 +138,29 @@ class WorkQueue:
         entry = self._entries.get(request)
         return entry.due - asyncio.get_running_loop().time() if entry and entry.timer else None
 
+    def waited(self, request: Request) -> float | None:
+        """Seconds for which a CR has waited for a worker; None if it does not wait."""
+        entry = self._entries.get(request)
+        return self.clock() - entry.since if entry and entry.priority is not None else None
+
+    def failures(self, request: Request) -> int:
+        """How often a CR has failed in a row."""
+        entry = self._entries.get(request)
+        return entry.failures if entry else 0
+
+    def on(self) -> list[Request]:
+        """The CRs that are being reconciled."""
+        return list(self._begun)
+
+    def waiting(self) -> list[Request]:
+        """The CRs that wait for a worker."""
+        return [request for lines in self._waiting.values() for line in lines.values() for request in line]
+
+    @property
+    def delayed(self) -> int:
+        """The number of CRs whose delay is not over: they come again by themselves."""
+        return sum(1 for entry in self._entries.values() if entry.timer is not None)
+
     def begun(self, request: Request) -> tuple[Priority, float]:
         """The priority of the CR's reconcile that is on, and for how many seconds it waited."""
         return self._entries[request].begun

@@ -1,27 +1,227 @@
-"""The pages: the overview, a CR, a run, and two runs side by side."""
+"""The pages: the overview, a CR, a run, and two runs side by side. They gather what is shown, of what the caller may see.
+
+The views themselves are pure: next on the way are `runner.dashboard.overview`, `custom_resource`, `run_page` and `compare`.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from time import time
+from typing import Any, NamedTuple
+
 from aiohttp import web
 
+from runner.config.watches import Watch
+from runner.control import Priority, Request
+from runner.control.records import ReconcileRecord, RunRecord
+from runner.control.run import folder_parts
+from runner.dashboard import compare as comparing
+from runner.dashboard import words
+from runner.dashboard.access import scopes
+from runner.dashboard.actions import VERB
+from runner.dashboard.artifacts import Details, kept_runs, read_details, read_run
+from runner.dashboard.custom_resource import MOST_DEPENDENTS, custom_resource, namespaces_of
+from runner.dashboard.index import Activity, CrState, Filter
+from runner.dashboard.overview import Facts, Load
+from runner.dashboard.overview import overview as make_overview
+from runner.dashboard.run_page import NOT_KEPT, TASKS, events_of_page, run_page
+from runner.dashboard.state import CALLER, STATE, State
 from runner.dashboard.templating import page
+from runner.executor.run_folder import ARTIFACTS
+from runner.resource.metadata import Object, ObjectKey
+
+# Characters of a filter's values, and digits of a page's number.
+_LONGEST, _LONGEST_NUMBER = 253, 9
+# CRs after which other tasks of the event loop run.
+_CHUNK = 1000
+
+
+class Found(NamedTuple):
+    """A run that a page shows. `is_known`: this process made it."""
+
+    record: ReconcileRecord
+    run: RunRecord
+    is_known: bool
 
 
 async def overview(request: web.Request) -> web.Response:
     """The kinds and their CRs."""
-    return page(request, "message.html", heading="Overview", text="")
+    state, caller = request[STATE], request[CALLER]
+    wanted = _filter(request.query)
+    found = await scopes(caller, {watch: state.index.namespaces(watch) for watch in state.watches})
+    selection = await state.index.select(
+        wanted, may=lambda watch, namespace: namespace in found[watch], activity=await _activity(state)
+    )
+    facts = {summary.request: _facts(state, summary.request) for summary, _ in selection.rows}
+    # Names of roles are those of a kind; numbers over all namespaces are for who may see all of them.
+    whole = [watch for watch, scope in found.items() if scope.everywhere]
+    contents = {watch.content.path for watch in whole} | {
+        watch.finalizer.content.path for watch in whole if watch.finalizer and watch.finalizer.content
+    }
+    load = Load(delayed=state.queue.delayed, by_minute=state.history.runs_by_minute()) if len(whole) == len(found) else None
+    view = make_overview(
+        selection,
+        facts,
+        now=time(),
+        load=load,
+        contents={path: times for path, times in state.history.contents.items() if path in contents},
+        is_complete=all(scope.is_complete for scope in found.values()),
+    )
+    return await _page(request, "overview.html", view=view)
 
 
 async def cr(request: web.Request) -> web.Response:
     """A CR, by `group`, `version`, `kind`, `namespace` and `name` of the path; `-` stands for an empty one."""
-    return page(request, "message.html", heading="CR", text="")
+    state, caller = request[STATE], request[CALLER]
+    wanted = state.request(**request.match_info)
+    if wanted is None or not await caller.may("get", wanted.watch, wanted.key.namespace):
+        raise web.HTTPNotFound
+    summary, records = state.index.get(wanted), state.history.of(wanted)
+    if summary is None and not records:
+        raise web.HTTPNotFound
+    dependents, hidden = await _dependents(request, wanted, summary.uid) if summary else ([], 0)
+    view = custom_resource(
+        wanted,
+        summary,
+        records,
+        now=time(),
+        next_run=_next_run(state, wanted) if summary else "never: it is gone",
+        activity=_activity_of(state, wanted),
+        dependents=dependents,
+        hidden_dependents=hidden,
+        earlier=await asyncio.to_thread(kept_runs, state.folders.folder(folder_parts(wanted)) / ARTIFACTS)
+        if summary
+        else [],
+        may_run=await caller.may(VERB, wanted.watch, wanted.key.namespace, wanted.key.name),
+    )
+    return await _page(request, "custom_resource.html", view=view)
 
 
 async def run(request: web.Request) -> web.Response:
-    """A run, by `ident` of the path."""
-    return page(request, "message.html", heading="Run", text="")
+    """A run, by `ident` of the path. One of an earlier process also takes the query's `of`, the path of its CR."""
+    found = await _find_run(request, request.match_info["ident"], request.query.get("of", ""))
+    number = _number(request.query.get("page", ""))
+    number = min(number, max(1, -(-len(found.run.tasks) // TASKS)))
+    details = await _details(found.run, *events_of_page(found.run, number))
+    before = _before(request[STATE], found) if found.is_known else ""
+    view = run_page(found.record, found.run, details, now=time(), page=number, before=before, is_known=found.is_known)
+    return await _page(request, "run.html", view=view, of=request.query.get("of", "")[: 10 * _LONGEST])
 
 
 async def compare(request: web.Request) -> web.Response:
     """Two runs side by side, by the query's `one` and `other`."""
-    return page(request, "message.html", heading="Compare", text="")
+    sides = []
+    for name in ("one", "other"):
+        found = await _find_run(request, request.query.get(name, ""), "")
+        tasks = found.run.tasks
+        last = tasks[comparing.MOST_TASKS].counter if len(tasks) > comparing.MOST_TASKS else None
+        sides.append((found.record, found.run, await _details(found.run, 0, last)))
+    one, other = sides
+    view = await asyncio.to_thread(comparing.comparison, one, other, now=time())
+    return await _page(request, "compare.html", view=view)
+
+
+async def _page(request: web.Request, template: str, **values: Any) -> web.Response:
+    """The page, made in a thread: a large one takes longer than the event loop may be held."""
+    return await asyncio.to_thread(functools.partial(page, request, template, **values))
+
+
+async def _find_run(request: web.Request, ident: str, of: str) -> Found:
+    """The run with this ident, if the caller may see its CR. Raises HTTPNotFound."""
+    state, caller = request[STATE], request[CALLER]
+    record = state.of_run(ident)
+    parts = of.split("/")
+    wanted = record.request if record else state.request(*parts) if len(parts) == 5 else None
+    if wanted is None or not await caller.may("get", wanted.watch, wanted.key.namespace):
+        raise web.HTTPNotFound
+    if record and record.run:
+        return Found(record, record.run, True)
+    # A path is made of names that the API server has given, and of what is there; never of an address.
+    if state.index.get(wanted) is None:
+        raise web.HTTPNotFound
+    folder = _folder(state, wanted)
+    kept = dict(await asyncio.to_thread(kept_runs, folder))
+    known = next((each for each in kept if each == ident), None)
+    if known is None:
+        raise web.HTTPNotFound
+    left = await asyncio.to_thread(read_run, folder / known, known)
+    return Found(ReconcileRecord(request=wanted, priority=Priority.CHANGE, waited=0.0, ended=left.ended), left, False)
+
+
+def _folder(state: State, request: Request) -> Path:
+    """The folder of what a CR's runs have left."""
+    return state.folders.folder(folder_parts(request)) / ARTIFACTS
+
+
+async def _details(run: RunRecord, first: int, last: int | None) -> Details:
+    if run.artifacts is None:
+        return Details(problem=NOT_KEPT)
+    return await asyncio.to_thread(read_details, run.artifacts, first, last)
+
+
+async def _dependents(request: web.Request, wanted: Request, uid: str) -> tuple[list[Object], int]:
+    """What the CR owns, and how many more there are where the caller may not see such CRs."""
+    state, caller = request[STATE], request[CALLER]
+    objects = await state.informers.dependents(uid, wanted.watch.gvk.group_kind, wanted.key, MOST_DEPENDENTS + 1)
+    places = namespaces_of(objects) - {wanted.key.namespace}
+    allowed = {place for place in places if await caller.may("get", wanted.watch, place)} | {wanted.key.namespace}
+    seen = [obj for obj in objects if ObjectKey.of(obj).namespace in allowed]
+    return seen, len(objects) - len(seen)
+
+
+async def _activity(state: State) -> Activity:
+    """Which CRs are running or waiting."""
+    found: dict[Watch, dict[ObjectKey, CrState]] = {}
+    for requests, what in ((state.queue.waiting(), CrState.WAITING), (state.queue.on(), CrState.RUNNING)):
+        for start in range(0, len(requests), _CHUNK):
+            for request in requests[start : start + _CHUNK]:
+                found.setdefault(request.watch, {})[request.key] = what
+            await asyncio.sleep(0)
+    return found
+
+
+def _activity_of(state: State, request: Request) -> CrState | None:
+    if state.queue.is_running(request):
+        return CrState.RUNNING
+    return CrState.WAITING if state.queue.is_waiting(request) else None
+
+
+def _facts(state: State, request: Request) -> Facts:
+    return Facts(last=next(iter(state.history.of(request)), None), next_run=_next_run(state, request))
+
+
+def _next_run(state: State, request: Request) -> str:
+    """When a CR is reconciled next and why, in words."""
+    queue, history = state.queue, state.history
+    last = history.last(request)
+    record = history.current(request) if history.is_on(request) else None
+    return words.next_run(
+        running_for=time() - record.begun if record else None,
+        waited=queue.waited(request),
+        due_in=queue.due_in(request),
+        reason=last.requeue.reason if last and last.requeue else None,
+        queued=words.cut_short(state.handlers.cause(request), 300),
+        failures=queue.failures(request),
+        period=request.watch.reconcile_period,
+    )
+
+
+def _before(state: State, found: Found) -> str:
+    """The ident of the CR's run before this one."""
+    idents = [record.run.ident for record in state.history.of(found.record.request) if record.run]
+    if found.run.ident in idents:
+        idents = idents[idents.index(found.run.ident) + 1 :]
+    return idents[0] if idents else ""
+
+
+def _filter(query: Mapping[str, str]) -> Filter:
+    values = {name: query.get(name, "").strip()[:_LONGEST] for name in ("kind", "namespace", "state", "text")}
+    return Filter(**values, page=_number(query.get("page", "")))
+
+
+def _number(text: str) -> int:
+    """A page's number, which may be anything."""
+    return max(1, int(text)) if text.isascii() and text.isdigit() and len(text) <= _LONGEST_NUMBER else 1

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from runner.json_codec import encode
@@ -24,7 +25,20 @@ from runner.kube.discovery import Resource
 from runner.kube.nesting import METADATA_ONLY
 from runner.logs import Once
 from runner.resource.comparison import without_metadata
-from runner.resource.metadata import Object, ObjectKey, Owner, is_assigned_with, labels_of, object_version, version_number
+from runner.resource.metadata import (
+    PRIMARY_RESOURCE,
+    GroupKind,
+    Object,
+    ObjectKey,
+    Owner,
+    annotations_of,
+    is_assigned_with,
+    labels_of,
+    object_version,
+    owner_references,
+    owners,
+    version_number,
+)
 from runner.resource.selectors import EVERYTHING, Selector
 from runner.resource.sharding import is_labelled
 
@@ -38,6 +52,8 @@ Keeps = Callable[[Object], bool]
 _PAGE = 100
 # Objects after which other tasks of the event loop run.
 _CHUNK = 50
+# The same, where little is done with each.
+_MANY = 500
 # Seconds. The server ends each watch after a time within these, so that not all are renewed at once.
 _WATCH_SECONDS = (240, 480)
 _FIRST_DELAY, _LAST_DELAY = 0.2, 30.0
@@ -408,6 +424,33 @@ class Informers:
                 self._run(informer)
         fields = {"resource": name, "reason": reason, **({"object": str(key)} if key else {})}
         logger.info("Dependents are watched whole from now on", extra=fields)
+
+    async def dependents(self, uid: str, owner: GroupKind, key: ObjectKey, most: int) -> list[Object]:
+        """Of what is stored, the objects that this owner owns, those that these own, and so on: `most` of all of them.
+
+        An owner in a namespace owns by reference there, and by annotation anywhere.
+        """
+        by_owner: dict[str, list[Object]] = {}
+        for informer in list(self._started):
+            stored = list(informer.store.items())
+            for start in range(0, len(stored), _MANY):
+                for at, obj in stored[start : start + _MANY]:
+                    # Of objects elsewhere hardly any is this owner's.
+                    if key.namespace in ("", at.namespace):
+                        for reference in owner_references(obj):
+                            by_owner.setdefault(str(reference.get("uid", "")), []).append(obj)
+                    if PRIMARY_RESOURCE in annotations_of(obj) and (owner, key) in owners(obj):
+                        by_owner.setdefault(uid, []).append(obj)
+                await asyncio.sleep(0)
+        found: dict[str, Object] = {}
+        wanted = deque([uid])
+        while wanted:
+            for obj in by_owner.pop(wanted.popleft(), ()):
+                own = str(obj["metadata"].get("uid", ""))
+                if own not in found and len(found) < most:
+                    found[own] = obj
+                    wanted.append(own)
+        return list(found.values())
 
     def covering(self, api_version: str, plural: str, namespace: str) -> Informer | None:
         """The informer whose store has all objects of a kind in a namespace, or (namespace empty) in the cluster."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
-from unittest.mock import MagicMock
+from unittest.mock import AsyncMock, MagicMock
 
 import aiohttp
 from aiohttp import web
@@ -108,6 +108,8 @@ class Stage:
     address: Address
     session: aiohttp.ClientSession
     jobs: list[Job] = field(default_factory=list)
+    # What the informers have of any CR's.
+    dependents: list[dict[str, Any]] = field(default_factory=list)
     # The events of each run; raises, or waits, as a test says.
     during: Callable[[Job], AsyncGenerator[JobEvent, None]] | None = None
 
@@ -157,7 +159,7 @@ class Stage:
             runs=self.runs,
             client=self.client,
             discovery=self.discovery,
-            informers=MagicMock(spec=Informers),
+            informers=MagicMock(spec=Informers, dependents=AsyncMock(return_value=self.dependents)),
         )
 
     def add(self, name: str = "one", namespace: str = "a", **fields: Any) -> Request:

@@ -1,0 +1,310 @@
+"""The artifacts of a run, read for its page: within bounds, as a role may leave there whatever it likes; in a thread.
+
+They are masked as `runner.executor.recorder` wrote them. A folder comes from a run's record or from `kept_runs`, never from
+an address.
+
+Next on the way: `runner.executor.recorder`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import heapq
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runner.control.records import RunRecord
+from runner.dashboard.words import cut
+from runner.executor.jobs import ExecutorError, Fold, JobEvent
+from runner.json_codec import JsonMapping, decode
+
+# Events that are read for a page, and bytes of them and of each: reading JSON lets no other thread run meanwhile.
+_MOST_EVENTS, _MOST_BYTES, _LARGEST = 10_000, 32 * 1024**2, 1024**2
+# Of one page: characters. Of a task: items. Of a text: characters. Of a diff: lines on each side.
+_LONGEST_PAGE, _MOST_ITEMS, _LONGEST, _MOST_LINES = 1024**2, 100, 16 * 1024, 1000
+# Warnings of a task; members of a list or a mapping, and levels, of a result.
+_MOST_WARNINGS, _MOST_MEMBERS, _MOST_LEVELS = 20, 200, 12
+# Runs of an earlier process that are listed for a CR, and entries of a folder that are looked at.
+_MOST_RUNS, _MOST_ENTRIES = 50, 1000
+
+_IDENT = re.compile(r"[0-9a-f]{16}", re.ASCII)
+_EVENT = re.compile(r"([0-9]{1,9})-[0-9a-fA-F-]{1,64}\.json", re.ASCII)
+_STATUSES = {"ok": "ok", "failed": "failed", "skipped": "skipped", "unreachable": "unreachable"}
+# Shown by themselves, or of no use to anybody.
+_ELSEWHERE = frozenset(
+    "diff warnings deprecations stdout stdout_lines stderr stderr_lines msg exception results changed failed skipped".split()
+)
+
+
+class TooMuch(Exception):
+    """There is no room for more on the page."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Result:
+    """The result of a task, or of an item of its loop. `diff` has lines, `value` the rest of the result as JSON."""
+
+    status: str = ""
+    label: str = ""
+    message: str = ""
+    value: str = ""
+    output: str = ""
+    errors: str = ""
+    diff: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    deprecations: Sequence[str] = ()
+
+
+@dataclass(slots=True)
+class TaskDetails:
+    """What a task left. `is_cut`: there was more than a page has room for."""
+
+    result: Result | None = None
+    items: list[Result] = field(default_factory=list)
+    more_items: int = 0
+    # Printed beside the results.
+    warnings: list[str] = field(default_factory=list)
+    is_cut: bool = False
+
+
+@dataclass(slots=True)
+class Details:
+    """What the tasks left, by their uuids. `problem` says why there is nothing, or not all."""
+
+    tasks: dict[str, TaskDetails] = field(default_factory=dict)
+    problem: str = ""
+
+
+def read_details(folder: Path, first: int = 0, last: int | None = None) -> Details:
+    """Read what the events with numbers from `first` to before `last` (None: to the end) say about tasks."""
+    details, room = Details(), _Room(_LONGEST_PAGE)
+    task = None
+    for event, problem in read_events(folder, first, last):
+        if problem:
+            details.problem = problem
+        if event is None:
+            continue
+        kind, uuid = event.event, event.data.get("task_uuid")
+        if kind in ("warning", "deprecated", "verbose") and task is not None:
+            printed = event.printed.strip()
+            if printed.startswith("[") and len(task.warnings) < _MOST_WARNINGS:
+                task.warnings.append(room.text(printed))
+        if not isinstance(uuid, str) or not uuid:
+            continue
+        task = details.tasks.setdefault(uuid, TaskDetails())
+        try:
+            if kind.startswith("runner_item_on_"):
+                if len(task.items) < _MOST_ITEMS:
+                    task.items.append(_result(event, kind.removeprefix("runner_item_on_"), room))
+                else:
+                    task.more_items += 1
+            elif kind.startswith("runner_on_") and (status := kind.removeprefix("runner_on_")) in _STATUSES:
+                task.result = _result(event, status, room)
+        except TooMuch:
+            task.is_cut = True
+    return details
+
+
+def read_run(folder: Path, ident: str) -> RunRecord:
+    """Make the record of a run of an earlier process, of what it left."""
+    run = RunRecord(ident=ident, content=Path(), artifacts=folder, is_dry_run=False, begun=0.0)
+    fold, last = Fold(), 0.0
+    for event, _ in read_events(folder):
+        if event is not None:
+            run.add_event(event)
+            fold.add(event)
+    if run.tasks:
+        run.begun = run.tasks[0].begun
+        last = max(task.ended or task.begun for task in run.tasks)
+    try:
+        run.outcome = fold.outcome()
+    except ExecutorError:
+        run.outcome = None
+    run.ended = last or run.begun
+    return run
+
+
+def kept_runs(folder: Path) -> list[tuple[str, float]]:
+    """(ident, time of its last writing) of the runs that have artifacts in a CR's folder, the latest first."""
+    runs = []
+    try:
+        with os.scandir(folder) as entries:
+            for number, entry in enumerate(entries):
+                if number >= _MOST_ENTRIES:
+                    break
+                if _IDENT.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+                    runs.append((entry.name, entry.stat(follow_symlinks=False).st_mtime))
+    except OSError:
+        return []
+    return sorted(runs, key=lambda run: -run[1])[:_MOST_RUNS]
+
+
+def read_events(folder: Path, first: int = 0, last: int | None = None) -> Iterator[tuple[JobEvent | None, str]]:
+    """Read events in their order, each with a problem that there was, if there was one; None where it cannot be read."""
+    size = 0
+    try:
+        names = _names(folder / "job_events", first, last)
+    except OSError:
+        yield None, "The artifacts of this run are not there any more: newer ones took their place (maxRunnerArtifacts)."
+        return
+    for number, name in enumerate(names):
+        if number >= _MOST_EVENTS or size > _MOST_BYTES:
+            yield None, "This run has left more than a page has room for; its folder has the rest."
+            return
+        try:
+            text = _read(folder / "job_events" / name)
+            size += len(text)
+            raw = decode(text, strict=False)
+        except (OSError, ValueError, RecursionError) as error:
+            yield None, f"An event could not be read: {error if isinstance(error, _Large) else type(error).__name__}"
+            continue
+        event = _event(raw)
+        yield event, "" if event else "An event could not be read: it is none"
+
+
+class _Large(ValueError):
+    """An event is larger than what a page shows."""
+
+
+def _names(folder: Path, first: int, last: int | None) -> list[str]:
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            match = _EVENT.fullmatch(entry.name)
+            if match and first <= (number := int(match[1])) and (last is None or number < last):
+                found.append((number, entry.name))
+    return [name for _, name in heapq.nsmallest(_MOST_EVENTS + 1, found)]
+
+
+def _read(path: Path) -> bytes:
+    # No link, and nothing that would have to be waited for.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        text = file.read(_LARGEST + 1)
+    if len(text) > _LARGEST:
+        raise _Large(f"it is larger than {_LARGEST // 1024} KiB; {path.name} in the run's folder has it")
+    return text
+
+
+def _event(raw: object) -> JobEvent | None:
+    """The event, if its fields are what they should be."""
+    if not isinstance(raw, Mapping):
+        return None
+    event = JobEvent.of(raw)
+    texts = (event.event, event.created, event.stdout)
+    if not all(isinstance(text, str) for text in texts) or not isinstance(event.data, Mapping):
+        return None
+    names = ("task", "name", "task_path", "task_action", "role", "task_uuid")
+    if not isinstance(event.counter, int) or not all(isinstance(event.data.get(name) or "", str) for name in names):
+        return None
+    return event
+
+
+class _Room:
+    """The characters that are left on a page."""
+
+    def __init__(self, left: int) -> None:
+        self._left = left
+
+    def text(self, text: str, most: int = _LONGEST) -> str:
+        """The text, cut. Raises TooMuch."""
+        if self._left <= 0:
+            raise TooMuch
+        text = cut(text, most)
+        self._left -= len(text)
+        return text
+
+
+def _result(event: JobEvent, status: str, room: _Room) -> Result:
+    """The parts of a result. Raises TooMuch."""
+    result: JsonMapping = event.result
+    if status == "ok" and result.get("changed") is True:
+        status = "changed"
+    if status == "failed" and event.data.get("ignore_errors") is True:
+        status = "ignored"
+    if "censored" in result:
+        return Result(status=status, message="The result is hidden by no_log.")
+    label = result.get("_ansible_item_label", result.get(str(result.get("ansible_loop_var", "item")), ""))
+    rest = {
+        name: value
+        for name, value in list(result.items())[:_MOST_MEMBERS]
+        if name not in _ELSEWHERE and not name.startswith(("_ansible", "ansible_loop")) and name != "item"
+    }
+    return Result(
+        status=status,
+        label=room.text(_plain(label), 200),
+        message=room.text(_plain(result.get("msg", ""))),
+        value=room.text(as_json(rest)) if rest else "",
+        output=room.text(_plain(result.get("stdout", ""))),
+        errors=room.text("\n".join(filter(None, (_plain(result.get(name, "")) for name in ("stderr", "exception"))))),
+        diff=room.text("\n".join(_diffs(result.get("diff")))).splitlines(),
+        warnings=[room.text(text) for text in _notes(result.get("warnings"))],
+        deprecations=[room.text(text) for text in _notes(result.get("deprecations"))],
+    )
+
+
+def _notes(notes: object) -> Iterator[str]:
+    for note in notes[:_MOST_WARNINGS] if isinstance(notes, list) else ():
+        yield _plain(note.get("msg", "") if isinstance(note, Mapping) else note)
+
+
+def _plain(value: object) -> str:
+    """A value as text: JSON, unless it is a text itself."""
+    return value if isinstance(value, str) else as_json(value)
+
+
+def as_json(value: object) -> str:
+    """A value as readable JSON, cut where it is large."""
+    return json.dumps(_bounded(value, [_LONGEST], _MOST_LEVELS), indent=2, ensure_ascii=False, default=str)
+
+
+def _bounded(value: object, left: list[int], levels: int) -> object:
+    """The value with no more than so many characters, about, and so many levels."""
+    left[0] -= 8
+    if isinstance(value, str):
+        text = cut(value, max(left[0], 40))
+        left[0] -= len(text)
+        return text
+    if not isinstance(value, Mapping | list):
+        # A number may have a million digits.
+        return value if not isinstance(value, int) or abs(value) < 2**64 else "a very large number"
+    if value and (levels <= 0 or left[0] <= 0):
+        return "…"
+    if isinstance(value, list):
+        members = [_bounded(member, left, levels - 1) for member in value[:_MOST_MEMBERS] if left[0] > 0]
+        return [*members, "…"] if len(value) > len(members) else members
+    named: dict[str, object] = {}
+    for name, member in value.items():
+        if left[0] <= 0 or len(named) >= _MOST_MEMBERS:
+            named["…"] = f"{len(value) - len(named)} more"
+            break
+        name = cut(str(name), 200)
+        left[0] -= len(name)
+        named[name] = _bounded(member, left, levels - 1)
+    return named
+
+
+def _diffs(diff: object) -> Iterator[str]:
+    """The lines of a task's diffs."""
+    for each in (diff if isinstance(diff, list) else [diff])[:_MOST_WARNINGS]:
+        if not isinstance(each, Mapping):
+            continue
+        if isinstance(prepared := each.get("prepared"), str):
+            yield from cut(prepared, _LONGEST).splitlines()
+        if "before" in each or "after" in each:
+            before, after = (lines_of(each.get(side, "")) for side in ("before", "after"))
+            yield from unified(before, after)
+
+
+def lines_of(value: object) -> list[str]:
+    """The lines of a side of a diff."""
+    return cut(_plain(value), 2 * _LONGEST).splitlines()[:_MOST_LINES]
+
+
+def unified(before: Sequence[str], after: Sequence[str]) -> Iterator[str]:
+    """A unified diff, without the names of its sides."""
+    yield from list(difflib.unified_diff(list(before), list(after), lineterm=""))[2:]

@@ -1,0 +1,233 @@
+"""A CR's view model: its conditions, when it comes again and why, its last reconciles, and what it owns.
+
+Next on the way: `runner.dashboard.run_page`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from runner.control import Request
+from runner.control.records import ReconcileRecord, ReconcileStatus
+from runner.dashboard import words
+from runner.dashboard.charts import Bar, Span, bars
+from runner.dashboard.index import Condition, CrState, Summary
+from runner.dashboard.overview import cr_path
+from runner.resource.metadata import GroupVersionKind, Object, ObjectKey, owner_references
+
+# Dependents that are shown; characters of a cause, and of a message in a table.
+MOST_DEPENDENTS = 200
+_LONGEST_CAUSE, _LONGEST_MESSAGE, _LONGEST_NAME = 500, 500, 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconcile:
+    """A reconcile in the list of the last ones."""
+
+    begun: str
+    begun_iso: str
+    ago: str
+    status: ReconcileStatus
+    cause: str
+    waited: str
+    duration: str
+    generation: int | None
+    counts: str
+    message: str
+    ident: str
+    is_dry_run: bool
+
+    @property
+    def href(self) -> str:
+        return f"/run/{self.ident}" if self.ident else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dependent:
+    """An object that the CR owns; `level` 1 is its own, 2 is owned by one of these. `ready` says how it is, in words."""
+
+    kind: str
+    api_version: str
+    namespace: str
+    name: str
+    level: int
+    owner: str
+    ready: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlierRun:
+    """A run of an earlier process, of which its artifacts are left."""
+
+    ident: str
+    href: str
+    at: str
+    at_iso: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CustomResource:
+    path: str
+    kind: str
+    api_version: str
+    namespace: str
+    name: str
+    content: str
+    is_gone: bool
+    is_deleting: bool
+    state: str
+    created: str
+    generation: int | None
+    observed_generation: int | None
+    is_behind: bool
+    next_run: str
+    conditions: Sequence[Condition]
+    message: str
+    reconciles: Sequence[Reconcile]
+    timeline: Sequence[Bar]
+    timeline_begun: str
+    dependents: Sequence[Dependent]
+    more_dependents: bool
+    hidden_dependents: int
+    earlier: Sequence[EarlierRun]
+    may_run: bool
+
+    @property
+    def runs(self) -> Sequence[Reconcile]:
+        """The reconciles that had a run, to compare two of them."""
+        return [each for each in self.reconciles if each.ident]
+
+
+def custom_resource(
+    request: Request,
+    summary: Summary | None,
+    records: Sequence[ReconcileRecord],
+    *,
+    now: float,
+    next_run: str,
+    activity: CrState | None,
+    dependents: Sequence[Object] = (),
+    hidden_dependents: int = 0,
+    earlier: Sequence[tuple[str, float]] = (),
+    may_run: bool = False,
+) -> CustomResource:
+    """Make the view of a CR; `summary` is None if it is gone. `records` are its reconciles, the latest first."""
+    watch, key = request.watch, request.key
+    first = min((record.begun for record in records), default=now)
+    failed = next((record for record in records if record.status is not ReconcileStatus.RUNNING), None)
+    known = {record.run.ident for record in records if record.run}
+    return CustomResource(
+        path=cr_path(request),
+        kind=watch.gvk.kind,
+        api_version=watch.gvk.api_version,
+        namespace=key.namespace,
+        name=key.name,
+        content=str(watch.content.path or ""),
+        is_gone=summary is None,
+        is_deleting=bool(summary and summary.is_deleting),
+        state=str(activity or (summary.state if summary else "gone")),
+        created=summary.created if summary else "",
+        generation=summary.generation if summary else None,
+        observed_generation=summary.observed_generation if summary else None,
+        is_behind=bool(summary and summary.is_behind),
+        next_run=next_run,
+        conditions=summary.conditions if summary else (),
+        message=failed.message if failed and failed.status in (ReconcileStatus.FAILED, ReconcileStatus.REFUSED) else "",
+        reconciles=[reconcile(record, now) for record in records],
+        timeline=bars([_span(record, now) for record in reversed(records)], first, now),
+        timeline_begun=words.duration(now - first),
+        dependents=_dependents(dependents[:MOST_DEPENDENTS], summary.uid if summary else "", key),
+        more_dependents=len(dependents) > MOST_DEPENDENTS,
+        hidden_dependents=hidden_dependents,
+        earlier=[_earlier(request, ident, at) for ident, at in earlier if ident not in known],
+        may_run=may_run and summary is not None,
+    )
+
+
+def reconcile(record: ReconcileRecord, now: float) -> Reconcile:
+    """The view of a reconcile."""
+    run = record.run
+    outcome = run.outcome if run else None
+    counts = f"{outcome.ok} ok, {outcome.changed} changed, {outcome.failures} failed" if outcome else ""
+    return Reconcile(
+        begun=words.clock(record.begun),
+        begun_iso=words.iso(record.begun),
+        ago=f"{words.duration(now - record.begun)} ago",
+        status=record.status,
+        cause=words.cut_short(words.cause(record.cause), _LONGEST_CAUSE),
+        waited=words.duration(record.waited),
+        duration=words.duration((record.ended or now) - record.begun),
+        generation=record.generation,
+        counts=counts,
+        message=words.cut_short(record.message, _LONGEST_MESSAGE),
+        ident=run.ident if run else "",
+        is_dry_run=bool(run and run.is_dry_run),
+    )
+
+
+def readiness(obj: Object) -> str:
+    """How an object is, by the fields that the usual kinds have in their status; empty where there are none."""
+    status, spec = (_mapping(obj.get(part)) for part in ("status", "spec"))
+    if _mapping(obj.get("metadata")).get("deletionTimestamp"):
+        return "being deleted"
+    if isinstance(phase := status.get("phase"), str):
+        return words.cut_short(phase, 50)
+    if isinstance(wanted := spec.get("replicas", status.get("desiredNumberScheduled")), int) and "template" in spec:
+        ready = status.get("readyReplicas", status.get("numberReady", 0))
+        return f"{ready} of {wanted} ready" if isinstance(ready, int) and max(ready, wanted) < 2**31 else ""
+    conditions = status.get("conditions")
+    for condition in conditions[:50] if isinstance(conditions, list) else ():
+        if isinstance(condition, Mapping) and condition.get("type") in ("Ready", "Available", "Complete"):
+            return f"{condition['type']}: {words.cut_short(str(condition.get('status', '')), 20)}"
+    return ""
+
+
+def namespaces_of(objects: Collection[Object]) -> set[str]:
+    """The namespaces that there are objects in."""
+    return {ObjectKey.of(obj).namespace for obj in objects}
+
+
+def _span(record: ReconcileRecord, now: float) -> Span:
+    ended = record.ended or now
+    title = f"{words.clock(record.begun)}, {words.duration(ended - record.begun)}: {record.status}"
+    return Span(record.begun, ended, str(record.status), title, f"/run/{record.run.ident}" if record.run else "")
+
+
+def _dependents(objects: Sequence[Object], uid: str, key: ObjectKey) -> list[Dependent]:
+    """The dependents in the order of ownership: each is followed by those that it owns."""
+    by_uid = {str(_mapping(obj.get("metadata")).get("uid", "")): obj for obj in objects}
+    children: dict[str, list[str]] = {}
+    for own, obj in by_uid.items():
+        references = (str(reference.get("uid", "")) for reference in owner_references(obj))
+        # One that no reference leads to from here names the CR in an annotation.
+        owner = next((each for each in references if each == uid or (each in by_uid and each != own)), uid)
+        children.setdefault(owner, []).append(own)
+    found: list[Dependent] = []
+    waiting = [(own, 1, key.name) for own in reversed(children.pop(uid, []))]
+    while waiting:
+        own, level, owner = waiting.pop()
+        obj = by_uid[own]
+        gvk, place = GroupVersionKind.of(obj), ObjectKey.of(obj)
+        found.append(
+            Dependent(
+                kind=words.cut_short(gvk.kind, _LONGEST_NAME),
+                api_version=words.cut_short(gvk.api_version, _LONGEST_NAME),
+                namespace=place.namespace,
+                name=words.cut_short(place.name, _LONGEST_NAME),
+                level=level,
+                owner=owner,
+                ready=readiness(obj),
+            )
+        )
+        waiting += [(each, level + 1, f"{gvk.kind} {place.name}") for each in reversed(children.pop(own, []))]
+    return found
+
+
+def _earlier(request: Request, ident: str, at: float) -> EarlierRun:
+    path = cr_path(request).removeprefix("/cr/")
+    return EarlierRun(ident=ident, href=f"/run/{ident}?of={path}", at=words.clock(at), at_iso=words.iso(at))
+
+
+def _mapping(value: object) -> Object:
+    return value if isinstance(value, Mapping) else {}
