@@ -40,6 +40,8 @@ FREE_PORTS = (
 
 # Seconds; for conditions that come true sooner or later, on slow machines much later.
 PATIENCE = 180.0
+# Seconds and characters of what a process that hangs has to say.
+_LAST_WORDS, _TAIL = 10.0, 5000
 
 T = TypeVar("T")
 
@@ -58,7 +60,8 @@ class Operator:
             self.process = subprocess.Popen(
                 list(command),
                 cwd=folder,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
+                # For `wait`.
+                env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1", **environ},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -73,7 +76,18 @@ class Operator:
     def stop(self) -> int:
         """Ask it to end, and wait; its exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE)
+        return self.wait()
+
+    def wait(self, patience: float = PATIENCE) -> int:
+        """Wait for its end; its exit code. AssertionError that says where it stands, if that takes too long."""
+        try:
+            return self.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            # For this, Python writes where its threads are, and Go where its goroutines are.
+            self.process.send_signal(signal.SIGABRT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_LAST_WORDS)
+            raise AssertionError(f"it did not end within {patience:.0f} s\n{self.output[-_TAIL:]}") from None
 
     def kill(self) -> None:
         """End it at once, if it still runs."""
@@ -198,8 +212,10 @@ class Followed:
                 attended = now
                 attend()
             self.news.clear()
+            # Not wait_for(), which until Python 3.12 loses a cancellation that comes together with the news.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.news.wait(), 1)
+                async with asyncio.timeout(1):
+                    await self.news.wait()
 
 
 def _ignore(before: Object | None, after: Object | None) -> None:
@@ -247,7 +263,8 @@ class Cluster:
         following = asyncio.create_task(informer.run())
         try:
             try:
-                await asyncio.wait_for(informer.synced.wait(), PATIENCE)
+                async with asyncio.timeout(PATIENCE):
+                    await informer.synced.wait()
             except TimeoutError as error:
                 raise AssertionError(f"{gvk} could not be listed within {PATIENCE:.0f} s") from error
             yield Followed(informer.store, news)

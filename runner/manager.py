@@ -56,7 +56,7 @@ from runner.proxy.server import ProxyServer
 from runner.proxy.sessions import Sessions
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from runner.resource.selectors import EVERYTHING, Selector
-from runner.serving.certificate import ServingCertificate
+from runner.serving.certificate import MOUNTED_FOR_DASHBOARD, ServingCertificate
 from runner.serving.role_metrics import RoleMetrics
 from runner.serving.server import serving_health, serving_metrics, serving_role_metrics
 
@@ -183,7 +183,7 @@ class Manager:
         dashboard = Dashboard(
             logins, self._watches, waiting=lambda: _why_waiting(leadership, self._waiting_to_lead.is_set())
         )
-        certificate = None if key else ServingCertificate()
+        certificate = None if key else ServingCertificate(MOUNTED_FOR_DASHBOARD, of="the dashboard")
         address = await stack.enter_async_context(dashboard.serving(settings.dashboard_address, certificate))
         fields = {"event": RunnerEvent.DASHBOARD, "address": str(address), "secure": not key}
         logger.info("Serving the dashboard", extra=fields)
@@ -268,13 +268,18 @@ class Manager:
         )
         primaries = tasks.create_task(supervise("watching", watching))
         workers = tasks.create_task(controller.run())
-        await self._watching.wait()
+        waiting = [asyncio.create_task(event.wait()) for event in (self._watching, self._stop)]
+        # Where there is no API server any more, there is never a first list.
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
         fields = {
             "version": runner.__version__,
             "kinds": ", ".join(watch.gvk.kind for watch in self._watches),
             "namespaces": ",".join(settings.namespaces) or "all",
         }
-        logger.info("Watching", extra={"event": RunnerEvent.WATCHING, **fields})
+        if self._watching.is_set():
+            logger.info("Watching", extra={"event": RunnerEvent.WATCHING, **fields})
         return Operation(queue, informers, workers, primaries, background)
 
     async def _executor(self, stack: AsyncExitStack) -> Execute:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
 import json
+import os
 import shutil
 import signal
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 import yaml
@@ -33,6 +37,10 @@ _GRACE = 30.0
 _KEPT = ("ansible-operator", "k8srcp-")
 # Of its own work, in seconds; what another process takes from it does not count.
 _LONGEST_LAG = 1.0
+# Seconds after which a test that goes on says what it waits for: longer than a condition's patience, and long before its end
+# by pytest-timeout, for which nobody may wait. What threads do says pytest (`faulthandler_timeout`).
+_SAYS_AFTER = 240.0
+_STDERR = pytest.StashKey[TextIO]()
 THING = GroupVersionKind("test.example.com", "v1", "Thing")
 
 
@@ -176,6 +184,39 @@ def lines(operator: Operator, message: str, **fields: str) -> list[dict[str, Any
             if record["msg"] == message and all(record.get(key) == value for key, value in fields.items()):
                 records.append(record)
     return records
+
+
+def tell_tasks(what: str, file: TextIO) -> None:
+    """Write what the tasks of all running event loops wait for. To be called in a thread."""
+    print(f"\n{what} goes on. Its tasks:", file=file)
+    for loop in [obj for obj in gc.get_objects() if issubclass(type(obj), asyncio.AbstractEventLoop)]:
+        for task in asyncio.all_tasks(loop) if loop.is_running() else ():
+            print(task.get_name(), file=file)
+            waiting: Any = task.get_coro()
+            while frame := getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None):
+                print(f"  {frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}", file=file)
+                waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
+            print(f"  {waiting}", file=file, flush=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # What pytest does not capture; it has not yet begun to.
+    config.stash[_STDERR] = os.fdopen(os.dup(2), "w")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash[_STDERR].close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    saying = threading.Timer(_SAYS_AFTER, tell_tasks, (item.nodeid, item.config.stash[_STDERR]))
+    saying.daemon = True
+    saying.start()
+    try:
+        return (yield)
+    finally:
+        saying.cancel()
 
 
 @pytest.fixture(scope="session", autouse=True)

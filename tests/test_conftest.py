@@ -1,5 +1,7 @@
 """The alarms of the suite itself: what they look at is found."""
 
+import asyncio
+import io
 import json
 import os
 import signal
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SESSION, held_up, of_session
+from tests.conftest import SESSION, held_up, of_session, tell_tasks
 
 
 def test_processes_of_a_session_are_found_however_far_down() -> None:
@@ -44,3 +46,20 @@ def test_an_event_loop_that_was_held_up(fields: dict[str, float], expected: int,
         json.dumps({"msg": "The event loop was held up", **fields}) + '\n{"msg": "The event loop was held up", "bu'
     )
     assert len(held_up(log)) == expected
+
+
+async def test_what_tasks_wait_for() -> None:
+    never = asyncio.Event()
+
+    async def inner() -> None:
+        await never.wait()
+
+    async def outer() -> None:
+        await inner()
+
+    task, told = asyncio.create_task(outer(), name="the one"), io.StringIO()
+    await asyncio.sleep(0)
+    await asyncio.to_thread(tell_tasks, "the test", told)
+    task.cancel()
+    lines = told.getvalue().partition("the one\n")[2].splitlines()
+    assert [line.split()[-1] for line in lines[:3]] == ["outer", "inner", "wait"]

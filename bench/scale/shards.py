@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.driver import FREE_PORTS, PATIENCE, Operator, one_role_project
+from bench.driver import FREE_PORTS, Operator, one_role_project
 from bench.scale.shard import FOLDER, LOCKS, RUN_SECONDS
 from runner.resource.metadata import GroupVersionKind
 
@@ -77,7 +77,7 @@ class Shards:
     async def ended(self) -> None:
         """Await the end of those that were asked to."""
         while self._ending:
-            await asyncio.to_thread(self._ending.pop().process.wait, PATIENCE)
+            await asyncio.to_thread(self._ending.pop().wait)
 
     def kill_all(self) -> None:
         for operator in (*self.working.values(), *self._ending):

@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import signal
 import sys
 import tempfile
@@ -28,7 +29,7 @@ from devkit import object_files
 from devkit.dev.view import View, shown
 from devkit.devcluster import Cluster, cluster
 from runner.config import watches
-from runner.config.settings import Settings
+from runner.config.settings import DASHBOARD_KEY, Settings
 from runner.config.watches import Watch
 from runner.errors import ConfigurationError
 from runner.kube.client import ApiClient, KubeError, NotFound, current_context
@@ -179,6 +180,9 @@ class Session:
     _operator: asyncio.subprocess.Process | None = None
     _reading: asyncio.Task[None] | None = None
     _watching: asyncio.Event = field(default_factory=asyncio.Event)
+    # Of the dashboard: both stay, so that an open page is good for the next operator as well. The first port is a free one.
+    _key: str = field(default_factory=lambda: secrets.token_urlsafe(16), repr=False)
+    _port: str = "0"
     # watches.yaml cannot be used as it is.
     _mistaken: bool = False
 
@@ -261,7 +265,10 @@ class Session:
         self._watching.clear()
         self.view.clear()
         command = [sys.executable, "-m", "runner", "run", "--requeue-from-stdin", "--log-format=json", *_QUIET]
-        command += [f"--runs-dir={runs}", f"--watches-file={self.settings.watches_file}", *self.flags]
+        command += [f"--dashboard-bind-address=127.0.0.1:{self._port}", f"--runs-dir={runs}"]
+        command += [f"--watches-file={self.settings.watches_file}", *self.flags]
+        # Should it be another's meanwhile, the next one is free again.
+        self._port = "0"
         self._operator = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
@@ -270,7 +277,7 @@ class Session:
             limit=_LONGEST_LINE,
             # Ctrl-C is for this process, which tells it.
             start_new_session=True,
-            env=dict(self.target.environ),
+            env={**self.target.environ, DASHBOARD_KEY: self._key},
         )
         self._reading = asyncio.create_task(self._read(self._operator))
 
@@ -289,6 +296,9 @@ class Session:
             if record.get("event") == RunnerEvent.WATCHING:
                 self.view.say(f"watching {record['kinds']} in namespace {record['namespaces']}, on {self.target.name}")
                 self._watching.set()
+            if record.get("event") == RunnerEvent.DASHBOARD:
+                self._port = record["address"].rpartition(":")[2]
+                self.view.say(f"dashboard: http://{record['address']}/?key={self._key}")
             self.view.handle(record)
         code = await operator.wait()
         if operator is self._operator:

@@ -190,11 +190,16 @@ class KeyLogin:
         return page(request, "message.html", status=401, heading="Who is there?", text=text)
 
     def routes(self) -> Sequence[web.RouteDef]:
-        return []
+        return [web.post("/logout", self._log_out)]
 
     def serves(self, host: str, port: int) -> bool:
         # Another name may be somebody's who has it lead here, and then reads what a browser on this machine gets.
         return host in {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
+
+    async def _log_out(self, request: web.Request) -> web.Response:
+        answer = see_other("/")
+        answer.del_cookie(_cookie_name(request), path="/", httponly=True, samesite="Strict")
+        return answer
 
 
 class Attempts:

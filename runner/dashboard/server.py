@@ -213,7 +213,8 @@ class Dashboard:
         """Give the page what it reads."""
         if CALLER in request:
             if self._state is None:
-                return page(request, "message.html", status=503, heading="Nothing to be seen yet", text=self._waiting())
+                heading = "Nothing to be seen yet"
+                return page(request, "message.html", status=503, heading=heading, text=self._waiting(), live=True)
             request[STATE] = self._state
         return await handler(request)
 

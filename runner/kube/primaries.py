@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import kopf
 
@@ -42,6 +43,9 @@ logger = logging.getLogger(__name__)
 _LOOK_AGAIN, _LOOK_AT_NAMESPACES = 2.0, 30.0
 # Seconds: a watch without even a bookmark for so long has lost its peer.
 _INACTIVE = 90.0
+# Seconds that kopf gets to end, before it is cancelled again: it gives its workers two.
+_CANCEL_AGAIN = 5.0
+_KOPF = f"{Path(kopf.__file__).parent}/"
 
 
 async def watch_primaries(
@@ -112,10 +116,35 @@ async def _run_kopf(
             return f"{task.result()} has come"
         return f"{task.get_name()}: {_reason(error) if error else 'ended'}"
     finally:
-        for task in (*missed, *tasks):
+        try:
+            await _cancel([*missed, *tasks])
+        finally:
+            await session.close()
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[object]]) -> None:
+    """Cancel the tasks, and return when they have ended.
+
+    kopf overlooks a cancellation that comes just when a watch is about to be begun again: the watch goes on, and what waits
+    for its end waits for ever. So whatever there is of kopf is cancelled again and again.
+    """
+    pending = set(tasks)
+    while pending:
+        for task in pending:
             task.cancel()
-        await asyncio.gather(*missed, *tasks, return_exceptions=True)
-        await session.close()
+        done, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN)
+        for task in done:
+            if not task.cancelled():
+                # Taken note of, or asyncio would log it.
+                task.exception()
+        if pending:
+            logger.debug("kopf does not end, and is cancelled again", extra={"tasks": [task.get_name() for task in pending]})
+            pending |= {task for task in asyncio.all_tasks() if _is_kopfs(task)}
+
+
+def _is_kopfs(task: asyncio.Task[object]) -> bool:
+    code = getattr(task.get_coro(), "cr_code", None)
+    return code is not None and str(code.co_filename).startswith(_KOPF)
 
 
 async def _missed_kind(client: ApiClient, transport: KopfTransport, kinds: set[GroupVersionKind]) -> GroupVersionKind:

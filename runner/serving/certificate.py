@@ -1,6 +1,6 @@
-"""The TLS certificate of /metrics: a mounted one, or a self-signed one that is made at start.
+"""The TLS certificate of /metrics, or of the dashboard: a mounted one, or a self-signed one that is made at start.
 
-A mounted one is looked for where controller-runtime looks, and reloaded when it changes, as cert-manager's do.
+A mounted one of /metrics is looked for where controller-runtime looks. It is reloaded when it changes, as cert-manager's do.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 # controller-runtime's defaults: CertDir, CertName, KeyName.
 MOUNTED = Path(tempfile.gettempdir()) / "k8s-metrics-server" / "serving-certs"
+MOUNTED_FOR_DASHBOARD = Path(tempfile.gettempdir()) / "rolerunner-dashboard" / "serving-certs"
 _CERTIFICATE, _KEY = "tls.crt", "tls.key"
 
 _LIFETIME = datetime.timedelta(days=3650)
@@ -31,21 +32,23 @@ _INTERVAL = 10.0
 class ServingCertificate:
     """A server's certificate in an `ssl.SSLContext`. Raises ConfigurationError for a mounted one that cannot be used."""
 
-    def __init__(self, folder: Path = MOUNTED) -> None:
+    def __init__(self, folder: Path = MOUNTED, *, of: str = "metrics") -> None:
+        """`of` names what is served with it."""
+        self._of = of
         self.context = _context()
         self._files = (folder / _CERTIFICATE, folder / _KEY)
-        self.is_mounted = all(path.exists() for path in self._files) and not _is_foreign(folder)
+        self.is_mounted = all(path.exists() for path in self._files) and not _is_foreign(folder, of)
         self._state = self._stat() if self.is_mounted else None
         if self.is_mounted:
             try:
                 self.context.load_cert_chain(*self._files)
             except (OSError, ssl.SSLError) as error:
                 raise ConfigurationError(
-                    f"{self._files[0]}: cannot be used with {_KEY} beside it to serve metrics ({error}); "
+                    f"{self._files[0]}: cannot be used with {_KEY} beside it to serve {of} ({error}); "
                     "mount a pair in PEM, or none to have one made"
                 ) from error
         else:
-            _load(self.context, _self_signed())
+            _load(self.context, _self_signed(of))
 
     async def follow(self) -> None:
         """Reload a mounted certificate whenever it changes, until cancelled."""
@@ -63,9 +66,9 @@ class ServingCertificate:
             _context().load_cert_chain(*self._files)
             self.context.load_cert_chain(*self._files)
         except (OSError, ssl.SSLError) as error:
-            logger.warning("The new certificate for metrics cannot be used", extra={"error": str(error)})
+            logger.warning("The new certificate cannot be used", extra={"server": self._of, "error": str(error)})
         else:
-            logger.info("The certificate for metrics is a new one", extra={"path": str(self._files[0])})
+            logger.info("The certificate is a new one", extra={"server": self._of, "path": str(self._files[0])})
 
     def _stat(self) -> tuple[tuple[int, int], ...]:
         try:
@@ -86,15 +89,16 @@ def _load(context: ssl.SSLContext, pem: bytes) -> None:
         context.load_cert_chain(file.name)
 
 
-def _is_foreign(folder: Path) -> bool:
+def _is_foreign(folder: Path, of: str) -> bool:
     """True if another user may have put it there: by default it is looked for below /tmp, which is world-writable."""
     foreign = next((path for path in below_shared(folder) if not owners_of(path) <= {0, os.geteuid()}), None)
     if foreign is not None:
-        logger.warning("A certificate for metrics was passed over; it belongs to another user", extra={"path": str(foreign)})
+        fields = {"server": of, "path": str(foreign)}
+        logger.warning("A certificate was passed over; it belongs to another user", extra=fields)
     return foreign is not None
 
 
-def _self_signed() -> bytes:
+def _self_signed(of: str) -> bytes:
     """A key and a self-signed certificate for localhost, as controller-runtime's: it encrypts, but proves no identity."""
     # Large, and not needed where metrics are not served over TLS.
     from cryptography import x509
@@ -103,7 +107,7 @@ def _self_signed() -> bytes:
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "rolerunner metrics")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"rolerunner {of}")])
     now = datetime.datetime.now(datetime.UTC)
     names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))]
     certificate = (

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import aiohttp
 
-from bench.driver import Cluster, Operator
-from tests.conftest import Project, lines, thing
+from bench.driver import Cluster, Operator, condition, until
+from runner.resource.metadata import ObjectKey
+from tests.conftest import THING, Project, lines, thing
 
-TASKS = "- ansible.builtin.debug: {msg: hello}\n"
+# Neither Ansible nor a process that it starts has the key.
+TASKS = """
+- ansible.builtin.command: env
+  register: env
+- ansible.builtin.assert:
+    that:
+      - lookup('env', 'ROLERUNNER_DASHBOARD_KEY') == ''
+      - "'DASHBOARD' not in env.stdout"
+"""
 KEY = "0123456789abcdef"
 
 
@@ -29,4 +38,9 @@ async def test_with_its_key_the_dashboard_is_seen(project: Project, world: Clust
             assert (answer.status, answer.url.query_string) == (200, "")
         async with session.get("/") as answer:
             assert answer.status == 200
+
+    async def is_ok() -> bool:
+        return condition(await world.get(THING, ObjectKey(project.namespace, "one")), "Successful").get("status") == "True"
+
+    await until(is_ok, "the run does not have the key")
     assert KEY not in operator.output

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pexpect
 import pytest
 import yaml
 
-from bench.driver import PATIENCE, ROOT, Cluster, Operator, condition, crd, until
+from bench.driver import FREE_PORTS, PATIENCE, ROOT, RUN, Cluster, Operator, condition, crd, until
 from devkit.devcluster import Cluster as Devcluster
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.conftest import THING, Project, alive, thing
@@ -147,7 +150,7 @@ async def test_edits(session: Operator, world: Cluster, project: Project) -> Non
     pids = session.processes()
     assert len(pids) > 2
     session.process.send_signal(signal.SIGINT)
-    assert session.process.wait(PATIENCE) == 0, session.output
+    assert session.wait() == 0, session.output
     assert alive(pids) == []
     assert session.output.rstrip().endswith("remove them with: kubectl delete -f config/samples -f crds")
     sample = await world.get(THING, ObjectKey(namespace, "thing"))
@@ -193,7 +196,7 @@ async def test_without_a_terminal_it_wants_a_yes(world: Cluster, project: Projec
     dev = Operator(
         list(DEV), folder=project.folder, log=project.folder / "dev.log", environ={"KUBECONFIG": str(devcluster.kubeconfig)}
     )
-    assert dev.process.wait(PATIENCE) == 1
+    assert dev.wait() == 1
     assert dev.output.startswith("Error: dev would work on context ")
     assert "https://127.0.0.1:" in dev.output
     assert "give --yes to go on" in dev.output
@@ -218,3 +221,39 @@ def test_on_a_terminal_there_is_a_table_and_the_cluster_ends_with_it(project: Pr
     dev.close()
     assert dev.exitstatus == 0
     assert not (state / "rolerunner" / "devcluster" / "default").exists()
+
+
+async def test_the_dashboard_stays_open_when_the_operator_is_restarted(session: Operator, project: Project) -> None:
+    await heard(session, "watching ")
+    (link,) = re.findall(r"dashboard: (http://127\.0\.0\.1:[0-9]+/\?key=\S+)", session.output)
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as browser:
+        async with browser.get(link) as answer:
+            assert (answer.status, answer.url.path_qs) == (200, "/")
+        with (project.folder / "watches.yaml").open("a") as file:
+            file.write("# edited\n")
+        await heard(session, "the operator is started anew")
+        await heard(session, "watching ", times=2)
+        async with browser.get(answer.url) as answer:
+            assert answer.status == 200
+    assert said(session, f"dashboard: {link}\n") == 2
+
+
+async def test_an_operator_that_cannot_watch_yet_ends_with_its_standard_input(project: Project, tmp_path: Path) -> None:
+    """As when `rolerunner dev` is killed and its cluster ends with it."""
+    project.role("[]")
+    project.watch()
+    kubeconfig = tmp_path / "nowhere"
+    cluster = {"name": "nowhere", "cluster": {"server": "http://127.0.0.1:1"}}
+    context = {"name": "nowhere", "context": {"cluster": "nowhere", "user": "nobody"}}
+    user = {"name": "nobody", "user": {}}
+    config = {"clusters": [cluster], "contexts": [context], "users": [user], "current-context": "nowhere"}
+    kubeconfig.write_text(yaml.safe_dump(config))
+    operator = await asyncio.create_subprocess_exec(
+        *(*RUN, *FREE_PORTS, "--requeue-from-stdin", f"--runs-dir={tmp_path / 'runs'}"),
+        stdin=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=project.folder,
+        env={**os.environ, "KUBECONFIG": str(kubeconfig)},
+    )
+    _, output = await asyncio.wait_for(operator.communicate(b'["no kind"]\n'), PATIENCE)
+    assert operator.returncode == 0, output.decode()

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 
-from bench.driver import PATIENCE, Cluster, Operator, until
+from bench.driver import Cluster, Operator, until
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.behaviour.test_runs import counted
 from tests.conftest import THING, Project, lines, thing
@@ -194,7 +194,7 @@ async def test_a_port_in_use_is_one_clear_error(project: Project) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         operator = await project.start(f"--role-metrics-bind-address=localhost:{port}", wait=False)
-        assert await asyncio.to_thread(operator.process.wait, PATIENCE) == 1
+        assert await asyncio.to_thread(operator.wait) == 1
     assert f"Error: --role-metrics-bind-address localhost:{port} cannot be listened on: " in operator.output
     assert "Traceback" not in operator.output
 

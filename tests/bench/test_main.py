@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.driver import FREE_PORTS, PATIENCE, ROOT, RUN, Cluster, Operator, serving_seconds, until
+from bench.driver import FREE_PORTS, PATIENCE, ROOT, RUN, Cluster, Followed, Operator, serving_seconds, until
 from bench.figures import FIGURES
 from devkit.devcluster import Cluster as Devcluster
 from runner.resource.metadata import ObjectKey
@@ -34,7 +34,7 @@ async def test_an_interrupted_bench_leaves_no_operator(by: signal.Signals, devcl
     try:
         started = await until(operator, "the bench started an operator")
         os.kill(bench.process.pid, by)
-        code = bench.process.wait(PATIENCE)
+        code = bench.wait()
         await until(ended, "the operator ended with the bench")
     finally:
         bench.kill()
@@ -59,6 +59,32 @@ async def test_what_is_followed_is_as_it_is(world: Cluster, one: ObjectKey) -> N
     assert attended
 
 
+@pytest.mark.parametrize("turns", range(6))
+async def test_who_is_cancelled_as_news_come_ends(turns: int) -> None:
+    """`turns`: of the event loop, between the news and the cancellation."""
+    news = asyncio.Event()
+    waiting = asyncio.create_task(Followed({}, news).until(lambda _: False, "never"))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    news.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    waiting.cancel()
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.wait([waiting])
+    assert waiting.cancelled()
+
+
+def test_what_does_not_end_says_where_it_stands(tmp_path: Path) -> None:
+    code = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('ready', flush=True)\ntime.sleep(600)"
+    process = Operator([sys.executable, "-c", code], folder=tmp_path, log=tmp_path / "log", environ={})
+    try:
+        with pytest.raises(AssertionError, match='File "<string>", line 4'):
+            process.wait(5)
+    finally:
+        process.kill()
+
+
 async def test_operators_are_measured_in_turn(devcluster: Devcluster, tmp_path: Path) -> None:
     own = shlex.join([*RUN, *FREE_PORTS, f"--runs-dir={tmp_path / 'runs'}"])
     operators = [own, f"env ANSIBLE_FORKS=1 {own}"]
@@ -67,7 +93,7 @@ async def test_operators_are_measured_in_turn(devcluster: Devcluster, tmp_path: 
     environ = {"KUBECONFIG": str(devcluster.kubeconfig), "TMPDIR": str(tmp_path)}
     bench = Operator(command, folder=ROOT, log=tmp_path / "log", environ=environ)
     try:
-        assert await asyncio.to_thread(bench.process.wait, 2 * PATIENCE) == 0, bench.output
+        assert await asyncio.to_thread(bench.wait, 2 * PATIENCE) == 0, bench.output
     finally:
         bench.kill()
     begun = [line.partition(": ")[2] for line in bench.output.splitlines() if line.startswith("  round ")]
@@ -88,7 +114,7 @@ async def test_an_operator_takes_its_own_code_and_its_end_is_told(devcluster: De
     command = [sys.executable, "-m", "bench", "--rounds=1", f"--operator={operator}", "--facts=without"]
     bench = Operator(command, folder=ROOT, log=tmp_path / "log", environ=environ)
     try:
-        assert await asyncio.to_thread(bench.process.wait, PATIENCE) == 1
+        assert await asyncio.to_thread(bench.wait) == 1
     finally:
         bench.kill()
     assert "the operator ended with exit code 3\npath: [], gathering: [explicit]" in bench.output

@@ -19,6 +19,6 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
 @pytest.fixture
 async def local(tmp_path: Path) -> AsyncIterator[Stage]:
     """Callers have dev's key."""
-    async with Stage.serving(tmp_path, key=KEY) as made:
+    async with Stage.serving(tmp_path / "local", key=KEY) as made:
         made.show()
         yield made

@@ -38,6 +38,13 @@ async def test_a_browser_is_known_by_its_cookie(stage: Stage, caplog: pytest.Log
     assert "token-of-ann" not in caplog.text
 
 
+async def test_a_page_for_strangers_does_not_ask_for_itself_again(stage: Stage, local: Stage) -> None:
+    """It would do so for ever: what it gets is no answer but itself."""
+    for answer in (await stage.get("/"), await stage.get("/login"), await local.get("/"), await local.get("/?key=x")):
+        assert "<main" in answer.text
+        assert "data-live" not in answer.text
+
+
 @pytest.mark.parametrize(
     "cookie",
     ["", "x", "a" * 43, "../../etc", "%00", "é", "' OR 1=1 --", "a=b; " + COOKIE + "=", "x" * 4000],
@@ -163,6 +170,7 @@ async def test_devs_key_becomes_a_cookie(local: Stage, caplog: pytest.LogCapture
     answer = await local.get("/", cookie=value)
     assert answer.status == 200
     assert KEY not in answer.text + caplog.text
+    assert "Max-Age=0" in next(iter((await local.post("/logout", cookie=value)).cookies.values()))
     for wrong in ("", "x", KEY[:-1], KEY + "x", KEY.upper(), "%C3%A9"):
         answer = await local.get(f"/?key={wrong}", cookie=value)
         assert (answer.status, answer.cookies) == (401, {})

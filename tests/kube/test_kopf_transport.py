@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import pkgutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -509,6 +510,37 @@ async def test_a_kind_whose_plural_becomes_another_is_watched(monkeypatch: pytes
         await following.until(lambda: "None Thing one" in following.told, "it is told")
         stub.old = False
         await following.until(lambda: "watch thingies" in stub.asked, "it is watched where it is now")
+
+
+async def test_it_ends_though_kopf_overlooks_a_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """kopf does that with one that comes while it waits for the end of a task of its own, between two watches."""
+    monkeypatch.setattr("runner.kube.primaries._CANCEL_AGAIN", 0.2)
+    toggles = "kopf._cogs.aiokits.aiotoggles.ToggleSet.wait_for"
+    wait_for: Any = pkgutil.resolve_name(toggles.replace(".ToggleSet", ":ToggleSet"))
+    cancelled: list[asyncio.Task[None]] = []
+
+    async def slow_to_end(self: object, state: bool) -> None:
+        try:
+            await wait_for(self, state)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task and "pause-waiter for things" in task.get_name() and not cancelled:
+                watching.cancel()
+                cancelled.append(watching)
+                # Until it has got through to the watch.
+                for _ in range(10):
+                    await asyncio.sleep(0)
+            raise
+
+    monkeypatch.setattr(toggles, slow_to_end)
+    stub, following = Stub(), Following()
+    stub.events["things"] = [GONE, None]
+    async with following.of(stub) as watching:
+        await following.until(lambda: bool(cancelled), "a watch has ended")
+        async with asyncio.timeout(60):
+            await asyncio.wait([watching])
+    own = asyncio.current_task()
+    assert [task for task in asyncio.all_tasks() if task is not own and "things" in task.get_name()] == []
 
 
 @pytest.mark.parametrize("refused", ["list", "watch"])

@@ -116,4 +116,4 @@ def test_one_that_another_user_has_put_into_a_shared_folder_is_passed_over(
     assert ServingCertificate(shared / "k8s-metrics-server" / "serving-certs").is_mounted
     os.chown(shared / "k8s-metrics-server", 65534, -1)
     assert not ServingCertificate(shared / "k8s-metrics-server" / "serving-certs").is_mounted
-    assert "A certificate for metrics was passed over; it belongs to another user" in caplog.messages
+    assert "A certificate was passed over; it belongs to another user" in caplog.messages

@@ -24,7 +24,7 @@ from pathlib import Path
 import pytest
 
 import runner
-from bench.driver import FREE_PORTS, PATIENCE, ROOT, RUN, Operator, until
+from bench.driver import FREE_PORTS, ROOT, RUN, Operator, until
 from tests.image import containers
 
 PAGE = (ROOT / "docs" / "tutorial.md").read_text()
@@ -120,7 +120,7 @@ class Shell:
         if self.staying:
             below = self.staying.processes()
             self.staying.process.send_signal(signal.SIGINT)
-            assert self.staying.process.wait(PATIENCE) == 0, self.staying.output
+            assert self.staying.wait() == 0, self.staying.output
             assert [pid for pid in below if Path(f"/proc/{pid}").exists()] == []
             self.staying = None
 

@@ -9,6 +9,10 @@
   let source = null;
   let fetching = false;
   let again = false;
+  let skipped = false;
+  let wasOpen = false;
+  // Milliseconds before the next try to open a stream that the server refused.
+  let pause = 1000;
 
   // By what an element is found in the next version of the page.
   const key = (element) => element.id || element.dataset.key || "";
@@ -64,7 +68,8 @@
         const answer = await fetch(location.href, { headers: { "X-Dashboard-Live": "1" } });
         const text = await answer.text();
         if (answer.status === 401) location.reload();
-        else if (answer.status < 500 && !isInUse()) replace(text);
+        else if (isInUse()) skipped = true;
+        else replace(text);
       } while (again);
     } catch {
       // The operator is being restarted, or cannot be reached: the stream comes again, and with it this.
@@ -83,6 +88,7 @@
     let isFirst = !wasOpen;
     source.onopen = () => {
       mark("live");
+      pause = 1000;
       // What happened while there was no stream.
       if (!isFirst) refresh();
       isFirst = false;
@@ -93,12 +99,18 @@
       mark("lost");
       if (source.readyState !== EventSource.CLOSED) return;
       source = null;
+      wasOpen = true;
       refresh();
-      setTimeout(open, 5000);
+      setTimeout(open, pause);
+      pause = Math.min(2 * pause, 30000);
     };
   }
 
-  let wasOpen = false;
+  document.addEventListener("focusout", () => {
+    if (!skipped) return;
+    skipped = false;
+    refresh();
+  });
   // A browser has few connections to one host: a page that nobody sees needs none.
   document.addEventListener("visibilitychange", () => {
     if (!document.hidden) {
