@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import runner
-from runner import metrics
+from runner import metrics, tracing
 from runner.config.settings import Settings, is_pattern
 from runner.config.watches import Watch
 from runner.control import Priority, Request
@@ -35,6 +35,7 @@ from runner.control.handlers import Handlers
 from runner.control.history import History
 from runner.control.reconciler import Reconciler
 from runner.control.run import Runs
+from runner.control.spans import Spans, add_trace_ids, trace_request
 from runner.control.status import StatusWriter
 from runner.control.workqueue import WorkQueue
 from runner.errors import ConfigurationError
@@ -92,6 +93,8 @@ class Served:
     sessions: Sessions
     proxy: ProxyServer
     dashboard: Dashboard | None
+    # None where no traces are made.
+    spans: Spans | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +150,12 @@ class Manager:
         """Start what a process has that waits to lead as well. Raises ConfigurationError."""
         settings = self._settings
         folders = stack.enter_context(contextlib.closing(RunFolders(settings.runs_dir)))
-        client = await ApiClient.connect(os.environ)
+        tracer = tracing.start(os.environ)
+        if tracer:
+            # Ended last: what else is ended here may make spans, and the next replica need not wait for their export.
+            stack.push_async_callback(tracer.close)
+            add_trace_ids()
+        client = await ApiClient.connect(os.environ, *([trace_request] if tracer else []))
         stack.push_async_callback(client.close)
         # Before anything is served: it raises where the namespace of its Lease cannot be found out.
         leadership = Leadership(client, settings.election, settings.shard) if settings.election else None
@@ -166,7 +174,8 @@ class Manager:
             ) from error
         await self._serve_probes_and_metrics(stack, client)
         dashboard = await self._serve_dashboard(stack, client, discovery, leadership)
-        return Served(client, leadership, discovery, ring, folders, sessions, proxy, dashboard)
+        spans = Spans(tracer, client.server) if tracer else None
+        return Served(client, leadership, discovery, ring, folders, sessions, proxy, dashboard, spans)
 
     async def _serve_dashboard(
         self, stack: AsyncExitStack, client: ApiClient, discovery: Discovery, leadership: Leadership | None
@@ -252,7 +261,7 @@ class Manager:
                 discovery=base.discovery,
                 informers=informers,
             )
-        controller = Controller(queue, reconciler.reconcile, history)
+        controller = Controller(queue, reconciler.reconcile, history, base.spans)
         parts = [*self._background(base, reconciler, handlers, informers)]
         if drainer:
             parts.append(("draining", functools.partial(drainer.run, controller.end, handlers.primary, reconciler.drop)))
@@ -314,6 +323,7 @@ class Manager:
             own_writes=handlers.own_writes,
             on_dependent=informers.ensure,
             history=history,
+            spans=base.spans,
         )
 
     def _reconciler(self, base: Served, handlers: Handlers, runs: Runs, history: History) -> Reconciler:

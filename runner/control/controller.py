@@ -19,6 +19,7 @@ from runner import metrics
 from runner.control import Priority, Request, RequeueReason, Result, Retry
 from runner.control.history import History
 from runner.control.records import ReconcileRecord, ReconcileStatus, Requeue
+from runner.control.spans import Spans
 from runner.control.workqueue import Closed, WorkQueue
 
 logger = logging.getLogger(__name__)
@@ -36,10 +37,13 @@ _AFTER_FAULT = 60.0
 class Controller:
     """Runs as many workers as the queue allows reconciles at once."""
 
-    def __init__(self, queue: WorkQueue, reconcile: Reconcile, history: History | None = None) -> None:
+    def __init__(
+        self, queue: WorkQueue, reconcile: Reconcile, history: History | None = None, spans: Spans | None = None
+    ) -> None:
         self._queue = queue
         self._reconcile = reconcile
         self._history = history or History()
+        self._spans = spans
         # By CR, the end of the reconcile that is on: never, unless it is asked for.
         self._deadlines: dict[Request, asyncio.Timeout] = {}
 
@@ -75,6 +79,8 @@ class Controller:
         name, deadline = request.watch.controller, asyncio.timeout(None)
         self._deadlines[request] = deadline
         record = self._history.begin(request, *self._queue.begun(request))
+        if self._spans:
+            self._spans.begin(record)
         try:
             with metrics.time_reconcile(name):
                 async with deadline:
@@ -105,6 +111,8 @@ class Controller:
         finally:
             del self._deadlines[request]
             self._history.end(record)
+            if self._spans:
+                self._spans.end(record)
 
     def _requeue(self, record: ReconcileRecord, result: Result) -> None:
         after = result.requeue_after

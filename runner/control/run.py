@@ -32,6 +32,7 @@ from runner.control.private_folder import SCRATCH, private_folder, write_kubecon
 from runner.control.reconciliation import BIG, Phases, Reconciliation
 from runner.control.records import ReconcileRecord, RunRecord
 from runner.control.run_log import RunLog, warn_of_long_run
+from runner.control.spans import Spans
 from runner.control.status import StatusWriter
 from runner.executor.argument_check import Arguments
 from runner.executor.jobs import Execute, ExecutorError, Fold, Job, JobEvent, Loops, Outcome
@@ -63,6 +64,7 @@ class Runs:
     own_writes: OwnWrites | None = None
     on_dependent: Callable[[Resource, Object, Owner], None] | None = None
     history: History = field(default_factory=History)
+    spans: Spans | None = None
     _arguments: Arguments = field(default_factory=Arguments, init=False)
     _broken_conditionals: BrokenConditionals = field(default_factory=BrokenConditionals, init=False)
 
@@ -181,6 +183,8 @@ class Runs:
             is_dry_run=reconciliation.plan is not None,
         )
         self.history.begin_run(reconciliation.record, run)
+        if self.spans:
+            self.spans.begin_run(run)
         return run
 
     async def _run_job(
@@ -222,7 +226,7 @@ class Runs:
             data=built.data,
             extra_vars=built.extra_vars,
             is_big=reconciliation.is_big,
-            environment=write_kubeconfigs(private, *configs),
+            environment={**write_kubeconfigs(private, *configs), **(self.spans.environment() if self.spans else {})},
             # From 1 on Ansible says why it skips a task.
             verbosity=max(watch.verbosity, 1) if plan else watch.verbosity,
             arguments=self.settings.ansible_args,
@@ -291,6 +295,7 @@ class Runs:
             on_dependent=found,
             on_write=written,
             on_request=run.add_request,
+            new_traceparent=self.spans.children() if self.spans else str,
             blacklist=watch.blacklist,
             dry_run=plan.dry_run if plan else None,
         )

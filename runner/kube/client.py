@@ -181,13 +181,15 @@ class ApiClient:
     has no answer or no time for them; others only if they cannot have been done.
     """
 
-    def __init__(self, configuration: official.Configuration) -> None:
+    def __init__(self, configuration: official.Configuration, *middlewares: aiohttp.ClientMiddlewareType) -> None:
+        """`middlewares`: see each request of all its sessions, before it has its credentials."""
         self._configuration = configuration
+        self._middlewares = middlewares
         self.server: str = configuration.host.rstrip("/")
         self.session = self.new_session()
 
     @classmethod
-    async def connect(cls, environ: Mapping[str, str]) -> Self:
+    async def connect(cls, environ: Mapping[str, str], *middlewares: aiohttp.ClientMiddlewareType) -> Self:
         """Connect by `$KUBECONFIG`, else by the pod's ServiceAccount, else by ~/.kube/config. Raises ConfigurationError."""
         configuration = official.Configuration()
         try:
@@ -202,7 +204,7 @@ class ApiClient:
                 await official_config.load_kube_config(
                     config_file=str(Path.home() / ".kube" / "config"), client_configuration=configuration
                 )
-            return cls(configuration)
+            return cls(configuration, *middlewares)
         except (official_config.ConfigException, OSError, ValueError, yaml.YAMLError, *_MALFORMED) as error:
             reason = "its content is no kubeconfig" if isinstance(error, _MALFORMED) else error
             raise ConfigurationError(
@@ -215,7 +217,7 @@ class ApiClient:
         return aiohttp.ClientSession(
             **options,
             connector=_Connector(ssl=self._ssl_context(), limit=0, keepalive_timeout=60),
-            middlewares=(*middlewares, self._count, self._authorize),
+            middlewares=(*middlewares, *self._middlewares, self._count, self._authorize),
             timeout=_TIMEOUT,
             headers={"User-Agent": "rolerunner"},
             auto_decompress=True,

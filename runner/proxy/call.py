@@ -39,11 +39,15 @@ _OLD_WATCH = re.compile(r"/(api|apis/[^/]+)/[^/]+/watch/")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request of a run. `target`: the path and query for the API server; `writes`: whether it changes what may be read."""
+    """A request of a run. `target`: the path and query for the API server; `writes`: whether it changes what may be read.
+
+    `traceparent`: a header for the API server, unless the run sends one itself; empty without traces.
+    """
 
     request: web.BaseRequest
     session: Session
     target: str
+    traceparent: str = ""
     info: RequestInfo = field(init=False)
     writes: bool = field(init=False)
 
@@ -61,6 +65,13 @@ class Call:
     @property
     def path(self) -> str:
         return self.target.partition("?")[0]
+
+    def headers(self, drop: Set[str] = REQUEST_ONLY) -> CIMultiDict[str]:
+        """The headers for the API server, without `drop` (lower case)."""
+        headers = forwarded(self.request.headers, drop=drop)
+        if self.traceparent:
+            headers.setdefault("traceparent", self.traceparent)
+        return headers
 
     @property
     def impersonates(self) -> bool:

@@ -68,7 +68,7 @@ class Forwarder:
             return await self._write(call, body)
         if body is not None and call.session.inject_owner:
             body, _ = await self._ownership.add_owner(body, call)
-        headers = forwarded(request.headers, drop=REQUEST_ONLY)
+        headers = call.headers()
         if upgrade := request.headers.get("Upgrade"):
             headers.update({"Connection": "Upgrade", "Upgrade": upgrade})
         if call.reads_one:
@@ -128,7 +128,7 @@ class Forwarder:
 
     async def _send_write(self, call: Call, body: bytes | None) -> tuple[Answer, str | None]:
         """The answer, and the version that it was a write to, as of `preconditions.send`."""
-        headers = forwarded(call.request.headers, drop=REQUEST_ONLY)
+        headers = call.headers()
         # What was written has to be understood, whatever the client likes better.
         accept_uncompressed(headers)
         accept_json(headers)
@@ -220,7 +220,7 @@ class Forwarder:
             with contextlib.suppress(NotFound):
                 before = await self._client.get(call.path)
         # JSON both ways, whatever the client likes better: it is read here.
-        headers = forwarded(request.headers, drop=REQUEST_ONLY | {"accept", "accept-encoding"})
+        headers = call.headers(REQUEST_ONLY | {"accept", "accept-encoding"})
         headers["Accept"] = "application/json"
         if method == "DELETE":
             headers["Content-Type"] = "application/json"

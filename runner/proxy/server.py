@@ -123,15 +123,16 @@ class ProxyServer:
         # and not be sent on.
         if not target.startswith("/") or "#" in target:
             return _status(400, "BadRequest", "this proxy takes a path, without a fragment, and no other server's address")
-        call, begun, since = Call(request, session, target), time.time(), time.monotonic()
+        traceparent = session.new_traceparent()
+        call, begun, since = Call(request, session, target, traceparent), time.time(), time.monotonic()
         response: web.StreamResponse | None = None
         try:
             response = await self._serve(call)
             return response
         finally:
             status, from_store = (response.status, "X-Cache" in response.headers) if response is not None else (0, False)
-            path = call.path[:_LONGEST_PATH]
-            session.on_request(ApiRequest(call.method, path, status, from_store, begun, time.monotonic() - since))
+            path, seconds = call.path[:_LONGEST_PATH], time.monotonic() - since
+            session.on_request(ApiRequest(call.method, path, status, from_store, begun, seconds, traceparent))
 
     async def _serve(self, call: Call) -> web.StreamResponse:
         """The answer to a run's request, be it that there is none."""

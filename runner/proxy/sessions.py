@@ -32,7 +32,7 @@ OnDependent = Callable[[Resource, Object], None]
 class ApiRequest:
     """A request of a run. `path` has no query; `begun` is in seconds since the epoch; `status` is 0 if it got no answer.
 
-    `from_store`: an informer's store answered it, and not the API server.
+    `from_store`: an informer's store answered it, and not the API server. `traceparent`: its span, where there are traces.
     """
 
     method: str
@@ -41,6 +41,7 @@ class ApiRequest:
     from_store: bool
     begun: float
     seconds: float
+    traceparent: str = ""
 
 
 # Called for each write of the run with the object's uid, and the resourceVersions that it had (empty: it was created; None:
@@ -90,6 +91,8 @@ class Session:
     on_write: OnWrite = lambda uid, before, version: None
     # Called for each request when it has been answered.
     on_request: Callable[[ApiRequest], None] = lambda request: None
+    # Makes the traceparent that a request is sent on with, where there are traces.
+    new_traceparent: Callable[[], str] = lambda: ""
     blacklist: frozenset[GroupVersionKind] = frozenset()
     # Set if the run is a dry run.
     dry_run: DryRun | None = field(default=None, compare=False)

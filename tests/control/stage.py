@@ -171,7 +171,7 @@ class Stage:
         """A new reconciler, as another process has it."""
         client = cast(ApiClient, self.server)
         self.status = StatusWriter(client)
-        runs = Runs(
+        self.runs = Runs(
             settings=settings or Settings(),
             execute=execute or self.execute,
             folders=self.folders,
@@ -188,7 +188,7 @@ class Stage:
             client,
             discovery,
             handlers=self.handlers,
-            runs=runs,
+            runs=self.runs,
             status=self.status,
             failing=self.failing,
             history=self.history,

@@ -1,0 +1,119 @@
+"""Trouble with the export of traces: told once, in our own words, and without the credentials of the export.
+
+Next on the way: `runner.tracer`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from urllib.parse import unquote, urlsplit
+
+from runner.logs import Once
+
+logger = logging.getLogger(__name__)
+
+# The variables that name an endpoint, and those in which its credentials are handed over.
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+HEADERS = re.compile(r"OTEL_EXPORTER_\w*HEADERS")
+_MASK = "***"
+# Characters of a reason, which may be an answer of whatever is at the endpoint.
+_LONGEST_REASON = 500
+
+
+def credentials(environ: Mapping[str, str]) -> set[str]:
+    """Texts that are secret in the variables: headers, with and without their names, and parts of the endpoints' URLs."""
+    found: set[str] = set()
+    for value in (value for name, value in environ.items() if HEADERS.fullmatch(name)):
+        parts = [value, *value.split(",")]
+        for part in (*parts, *(part.partition("=")[2] for part in parts)):
+            # `Bearer TOKEN` is a secret, and so is the token alone.
+            found.update((part.strip(), unquote(part).strip(), *unquote(part).split()))
+    for name in ENDPOINTS:
+        try:
+            url = urlsplit(environ.get(name, ""))
+            found.update(text for text in (url.query, url.password or "") if text)
+        except ValueError:
+            continue
+    # Shorter ones are parts of other words.
+    return {text for text in found if len(text) > 3 and text.lower() not in ("basic", "bearer")}
+
+
+class Trouble:
+    """Tells trouble with the export once, and when it is over. Thread-safe: exporters work in threads."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._secrets = sorted(secrets, key=len, reverse=True)
+        self._lock = threading.Lock()
+        self._is_told = False
+        # Of the export that the current thread makes, what the libraries have said of it: the first and the last.
+        self._export = threading.local()
+
+    def masked(self, text: str) -> str:
+        """The text without the export's credentials, cut."""
+        for secret in self._secrets:
+            text = text.replace(secret, _MASK)
+        return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}…"
+
+    @contextlib.contextmanager
+    def exporting(self) -> Iterator[None]:
+        """While this thread makes an export."""
+        self._export.reasons = []
+        try:
+            yield
+        finally:
+            self._export.reasons = None
+
+    def takes(self, text: str) -> bool:
+        """Take what a library says of an export; False if this thread makes none."""
+        reasons: list[str] | None = getattr(self._export, "reasons", None)
+        if reasons is None:
+            return False
+        reasons[1:] = [text]
+        return True
+
+    def failed(self, error: str = "") -> None:
+        """The export came to nothing."""
+        with self._lock:
+            is_told, self._is_told = self._is_told, True
+        if not is_told:
+            reason = self.masked(error or "; ".join(dict.fromkeys(self._export.reasons or [])))
+            logger.warning("Traces cannot be sent; the operator goes on without them", extra={"error": reason})
+
+    def over(self) -> None:
+        """The export succeeded."""
+        with self._lock:
+            is_told, self._is_told = self._is_told, False
+        if is_told:
+            logger.info("Traces are sent again")
+
+
+class _LibraryLogs(logging.Handler):
+    """Takes what OpenTelemetry's libraries log: of an export as its reason, anything else once."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__()
+        self._trouble = trouble
+        self._once = Once()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = record.getMessage()
+        except Exception:
+            # Of another library; one that cannot be formatted is of no use.
+            text = str(record.msg)
+        if self._trouble.takes(text):
+            return
+        if record.levelno >= logging.WARNING and self._once.is_new(str(record.msg)):
+            logger.warning("OpenTelemetry warns", extra={"part": record.name, "error": self._trouble.masked(text)})
+
+
+def route_library_logs(trouble: Trouble) -> None:
+    """Have OpenTelemetry's libraries log through `_LibraryLogs` alone: they log each attempt, and headers as they stand."""
+    library = logging.getLogger("opentelemetry")
+    library.handlers[:] = [_LibraryLogs(trouble)]
+    library.propagate = False
+    library.setLevel(logging.WARNING)

@@ -1,0 +1,133 @@
+"""Spans, and exporters that do what a test says."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+
+import runner
+from runner import tracer as module
+from runner.export_trouble import Trouble
+from runner.tracer import Exporter, Tracer
+
+
+class Failing(SpanExporter):
+    """Fails as a test says, and counts its batches."""
+
+    def __init__(self, how: Exception | SpanExportResult) -> None:
+        self.how = how
+        self.batches = 0
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.batches += 1
+        if isinstance(self.how, Exception):
+            raise self.how
+        return self.how
+
+
+class Hanging(SpanExporter):
+    """Answers when it is let go."""
+
+    def __init__(self) -> None:
+        self.begun, self.let_go = threading.Event(), threading.Event()
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.begun.set()
+        self.let_go.wait()
+        return SpanExportResult.SUCCESS
+
+
+async def test_a_span_has_its_times_parent_and_error() -> None:
+    exporter = InMemorySpanExporter()
+    made = Tracer(exporter)
+    root = made.begin("root", begun=10.0)
+    made.add("child", parent=root, begun=11.5, ended=11.0, attributes={"a": 1}, error="no", is_client=True)
+    made.end(root, ended=12.0, attributes={"b": True})
+    await made.close()
+    child, of_root = exporter.get_finished_spans()
+    assert child.parent is not None
+    assert of_root.context is not None
+    assert (child.parent.span_id, of_root.parent) == (of_root.context.span_id, None)
+    assert (of_root.start_time, of_root.end_time) == (10 * 10**9, 12 * 10**9)
+    # It never ends before it begins.
+    assert child.end_time == child.start_time == 11_500_000_000
+    assert (child.kind, child.status.status_code, child.status.description) == (SpanKind.CLIENT, StatusCode.ERROR, "no")
+    assert (dict(child.attributes or {}), dict(of_root.attributes or {})) == ({"a": 1}, {"b": True})
+
+
+async def test_a_child_has_the_id_that_was_handed_out() -> None:
+    exporter = InMemorySpanExporter()
+    made = Tracer(exporter)
+    root = made.begin("root", begun=10.0)
+    name = root.new_child()
+    made.add("first", parent=root, begun=10, ended=11, traceparent=name)
+    made.add("second", parent=root, begun=10, ended=11)
+    await made.close()
+    ids = [span.context.span_id for span in exporter.get_finished_spans() if span.context]
+    assert f"{ids[0]:016x}" == name.split("-")[2]
+    assert ids[1] != ids[0]
+    assert name.split("-")[1] == root.trace_id == root.traceparent.split("-")[1]
+
+
+@pytest.mark.parametrize("how", [SpanExportResult.FAILURE, OSError("away")], ids=["result", "exception"])
+async def test_an_export_that_fails_is_told_once(
+    how: Exception | SpanExportResult, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1")
+    exporter = Failing(how)
+    made = Tracer(Exporter(exporter, Trouble()))
+    for _ in range(3):
+        made.end(made.begin("x", begun=1.0), ended=2.0)
+    await made.close()
+    assert exporter.batches == 3
+    assert [record.getMessage() for record in caplog.records] == ["Traces cannot be sent; the operator goes on without them"]
+
+
+async def test_an_export_that_hangs_holds_up_neither_spans_nor_the_end(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1")
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "2")
+    monkeypatch.setattr(module, "_CLOSE_WITHIN", 0.01)
+    exporter = Hanging()
+    made = Tracer(Exporter(exporter, Trouble()))
+    try:
+        for _ in range(10):
+            made.end(made.begin("x", begun=1.0), ended=2.0)
+        await asyncio.to_thread(exporter.begun.wait)
+        await made.close()
+        assert "The last traces could not be sent in time" in [record.getMessage() for record in caplog.records]
+    finally:
+        exporter.let_go.set()
+        closing = [thread for thread in threading.enumerate() if thread.name == "closing the tracer"]
+        for thread in closing:
+            await asyncio.to_thread(thread.join)
+
+
+@pytest.mark.parametrize(
+    ("environ", "name", "version"),
+    [
+        ({}, "rolerunner", runner.__version__),
+        ({"OTEL_SERVICE_NAME": "mine"}, "mine", runner.__version__),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=theirs,service.version=7"}, "theirs", "7"),
+    ],
+    ids=["own", "name", "attributes"],
+)
+async def test_the_resource_is_the_operator(
+    environ: dict[str, str], name: str, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in environ.items():
+        monkeypatch.setenv(variable, value)
+    exporter = InMemorySpanExporter()
+    made = Tracer(exporter)
+    made.end(made.begin("x", begun=1.0), ended=2.0)
+    await made.close()
+    (span,) = exporter.get_finished_spans()
+    assert (span.resource.attributes["service.name"], span.resource.attributes["service.version"]) == (name, version)
