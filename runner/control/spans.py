@@ -208,7 +208,7 @@ def add_trace_ids() -> None:
 
 def _add_trace_id(record: logging.LogRecord) -> bool:
     trace = _CURRENT.get()
-    if trace is not None and trace.span.is_sampled:
+    if trace is not None and not trace.is_over and trace.span.is_sampled:
         record.trace_id = trace.span.trace_id
     return True
 

@@ -62,7 +62,12 @@ class Run:
 
 @asynccontextmanager
 async def proxied(
-    handler: Handler, *, owner: Owner = OWNER, inject_owner: bool = True, controlled: tuple[Resource, ...] = ()
+    handler: Handler,
+    *,
+    owner: Owner = OWNER,
+    inject_owner: bool = True,
+    controlled: tuple[Resource, ...] = (),
+    new_traceparent: Callable[[], str] = str,
 ) -> AsyncIterator[Run]:
     noticed: list[Resource] = []
     informers: list[Informer] = []
@@ -74,6 +79,7 @@ async def proxied(
         on_dependent=lambda resource, _: noticed.append(resource),
         on_write=lambda uid, before, version: written.append((uid, before, version)),
         on_request=requests.append,
+        new_traceparent=new_traceparent,
     )
     sessions = Sessions()
 
@@ -372,3 +378,24 @@ async def test_each_request_is_told() -> None:
         assert told[:2] == [("GET", f"{CONFIG_MAPS}/x", 200, False), ("GET", f"{CONFIG_MAPS}/x", 200, True)]
         assert len(told[2][1]) == 1000
         assert all(each.seconds >= 0 and each.begun > 0 for each in run.requests)
+
+
+async def test_a_request_names_its_trace_unless_the_run_has_named_one() -> None:
+    echo, seen, numbers = Echo(config_map()), [], iter(range(10))
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        seen.append(request.headers.getall("traceparent", []))
+        return await echo.answer(request)
+
+    async with proxied(handler, new_traceparent=lambda: f"00-{next(numbers)}") as run:
+        async with run.http.get(f"{CONFIG_MAPS}/x") as answer:
+            await answer.read()
+        async with run.http.post(CONFIG_MAPS, json=config_map()) as answer:
+            await answer.read()
+        async with run.http.get(CONFIG_MAPS, headers={"Traceparent": "00-own"}) as answer:
+            await answer.read()
+    assert seen == [["00-0"], ["00-1"], ["00-own"]]
+    assert [each.traceparent for each in run.requests] == ["00-0", "00-1", "00-2"]
+    async with proxied(handler) as run, run.http.get(f"{CONFIG_MAPS}/x") as answer:
+        await answer.read()
+    assert seen[-1] == []
