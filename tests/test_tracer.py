@@ -5,8 +5,18 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
+    TraceServiceServicer,
+    add_TraceServiceServicer_to_server,
+)
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -74,6 +84,35 @@ async def test_a_child_has_the_id_that_was_handed_out() -> None:
     assert f"{ids[0]:016x}" == name.split("-")[2]
     assert ids[1] != ids[0]
     assert name.split("-")[1] == root.trace_id == root.traceparent.split("-")[1]
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["there", "away"])
+async def test_by_grpc(is_there: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    came: list[str] = []
+
+    class Collector(TraceServiceServicer):  # type: ignore[misc]
+        def Export(self, request: ExportTraceServiceRequest, context: object) -> ExportTraceServiceResponse:
+            came.extend(span.name for sent in request.resource_spans for scope in sent.scope_spans for span in scope.spans)
+            return ExportTraceServiceResponse()
+
+    server = grpc.server(ThreadPoolExecutor(1))
+    add_TraceServiceServicer_to_server(Collector(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    if is_there:
+        server.start()
+    else:
+        server.stop(None).wait()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    made = Tracer.of(["otlp"], "grpc", Trouble())
+    try:
+        made.end(made.begin("x", begun=1.0), ended=2.0)
+        await made.close()
+    finally:
+        server.stop(None).wait()
+    assert came == (["x"] if is_there else [])
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("runner.")]
+    assert told == ([] if is_there else ["Traces cannot be sent; the operator goes on without them"])
 
 
 @pytest.mark.parametrize("how", [SpanExportResult.FAILURE, OSError("away")], ids=["result", "exception"])
