@@ -90,14 +90,15 @@ class Tracer:
     def begin(self, name: str, *, begun: float, parent: Span | None = None, attributes: Attributes | None = None) -> Span:
         """Begin a span, for `end`. One without a parent is the root of a new trace."""
         context = trace.set_span_in_context(parent.otel) if parent else trace.set_span_in_context(trace.INVALID_SPAN)
-        return Span(self._tracer.start_span(name, context, attributes=attributes, start_time=_nanoseconds(begun)))
+        made = self._tracer.start_span(_text(name), context, attributes=_values(attributes), start_time=_nanoseconds(begun))
+        return Span(made)
 
     def end(self, span: Span, *, ended: float, attributes: Attributes | None = None, error: str | None = None) -> None:
         """End a span; `error`: what failed, None where nothing did."""
         if attributes:
-            span.otel.set_attributes(attributes)
+            span.otel.set_attributes(_values(attributes))
         if error is not None:
-            span.otel.set_status(Status(StatusCode.ERROR, error))
+            span.otel.set_status(Status(StatusCode.ERROR, _text(error)))
         span.otel.end(_nanoseconds(ended))
 
     def add(
@@ -116,10 +117,10 @@ class Tracer:
         if traceparent:
             self._ids.next = int(traceparent.split("-")[2], 16)
         otel = self._tracer.start_span(
-            name,
+            _text(name),
             trace.set_span_in_context(parent.otel),
             kind=SpanKind.CLIENT if is_client else SpanKind.INTERNAL,
-            attributes=attributes,
+            attributes=_values(attributes),
             start_time=_nanoseconds(begun),
         )
         self._ids.next = 0
@@ -196,6 +197,15 @@ def _resource() -> Resource:
     if str(given.get("service.name", "")).startswith("unknown_service"):
         own["service.name"] = "rolerunner"
     return Resource.create({name: value for name, value in own.items() if name == "service.name" or name not in given})
+
+
+def _values(attributes: Attributes | None) -> Attributes:
+    return {name: _text(value) if isinstance(value, str) else value for name, value in (attributes or {}).items()}
+
+
+def _text(text: str) -> str:
+    """The text without what UTF-8 does not have (halves of surrogate pairs): one of them and a whole batch is not sent."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def _nanoseconds(seconds: float) -> int:

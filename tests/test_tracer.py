@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -70,6 +71,17 @@ async def test_a_span_has_its_times_parent_and_error() -> None:
     assert child.end_time == child.start_time == 11_500_000_000
     assert (child.kind, child.status.status_code, child.status.description) == (SpanKind.CLIENT, StatusCode.ERROR, "no")
     assert (dict(child.attributes or {}), dict(of_root.attributes or {})) == ({"a": 1}, {"b": True})
+
+
+async def test_what_is_no_text_is_sent_all_the_same() -> None:
+    exporter = InMemorySpanExporter()
+    made = Tracer(exporter)
+    root = made.begin("r\ud800", begun=1.0, attributes={"a": "x\udcff"})
+    made.add("c\ud800", parent=root, begun=1.0, ended=2.0, attributes={"a": "ä\udcff"}, error="\ud800")
+    made.end(root, ended=2.0, attributes={"b": "\ud800"}, error="no")
+    await made.close()
+    sent = encode_spans(exporter.get_finished_spans()).SerializeToString()
+    assert "ä?".encode() in sent
 
 
 async def test_a_child_has_the_id_that_was_handed_out() -> None:

@@ -337,3 +337,30 @@ async def test_garbage_from_the_endpoint_is_one_warning_at_most(
     assert operator.output.count("Traces cannot be sent") == (0 if status == 200 else 1)
     assert SECRET not in operator.output
     assert len(operator.output) < 50_000
+
+
+@pytest.mark.parametrize("executor", ["warm", "subprocess"])
+async def test_ansible_s_own_callback_goes_on_with_the_trace(
+    project: Project, world: Cluster, one: ObjectKey, collector: Collector, executor: str
+) -> None:
+    project.role("- {name: Hello, ansible.builtin.debug: {msg: hello}}")
+    project.watch()
+    operator = await project.start(
+        f"--executor={executor}",
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
+        OTEL_EXPORTER_OTLP_TRACES_PROTOCOL="http/protobuf",
+        ANSIBLE_CALLBACKS_ENABLED="community.general.opentelemetry",
+        ANSIBLE_OPENTELEMETRY_ENABLED="true",
+    )
+    await world.create(thing(), one.namespace)
+    await succeeded(world, one)
+
+    async def come() -> SpanNode | None:
+        # It sends its spans when the play is over, and the runner its own when the reconcile is.
+        root = await of_generation(collector, 1)
+        return root if any(span.name == "main.json" for span in root.walk()) else None
+
+    run = (await until(come, "the callback's spans came")).find("run thing")
+    assert "main.json" in run.names()
+    assert run.find("main.json").names() == ["thing : Hello"]
+    assert operator.stop() == 0
