@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import socket
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -192,7 +193,8 @@ def _exporter(name: str, protocol: str) -> SpanExporter:
 def _resource() -> Resource:
     """The operator, as OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say, which come first."""
     given = Resource.create().attributes
-    own: dict[str, str] = {"service.version": runner.__version__}
+    # In a pod, its name: which of the replicas.
+    own = {"service.version": runner.__version__, "host.name": socket.gethostname()}
     # The SDK's own name where there is none begins so.
     if str(given.get("service.name", "")).startswith("unknown_service"):
         own["service.name"] = "rolerunner"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -181,4 +182,5 @@ async def test_the_resource_is_the_operator(
     made.end(made.begin("x", begun=1.0), ended=2.0)
     await made.close()
     (span,) = exporter.get_finished_spans()
+    assert span.resource.attributes["host.name"] == socket.gethostname()
     assert (span.resource.attributes["service.name"], span.resource.attributes["service.version"]) == (name, version)

@@ -116,6 +116,20 @@ async def test_headers_of_the_export_are_in_no_run_s_environment(monkeypatch: py
     assert not [name for name in os.environ if name.startswith("OTEL_") and "HEADERS" in name]
 
 
+async def test_headers_that_are_malformed_are_not_logged_as_they_stand(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The SDK's own warning has them."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Authorization: Bearer secret-token, x-key: other-secret")
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
+    tracer = start(os.environ)
+    assert tracer is not None
+    await tracer.close()
+    said = [record.__dict__["error"] for record in caplog.records if record.getMessage() == "OpenTelemetry warns"]
+    assert said
+    assert all("Header format invalid" in text and "secret" not in text for text in said)
+
+
 def test_what_is_off_leaves_the_variables_to_the_roles() -> None:
     environ = {"OTEL_EXPORTER_OTLP_HEADERS": "a=b", "OTEL_SDK_DISABLED": "true", ENDPOINT: "http://c"}
     assert start(environ) is None

@@ -395,18 +395,27 @@ async def test_what_is_not_sampled_has_no_spans_and_says_so(stage: Stage, monkey
 
 
 async def test_log_lines_of_a_reconcile_have_its_trace(traced: Traced, caplog: pytest.LogCaptureFixture) -> None:
+    is_over, begun = asyncio.Event(), []
+
+    async def outlives() -> None:
+        await is_over.wait()
+        logging.getLogger(__name__).info("of a task that it has begun")
+
+    plays(traced, lambda: begun.append(asyncio.create_task(outlives())), stats(ok=1))
     caplog.handler.addFilter(spans._add_trace_id)
     try:
         with caplog.at_level(logging.INFO):
             await traced.reconcile()
             logging.getLogger(__name__).info("after it")
+            is_over.set()
+            await asyncio.gather(*begun)
     finally:
         caplog.handler.removeFilter(spans._add_trace_id)
     ids = {record.getMessage(): record.__dict__.get("trace_id") for record in caplog.records}
     context = (await traced.made())["run x"].context
     assert context is not None
     assert ids["Running"] == ids["Run succeeded"] == f"{context.trace_id:032x}"
-    assert ids["after it"] is None
+    assert ids["after it"] is ids["of a task that it has begun"] is None
 
 
 async def test_a_fault_of_a_trace_is_none_of_the_reconcile(
