@@ -150,3 +150,18 @@ print(json.dumps([name for name in sys.modules if name.startswith(("opentelemetr
     environ["OTEL_TRACES_EXPORTER"] = "console"
     done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True)
     assert "opentelemetry.sdk.trace" in json.loads(done.stdout)
+
+
+def test_to_the_console() -> None:
+    program = """
+import asyncio, os
+from runner import tracing
+async def main():
+    tracer = tracing.start(os.environ)
+    tracer.end(tracer.begin("a span", begun=1.0), ended=2.0)
+    await tracer.close()
+asyncio.run(main())
+"""
+    environ = {**os.environ, "OTEL_TRACES_EXPORTER": "console"}
+    done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["name"] == "a span"
