@@ -93,8 +93,8 @@ class Controller:
             metrics.reconcile_ended(name, "error")
             record.end(ReconcileStatus.FAILED, str(retry))
             after = self._queue.done(request, failed=True)
-            record.requeue = Requeue(time() + after, RequeueReason.RETRY)
-            logger.info("Will be tried again", extra={**request.fields, "reason": str(retry), "after": after})
+            _note(record, after, RequeueReason.RETRY)
+            logger.info("Will be tried again", extra={**request.fields, "reason": str(retry), "after": after or 0.0})
         except Exception as error:
             was_ended = isinstance(error, TimeoutError) and deadline.expired()
             if not was_ended:
@@ -104,7 +104,7 @@ class Controller:
             record.end(
                 ReconcileStatus.FAILED, "ended before its end" if was_ended else "a fault of the runner; its log says more"
             )
-            record.requeue = Requeue(time() + self._queue.done(request, failed=True), RequeueReason.RETRY)
+            _note(record, self._queue.done(request, failed=True), RequeueReason.RETRY)
         else:
             metrics.reconcile_ended(name, "requeue_after" if result.requeue_after else "success")
             self._requeue(record, result)
@@ -123,5 +123,10 @@ class Controller:
         if result.reason is RequeueReason.PERIOD:
             priority = Priority.PERIODIC
             after *= random.uniform(1 - _JITTER, 1)
-        record.requeue = Requeue(time() + after, result.reason)
-        self._queue.done(record.request, after=after, priority=priority)
+        _note(record, self._queue.done(record.request, after=after, priority=priority), result.reason)
+
+
+def _note(record: ReconcileRecord, after: float | None, reason: RequeueReason) -> None:
+    """Note when the CR comes again, if the queue has it come for this reason."""
+    if after is not None:
+        record.requeue = Requeue(time() + after, reason)

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import time
 
-from runner.control import Priority, Request
+from runner.control import Priority, Request, RequeueReason
 from runner.control.records import ReconcileRecord, ReconcileStatus, RunRecord
 
 Notify = Callable[[Request], None]
 
-# Reconciles of one CR; tasks and requests of all of them together, of which each takes half a kilobyte.
-_MOST_OF_CR, _MOST_ENTRIES = 20, 100_000
+# Reconciles of one CR; entries of all of them together: tasks, requests and long texts, each of which takes half a kilobyte.
+_MOST_OF_CR, _MOST_ENTRIES, _ENTRY = 20, 100_000, 512
 # Minutes for which the runs are counted; roles of which the times are kept.
 _MINUTES, _MOST_CONTENTS = 60, 1000
 
@@ -42,19 +42,20 @@ class History:
         self._past: dict[Request, deque[ReconcileRecord]] = {}
         # By the run's ident, the oldest first.
         self._runs: OrderedDict[str, ReconcileRecord] = OrderedDict()
-        # By identity, in the order of their ends.
-        self._kept: OrderedDict[int, ReconcileRecord] = OrderedDict()
+        # By identity, in the order of their ends; with their entries, as a request may be answered after its run's end.
+        self._kept: OrderedDict[int, tuple[ReconcileRecord, int]] = OrderedDict()
+        # Why each CR comes again by itself. Kept in any case: the log and traces have it as the cause of the next reconcile.
+        self._reasons: dict[Request, RequeueReason] = {}
         self._entries = 0
         self.contents: dict[Path, ContentTimes] = {}
         self._minutes: Counter[int] = Counter()
 
     def begin(self, request: Request, priority: Priority, waited: float) -> ReconcileRecord:
         """Begin the record of a reconcile. Its cause is that of the last one's requeue, unless a better one is known."""
-        last = self.last(request)
-        requeue = last.requeue if last else None
         record = ReconcileRecord(request=request, priority=priority, waited=waited)
-        if requeue and priority in (Priority.RETRY, Priority.PERIODIC):
-            record.cause = requeue.reason
+        reason = self._reasons.pop(request, None)
+        if reason and priority in (Priority.RETRY, Priority.PERIODIC):
+            record.cause = reason
         self._on[request] = record
         self.notify(request)
         return record
@@ -70,11 +71,17 @@ class History:
         """End a reconcile."""
         record.end(ReconcileStatus.LEFT)
         record.ended = time()
+        if record.requeue:
+            self._reasons[record.request] = record.requeue.reason
         if self._on.get(record.request) is record:
             del self._on[record.request]
         if self._is_kept:
             self._keep(record)
         self.notify(record.request)
+
+    def forget(self, request: Request) -> None:
+        """Forget that a CR was to come again: it is gone, or another's. What was done for it stays."""
+        self._reasons.pop(request, None)
 
     def begin_run(self, record: ReconcileRecord, run: RunRecord) -> None:
         record.run = run
@@ -108,8 +115,9 @@ class History:
     def _keep(self, record: ReconcileRecord) -> None:
         past = self._past.setdefault(record.request, deque())
         past.append(record)
-        self._kept[id(record)] = record
-        self._entries += _size(record)
+        entries = _entries(record)
+        self._kept[id(record)] = record, entries
+        self._entries += entries
         if len(past) > _MOST_OF_CR:
             self._drop(past.popleft())
         while self._entries > _MOST_ENTRIES:
@@ -119,7 +127,7 @@ class History:
 
     def _evict(self) -> None:
         """Drop the oldest reconcile of all."""
-        oldest = next(iter(self._kept.values()))
+        oldest, _ = next(iter(self._kept.values()))
         past = self._past[oldest.request]
         past.popleft()
         if not past:
@@ -127,8 +135,8 @@ class History:
         self._drop(oldest)
 
     def _drop(self, record: ReconcileRecord) -> None:
-        del self._kept[id(record)]
-        self._entries -= _size(record)
+        _, entries = self._kept.pop(id(record))
+        self._entries -= entries
         if record.run:
             self._runs.pop(record.run.ident, None)
 
@@ -136,13 +144,21 @@ class History:
         minute = int(ended // 60)
         self._minutes[minute] += 1
         if len(self._minutes) > 2 * _MINUTES:
-            self._minutes = Counter({at: count for at, count in self._minutes.items() if at > minute - _MINUTES})
+            # The clock may have been set back.
+            near = range(minute - _MINUTES, minute + 1)
+            self._minutes = Counter({at: count for at, count in self._minutes.items() if at in near})
         if run.content in self.contents or len(self.contents) < _MOST_CONTENTS:
-            times, seconds = self.contents.setdefault(run.content, ContentTimes()), ended - run.begun
+            times, seconds = self.contents.setdefault(run.content, ContentTimes()), max(0.0, ended - run.begun)
             times.runs, times.seconds, times.longest = times.runs + 1, times.seconds + seconds, max(times.longest, seconds)
 
 
-def _size(record: ReconcileRecord) -> int:
+def _entries(record: ReconcileRecord) -> int:
     """The entries that a reconcile counts for."""
-    run = record.run
-    return 2 + len(record.phases) + (len(run.tasks) + len(run.requests) if run else 0)
+    run, texts = record.run, [record.message]
+    count = 2 + len(record.phases)
+    if run:
+        count += len(run.tasks) + len(run.requests)
+        texts += [run.plan, *(run.outcome.messages if run.outcome else ())]
+        texts += [text for task in run.tasks for text in (task.location, task.message)]
+        texts += [request.path for request in run.requests]
+    return count + sum(len(text) // _ENTRY for text in texts)

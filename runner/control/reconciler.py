@@ -152,6 +152,8 @@ class Reconciler:
         decision = decide(obj, watch)
         if decision is Decision.IGNORE:
             logger.debug("Going, without a finalizer of this watch", extra=request.fields)
+            # Nothing is run for it any more, however long it takes to go.
+            self._failing.discard(request)
             return Result()
         reconciliation = Reconciliation(
             request=request,
@@ -261,6 +263,7 @@ class Reconciler:
             return await self._forget(request, reconciliation.owner.uid)
         if outcome.succeeded:
             record.end(ReconcileStatus.SUCCEEDED)
+            self._failing.discard(request)
         if run.finalizing and outcome.succeeded:
             return Result()
         reconciliation.phases.finish("status")
@@ -269,7 +272,6 @@ class Reconciler:
             note = "\n".join(outcome.reports or outcome.messages)
             await self._status.events.warn(reconciliation.owner, reason="RunFailed", note=note)
             raise Retry("the run failed")
-        self._failing.discard(request)
         if is_deleting(obj) and not run.finalizing:
             return Result(requeue_after=_FINALIZE_AFTER, reason=RequeueReason.DELETION)
         try:
@@ -314,6 +316,7 @@ class Reconciler:
         self._handlers.forget(request, uid)
         self._status.forget(request)
         self._failing.discard(request)
+        self._history.forget(request)
         self._unwritten.pop(request, None)
         self._too_deep.discard(request)
 

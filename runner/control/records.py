@@ -9,8 +9,8 @@ Next on the way: `runner.control.history`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from time import time
@@ -21,8 +21,8 @@ from runner.proxy.sessions import ApiRequest
 
 # Of one run: tasks and requests that are kept. More of them nobody reads.
 _MOST_TASKS, _MOST_REQUESTS = 1000, 1000
-# Characters of a task's name and of a message.
-_LONGEST_NAME, _LONGEST_MESSAGE = 200, 2000
+# Characters of a task's name and of a message; messages of a run's outcome.
+_LONGEST_NAME, _LONGEST_MESSAGE, _MOST_MESSAGES = 200, 2000, 10
 
 _RESULTS = {
     "runner_on_ok": "ok",
@@ -42,6 +42,10 @@ class TaskStatus(StrEnum):
     FAILED = "failed"
     IGNORED = "ignored"
     UNREACHABLE = "unreachable"
+
+
+# Of a task's results on several hosts, the one that comes last here is the task's.
+_ORDER = tuple(map(TaskStatus, ("running", "skipped", "ok", "changed", "ignored", "failed", "unreachable")))
 
 
 class ReconcileStatus(StrEnum):
@@ -90,6 +94,7 @@ class RunRecord:
     # How many there were beyond those that are kept.
     more_tasks: int = 0
     more_requests: int = 0
+    # With the first of its messages.
     outcome: Outcome | None = None
     # Of a dry run: what would change, as text.
     plan: str = ""
@@ -105,25 +110,25 @@ class RunRecord:
             data = event.data
             self.tasks.append(
                 TaskRecord(
-                    uuid=str(data.get("task_uuid", "")),
-                    name=event.task[:_LONGEST_NAME],
-                    action=str(data.get("task_action", ""))[:_LONGEST_NAME],
-                    role=str(data.get("role", ""))[:_LONGEST_NAME],
-                    location=event.location[:_LONGEST_MESSAGE],
+                    uuid=_text(data.get("task_uuid"), _LONGEST_NAME),
+                    name=_text(event.task, _LONGEST_NAME),
+                    action=_text(data.get("task_action"), _LONGEST_NAME),
+                    role=_text(data.get("role"), _LONGEST_NAME),
+                    location=_text(event.location, _LONGEST_MESSAGE),
                     begun=_seconds(event.created),
                     counter=event.counter,
                 )
             )
         elif kind.startswith("runner_") and self.tasks:
             task = self.tasks[-1]
-            if task.uuid != event.data.get("task_uuid"):
+            if task.uuid != _text(event.data.get("task_uuid"), _LONGEST_NAME):
                 return
             if kind.startswith("runner_item_on_"):
                 task.items += 1
             elif kind in _RESULTS:
-                task.status, task.ended = _status(event), _seconds(event.created)
-                if task.status in (TaskStatus.FAILED, TaskStatus.UNREACHABLE, TaskStatus.IGNORED):
-                    task.message = event.message[:_LONGEST_MESSAGE]
+                status, task.ended = _status(event), _seconds(event.created)
+                if _ORDER.index(status) > _ORDER.index(task.status):
+                    task.status, task.message = status, _message(event)
 
     def add_request(self, request: ApiRequest) -> None:
         if len(self.requests) < _MOST_REQUESTS:
@@ -133,7 +138,7 @@ class RunRecord:
 
     def end(self, outcome: Outcome | None) -> None:
         """End the run; None: it was ended before its own end."""
-        self.outcome, self.ended = outcome, time()
+        self.outcome, self.ended = outcome and _cut(outcome), time()
         self._end_last(at=self.ended)
 
     def _end_last(self, *, at: float) -> None:
@@ -199,9 +204,29 @@ def _status(event: JobEvent) -> TaskStatus:
     return TaskStatus(result)
 
 
-def _seconds(created: str) -> float:
-    """The time of an event, which is UTC. An event that gives none happens now."""
+def _message(event: JobEvent) -> str:
+    """The message of a failure; empty for any other event."""
+    if event.is_failure:
+        return event.message[:_LONGEST_MESSAGE]
+    # What the play ignores nobody has put into words yet, which takes as long as its output is.
+    has_failed = event.event in ("runner_on_failed", "runner_on_unreachable")
+    return _text(event.result.get("msg"), _LONGEST_MESSAGE) if has_failed else ""
+
+
+def _cut(outcome: Outcome) -> Outcome:
+    messages = tuple(message[:_LONGEST_MESSAGE] for message in outcome.messages[:_MOST_MESSAGES])
+    return replace(outcome, messages=messages, reports=(), requeue_after=None)
+
+
+def _text(value: object, most: int) -> str:
+    """The beginning of a text; empty for anything else, which to write out may take long."""
+    return value[:most] if isinstance(value, str) else ""
+
+
+def _seconds(created: object) -> float:
+    """The time of an event, which is UTC where it does not say otherwise. An event that gives none happens now."""
     try:
-        return datetime.fromisoformat(created if "+" in created else f"{created}+00:00").timestamp()
-    except ValueError:
+        at = datetime.fromisoformat(_text(created, _LONGEST_NAME))
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
         return time()

@@ -90,6 +90,10 @@ class Runs:
             logger.warning("The run was ended", extra=fields)
             run.end(None)
             raise
+        except Exception:
+            # A fault of the runner, which ends the reconcile as well.
+            run.end(None)
+            raise
         run.end(outcome)
         if reconciliation.plan:
             message, event = "Planned", RunnerEvent.DRY_RUN_ENDED
@@ -132,7 +136,7 @@ class Runs:
         except parameters.Unusable as error:
             plan.outcome = Outcome(messages=(str(error),))
         if record.run:
-            record.run.plan = plan.text()[:_LONGEST_PLAN]
+            record.run.plan = (await asyncio.to_thread(plan.text))[:_LONGEST_PLAN]
         return plan
 
     async def problems(self, reconciliation: Reconciliation, obj: Object) -> list[str]:

@@ -245,14 +245,15 @@ class WorkQueue:
         failed: bool = False,
         after: float | None = None,
         priority: Priority = Priority.PERIODIC,
-    ) -> float:
+    ) -> float | None:
         """End the CR's reconcile. It is requeued with backoff if it failed, else after `after` seconds or by an event.
 
-        Returns the seconds of the backoff, 0 without one. Does nothing for a CR that is not being reconciled.
+        Returns after how many seconds it comes again by itself; None if it does not, or is requeued at once, as it was added
+        meanwhile. Does nothing for a CR that is not being reconciled.
         """
         entry = self._entries.get(request)
         if entry is None or not entry.running:
-            return 0.0
+            return None
         entry.running = False
         metrics.request_done(request.watch.controller, worked=self.clock() - self._begun.pop(request))
         self._running[request.watch] -= 1
@@ -260,27 +261,28 @@ class WorkQueue:
             if not entry.held.done():
                 entry.held.set_result(None)
             self._wake()
-            return 0.0
+            return None
         again, entry.again = entry.again, None
-        backoff = 0.0
+        comes: float | None = None
         if failed:
-            backoff = delay(entry.failures + 1, _FIRST_BACKOFF, _LAST_BACKOFF)
             entry.failures += 1
             # A change of the CR may be the remedy. A change of a dependent may be the failed run's own, and to requeue at
             # once for that would be a loop without a pause.
             if again is Priority.CHANGE:
                 self.add(request, again)
             else:
-                self.add(request, Priority.RETRY, after=backoff)
+                comes = delay(entry.failures, _FIRST_BACKOFF, _LAST_BACKOFF)
+                self.add(request, Priority.RETRY, after=comes)
         else:
             entry.failures = 0
             if again is not None:
                 self.add(request, again)
             elif after is not None and after > 0:
-                self.add(request, priority, after=after)
+                comes = after
+                self.add(request, priority, after=comes)
         self._drop_idle(request, entry)
         self._wake()
-        return backoff
+        return comes
 
     def close(self) -> None:
         """Shut down: no reconcile begins any more. Those that are on go on."""

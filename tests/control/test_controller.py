@@ -20,7 +20,7 @@ class Recorder(WorkQueue):
         super().__init__(2)
         self.told: list[dict[str, Any]] = []
 
-    def done(self, request: Request, **how: Any) -> float:
+    def done(self, request: Request, **how: Any) -> float | None:
         self.told.append(how)
         return super().done(request, **how)
 
@@ -97,7 +97,7 @@ async def test_a_fault_of_the_queue_s_ends_no_worker(monkeypatch: pytest.MonkeyP
     reconciles = []
 
     class Faulty(WorkQueue):
-        def done(self, request: Request, **how: Any) -> float:
+        def done(self, request: Request, **how: Any) -> float | None:
             after = super().done(request, **how)
             if len(reconciles) <= 2:
                 raise OverflowError("int too large to convert to float")
@@ -204,4 +204,22 @@ async def test_the_record_says_what_came_of_it_and_when_the_cr_comes_again(
     assert (record.status, record.requeue and record.requeue.reason) == (status, reason)
     assert record.requeue is None or record.requeue.due > record.begun
     assert record.ended is not None
+    queue.close()
+
+
+@pytest.mark.parametrize("outcome", [Result(requeue_after=60), Retry("no way")], ids=["period", "failed"])
+async def test_a_cr_that_changed_meanwhile_does_not_come_for_its_period_or_as_a_retry(outcome: Result | Exception) -> None:
+    queue, history = WorkQueue(2), History(is_kept=True)
+    queue.add(A, Priority.CHANGE)
+
+    async def reconcile(request: Request) -> Result:
+        queue.add(request, Priority.CHANGE)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    await Controller(queue, reconcile, history).reconcile(await queue.get())
+    (record,) = history.of(A)
+    assert record.requeue is None
+    assert queue.is_waiting(A)
     queue.close()

@@ -315,3 +315,26 @@ async def test_the_record_of_a_cr_that_is_gone_says_so(stage: Stage) -> None:
     await stage.reconcile()
     assert record.status is ReconcileStatus.GONE
     assert record.run is None
+
+
+async def test_a_cr_that_waits_for_others_finalizers_does_not_fail(stage: Stage) -> None:
+    stage.told = [failure("boo", task="Try"), stats(failures=1)]
+    await stage.reconcile()
+    assert failing() == 1
+    stage.server.touch(
+        metadata={**stage.cr["metadata"], "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["another/one"]}
+    )
+    assert await stage.reconcile() == Result()
+    assert failing() == 0
+
+
+async def test_a_run_that_a_fault_ends_does_not_go_on_for_ever(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(*_: object) -> None:
+        raise ZeroDivisionError
+
+    record = stage.history.begin(stage.request, Priority.CHANGE, 0.0)
+    monkeypatch.setattr("runner.control.run.Fold.add", fault)
+    with pytest.raises(ZeroDivisionError):
+        await stage.reconciler.reconcile(stage.request)
+    assert record.run is not None
+    assert record.run.ended is not None

@@ -97,12 +97,44 @@ def test_long_texts_are_cut() -> None:
     record.add_event(event("runner_on_failed", 2, res={"msg": "m" * 10_000}))
     (task,) = record.tasks
     assert len(task.name) + len(task.location) + len(task.message) < 5000
+    record.end(Outcome(messages=("m" * 100_000,) * 100, reports=("r" * 100_000,) * 100))
+    assert record.outcome is not None
+    assert not record.outcome.succeeded
+    assert len("".join((*record.outcome.messages, *record.outcome.reports))) <= 20_000
 
 
-def test_an_event_without_a_time_happens_now() -> None:
+@pytest.mark.parametrize("created", ["", "yesterday", 17, None, {"at": 1}], ids=str)
+def test_an_event_without_a_time_happens_now(created: Any) -> None:
     record = run()
-    record.add_event(JobEvent.of({"event": "playbook_on_task_start", "created": "", "event_data": {"task": "x"}}))
+    record.add_event(JobEvent.of({"event": "playbook_on_task_start", "created": created, "event_data": {"task": "x"}}))
     assert record.tasks[0].begun >= record.begun
+
+
+@pytest.mark.parametrize(
+    "created", ["2026-01-01T00:00:01", "2026-01-01T00:00:01Z", "2025-12-31T19:00:01-05:00", "2026-01-01T00:00:01+00:00"]
+)
+def test_a_time_is_utc_where_it_does_not_say_otherwise(created: str) -> None:
+    record = run()
+    record.add_event(JobEvent.of({"event": "playbook_on_task_start", "created": created, "event_data": {"task": "x"}}))
+    assert record.tasks[0].begun == 1_767_225_601
+
+
+def test_an_event_of_odd_types_is_taken_as_far_as_it_goes() -> None:
+    record = run()
+    odd = {"task": {"a": 1}, "task_action": 7, "role": ["r"], "task_path": {"p": 1}}
+    record.add_event(JobEvent.of({"event": "playbook_on_task_start", "event_data": odd}))
+    record.add_event(JobEvent.of({"event": "runner_on_failed", "event_data": {"ignore_errors": True, "res": {"msg": [1]}}}))
+    (task,) = record.tasks
+    assert (task.name, task.action, task.role, task.location, task.message) == ("", "", "", "", "")
+    assert task.status is TaskStatus.IGNORED
+
+
+def test_the_gravest_of_several_hosts_results_is_the_task_s() -> None:
+    record = run()
+    results = [("ok", {"changed": True}), ("failed", {"msg": "no"}), ("ok", {"changed": False}), ("skipped", {})]
+    for each in (started(1), *(event(f"runner_on_{name}", 2, res=res) for name, res in results)):
+        record.add_event(each)
+    assert (record.tasks[0].status, record.tasks[0].message) == (TaskStatus.FAILED, "no")
 
 
 def test_the_first_result_of_a_reconcile_counts() -> None:

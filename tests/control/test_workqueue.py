@@ -131,7 +131,7 @@ async def test_backoff_doubles_and_success_resets_it(queue: WorkQueue) -> None:
     assert waits == [0.005, 0.01, 0.02]
     queue.add(A, Priority.CHANGE)
     await queue.get()
-    assert queue.done(A) == 0
+    assert queue.done(A) is None
     queue.add(A, Priority.CHANGE)
     await queue.get()
     assert queue.done(A, failed=True) == 0.005
@@ -150,16 +150,18 @@ async def test_a_cr_may_fail_for_ever(queue: WorkQueue) -> None:
     for _ in range(2000):
         queue.add(A, Priority.CHANGE)
         await queue.get()
-        assert queue.done(A, failed=True) <= 1000
+        wait = queue.done(A, failed=True)
+        assert wait is not None
+        assert wait <= 1000
 
 
 async def test_the_end_of_a_reconcile_that_is_not_on_is_ignored(queue: WorkQueue) -> None:
-    assert queue.done(A, failed=True) == 0
+    assert queue.done(A, failed=True) is None
     queue.add(A, Priority.CHANGE)
-    assert queue.done(A) == 0
+    assert queue.done(A) is None
     assert await queue.get() == A
     queue.done(A)
-    assert queue.done(A, failed=True) == 0
+    assert queue.done(A, failed=True) is None
     assert queue.running == 0
 
 
@@ -468,7 +470,7 @@ async def test_who_holds_a_cr_hears_of_the_end_of_its_reconcile(queue: WorkQueue
     assert queue.hold(A) is held
     assert not held.done()
     assert queue.is_running(A)
-    assert queue.done(A, failed=True) == 0
+    assert queue.done(A, failed=True) is None
     assert not queue.is_running(A)
     assert held.done()
     assert await idle(queue)
