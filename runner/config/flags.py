@@ -101,7 +101,7 @@ def _converted(flag: Flag, values: Values, given: set[str]) -> object:
 def _check_dashboard(address: str, environ: Mapping[str, str]) -> None:
     """Where a key is the way in, it goes over the wire as it is."""
     host = address.rpartition(":")[0]
-    if environ.get(DASHBOARD_KEY) and host and host not in ("127.0.0.1", "localhost", "[::1]"):
+    if environ.get(DASHBOARD_KEY) and address not in ("", "0") and host not in ("127.0.0.1", "localhost", "[::1]"):
         raise ConfigurationError(
             f"--dashboard-bind-address {address}: with {DASHBOARD_KEY} it is served without TLS, and on this machine only; "
             f"give 127.0.0.1:PORT, or unset {DASHBOARD_KEY} to have it served over TLS"

@@ -200,6 +200,20 @@ def test_what_does_not_go_together_is_one_clear_error(arguments: tuple[str, ...]
 
 
 @pytest.mark.parametrize(
+    "address", [":0", ":8444", "0.0.0.0:1", "[::]:1", "10.0.0.1:1", "127.0.0.1.evil.com:1", "localhost.x:1"]
+)
+def test_with_a_key_the_dashboard_is_for_this_machine_alone(address: str) -> None:
+    with pytest.raises(ConfigurationError, match="served without TLS, and on this machine only"):
+        read(f"--dashboard-bind-address={address}", ROLERUNNER_DASHBOARD_KEY="key")
+    assert read(f"--dashboard-bind-address={address}").dashboard_key == ""
+
+
+@pytest.mark.parametrize("address", ["0", "", "127.0.0.1:0", "localhost:8444", "[::1]:1"])
+def test_with_a_key_the_dashboard_is_served_on_loopback(address: str) -> None:
+    assert read(f"--dashboard-bind-address={address}", ROLERUNNER_DASHBOARD_KEY="key").dashboard_key == "key"
+
+
+@pytest.mark.parametrize(
     "argument",
     ["--zap-log-level=0", "--zap-log-level=²", "--zap-log-level=loud", "--ansible-log-events=some", "--run-timeout=0s"],
 )

@@ -40,6 +40,7 @@ def test_a_new_project_has_the_tree_that_its_users_know(folder: Path) -> None:
         *(
             "autoscaled",
             "crd",
+            "dashboard",
             "default",
             "grafana",
             "manager",

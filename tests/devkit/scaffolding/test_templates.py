@@ -186,3 +186,38 @@ def test_the_alerts_are_for_the_job_that_the_deployed_operator_has(name: str, fo
     jobs = set(re.findall(r'job="([^"]+)"', json.dumps(rule["spec"]).replace('\\"', '"')))
     # By default a ServiceMonitor makes the Service's name the job.
     assert jobs == {service["metadata"]["name"]}
+
+
+@pytest.mark.parametrize("overlay", ["default", "sharded"])
+@pytest.mark.parametrize("name", [NAME, "memcached-operator"])
+def test_the_dashboard_is_there_when_it_is_uncommented(
+    name: str, overlay: str, folder: Path, devcluster: Devcluster, namespace: str
+) -> None:
+    whole, kubectl = folder, Kubectl(devcluster)
+    if name != NAME:
+        whole = folder / "example"
+        for part in ("config", "crds"):
+            shutil.copytree(ROOT / part, whole / part)
+    default = whole / "config" / "default" / "kustomization.yaml"
+    built = whole / "config" / overlay
+    assert "dashboard" not in kubectl("kustomize", str(built))
+    # As docs/dashboard.md says.
+    text, changes = re.subn(r"(?m)^# ?(components:|( *)- \.\./dashboard)$", r"\1", default.read_text())
+    assert changes == 2
+    default.write_text(text)
+    objects = [obj for obj in yaml.safe_load_all(kubectl("kustomize", str(built))) if "system" in str(obj["metadata"])]
+    (deployment,) = (obj for obj in objects if obj["kind"] == "Deployment")
+    (service,) = (obj for obj in objects if obj["kind"] == "Service" and "dashboard" in obj["metadata"]["name"])
+    (policy,) = (obj for obj in objects if obj["kind"] == "NetworkPolicy" and "dashboard" in obj["metadata"]["name"])
+    template = deployment["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    assert "--dashboard-bind-address=:8444" in container["args"]
+    (port,) = (each for each in container["ports"] if each["name"] == service["spec"]["ports"][0]["targetPort"])
+    assert policy["spec"]["ingress"][0]["ports"][0]["port"] == port["containerPort"] == 8444
+    for labels in (service["spec"]["selector"], policy["spec"]["podSelector"]["matchLabels"]):
+        assert labels.items() <= template["metadata"]["labels"].items()
+    for obj in (service, policy, deployment):
+        obj["metadata"]["namespace"] = namespace
+        path = folder / "one.json"
+        path.write_text(json.dumps(obj))
+        kubectl("create", "--dry-run=server", "--validate=strict", "-f", str(path))
