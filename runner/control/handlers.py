@@ -362,7 +362,8 @@ def _describe_change(before: Object | None, after: Object | None) -> str:
     if after is None:
         # A watch by labels reports both in the same way.
         return f"{name} deleted{' or given to another shard' if is_labelled(before) else ''}"
-    fields = list(changed_fields(declared(before), declared(after)))
+    # A new generation follows from what else has changed.
+    fields = [field for field in changed_fields(declared(before), declared(after)) if field != "metadata.generation"]
     named = ", ".join(field[:_LONGEST_FIELD] for field in fields[:_MOST_FIELDS])
     more = " and more" if len(fields) > _MOST_FIELDS else ""
     return f"{name} changed: {named}{more}" if fields else f"{name} changed: status"

@@ -74,6 +74,7 @@ class CustomResource:
     namespace: str
     name: str
     content: str
+    location: str
     is_gone: bool
     is_deleting: bool
     state: str
@@ -123,7 +124,8 @@ def custom_resource(
         api_version=watch.gvk.api_version,
         namespace=key.namespace,
         name=key.name,
-        content=str(watch.content.path or ""),
+        content=watch.content.path.name if watch.content.path else "",
+        location=str(watch.content.path or ""),
         is_gone=summary is None,
         is_deleting=bool(summary and summary.is_deleting),
         state=str(activity or (summary.state if summary else "gone")),

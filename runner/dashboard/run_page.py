@@ -139,7 +139,7 @@ def run_page(
         plan=words.cut(run.plan, _LONGEST_PLAN).splitlines(),
         phases=_phases(record, now) if is_known else [],
         tasks=[
-            _task(first + number, task, run.begun, ended, details.tasks.get(task.uuid))
+            _task(first + number, task, run, ended, details.tasks.get(task.uuid))
             for number, task in enumerate(run.tasks[first : first + TASKS], start=1)
         ],
         task_count=len(run.tasks) + run.more_tasks,
@@ -184,16 +184,17 @@ def _phases(record: ReconcileRecord, now: float) -> list[Phase]:
     ]
 
 
-def _task(number: int, task: TaskRecord, begun: float, ended: float, details: TaskDetails | None) -> Task:
+def _task(number: int, task: TaskRecord, run: RunRecord, ended: float, details: TaskDetails | None) -> Task:
     until = task.ended or ended
     length = words.duration(until - task.begun)
-    (bar,) = bars([Span(task.begun, until, str(task.status), f"{task.status}, {length}")], begun, ended)
+    (bar,) = bars([Span(task.begun, until, str(task.status), f"{task.status}, {length}")], run.begun, ended)
     return Task(
         number=number,
         name=task.name or task.action or "(a task without a name)",
         action=task.action,
         role=task.role,
-        location=task.location,
+        # As `roles/x/tasks/main.yml:3`, where it is of this project.
+        location=task.location.removeprefix(f"{run.content.parent.parent}/"),
         status=str(task.status),
         duration=length,
         items=task.items,

@@ -1,0 +1,321 @@
+"""The dashboard of an operator at work, in Chromium.
+
+ROLERUNNER_PICTURES=1 writes the pictures of docs/dashboard.md again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+
+from bench.driver import Cluster, Operator, condition, crd, until
+from devkit.devcluster import Cluster as Devcluster
+from runner.resource.metadata import GroupVersionKind, ObjectKey
+from tests.conftest import Project, lines, thing
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+PICTURES = Path(__file__).parents[2] / "docs" / "images" if os.environ.get("ROLERUNNER_PICTURES") else None
+KEY = "0123456789abcdef"
+MEMCACHED = GroupVersionKind("cache.example.com", "v1alpha1", "Memcached")
+BACKUP = GroupVersionKind("cache.example.com", "v1alpha1", "Backup")
+DEPLOYMENT = GroupVersionKind("apps", "v1", "Deployment")
+# Milliseconds; on slow machines much later than usual.
+PATIENCE = 60_000
+# 1280 wide, as the pictures are.
+SIZE: Any = {"width": 1280, "height": 900}
+# What reaches over the window's edge and does not scroll.
+WIDER = """() => document.documentElement.scrollWidth <= innerWidth ? [] : [...document.querySelectorAll("main *")]
+    .filter((each) => each.getBoundingClientRect().right > innerWidth && !each.closest(".wide"))
+    .map((each) => each.outerHTML.slice(0, 200))"""
+DEPLOYS = """
+- name: The Deployment has as many pods as the CR asks for
+  diff: true
+  kubernetes.core.k8s:
+    definition:
+      apiVersion: apps/v1
+      kind: Deployment
+      metadata: {name: "{{ ansible_operator_meta.name }}", namespace: "{{ ansible_operator_meta.namespace }}"}
+      spec:
+        replicas: "{{ size }}"
+        selector: {matchLabels: {app: "{{ ansible_operator_meta.name }}"}}
+        template:
+          metadata: {labels: {app: "{{ ansible_operator_meta.name }}"}}
+          spec: {containers: [{name: memcached, image: "memcached:1.6-alpine"}]}
+
+- name: Each pod has its settings
+  kubernetes.core.k8s:
+    definition:
+      apiVersion: v1
+      kind: ConfigMap
+      metadata: {name: "{{ ansible_operator_meta.name }}-{{ item }}", namespace: "{{ ansible_operator_meta.namespace }}"}
+      data: {memory: "64", threads: "4"}
+  loop: [cache, sessions]
+
+- name: Somebody is told
+  ansible.builtin.debug:
+    msg: "{{ note | default('<script>document.title = 1</script>') }}"
+"""
+FAILS = """
+- name: The volume is there
+  ansible.builtin.assert: {that: true}
+
+- name: The files are copied
+  ansible.builtin.command: sh -c 'echo "copied {{ item }}"; test {{ item }} != sessions.db'
+  loop: [users.db, sessions.db]
+"""
+
+
+@pytest.fixture
+async def cluster(devcluster: Devcluster) -> AsyncIterator[Cluster]:
+    async with Cluster.connected(devcluster.kubeconfig) as made:
+        await made.install(crd(MEMCACHED))
+        await made.install(crd(BACKUP))
+        yield made
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        # Root's processes have no sandbox.
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        made = await playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield made
+        await made.close()
+
+
+@pytest.fixture
+async def operator(project: Project, cluster: Cluster) -> Operator:
+    return await started(project)
+
+
+async def started(project: Project, **environ: str) -> Operator:
+    """An operator of two kinds, of which one fails."""
+    project.role(DEPLOYS, name="memcached")
+    project.role(FAILS, name="backup")
+    project.watch(MEMCACHED, role="memcached")
+    project.watch(BACKUP, role="backup")
+    return await project.start("--dashboard-bind-address=127.0.0.1:0", ROLERUNNER_DASHBOARD_KEY=KEY, **environ)
+
+
+def url(operator: Operator) -> str:
+    (record,) = lines(operator, "Serving the dashboard")
+    return f"http://{record['address']}"
+
+
+def path(name: str, namespace: str, gvk: GroupVersionKind = MEMCACHED) -> str:
+    return f"/cr/{gvk.group}/{gvk.version}/{gvk.kind}/{namespace}/{name}"
+
+
+@asynccontextmanager
+async def visiting(browser: Browser, operator: Operator, **options: Any) -> AsyncIterator[Page]:
+    """A page that is logged in. In the end nothing was complained about, and no other host was asked for anything."""
+    context: BrowserContext = await browser.new_context(base_url=url(operator), viewport=SIZE, **options)
+    context.set_default_timeout(PATIENCE)
+    page = await context.new_page()
+    complaints: list[str] = []
+    hosts: set[str] = set()
+    page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
+    await page.goto(f"/?key={KEY}")
+    yield page
+    assert not complaints
+    assert hosts == {urlsplit(url(operator)).netloc}
+    await context.close()
+
+
+async def sees(page: Page, selector: str, text: str | re.Pattern[str]) -> None:
+    await expect(page.locator(selector).first).to_contain_text(text, timeout=PATIENCE)
+
+
+async def picture(page: Page, name: str) -> None:
+    if PICTURES:
+        PICTURES.mkdir(exist_ok=True)
+        height = min(await page.evaluate("document.documentElement.scrollHeight"), 1200)
+        await page.set_viewport_size({**SIZE, "height": height})
+        await page.evaluate("scrollTo(0, 0)")
+        await page.screenshot(path=PICTURES / f"dashboard-{name}.png", animations="disabled")
+        await page.set_viewport_size(SIZE)
+
+
+async def settled(cluster: Cluster, gvk: GroupVersionKind, key: ObjectKey, kind: str, generation: int = 1) -> None:
+    """Wait until the CR's run of this generation has had its result."""
+
+    async def has_it() -> bool:
+        obj = await cluster.get(gvk, key)
+        observed = ((obj or {}).get("status") or {}).get("observedGeneration", generation)
+        return condition(obj, kind).get("status") == "True" and observed == generation
+
+    await until(has_it, f"{key} is {kind}")
+
+
+async def test_what_happens_is_seen_as_it_happens(
+    browser: Browser, operator: Operator, cluster: Cluster, project: Project
+) -> None:
+    namespace = project.namespace
+    sample = ObjectKey(namespace, "sample")
+    async with visiting(browser, operator) as page:
+        await sees(page, ".empty", "No custom resources yet")
+        await sees(page, "html[data-connection=live] .connection", "")
+        # The page is not loaded again by anybody.
+        await page.evaluate("document.body.dataset.same = 'yes'")
+        await cluster.create(thing("sample", MEMCACHED, size=2), namespace)
+        await sees(page, ".crs tbody", "sample")
+        await sees(page, ".crs tbody .state", "ok")
+        await sees(page, ".crs tbody", "period of")
+        assert await page.evaluate("document.body.dataset.same") == "yes"
+
+        await page.click(".crs >> text=sample")
+        await sees(page, "h1", "Memcached sample")
+        await sees(page, "section:has(#dependents) tbody", "Deployment")
+        await sees(page, "section:has(#dependents) tbody", "sample-cache")
+        await cluster.patch(MEMCACHED, sample, {"spec": {"size": 3}})
+        await sees(page, "section:has(#last) tbody tr:nth-child(1)", "changed")
+        await sees(page, "section:has(#last) tbody tr:nth-child(1)", "generation 2")
+        await settled(cluster, MEMCACHED, sample, "Successful", 2)
+        await cluster.patch(DEPLOYMENT, sample, {"spec": {"replicas": 7}})
+        await sees(page, "section:has(#last) tbody tr:nth-child(1)", f"Deployment {namespace}/sample changed: spec.replicas")
+        await sees(page, "section:has(#last) tbody tr:nth-child(1) .state", "succeeded")
+
+        await page.click("section:has(#last) tbody tr:nth-child(1) a")
+        await sees(page, "#cause", f"Deployment {namespace}/sample changed: spec.replicas")
+        await sees(page, "h1 .state", "succeeded")
+        await page.click("#task-1 > summary")
+        await sees(page, "#task-1 .diff .added", '"replicas": 3')
+        await sees(page, "#task-1 .diff .removed", '"replicas": 7')
+        await page.click("#task-2 > summary")
+        await sees(page, "#task-2 .items", "sessions")
+        await page.click("#task-3 > summary")
+        await sees(page, "#task-3 pre", "<script>document.title = 1</script>")
+        await sees(page, "section:has(#requests) tbody", f"/apis/apps/v1/namespaces/{namespace}/deployments/sample")
+        await page.click("text=Compare with the run before")
+        await sees(page, "h1", "Two runs side by side")
+        await sees(page, ".compare .differs", "result")
+        await page.click(".compare .differs details summary")
+        await sees(page, ".compare .differs details[open] .diff", "replicas")
+
+
+async def test_a_run_and_a_dry_run_are_asked_for(
+    browser: Browser, operator: Operator, cluster: Cluster, project: Project
+) -> None:
+    namespace = project.namespace
+    sample = ObjectKey(namespace, "sample")
+    await cluster.create(thing("sample", MEMCACHED, size=2), namespace)
+    await settled(cluster, MEMCACHED, sample, "Successful")
+    async with visiting(browser, operator) as page:
+        await page.goto(path("sample", namespace))
+        await page.click("#run-now")
+        await sees(page, "section:has(#last) tbody tr:nth-child(1)", "asked for by")
+        await sees(page, "section:has(#last) tbody tr:nth-child(1) .state", "succeeded")
+        await cluster.delete(GroupVersionKind("", "v1", "ConfigMap"), ObjectKey(namespace, "sample-cache"))
+        await sees(page, "section:has(#last) tbody", "ConfigMap")
+        await page.click("#dry-run")
+        await sees(page, "h1 .state", "dry run")
+        await sees(page, "section:has(#plan) .diff", "Memcached")
+
+
+async def test_a_failure_says_why(browser: Browser, operator: Operator, cluster: Cluster, project: Project) -> None:
+    namespace = project.namespace
+    await cluster.create(thing("nightly", BACKUP), namespace)
+    await settled(cluster, BACKUP, ObjectKey(namespace, "nightly"), "Failure")
+    async with visiting(browser, operator) as page:
+        await page.goto("/?state=failed")
+        await sees(page, ".crs tbody .message", "non-zero return code")
+        await page.click(".crs >> text=nightly")
+        await sees(page, ".failure", "non-zero return code")
+        await sees(page, "#next-run", re.compile(r"as its last run failed \(try \d+\)|waits since|now:"))
+        await page.click("section:has(#last) tbody tr:has(.failed) a")
+        # It is open, as it is what one looks for.
+        await sees(page, "#task-2[open] .items", "sessions.db")
+        await sees(page, "#task-2 .items li:nth-child(1)", "copied users.db")
+        await sees(page, "#task-2 .items li:nth-child(2) .state", "failed")
+        boxes = [await page.locator(f"#task-{number} rect.bar").bounding_box() for number in (1, 2)]
+        assert boxes[0]
+        assert boxes[1]
+        assert boxes[0]["x"] < boxes[1]["x"]
+
+
+async def test_without_scripts_all_of_it_can_be_read_and_asked_for(
+    browser: Browser, operator: Operator, cluster: Cluster, project: Project
+) -> None:
+    namespace = project.namespace
+    await cluster.create(thing("sample", MEMCACHED, size=2), namespace)
+    await settled(cluster, MEMCACHED, ObjectKey(namespace, "sample"), "Successful")
+    async with visiting(browser, operator, java_script_enabled=False) as page:
+        await page.fill("#filter-text", "amp")
+        await page.select_option("#filter-state", "ok")
+        await page.click("#filter-go")
+        assert "text=amp" in page.url
+        # By the keyboard alone.
+        await page.focus(".crs tbody a")
+        await page.keyboard.press("Enter")
+        await sees(page, "h1", "Memcached sample")
+        await page.click("#run-now")
+
+        async def has_run_again() -> bool:
+            await page.reload()
+            return await page.locator("section:has(#last) tbody tr").count() == 2
+
+        await until(has_run_again, "it was run again")
+        await page.click("section:has(#last) tbody tr:nth-child(2) a")
+        await page.click("#task-1 > summary")
+        await sees(page, "#task-1[open] .details", "kubernetes.core.k8s")
+
+
+async def test_in_the_dark_and_on_a_phone(browser: Browser, operator: Operator, cluster: Cluster, project: Project) -> None:
+    namespace = project.namespace
+    await cluster.create(thing("sample", MEMCACHED, size=2), namespace)
+    await settled(cluster, MEMCACHED, ObjectKey(namespace, "sample"), "Successful")
+    async with visiting(browser, operator, color_scheme="dark") as page:
+        ground = await page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert max(map(int, re.findall(r"\d+", ground)[:3])) < 64
+        await page.set_viewport_size({"width": 360, "height": 700})
+        for address in ("/", path("sample", namespace)):
+            await page.goto(address)
+            await page.wait_for_selector("h1")
+            # What is wider, scrolls by itself.
+            assert await page.evaluate(WIDER) == []
+
+
+@pytest.mark.skipif(PICTURES is None, reason="the pictures are written with ROLERUNNER_PICTURES=1")
+async def test_pictures(browser: Browser, project: Project, cluster: Cluster) -> None:
+    namespace = "shop"
+    await cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+    operator = await started(project, WATCH_NAMESPACE=namespace)
+    for name, size in (("sessions", 3), ("pages", 2), ("queries", 5), ("images", 1)):
+        await cluster.create(thing(name, MEMCACHED, size=size, note="ready"), namespace)
+    await cluster.create(thing("nightly", BACKUP), namespace)
+    sessions = ObjectKey(namespace, "sessions")
+    await settled(cluster, MEMCACHED, sessions, "Successful")
+    await settled(cluster, BACKUP, ObjectKey(namespace, "nightly"), "Failure")
+    async with visiting(browser, operator) as page:
+        await page.goto(path("sessions", namespace))
+        for generation in (2, 3):
+            await cluster.patch(MEMCACHED, sessions, {"spec": {"size": 2 * generation}})
+            await sees(page, "section:has(#last) tbody tr:nth-child(1)", f"generation {generation}")
+            await settled(cluster, MEMCACHED, sessions, "Successful", generation)
+            # For the timeline to look like one.
+            await asyncio.sleep(2 * generation)
+        await cluster.patch(DEPLOYMENT, sessions, {"spec": {"replicas": 9}})
+        await sees(page, "section:has(#last) tbody tr:nth-child(1)", "spec.replicas")
+        await sees(page, "section:has(#last) tbody tr:nth-child(1) .state", "succeeded")
+        await picture(page, "custom-resource")
+        await page.click("section:has(#last) tbody tr:nth-child(1) a")
+        await page.click("#task-1 > summary")
+        await page.click("#task-2 > summary")
+        await sees(page, "#task-1 .diff", "replicas")
+        await picture(page, "run")
+        await page.goto("/")
+        await sees(page, ".crs tbody", "sessions")
+        await picture(page, "overview")
