@@ -392,7 +392,8 @@ class Manager:
 def _why_waiting(leadership: Leadership | None, is_waiting: bool) -> str:
     """Why this process has no CRs to show."""
     if leadership and is_waiting:
-        holder = leadership.holder or "nobody yet"
+        # The pod's name, of a holder that is a runner.
+        holder = leadership.holder.partition("_")[0] or "nobody yet"
         return f"This replica waits to lead. The Lease {leadership.lease} is held by {holder}: its dashboard shows the CRs."
     return "The operator is being started."
 

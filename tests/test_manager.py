@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -103,3 +104,8 @@ async def test_a_line_that_is_no_order_is_passed_over(
     assert stop.is_set()
     assert told.kinds == [["a"]]
     assert len(caplog.records) == len(lines) - 1
+
+
+def test_the_dashboard_is_loaded_only_where_it_is_asked_for() -> None:
+    code = "import sys, runner.manager; sys.exit(any(name.startswith('runner.dashboard') for name in sys.modules))"
+    subprocess.run([sys.executable, "-c", code], check=True)

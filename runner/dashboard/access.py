@@ -17,8 +17,9 @@ from runner.kube.authorization import Access, User
 from runner.kube.client import KubeError
 from runner.kube.discovery import Discovery
 
-# Seconds that a page waits for the reviews of all namespaces.
-_PATIENCE = 5.0
+# Namespaces of a kind that are asked about at once, seconds that a page waits for all of them, and answers that are known
+# already after which other tasks of the event loop run.
+_AT_ONCE, _PATIENCE, _CHUNK = 32, 5.0, 50
 
 
 class Caller(Protocol):
@@ -96,14 +97,29 @@ async def scopes(caller: Caller, namespaces: Mapping[Watch, Collection[str]]) ->
 async def _scope(caller: Caller, watch: Watch, namespaces: Collection[str]) -> Scope:
     if await caller.may("list", watch, ""):
         return Scope(everywhere=True)
-    asked = {asyncio.create_task(caller.may("list", watch, each)): each for each in namespaces if each}
-    if not asked:
+    waiting, allowed, failures = iter(namespaces), set[str](), 0
+
+    async def ask() -> None:
+        nonlocal failures
+        for number, namespace in enumerate(filter(None, waiting)):
+            # What is known already keeps the event loop as well.
+            if number % _CHUNK == 0:
+                await asyncio.sleep(0)
+            try:
+                if await caller.may("list", watch, namespace):
+                    allowed.add(namespace)
+            except KubeError:
+                failures += 1
+                return
+
+    tasks = [asyncio.create_task(ask()) for _ in range(min(_AT_ONCE, len(namespaces)))]
+    if not tasks:
         return Scope(everywhere=False)
     try:
-        done, pending = await asyncio.wait(asked, timeout=_PATIENCE)
+        done, pending = await asyncio.wait(tasks, timeout=_PATIENCE)
     finally:
-        for task in asked:
+        for task in tasks:
             task.cancel()
-    failed = [task for task in done if isinstance(task.exception(), KubeError)]
-    allowed = frozenset(asked[task] for task in done if task not in failed and task.result())
-    return Scope(everywhere=False, namespaces=allowed, is_complete=not pending and not failed)
+    for task in done:
+        task.result()
+    return Scope(everywhere=False, namespaces=frozenset(allowed), is_complete=not pending and not failures)

@@ -70,7 +70,8 @@ async def overview(request: web.Request) -> web.Response:
         contents={path: times for path, times in state.history.contents.items() if path in contents},
         is_complete=all(scope.is_complete for scope in found.values()),
     )
-    return await _page(request, "overview.html", view=view)
+    shard = state.settings.shard
+    return await _page(request, "overview.html", view=view, shard=shard.name if shard else "")
 
 
 async def cr(request: web.Request) -> web.Response:

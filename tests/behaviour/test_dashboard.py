@@ -250,3 +250,28 @@ async def test_a_token_that_was_good_is_not_for_ever(project: Project, world: Cl
     await until(is_refused, "a deleted account gets nothing")
     no_one = User("", ann.token[:-3] + "AAA", ann.address)
     assert (await no_one.ask("GET", "/")).status == 401
+
+
+async def test_a_replica_that_waits_to_lead_names_the_one_that_does(project: Project, world: Cluster) -> None:
+    project.role("[]")
+    project.watch()
+    flags = ("--dashboard-bind-address=127.0.0.1:0", "--leader-elect", "--leader-election-id=test")
+    flags += (f"--leader-election-namespace={project.namespace}",)
+    leader = await project.start(*flags)
+    waiting = await project.start(*flags, f"--runs-dir={project.folder / 'waiting'}", wait=False)
+
+    async def waits() -> bool:
+        return bool(lines(waiting, "Waiting for the lease"))
+
+    await until(waits, "the second replica waits")
+    ann = await user(world, waiting, project.namespace, "ann", "get", "list")
+    (record,) = lines(leader, "Leading")
+    answer = await ann.ask("GET", "/")
+    assert answer.status == 503
+    assert f"The Lease {project.namespace}/test is held by {record['identity'].partition('_')[0]}:" in answer.text
+    leader.stop()
+
+    async def shows() -> bool:
+        return (await ann.ask("GET", "/")).status == 200
+
+    await until(shows, "the second replica shows the CRs")

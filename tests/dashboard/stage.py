@@ -150,9 +150,9 @@ class Stage:
             made = cls(cluster, dashboard, handlers, history, queue, runs, client, discovery, address, session)
             yield made
 
-    def show(self) -> None:
+    def show(self, settings: Settings | None = None) -> None:
         self.dashboard.show(
-            settings=Settings(),
+            settings=settings or Settings(),
             queue=self.queue,
             handlers=self.handlers,
             history=self.history,

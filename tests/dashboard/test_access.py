@@ -99,6 +99,19 @@ async def test_what_is_not_answered_in_time_is_not_shown(stage: Stage, monkeypat
     assert found == {THING: Scope(everywhere=False, namespaces=frozenset({"a"}), is_complete=False)}
 
 
+async def test_what_cannot_be_asked_is_not_shown(stage: Stage) -> None:
+    stage.cluster.rights = {("ann", "list", "a"), ("ann", "list", "b")}
+
+    async def before() -> None:
+        # All that come after the first.
+        stage.cluster.is_broken = stage.cluster.asked["subjectaccessreviews"] > 1
+
+    stage.cluster.before_review = before
+    found = await scopes(caller(stage), {THING: ["a", *(f"ns-{number}" for number in range(100)), "b"]})
+    assert not found[THING].is_complete
+    assert found[THING].namespaces <= {"a"}
+
+
 async def test_the_user_of_dev_may_do_everything() -> None:
     holder: Any = KeyHolder("form")
     assert await scopes(holder, {THING: ["a"]}) == {THING: Scope(everywhere=True)}

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from runner.config.settings import Settings
+from runner.resource.sharding import Shard
 from tests.dashboard.stage import KEY, Stage
 
 EVERY_ANSWER = {
@@ -107,6 +109,13 @@ async def test_a_replica_that_waits_says_so(tmp_path: Path) -> None:
         assert (await stage.get("/", token="token-of-ann")).status == 200
         stage.dashboard.hide()
         assert "being stopped" in (await stage.get("/", token="token-of-ann")).text
+
+
+async def test_a_shard_says_that_it_is_one(local: Stage) -> None:
+    (cookie,) = (await local.get(f"/?key={KEY}")).cookies.values()
+    assert "the shard" not in (await local.get("/", cookie=cookie.partition(";")[0])).text
+    local.show(Settings(shard=Shard("ring", "pod-7")))
+    assert "This is the shard <strong>pod-7</strong>" in (await local.get("/", cookie=cookie.partition(";")[0])).text
 
 
 async def test_a_fault_is_a_page_that_tells_nothing(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
