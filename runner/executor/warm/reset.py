@@ -19,6 +19,7 @@ import gc
 import importlib
 import inspect
 import io
+import itertools
 import json
 import locale
 import logging
@@ -276,15 +277,16 @@ class Baseline:
         modules = sys.modules
         loaded, _loaded[:] = list(_loaded), []
         own = [path for path in loaded if not self._is_of_a_library(path)]
-        self.found = next(iter((*own, *self._plugins)), "")
         # A role's own, whose modules are dropped with what else the loaders have of its folders.
-        if self._plugins or (own and not (self._had_folders and all(map(is_harmless, own)))):
-            return True
-        if any(path in each._module_cache for path in own for each in _LOADERS):
+        harmful = (path for path in own if not (self._had_folders and is_harmless(path)))
+        cached = (path for path in own if any(path in each._module_cache for each in _LOADERS))
+        if found := next(itertools.chain(harmful, self._plugins, cached), ""):
+            self.found = found
             return True
         if modules == self._modules:
             return False
-        if any(modules.get(name) is not module for name, module in self._modules.items()):
+        if found := next((name for name, module in self._modules.items() if modules.get(name) is not module), ""):
+            self.found = found
             return True
         for name in modules.keys() - self._modules.keys():
             if getattr(modules[name], "__file__", None) in own:

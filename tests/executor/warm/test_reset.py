@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -42,7 +43,8 @@ for line in sys.stdin:
         poisoned = eval(asked["look"], space)
         baseline.restore()
         reason = baseline.difference()
-        told = json.dumps({"reason": reason, "before": before, "poisoned": poisoned, "after": eval(asked["look"], space)})
+        found = {"reason": reason, "found": baseline.found, "before": before, "poisoned": poisoned}
+        told = json.dumps({**found, "after": eval(asked["look"], space)})
         os.write(theirs, told.encode())
         os._exit(0)
     os.close(theirs)
@@ -239,6 +241,26 @@ def test_a_roles_python_that_keeps_nothing_is_dropped(ask: Ask, name: str) -> No
     # Without folders of a role's own it is of somebody else.
     poison = f"with contextlib.suppress(Exception): __import__({name!r})"
     assert ask(PLUGIN.replace("loader.lookup", "#") + "sys.path.append(folder)\n" + poison)["reason"] == "code"
+
+
+GET = "\nwith contextlib.suppress(Exception): loader.lookup_loader.get({!r})\n"
+
+
+@pytest.mark.parametrize(
+    ("poison", "reason", "found"),
+    [
+        ("threading.Thread(target=time.sleep, args=[600], daemon=True, name='left').start()", "thread", "left"),
+        ("sys.modules['json'] = types.ModuleType('json')", "code", "json"),
+        # What keeps nothing is not it.
+        (GET.format("own") + GET.format("bad"), "code", r".+/bad\.py"),
+        (GET.format("own") + "os.path.exists = lambda path: True", "patched", ""),
+    ],
+    ids=["thread", "module", "file", "unknown"],
+)
+def test_what_is_left_is_named(ask: Ask, poison: str, reason: str, found: str) -> None:
+    told = ask(PLUGIN + poison)
+    assert told["reason"] == reason
+    assert re.fullmatch(found, told["found"])
 
 
 def test_pythons_and_installed_code_is_none(ask: Ask) -> None:
