@@ -169,9 +169,12 @@ def _target(query: Mapping[str, str], letter: str, kind: str) -> Json:
 
 
 def _defaults(panel: Mapping[str, Any], kind: str) -> Json:
-    steps: list[Json] = [{"color": "green", "value": None}]
+    # Red from `alarm` on, or below `least`.
+    steps: list[Json] = [{"color": "red" if "least" in panel else "green", "value": None}]
     if "alarm" in panel:
         steps.append({"color": "red", "value": panel["alarm"]})
+    if "least" in panel:
+        steps.append({"color": "green", "value": panel["least"]})
     defaults: Json = {
         "unit": panel["unit"],
         "min": 0,

@@ -31,7 +31,7 @@ def test_nothing_that_a_file_says_is_ignored() -> None:
             assert set(row) == {"title", "panels"}
             for panel in row["panels"]:
                 assert set(panel) >= set(PANEL)
-                assert set(panel) - set(PANEL) <= {"type", "width", "alarm", "text", "stack", "max", "repeat"}
+                assert set(panel) - set(PANEL) <= {"type", "width", "alarm", "least", "text", "stack", "max", "repeat"}
                 for query in panel["queries"]:
                     assert set(query) == {"expr", "legend"}
 
@@ -56,6 +56,9 @@ def test_what_a_panel_may_have() -> None:
     )
     assert [step["value"] for step in stat["fieldConfig"]["defaults"]["thresholds"]["steps"]] == [None, 5]
     assert stat["options"]["textMode"] == "name"
+    (_, least) = dashboards._panels([{"title": "Row", "panels": [{**PANEL, "type": "stat", "least": 1}]}])
+    steps = [(step["color"], step["value"]) for step in least["fieldConfig"]["defaults"]["thresholds"]["steps"]]
+    assert steps == [("red", None), ("green", 1)]
     assert (stat["targets"][0]["instant"], graph["targets"][0]["instant"]) == (True, False)
     assert graph["fieldConfig"]["defaults"]["max"] == 1
     assert graph["fieldConfig"]["defaults"]["custom"]["stacking"]["mode"] == "normal"
