@@ -26,7 +26,8 @@ logger = logging.getLogger(__name__)
 _http = logging.getLogger(f"{__name__}.http")
 _http.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
-# Connections that a server has at once; seconds for which an idle one is kept, and which TLS may take to begin.
+# Connections that a server has at once, and as many on which TLS has not begun yet; seconds for which an idle one is kept,
+# and which TLS may take to begin.
 _CONNECTIONS = 100
 _KEEPALIVE = 15.0
 _HANDSHAKE = 10.0
@@ -145,10 +146,18 @@ async def serving(
     server = runner.server
     assert server is not None
 
+    # Each in the task in which asyncio accepts it; the server knows of it only when TLS has begun.
+    beginning: dict[asyncio.Task[object], None] = {}
+
     def connected() -> asyncio.Protocol:
         # The process's file descriptors are the runs', too. The oldest goes, so that a probe always finds a place.
         for oldest in server.connections[: max(len(server.connections) - _CONNECTIONS + 1, 0)]:
             oldest.force_close()
+        for oldest_task in list(beginning)[: max(len(beginning) - _CONNECTIONS + 1, 0)]:
+            oldest_task.cancel()
+        if accepting := asyncio.current_task():
+            beginning[accepting] = None
+            accepting.add_done_callback(beginning.pop)
         return server()
 
     listener: asyncio.Server | None = None

@@ -1,6 +1,8 @@
 import asyncio
+import contextlib
 import socket
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -9,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from runner.config.settings import Address
 from runner.errors import ConfigurationError
 from runner.serving import server
+from runner.serving.certificate import ServingCertificate
 from runner.serving.role_metrics import RoleMetrics
 from runner.serving.server import serving_health, serving_metrics, serving_role_metrics
 
@@ -52,6 +55,32 @@ async def test_a_probe_finds_a_place_whoever_holds_connections(monkeypatch: pyte
         # The oldest were closed.
         async with asyncio.timeout(60):
             assert await asyncio.gather(*(reader.read() for reader in held[:15])) == [b""] * 15
+
+
+async def test_connections_that_do_not_begin_tls_are_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(server, "_CONNECTIONS", 5)
+    monkeypatch.setattr(server, "_HANDSHAKE", 3600.0)
+    certificate = ServingCertificate(tmp_path)
+    async with AsyncExitStack() as stack:
+        metrics = serving_metrics(ANY_PORT, RoleMetrics(CollectorRegistry()), certificate=certificate)
+        bound = await stack.enter_async_context(metrics)
+        held = []
+        for _ in range(20):
+            reader, writer = await asyncio.open_connection("127.0.0.1", bound.port)
+            stack.callback(writer.close)
+            held.append(reader)
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        async with session.get(f"https://{bound}/metrics", ssl=False, timeout=aiohttp.ClientTimeout(60)) as answer:
+            assert answer.status == 200
+
+        async def ends(reader: asyncio.StreamReader) -> bool:
+            with contextlib.suppress(ConnectionError):
+                return await reader.read() == b""
+            return True
+
+        # The oldest were closed.
+        async with asyncio.timeout(60):
+            assert all(await asyncio.gather(*map(ends, held[:15])))
 
 
 async def test_localhost_is_one_address() -> None:
