@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from aiohttp import web
 
 from runner.control import Request
 from runner.dashboard.access import Caller, scopes
+from runner.dashboard.changes import Shows
 from runner.dashboard.state import CALLER, STATE, State
 
 # Streams at once, of all callers and of one. Each takes one of the server's connections.
@@ -25,9 +26,6 @@ _MOST, _MOST_OF_CALLER = 60, 20
 # Seconds: between two events; after which a silent stream says something, so that it is seen when the peer is gone; after
 # which a browser has to ask for the stream again, and to be let in again.
 _PAUSE, _HEARTBEAT, _LONGEST = 1.0, 15.0, 120.0
-
-# True for a CR that a page shows.
-Shows = Callable[[Request], bool]
 
 
 class Streams:
@@ -54,8 +52,9 @@ class Streams:
                     self._deadlines.add(deadline)
                     try:
                         await response.write(b"retry: 1000\n\n")
-                        async for text in events(state, shows):
-                            await response.write(text)
+                        async with contextlib.aclosing(events(state, shows)) as texts:
+                            async for text in texts:
+                                await response.write(text)
                     finally:
                         self._deadlines.discard(deadline)
             return response
@@ -72,20 +71,19 @@ class Streams:
             self._by_caller += Counter()
 
 
-async def events(state: State, shows: Shows) -> AsyncIterator[bytes]:
+async def events(state: State, shows: Shows) -> AsyncGenerator[bytes, None]:
     """Yield what is to be sent for the CRs that a page shows."""
-    seen = state.changes.last
-    while True:
-        try:
-            async with asyncio.timeout(_HEARTBEAT):
-                await state.changes.after(seen)
-        except TimeoutError:
-            yield b": still here\n\n"
-            continue
-        changed, seen = state.changes.since(seen), state.changes.last
-        if changed is None or any(map(shows, changed)):
+    with state.changes.following(shows) as changed:
+        while True:
+            try:
+                async with asyncio.timeout(_HEARTBEAT):
+                    await changed.wait()
+            except TimeoutError:
+                yield b": still here\n\n"
+                continue
+            changed.clear()
             yield b"data: changed\n\n"
-        await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(_PAUSE)
 
 
 async def shown(state: State, caller: Caller, address: str) -> Shows:

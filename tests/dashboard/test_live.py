@@ -58,6 +58,19 @@ async def test_a_page_is_told_of_its_crs_and_of_no_others(stage: Stage, path: st
         assert content.total_bytes == len(b"retry: 1000\n\ndata: changed\n\n")
 
 
+async def test_a_change_is_told_as_soon_after_what_one_may_not_see(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a tenant could measure with changes of its own CR when there are some of others'."""
+    monkeypatch.setattr(live, "_PAUSE", 3600.0)
+    stage.cluster.rights = {("ann", "list", "a")}
+    mine, hidden = stage.add("one"), stage.add("three", "b")
+    async with open_stream(stage, "/") as content:
+        stage.dashboard.note(hidden)
+        # The stream has had its turn.
+        await stage.get("/", token="token-of-ann")
+        stage.dashboard.note(mine)
+        assert await content.readuntil(b"\n\n") == b"data: changed\n\n"
+
+
 @pytest.mark.parametrize(
     "path",
     [
