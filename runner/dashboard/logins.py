@@ -21,6 +21,7 @@ from typing import Protocol
 
 from aiohttp import web
 
+from runner.dashboard import forms
 from runner.dashboard.access import Caller, KeyHolder, TokenHolder
 from runner.dashboard.templating import page, see_other
 from runner.kube.authorization import Access, User
@@ -134,8 +135,8 @@ class TokenLogins:
         return page(request, "login.html", problem="", path="/")
 
     async def _log_in(self, request: web.Request) -> web.Response:
-        form = await request.post()
-        token, path = str(form.get("token", "")).strip(), _local(str(form.get("path", "")))
+        form = await forms.read(request)
+        token, path = form.get("token", "").strip(), local_path(form.get("path", ""))
         user = await self._user(request, token)
         if user is None:
             problem = "The cluster does not know this token, or it has expired."
@@ -183,7 +184,7 @@ class KeyLogin:
     def enter(self, request: web.Request) -> web.Response:
         if _equal(request.query.get(_KEY, ""), self._key):
             # Without the key, which stays out of the browser's history so.
-            answer = see_other(_local(str(request.rel_url.without_query_params(_KEY))))
+            answer = see_other(local_path(str(request.rel_url.without_query_params(_KEY))))
             answer.set_cookie(_cookie_name(request), self._cookie, path="/", httponly=True, samesite="Strict")
             return answer
         text = "Open the link that rolerunner dev has printed."
@@ -228,7 +229,7 @@ def _cookie_name(request: web.Request) -> str:
     return f"rolerunner-{request.host.rpartition(':')[2]}"
 
 
-def _local(path: str) -> str:
+def local_path(path: str) -> str:
     """A path of this server, whatever was sent: another host's would lead away."""
     is_local = path.startswith("/") and not path.startswith(("//", "/\\", "/login", "/logout", "/live"))
     return path if is_local and path.isascii() and path.isprintable() and len(path) < 2000 else "/"

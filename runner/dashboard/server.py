@@ -15,7 +15,6 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -26,10 +25,10 @@ from runner.control.handlers import Handlers
 from runner.control.history import History
 from runner.control.run import Runs
 from runner.control.workqueue import WorkQueue
-from runner.dashboard import actions, live, pages
+from runner.dashboard import actions, forms, live, pages
 from runner.dashboard.changes import Changes
 from runner.dashboard.index import Index
-from runner.dashboard.logins import Logins
+from runner.dashboard.logins import Logins, local_path
 from runner.dashboard.plans import Plans
 from runner.dashboard.state import CALLER, STATE, State
 from runner.dashboard.templating import page
@@ -43,8 +42,8 @@ from runner.serving.server import serving
 logger = logging.getLogger(__name__)
 
 FLAG = "--dashboard-bind-address"
-# Bytes of a form, characters of a path with its query.
-_LARGEST, _LONGEST = 64 * 1024, 4096
+# Characters of a path with its query.
+_LONGEST = 4096
 _HEADERS = {
     "Content-Security-Policy": "; ".join(
         (
@@ -135,7 +134,7 @@ class Dashboard:
     @asynccontextmanager
     async def serving(self, address: Address, certificate: ServingCertificate | None) -> AsyncIterator[Address]:
         """Serve over TLS, or without a certificate over plain HTTP. Yields the real address. Raises ConfigurationError."""
-        application = web.Application(middlewares=[self._answer, self._admit, self._prepare], client_max_size=_LARGEST)
+        application = web.Application(middlewares=[self._answer, self._admit, self._prepare], client_max_size=forms.LARGEST)
         application.add_routes(
             [
                 web.get("/static/{name}", static_file),
@@ -192,7 +191,7 @@ class Dashboard:
             raise web.HTTPMethodNotAllowed(request.method, [*_SAFE, "POST"])
         if request.path.startswith("/static/"):
             return await handler(request)
-        if request.method == "POST" and not _is_from_here(request):
+        if request.method == "POST" and not forms.is_from_here(request):
             raise web.HTTPForbidden(text="The form is not one of this server's pages.")
         if request.path in self._open:
             return await handler(request)
@@ -200,11 +199,11 @@ class Dashboard:
         if caller is None:
             if _is_link_elsewhere(request):
                 # Its cookie does not come with what another site leads to; it does when the page itself asks again.
-                return page(request, "again.html", path=request.rel_url.raw_path_qs)
+                return page(request, "again.html", path=local_path(request.rel_url.raw_path_qs))
             return self._logins.enter(request)
         request[CALLER] = caller
         if request.method == "POST" and caller.form_token:
-            given = str((await request.post()).get("form_token", ""))
+            given = (await forms.read(request)).get("form_token", "")
             if not hmac.compare_digest(given.encode(errors="replace"), caller.form_token.encode()):
                 raise web.HTTPForbidden(text="The form is from before you logged in: go back, and load its page again.")
         return await handler(request)
@@ -236,14 +235,6 @@ async def static_file(request: web.Request) -> web.Response:
 
 
 _STATIC = {path.name: path.read_bytes() for path in (Path(__file__).parent / "static").iterdir() if path.suffix in _TYPES}
-
-
-def _is_from_here(request: web.Request) -> bool:
-    """True if a browser says that one of this server's pages sends the form, or if it is no browser."""
-    origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site")
-    if site is not None and site != "same-origin":
-        return False
-    return origin is None or urlsplit(origin)[:2] == (request.scheme, request.host)
 
 
 def _is_link_elsewhere(request: web.Request) -> bool:

@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 # aiohttp's, for faults of the servers alone: what is no HTTP is its sender's, and would have a traceback in the log each
 # time, with the URL, which may name a key.
 _http = logging.getLogger(f"{__name__}.http")
-_http.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
+_senders = (HttpProcessingError, web.RequestPayloadError)
+_http.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], _senders)))
 
 # Connections that a server has at once, and as many on which TLS has not begun yet; seconds for which an idle one is kept,
 # and which TLS may take to begin.

@@ -192,3 +192,16 @@ async def test_devs_key_leads_to_no_other_site(local: Stage) -> None:
     answer = await local.get(f"//evil.com/?key={KEY}")
     assert answer.headers.get("Location", "/").startswith("/")
     assert not answer.headers.get("Location", "/").startswith("//")
+
+
+@pytest.mark.parametrize("path", ["//evil.example/x", "/\\evil.example/x", "//evil.example?", "/login"])
+async def test_a_link_from_elsewhere_leads_nowhere_else(stage: Stage, path: str) -> None:
+    headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    answer = await stage.get(path, headers=headers)
+    assert "evil" not in answer.text
+
+
+async def test_a_link_from_elsewhere_to_a_page_goes_on_to_it(stage: Stage) -> None:
+    headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    answer = await stage.get("/run/7?page=2", headers=headers)
+    assert 'content="0;url=/run/7?page=2"' in answer.text
