@@ -46,9 +46,13 @@ class Access:
         self._decisions: _Answers[bool] = _Answers()
         self._asking = asyncio.Semaphore(_AT_ONCE)
 
+    def known(self, token: str) -> User | None:
+        """The user of a token that has been found valid of late; None if nothing is known without asking."""
+        return self._users.get(_digest(token))[1]
+
     async def user(self, token: str) -> User | None:
         """The user of a token; None if it is not valid."""
-        key = hashlib.sha256(token.encode(errors="replace")).hexdigest()
+        key = _digest(token)
         known, found = self._users.get(key)
         if not known:
             found = await self._review(token)
@@ -87,6 +91,10 @@ class Access:
         user = dict(_mapping(status, "user"))
         name = user.pop("username", "")
         return User(name, {"user": name, **user})
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode(errors="replace")).hexdigest()
 
 
 def _mapping(answer: JsonMapping, name: str) -> JsonMapping:

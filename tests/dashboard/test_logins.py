@@ -137,6 +137,15 @@ async def test_guesses_are_bounded(stage: Stage, clock: list[float]) -> None:
     assert (await stage.get("/", token=next(tokens))).status == 429
 
 
+async def test_who_is_known_is_not_held_up_by_the_wrong_tokens_of_others(stage: Stage) -> None:
+    assert (await stage.get("/", token="token-of-ann")).status == 200
+    for number in range(12):
+        await stage.get("/", token=f"made-up-{number}")
+    assert (await stage.get("/", token="token-of-bob")).status == 429
+    assert (await stage.get("/", token="token-of-ann")).status == 200
+    assert (await stage.post("/login", data={"token": "token-of-ann"})).status == 303
+
+
 async def test_other_sites_cannot_log_a_browser_in_or_out(stage: Stage) -> None:
     cookie = await stage.log_in("token-of-ann")
     for headers in (
