@@ -25,7 +25,7 @@ from runner.json_codec import JsonMapping, decode
 # Events that are read for a page, and bytes of them and of each: reading JSON lets no other thread run meanwhile.
 _MOST_EVENTS, _MOST_BYTES, _LARGEST = 10_000, 32 * 1024**2, 1024**2
 # Of one page: characters. Of a task: items. Of a text: characters. Of a diff: lines on each side.
-_LONGEST_PAGE, _MOST_ITEMS, _LONGEST, _MOST_LINES = 1024**2, 100, 16 * 1024, 1000
+_LONGEST_PAGE, _MOST_ITEMS, _LONGEST, _MOST_LINES = 512 * 1024, 100, 16 * 1024, 1000
 # Warnings of a task; members of a list or a mapping, and levels, of a result.
 _MOST_WARNINGS, _MOST_MEMBERS, _MOST_LEVELS = 20, 200, 12
 # Runs of an earlier process that are listed for a CR, and entries of a folder that are looked at.

@@ -511,3 +511,17 @@ async def test_a_hold_that_nobody_waits_for_any_more_is_in_no_ones_way(queue: Wo
     queue.hold(A).cancel()
     queue.done(A)
     assert queue.running == 0
+
+
+async def test_what_the_queue_tells_of_its_crs() -> None:
+    now = 100.0
+    queue = WorkQueue(10, clock=lambda: now)
+    for each, after in ((A, 0), (B, 0), (C, 60)):
+        queue.add(each, Priority.CHANGE, after)
+    assert await queue.get() == A
+    now = 103.0
+    assert (queue.on(), queue.waiting(), queue.delayed) == ([A], [B], 1)
+    assert (queue.waited(A), queue.waited(B), queue.waited(C)) == (None, 3.0, None)
+    queue.done(A, failed=True)
+    assert (queue.failures(A), queue.failures(B), queue.on(), queue.delayed) == (1, 0, [], 2)
+    queue.close()

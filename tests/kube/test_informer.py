@@ -17,7 +17,7 @@ from runner.kube.client import ApiClient, ApiError, Expired, NotFound, NotReady,
 from runner.kube.discovery import Resource
 from runner.kube.informer import Informer, Informers
 from runner.kube.nesting import METADATA_ONLY
-from runner.resource.metadata import GroupVersionKind, Object, ObjectKey, Owner
+from runner.resource.metadata import GroupKind, GroupVersionKind, Object, ObjectKey, Owner
 from runner.resource.selectors import EVERYTHING, label_selector
 from runner.resource.sharding import Shard
 
@@ -789,3 +789,44 @@ async def test_what_does_not_get_its_label_is_asked_for_and_then_watched(
         await asyncio.gather(asking, return_exceptions=True)
         await fresh(informers)
     assert len(requeued) == 2
+
+
+def owned_by(name: str, *uids: str, namespace: str = "here", **annotations: str) -> Object:
+    references = [{"uid": uid} for uid in uids]
+    metadata = {"name": name, "namespace": namespace, "uid": name, "ownerReferences": references, "annotations": annotations}
+    return {"metadata": {**metadata, "resourceVersion": "1"}}
+
+
+async def dependents(*objects: Object, namespace: str = "here", most: int = 100) -> list[str]:
+    """The names of what `owner` of a kind and its dependents own, in the order in which they are found."""
+    async with asyncio.TaskGroup() as tasks:
+        informers = Informers(Server([page(5, *objects)], []), namespaces=(), notify=Told(), tasks=tasks)
+        informers.watch(CONFIG_MAP)
+        informer = informers.covering("v1", "configmaps", "")
+        assert informer
+        await informer.synced.wait()
+        found = await informers.dependents("uid", GroupKind("g", "Kind"), ObjectKey(namespace, "owner"), most)
+        informers.stop()
+        return [obj["metadata"]["name"] for obj in found]
+
+
+async def test_dependents_are_found_by_reference_level_by_level() -> None:
+    objects = [owned_by("grandchild", "child"), owned_by("child", "other", "uid"), owned_by("stranger", "other")]
+    assert await dependents(*objects) == ["child", "grandchild"]
+    assert await dependents(*objects, most=1) == ["child"]
+
+
+async def test_dependents_may_own_each_other() -> None:
+    assert await dependents(owned_by("one", "uid", "two"), owned_by("two", "one"), owned_by("self", "self")) == [
+        "one",
+        "two",
+    ]
+
+
+async def test_dependents_elsewhere_are_found_by_annotation_alone() -> None:
+    marks = {"operator-sdk/primary-resource": "here/owner", "operator-sdk/primary-resource-type": "Kind.g"}
+    others = {**marks, "operator-sdk/primary-resource": "there/owner"}
+    elsewhere = [owned_by("forged", "uid", namespace="there"), owned_by("another's", namespace="there", **others)]
+    assert await dependents(*elsewhere, owned_by("marked", namespace="there", **marks)) == ["marked"]
+    # A cluster-scoped owner may own by reference anywhere.
+    assert await dependents(elsewhere[0], namespace="") == ["forged"]
