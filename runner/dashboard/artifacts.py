@@ -257,9 +257,10 @@ def _plain(value: object) -> str:
     return value if isinstance(value, str) else as_json(value)
 
 
-def as_json(value: object) -> str:
+def as_json(value: object, *, sort_keys: bool = False) -> str:
     """A value as readable JSON, cut where it is large."""
-    return json.dumps(_bounded(value, [_LONGEST], _MOST_LEVELS), indent=2, ensure_ascii=False, default=str)
+    bounded = _bounded(value, [_LONGEST], _MOST_LEVELS)
+    return json.dumps(bounded, indent=2, ensure_ascii=False, default=str, sort_keys=sort_keys)
 
 
 def _bounded(value: object, left: list[int], levels: int) -> object:
@@ -302,7 +303,9 @@ def _diffs(diff: object) -> Iterator[str]:
 
 def lines_of(value: object) -> list[str]:
     """The lines of a side of a diff."""
-    return cut(_plain(value), 2 * _LONGEST).splitlines()[:_MOST_LINES]
+    # Objects in one order of their fields, whichever each of them has.
+    text = value if isinstance(value, str) else as_json(value, sort_keys=True)
+    return cut(text, 2 * _LONGEST).splitlines()[:_MOST_LINES]
 
 
 def unified(before: Sequence[str], after: Sequence[str]) -> Iterator[str]:

@@ -44,12 +44,13 @@ def test_the_parts_of_a_result(tmp_path: Path) -> None:
     [
         ({"before": "a\nb\n", "after": "a\nc\n"}, [" a", "-b", "+c"]),
         ({"before": {"a": 1}, "after": {"a": 2}}, [" {", '-  "a": 1', '+  "a": 2', " }"]),
+        ({"before": {"a": 1, "b": 1}, "after": {"b": 1, "a": 1}}, []),
         ([{"prepared": "-x\n+y"}], ["-x", "+y"]),
         ({"before": "same", "after": "same"}, []),
         ("no diff", []),
         ([3, None, {"before": 3}], ["-3"]),
     ],
-    ids=["texts", "objects", "prepared", "none", "odd", "members"],
+    ids=["texts", "objects", "order", "prepared", "none", "odd", "members"],
 )
 def test_diffs(tmp_path: Path, diff: Any, lines: list[str]) -> None:
     found = list(result(tmp_path, diff=diff).diff)

@@ -120,5 +120,7 @@
       source = null;
     }
   });
+  // Also when nothing happens: a page says how long ago things were, and when they come.
+  setInterval(() => { if (source && !document.hidden) refresh(); }, 30000);
   open();
 })();
