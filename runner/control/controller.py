@@ -112,7 +112,7 @@ class Controller:
             del self._deadlines[request]
             self._history.end(record)
             if self._spans:
-                self._spans.end(record)
+                await self._spans.end(record)
 
     def _requeue(self, record: ReconcileRecord, result: Result) -> None:
         after = result.requeue_after

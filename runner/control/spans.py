@@ -2,21 +2,23 @@
 
 The spans of a reconcile and its run are begun when these begin, as the run and the API server are told of them. All others
 are made when the reconcile has ended: its phases, the run's tasks, and the requests to the API server, each below what was
-on when it was made. Names of spans have no names of objects, so that a viewer can group them; those are attributes.
+on when it was made. The runner's names of spans have no names of objects, so that a viewer can group them; those are
+attributes. Of a reconcile that is not sampled nothing is made.
 
 Next on the way: `runner.tracer`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from time import monotonic, time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -33,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 # Spans of one reconcile, each: its own requests, the run's tasks, and the run's requests. A queue of the SDK has 2048.
 _MOST_OWN, _MOST_TASKS, _MOST_REQUESTS = 100, 500, 500
+# Spans that are made without a pause: two milliseconds of the event loop.
+_AT_ONCE = 50
 # Characters of a name and of a path in an attribute.
 _LONGEST_NAME, _LONGEST_PATH = 100, 1000
 # The parts of the API that are no resources, by the first part of a path.
@@ -43,6 +47,7 @@ _FAILED = frozenset({ReconcileStatus.FAILED, ReconcileStatus.REFUSED})
 _FAILED_TASK = frozenset({TaskStatus.FAILED, TaskStatus.UNREACHABLE})
 
 Attributes = dict[str, str | int | float | bool]
+_Item = TypeVar("_Item")
 
 
 @dataclass(slots=True)
@@ -50,18 +55,32 @@ class Trace:
     """A reconcile that is on: its span, its run's, and the runner's own requests."""
 
     span: Span
-    record: ReconcileRecord
     run: Span | None = None
     requests: list[ApiRequest] = field(default_factory=list)
-    is_over: bool = False
 
     def add_request(self, request: ApiRequest) -> None:
-        if len(self.requests) < _MOST_OWN and not self.is_over:
+        if len(self.requests) < _MOST_OWN:
             self.requests.append(request)
 
 
+@dataclass(slots=True)
+class _Slot:
+    """The trace of a reconcile, until it is over.
+
+    What the reconcile begins has its context for as long as it lives: the timer of its requeue, the watch of a dependent.
+    It must neither add to the trace then nor keep it.
+    """
+
+    trace: Trace | None
+
+
 # Of the reconcile that the current task works on.
-_CURRENT: ContextVar[Trace | None] = ContextVar("trace", default=None)
+_CURRENT: ContextVar[_Slot | None] = ContextVar("trace", default=None)
+
+
+def _current() -> Trace | None:
+    slot = _CURRENT.get()
+    return slot.trace if slot else None
 
 
 class Spans:
@@ -72,47 +91,49 @@ class Spans:
         url = urlsplit(server)
         # Before the path of the API, where the API server is behind another one.
         self._base = url.path.rstrip("/")
-        self._server: Attributes = {"server.address": url.hostname or "", "server.port": url.port or 443}
+        self._url = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{self._base}"
+        port = url.port or (80 if url.scheme == "http" else 443)
+        self._server: Attributes = {"server.address": url.hostname or "", "server.port": port}
 
     def begin(self, record: ReconcileRecord) -> None:
         """Begin the trace of a reconcile: it begins when its CR was put on the queue."""
         with _harmless():
             kind = record.request.watch.gvk.kind
             span = self._tracer.begin(f"reconcile {kind}", begun=record.begun - record.waited)
-            _CURRENT.set(Trace(span, record))
+            _CURRENT.set(_Slot(Trace(span)))
 
     def begin_run(self, run: RunRecord) -> None:
         """Begin the span of the reconcile's run."""
         with _harmless():
-            if (trace := _CURRENT.get()) is not None:
+            if (trace := _current()) is not None:
                 trace.run = self._tracer.begin(f"run {run.content.name[:_LONGEST_NAME]}", begun=run.begun, parent=trace.span)
 
-    def end(self, record: ReconcileRecord) -> None:
+    async def end(self, record: ReconcileRecord) -> None:
         """End the trace, and make all of its spans."""
-        trace = _CURRENT.get()
-        _CURRENT.set(None)
-        if trace is None or trace.record is not record:
+        slot = _CURRENT.get()
+        if slot is None or (trace := slot.trace) is None:
             return
-        trace.is_over = True
+        slot.trace = None
+        if not trace.span.is_sampled:
+            return
         with _harmless():
             ended = record.ended or time()
-            if trace.span.is_sampled:
-                self._add_parts(trace, ended)
+            await self._add_parts(trace, record, ended)
             error = (record.message or record.status) if record.status in _FAILED else None
             self._tracer.end(trace.span, ended=ended, attributes=_of_reconcile(record), error=error)
 
     def environment(self) -> dict[str, str]:
         """The variables by which a run's own spans become children of its span."""
-        trace = _CURRENT.get()
+        trace = _current()
         return {"TRACEPARENT": trace.run.traceparent} if trace is not None and trace.run is not None else {}
 
     def children(self) -> Callable[[], str]:
         """Makes the traceparents of the run's requests, wherever it is called; empty without a trace."""
-        trace = _CURRENT.get()
+        trace = _current()
         return trace.run.new_child if trace is not None and trace.run is not None else str
 
-    def _add_parts(self, trace: Trace, ended: float) -> None:
-        record, run = trace.record, trace.record.run
+    async def _add_parts(self, trace: Trace, record: ReconcileRecord, ended: float) -> None:
+        run = record.run
         if record.waited > 0:
             self._tracer.add("queue", parent=trace.span, begun=record.begun - record.waited, ended=record.begun)
         phases: list[tuple[float, float, Span]] = []
@@ -126,18 +147,18 @@ class Spans:
             span = self._tracer.add(phase.name, parent=parent, begun=begun, ended=over)
             if parent is trace.span:
                 phases.append((begun, over, span))
-        for request in trace.requests:
+        async for request in _with_pauses(trace.requests):
             within = (span for begun, over, span in phases if begun <= request.begun < over)
             self._add_request(request, next(within, trace.span))
         if run is not None and trace.run is not None:
-            self._add_run(run, trace.run, ended)
+            await self._add_run(run, trace.run, ended)
 
-    def _add_run(self, run: RunRecord, parent: Span, ended: float) -> None:
+    async def _add_run(self, run: RunRecord, parent: Span, ended: float) -> None:
         ended = run.ended or ended
         tasks = run.tasks[:_MOST_TASKS]
-        spans = [self._add_task(task, parent, ended) for task in tasks]
+        spans = [self._add_task(task, parent, ended) async for task in _with_pauses(tasks)]
         begins = [task.begun for task in tasks]
-        for request in run.requests[:_MOST_REQUESTS]:
+        async for request in _with_pauses(run.requests[:_MOST_REQUESTS]):
             number = bisect_right(begins, request.begun) - 1
             is_within = number >= 0 and request.begun < (tasks[number].ended or ended)
             self._add_request(request, spans[number] if is_within else parent)
@@ -168,14 +189,26 @@ class Spans:
         )
 
     def _add_request(self, request: ApiRequest, parent: Span) -> None:
-        request = replace(request, path=request.path.removeprefix(self._base))
+        path, error = request.path.removeprefix(self._base), _error_of_request(request)
+        name, template = described(request.method, path)
+        attributes: Attributes = {"http.request.method": request.method}
+        if request.from_store:
+            attributes |= {"rolerunner.from_store": True, "url.path": path}
+        else:
+            attributes |= {**self._server, "url.full": f"{self._url}{path}"}
+        if template:
+            attributes["url.template"] = template
+        if request.status:
+            attributes["http.response.status_code"] = request.status
+        if error is not None:
+            attributes["error.type"] = str(request.status or "no_answer")
         self._tracer.add(
-            request_name(request.method, request.path),
+            name,
             parent=parent,
             begun=request.begun,
             ended=request.begun + request.seconds,
-            attributes={**_of_request(request), **({} if request.from_store else self._server)},
-            error=_error_of_request(request),
+            attributes=attributes,
+            error=error,
             # A store is the runner's own.
             is_client=not request.from_store,
             traceparent=request.traceparent,
@@ -184,12 +217,14 @@ class Spans:
 
 async def trace_request(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
     """A middleware of the runner's client: the requests of a reconcile are part of its trace, and name it to the server."""
-    trace = _CURRENT.get()
-    # What began with a reconcile may go on after it; a watch is no part of one.
-    if trace is None or trace.is_over or "watch" in request.url.query:
+    trace = _current()
+    # A watch that a reconcile begins is no part of it.
+    if trace is None or "watch" in request.url.query:
         return await handler(request)
     traceparent = trace.span.new_child()
     request.headers.setdefault("traceparent", traceparent)
+    if not trace.span.is_sampled:
+        return await handler(request)
     begun, since, status = time(), monotonic(), 0
     try:
         response = await handler(request)
@@ -207,32 +242,34 @@ def add_trace_ids() -> None:
 
 
 def _add_trace_id(record: logging.LogRecord) -> bool:
-    trace = _CURRENT.get()
-    if trace is not None and not trace.is_over and trace.span.is_sampled:
+    trace = _current()
+    if trace is not None and trace.span.is_sampled:
         record.trace_id = trace.span.trace_id
     return True
 
 
-def request_name(method: str, path: str) -> str:
-    """`GET deployments`, `PUT memcacheds/status`, `GET /apis`: without namespaces and names."""
-    info = parse(path)
-    if info.is_resource:
-        subresource = f"/{info.subresource.partition('/')[0]}" if info.subresource else ""
-        return f"{method} {info.plural}{subresource}"[:_LONGEST_NAME]
-    first = path.removeprefix("/").partition("/")[0]
-    return f"{method} /{first}" if first in _ENDPOINTS else method
+async def _with_pauses(items: Sequence[_Item]) -> AsyncIterator[_Item]:
+    """The items; after some of them it is others' turn in the event loop."""
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % _AT_ONCE == 0:
+            await asyncio.sleep(0)
 
 
-def template(path: str) -> str:
-    """The path with `{namespace}` and `{name}` in the place of these; empty for what is no resource."""
+def described(method: str, path: str) -> tuple[str, str]:
+    """The span's name (`GET deployments`, `PUT memcacheds/status`, `GET /apis`), and the path's template.
+
+    Neither has namespaces and names. The template is empty for what is no resource.
+    """
     info = parse(path)
     if not info.is_resource:
-        return ""
-    parts = ["apis" if "/" in info.api_version else "api", info.api_version]
-    parts += ["namespaces", "{namespace}"] if info.namespace else []
-    parts += [info.plural, *(["{name}"] if info.name else [])]
-    parts += [info.subresource.partition("/")[0]] if info.subresource else []
-    return f"/{'/'.join(parts)}"[:_LONGEST_PATH]
+        first = path.removeprefix("/").partition("/")[0]
+        return f"{method} /{first}" if first in _ENDPOINTS else method, ""
+    subresource = f"/{info.subresource.partition('/')[0]}" if info.subresource else ""
+    template = f"/{'apis' if '/' in info.api_version else 'api'}/{info.api_version}"
+    template += "/namespaces/{namespace}" if info.namespace else ""
+    template += f"/{info.plural}{'/{name}' if info.name else ''}{subresource}"
+    return f"{method} {info.plural}{subresource}"[:_LONGEST_NAME], template[:_LONGEST_PATH]
 
 
 def _of_reconcile(record: ReconcileRecord) -> Attributes:
@@ -281,19 +318,6 @@ def _error_of_run(run: RunRecord) -> str | None:
     if run.outcome is None:
         return "ended before its end"
     return None if run.outcome.succeeded else "\n".join(run.outcome.messages)[:2000]
-
-
-def _of_request(request: ApiRequest) -> Attributes:
-    attributes: Attributes = {"http.request.method": request.method, "url.path": request.path[:_LONGEST_PATH]}
-    if url_template := template(request.path):
-        attributes["url.template"] = url_template
-    if request.status:
-        attributes["http.response.status_code"] = request.status
-    if request.from_store:
-        attributes["rolerunner.from_store"] = True
-    if _error_of_request(request) is not None:
-        attributes["error.type"] = str(request.status or "no_answer")
-    return attributes
 
 
 def _error_of_request(request: ApiRequest) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -18,7 +19,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from runner.control import Priority, Request, Result, records, spans
 from runner.control.controller import Controller
 from runner.control.reconciliation import read
-from runner.control.spans import Spans, request_name, template, trace_request
+from runner.control.spans import Spans, described, trace_request
 from runner.control.workqueue import WorkQueue
 from runner.executor.jobs import Job, JobEvent
 from runner.executor.run_folder import RunFolders
@@ -115,6 +116,8 @@ def plays(traced: Traced, *told: JobEvent | Callable[[], object]) -> None:
                 yield each
             else:
                 each()
+        # What is after the last one takes time as well, and so comes before the status.
+        await asyncio.sleep(0.002)
 
     traced.stage.having(execute=execute)
     traced.stage.runs.spans = traced.spans
@@ -208,7 +211,7 @@ async def test_the_attributes(traced: Traced) -> None:
         "http.response.status_code": 200,
         "server.address": "10.0.0.1",
         "server.port": 6443,
-        "url.path": "/api/v1/namespaces/default/configmaps/x",
+        "url.full": f"{SERVER}/api/v1/namespaces/default/configmaps/x",
         "url.template": "/api/v1/namespaces/{namespace}/configmaps/{name}",
     }
     assert asked.kind is SpanKind.CLIENT
@@ -383,6 +386,39 @@ async def test_a_run_has_so_many_spans_and_no_more(traced: Traced, monkeypatch: 
     assert (attributes["rolerunner.tasks_left_out"], attributes["rolerunner.requests_left_out"]) == (2, 1)
 
 
+async def test_others_have_their_turn_while_many_spans_are_made(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spans, "_AT_ONCE", 2)
+    asks = [lambda: run_of(traced).add_request(request())] * 10
+    plays(traced, *(started(str(number)) for number in range(10)), *asks, stats(ok=1))
+    turn, seen, add = 0, [], traced.tracer.add
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        seen.append(turn)
+        return add(*args, **kwargs)
+
+    async def others() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(traced.tracer, "add", counted)
+    working = asyncio.create_task(others())
+    await traced.reconcile()
+    working.cancel()
+    assert len(seen) > 20
+    assert len(set(seen)) >= 10
+
+
+async def test_what_a_reconcile_begins_does_not_keep_its_trace(traced: Traced) -> None:
+    """The timer of a requeue has the context of the reconcile: with 10,000 CRs, it would have as many traces."""
+    contexts: list[contextvars.Context] = []
+    plays(traced, lambda: contexts.append(contextvars.copy_context()), stats(ok=1))
+    await traced.reconcile()
+    (context,) = contexts
+    assert context.run(spans._current) is None
+
+
 async def test_what_is_not_sampled_has_no_spans_and_says_so(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
     exporter, queue = InMemorySpanExporter(), WorkQueue(2)
@@ -452,25 +488,26 @@ async def test_a_fault_of_a_trace_is_none_of_the_reconcile(
     ids=["log", "list", "namespace", "status", "proxy", "apis", "openapi", "unknown", "long"],
 )
 def test_names_of_requests(path: str, name: str, url_template: str) -> None:
-    assert request_name("GET", path) == name
-    assert template(path) == url_template
+    assert described("GET", path) == (name, url_template)
 
 
 async def test_cluster_scoped_and_behind_another_server(stage: Stage) -> None:
     exporter, queue = InMemorySpanExporter(), WorkQueue(2)
     tracer = Tracer(exporter)
-    made = Spans(tracer, "https://rancher.example.com/k8s/clusters/c-1")
+    made = Spans(tracer, "https://me:hidden@rancher.example.com/k8s/clusters/c-1")
     record = records.ReconcileRecord(
         request=Request(watch("Fleet"), ObjectKey("", "one")), priority=Priority.RETRY, waited=0.0
     )
     made.begin(record)
-    trace = spans._CURRENT.get()
+    trace = spans._current()
     assert trace is not None
     trace.add_request(request("/k8s/clusters/c-1/apis/example.com/v1/fleets/one"))
-    made.end(record)
+    await made.end(record)
     await tracer.close()
     asked, root = exporter.get_finished_spans()
     assert asked.name == "GET fleets"
+    url = "https://rancher.example.com/k8s/clusters/c-1/apis/example.com/v1/fleets/one"
+    assert (asked.attributes or {})["url.full"] == url
     assert (asked.attributes or {})["server.port"] == 443
     assert "k8s.namespace.name" not in (root.attributes or {})
     assert (root.attributes or {})["rolerunner.priority"] == "retry"
