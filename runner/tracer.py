@@ -86,7 +86,7 @@ class Tracer:
     @classmethod
     def of(cls, exporters: Sequence[str], protocol: str, trouble: Trouble) -> Tracer:
         """A tracer with these exporters, which read their own variables. Raises whatever they do."""
-        return cls(*(Exporter(_exporter(name, protocol), trouble) for name in exporters))
+        return cls(*(Exporter(name, _exporter(name, protocol), trouble) for name in exporters))
 
     def begin(self, name: str, *, begun: float, parent: Span | None = None, attributes: Attributes | None = None) -> Span:
         """Begin a span, for `end`. One without a parent is the root of a new trace."""
@@ -154,7 +154,8 @@ class Tracer:
 class Exporter(SpanExporter):
     """An exporter whose failures are told once, and raise nothing."""
 
-    def __init__(self, exporter: SpanExporter, trouble: Trouble) -> None:
+    def __init__(self, name: str, exporter: SpanExporter, trouble: Trouble) -> None:
+        self._name = name
         self._exporter = exporter
         self._trouble = trouble
 
@@ -163,12 +164,12 @@ class Exporter(SpanExporter):
             try:
                 result = self._exporter.export(spans)
             except Exception as error:
-                self._trouble.failed(f"{type(error).__name__}: {error}")
+                self._trouble.failed(self._name, f"{type(error).__name__}: {error}")
                 return SpanExportResult.FAILURE
             if result is SpanExportResult.SUCCESS:
-                self._trouble.over()
+                self._trouble.over(self._name)
             else:
-                self._trouble.failed()
+                self._trouble.failed(self._name)
             return result
 
     def shutdown(self) -> None:
@@ -211,4 +212,5 @@ def _text(text: str) -> str:
 
 
 def _nanoseconds(seconds: float) -> int:
-    return int(seconds * 1e9)
+    """For a span: what is before 1970 or after 2262, as a run may say of its events, is in no message of OTLP."""
+    return min(max(int(seconds * 1e9), 0), 2**63 - 1)

@@ -15,7 +15,7 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runner.export_trouble import ENDPOINTS, HEADERS, Trouble, credentials, route_library_logs
+from runner.export_trouble import ENDPOINTS, Trouble, credentials, route_library_logs, secret_variables
 
 if TYPE_CHECKING:
     from runner.tracer import Tracer
@@ -69,9 +69,9 @@ def _protocol(environ: Mapping[str, str]) -> str:
 
 
 def start(environ: MutableMapping[str, str]) -> Tracer | None:
-    """The tracer that the variables ask for, or None. From then on `environ` has no headers of the export any more.
+    """The tracer that the variables ask for, or None. From then on `environ` has no credentials of the export any more.
 
-    They are credentials, and what is in the runner's environment is in each run's.
+    What is in the runner's environment is in each run's.
     """
     trouble = Trouble(credentials(environ))
     try:
@@ -93,7 +93,7 @@ def start(environ: MutableMapping[str, str]) -> Tracer | None:
         # A value of a variable that the SDK does not take, say.
         logger.warning("No traces are made", extra={"error": trouble.masked(f"{type(error).__name__}: {error}")})
         return None
-    for name in [name for name in environ if HEADERS.fullmatch(name)]:
+    for name in secret_variables(environ):
         del environ[name]
     logger.info("Traces are made", extra={"exporter": ",".join(asked.exporters), "variable": asked.variable})
     return made

@@ -85,6 +85,18 @@ async def test_what_is_no_text_is_sent_all_the_same() -> None:
     assert "ä?".encode() in sent
 
 
+async def test_a_time_that_no_message_has_is_sent_all_the_same() -> None:
+    """A run's events have the times that the run says."""
+    exporter = InMemorySpanExporter()
+    made = Tracer(exporter)
+    root = made.begin("root", begun=-5.0)
+    made.add("child", parent=root, begun=-1.0, ended=253_402_300_799.0)
+    made.end(root, ended=20_000_000_000.0)
+    await made.close()
+    encode_spans(exporter.get_finished_spans()).SerializeToString()
+    assert [(span.start_time, span.end_time) for span in exporter.get_finished_spans()] == [(0, 2**63 - 1)] * 2
+
+
 async def test_a_child_has_the_id_that_was_handed_out() -> None:
     exporter = InMemorySpanExporter()
     made = Tracer(exporter)
@@ -134,7 +146,7 @@ async def test_an_export_that_fails_is_told_once(
 ) -> None:
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1")
     exporter = Failing(how)
-    made = Tracer(Exporter(exporter, Trouble()))
+    made = Tracer(Exporter("otlp", exporter, Trouble()))
     for _ in range(3):
         made.end(made.begin("x", begun=1.0), ended=2.0)
     await made.close()
@@ -149,7 +161,7 @@ async def test_an_export_that_hangs_holds_up_neither_spans_nor_the_end(
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "2")
     monkeypatch.setattr(module, "_CLOSE_WITHIN", 0.01)
     exporter = Hanging()
-    made = Tracer(Exporter(exporter, Trouble()))
+    made = Tracer(Exporter("otlp", exporter, Trouble()))
     try:
         for _ in range(10):
             made.end(made.begin("x", begun=1.0), ended=2.0)

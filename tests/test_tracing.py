@@ -20,10 +20,11 @@ TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 
 @pytest.fixture(autouse=True)
 def _library_logs() -> Iterator[None]:
-    library = logging.getLogger("opentelemetry")
-    before = library.handlers[:], library.propagate, library.level
+    libraries = [logging.getLogger(name) for name in ("opentelemetry", "urllib3")]
+    before = [(library.handlers[:], library.propagate, library.level) for library in libraries]
     yield
-    library.handlers[:], library.propagate, library.level = before
+    for library, settings in zip(libraries, before, strict=True):
+        library.handlers[:], library.propagate, library.level = settings
 
 
 @pytest.mark.parametrize(
