@@ -42,7 +42,6 @@ _LONGEST_NAME, _LONGEST_PATH = 100, 1000
 # The parts of the API that are no resources, by the first part of a path.
 _ENDPOINTS = frozenset({"api", "apis", "openapi", "version", "healthz", "readyz", "livez", "logs", "metrics"})
 
-_PRIORITIES = ("change", "dependent", "retry", "periodic")
 _FAILED = frozenset({ReconcileStatus.FAILED, ReconcileStatus.REFUSED})
 _FAILED_TASK = frozenset({TaskStatus.FAILED, TaskStatus.UNREACHABLE})
 
@@ -278,7 +277,7 @@ def _of_reconcile(record: ReconcileRecord) -> Attributes:
         "k8s.object.api_version": request.watch.gvk.api_version,
         "k8s.object.kind": request.watch.gvk.kind,
         "k8s.object.name": request.key.name,
-        "rolerunner.priority": _PRIORITIES[record.priority],
+        "rolerunner.priority": record.priority.name.lower(),
         "rolerunner.queue.seconds": round(record.waited, 6),
         "rolerunner.result": record.status.value,
     }

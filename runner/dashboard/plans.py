@@ -23,6 +23,7 @@ from runner.control.finalizers import Decision, decide
 from runner.control.history import History, Notify
 from runner.control.records import ReconcileRecord, ReconcileStatus
 from runner.control.run import Runs
+from runner.control.spans import Spans
 from runner.errors import RolerunnerError
 from runner.executor.run_folder import RunFolders
 from runner.kube.client import ApiClient, NotFound
@@ -97,17 +98,30 @@ class Plans:
             raise NoPlan("The CR is being deleted, and nothing is run for that.")
         record = ReconcileRecord(request=request, priority=Priority.CHANGE, waited=0.0, cause=cause)
         record.uid, record.generation = obj["metadata"]["uid"], obj["metadata"].get("generation")
-        async with _folders() as folders:
+        async with _traced(record, self._runs.spans), _folders() as folders:
             runs = replace(self._runs, folders=folders)
             plan = await runs.dry_run(request, resource, obj, finalizing=decision is Decision.FINALIZE, record=record)
+            record.end(ReconcileStatus.DRY_RUN, plan.failure)
         if record.run is None:
             raise NoPlan(plan.failure)
-        record.end(ReconcileStatus.DRY_RUN, plan.failure)
-        record.ended = time()
         self._kept[record.run.ident] = record
         if len(self._kept) > _MOST:
             self._kept.popitem(last=False)
         return record.run.ident
+
+
+@contextlib.asynccontextmanager
+async def _traced(record: ReconcileRecord, spans: Spans | None) -> AsyncIterator[None]:
+    """End the record, and make its trace."""
+    if spans:
+        spans.begin(record)
+    try:
+        yield
+    finally:
+        record.end(ReconcileStatus.FAILED, "ended before its end")
+        record.ended = time()
+        if spans:
+            await spans.end(record)
 
 
 @contextlib.asynccontextmanager

@@ -9,11 +9,15 @@ import tempfile
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+import aiohttp
 import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from runner.control import Priority
+from runner.control.spans import Spans
 from runner.dashboard import plans
 from runner.executor.jobs import Job, JobEvent
+from runner.tracer import Tracer
 from tests.control.test_workqueue import SOON
 from tests.dashboard.stage import KEY, Stage
 
@@ -123,6 +127,40 @@ async def test_a_dry_run_is_made_and_kept_apart(seen: Stage) -> None:
     # It is no reconcile of the CR's.
     assert seen.history.of(record.request) == []
     assert seen.history.of_run(ident[1]) is None
+
+
+@pytest.mark.parametrize("how", ["planned", "cancelled"])
+async def test_a_dry_run_is_a_trace(seen: Stage, how: str) -> None:
+    exporter, begun = InMemorySpanExporter(), asyncio.Event()
+    tracer = Tracer(exporter)
+    state = seen.dashboard._state
+    assert state
+    state.plans._runs.spans = Spans(tracer, "https://10.0.0.1:6443")
+
+    async def during(job: Job) -> AsyncGenerator[JobEvent, None]:
+        begun.set()
+        if how == "cancelled":
+            await asyncio.Event().wait()
+        return
+        yield
+
+    seen.during = during
+    asking = asyncio.create_task(seen.post(f"{CR}/plan", token="token-of-ann"))
+    async with asyncio.timeout(SOON):
+        await begun.wait()
+        if how == "cancelled":
+            state.plans.close()
+            with contextlib.suppress(aiohttp.ServerDisconnectedError):
+                await asking
+        else:
+            assert (await asking).status == 303
+    await tracer.close()
+    made = {span.name: dict(span.attributes or {}) for span in exporter.get_finished_spans()}
+    (run,) = [attributes for name, attributes in made.items() if name.startswith("run ")]
+    assert run["rolerunner.dry_run"] is True
+    root = made["reconcile Thing"]
+    assert root["rolerunner.cause"] == "asked for by ann"
+    assert root["rolerunner.result"] == ("dry run" if how == "planned" else "failed")
 
 
 async def test_dry_runs_are_made_one_at_a_time(seen: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
