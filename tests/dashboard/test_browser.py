@@ -21,7 +21,8 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 from bench.driver import Cluster, Operator, condition, crd, until
 from devkit.devcluster import Cluster as Devcluster
 from runner.resource.metadata import GroupVersionKind, ObjectKey
-from tests.conftest import Project, lines, thing
+from tests.behaviour.test_dashboard import page_of, user
+from tests.conftest import THING, Project, lines, thing
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
@@ -319,3 +320,46 @@ async def test_pictures(browser: Browser, project: Project, cluster: Cluster) ->
         await page.goto("/")
         await sees(page, ".crs tbody", "sessions")
         await picture(page, "overview")
+
+
+async def test_a_login_with_a_token_over_tls(browser: Browser, cluster: Cluster, project: Project) -> None:
+    gvk = await cluster.install(crd(THING))
+    project.role("- ansible.builtin.debug: {msg: hello}\n")
+    project.watch(gvk)
+    operator = await project.start("--dashboard-bind-address=127.0.0.1:0")
+    await cluster.create(thing(), project.namespace)
+    await settled(cluster, gvk, ObjectKey(project.namespace, "one"), "Successful")
+    bob = await user(cluster, operator, project.namespace, "bob", "get", "list", "update")
+    # Its certificate is self-signed.
+    context = await browser.new_context(base_url=bob.address, viewport=SIZE, ignore_https_errors=True)
+    context.set_default_timeout(PATIENCE)
+    page, here = await context.new_page(), page_of(project.namespace, "one")
+    await page.goto(here)
+    await page.fill("#token", "made-up")
+    await page.click("button[type=submit]")
+    await sees(page, "main", "The cluster does not know this token")
+    await page.fill("#token", bob.token)
+    await page.click("button[type=submit]")
+    # The page that was asked for first.
+    await page.wait_for_url(f"**{here}")
+    (cookie,) = await context.cookies()
+    assert (cookie["name"], cookie["httpOnly"], cookie["secure"]) == ("__Host-rolerunner", True, True)
+    assert cookie["sameSite"] == "Strict"
+    await page.click("#run-now")
+    await sees(page, "main", f"asked for by {bob.name}")
+    await page.click("#dry-run")
+    await page.wait_for_url("**/run/*")
+    # A browser leaves the cookie out where another site has a link.
+    other = await context.new_page()
+    await other.goto("data:text/html,<a id=link>a link</a>")
+    await other.evaluate("address => { document.getElementById('link').href = address }", f"{bob.address}{here}")
+    await other.click("#link")
+    await sees(other, "main", "asked for by")
+    await page.click("text=Log out")
+    await page.wait_for_url("**/login")
+    assert await context.cookies() == []
+    # What is open elsewhere ends as well.
+    await other.reload()
+    await sees(other, "main", "A token of the cluster")
+    assert bob.token not in operator.output
+    await context.close()
