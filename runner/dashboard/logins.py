@@ -40,6 +40,8 @@ _MOST_ADDRESSES = 1000
 _REVIEWS = 8
 # By which a page asks for itself: nobody is known to look at it.
 LIVE = "X-Dashboard-Live"
+# Of a cookie with this prefix browsers see to it that no other host has set it.
+_PREFIX = "__Host-"
 # How a client that has no cookie yet sends dev's key.
 _KEY = "key"
 
@@ -79,9 +81,6 @@ class _Browser:
 class TokenLogins:
     """Logins with Kubernetes tokens, over TLS."""
 
-    # Of a cookie with this prefix browsers see to it that no other host has set it.
-    COOKIE = "__Host-rolerunner"
-
     def __init__(self, access: Access, discovery: Discovery) -> None:
         self._access = access
         self._discovery = discovery
@@ -95,7 +94,7 @@ class TokenLogins:
             scheme, _, token = request.headers["Authorization"].strip().partition(" ")
             user = await self._user(request, token.strip()) if scheme.lower() == "bearer" else None
             return TokenHolder(user, self._access, self._discovery) if user else None
-        key = _digest(request.cookies.get(self.COOKIE, ""))
+        key = _digest(request.cookies.get(_cookie_name(request, _PREFIX), ""))
         browser = self._browsers.get(key)
         if browser is None:
             return None
@@ -147,13 +146,13 @@ class TokenLogins:
             return page(request, "login.html", status=401, problem=problem, path=path)
         cookie = self._remember(token, user)
         answer = see_other(path)
-        answer.set_cookie(self.COOKIE, cookie, path="/", secure=True, httponly=True, samesite="Strict")
+        answer.set_cookie(_cookie_name(request, _PREFIX), cookie, path="/", secure=True, httponly=True, samesite="Strict")
         return answer
 
     async def _log_out(self, request: web.Request) -> web.Response:
-        self._browsers.pop(_digest(request.cookies.get(self.COOKIE, "")), None)
+        self._browsers.pop(_digest(request.cookies.get(_cookie_name(request, _PREFIX), "")), None)
         answer = see_other("/login")
-        answer.del_cookie(self.COOKIE, path="/", secure=True, httponly=True, samesite="Strict")
+        answer.del_cookie(_cookie_name(request, _PREFIX), path="/", secure=True, httponly=True, samesite="Strict")
         return answer
 
     def _remember(self, token: str, user: User) -> str:
@@ -228,9 +227,11 @@ class Attempts:
         self._until[address] = until
 
 
-def _cookie_name(request: web.Request) -> str:
-    # Cookies of one host are those of all its ports.
-    return f"rolerunner-{request.host.rpartition(':')[2]}"
+def _cookie_name(request: web.Request, prefix: str = "") -> str:
+    # A host's cookies are sent to all of its ports, on each of which there may be an operator's dashboard.
+    # (The URL's own port raises ValueError where the Host is none.)
+    _, _, port = request.host.rpartition(":")
+    return f"{prefix}rolerunner-{port}" if port.isascii() and port.isdigit() and len(port) < 6 else f"{prefix}rolerunner"
 
 
 def local_path(path: str) -> str:

@@ -343,7 +343,8 @@ async def test_a_login_with_a_token_over_tls(browser: Browser, cluster: Cluster,
     # The page that was asked for first.
     await page.wait_for_url(f"**{here}")
     (cookie,) = await context.cookies()
-    assert (cookie["name"], cookie["httpOnly"], cookie["secure"]) == ("__Host-rolerunner", True, True)
+    name = f"__Host-rolerunner-{urlsplit(bob.address).port}"
+    assert (cookie["name"], cookie["httpOnly"], cookie["secure"]) == (name, True, True)
     assert cookie["sameSite"] == "Strict"
     await page.click("#run-now")
     await sees(page, "main", f"asked for by {bob.name}")

@@ -11,7 +11,9 @@ from runner.dashboard import logins
 from runner.kube import authorization
 from tests.dashboard.stage import KEY, Stage
 
-COOKIE = "__Host-rolerunner"
+
+def cookie_name(stage: Stage) -> str:
+    return f"__Host-rolerunner-{stage.address.port}"
 
 
 @pytest.fixture
@@ -29,11 +31,11 @@ async def test_a_browser_is_known_by_its_cookie(stage: Stage, caplog: pytest.Log
     (cookie,) = answer.cookies.values()
     assert set(cookie.split("; ")[1:]) == {"HttpOnly", "Path=/", "SameSite=Strict", "Secure"}
     value = cookie.split("; ")[0]
-    assert re.fullmatch(COOKIE + "=[A-Za-z0-9_-]{43}", value)
+    assert re.fullmatch(f"{cookie_name(stage)}=[A-Za-z0-9_-]{{43}}", value)
     assert (await stage.get("/", cookie=value)).status == 200
     answer = await stage.post("/logout", cookie=value)
     assert answer.status == 303
-    assert "Max-Age=0" in answer.cookies[COOKIE]
+    assert "Max-Age=0" in answer.cookies[cookie_name(stage)]
     assert (await stage.get("/", cookie=value)).status == 401
     assert "token-of-ann" not in caplog.text
 
@@ -47,11 +49,11 @@ async def test_a_page_for_strangers_does_not_ask_for_itself_again(stage: Stage, 
 
 @pytest.mark.parametrize(
     "cookie",
-    ["", "x", "a" * 43, "../../etc", "%00", "é", "' OR 1=1 --", "a=b; " + COOKIE + "=", "x" * 4000],
+    ["", "x", "a" * 43, "../../etc", "%00", "é", "' OR 1=1 --", "a=b; __Host-rolerunner=", "x" * 4000],
 )
 async def test_a_forged_cookie_is_none(stage: Stage, cookie: str) -> None:
     await stage.log_in("token-of-ann")
-    assert (await stage.get("/", cookie=f"{COOKIE}={cookie}")).status == 401
+    assert (await stage.get("/", cookie=f"{cookie_name(stage)}={cookie}")).status == 401
 
 
 @pytest.mark.parametrize(
@@ -81,6 +83,15 @@ async def test_a_program_without_a_valid_token_is_told_so(stage: Stage, header: 
 async def test_a_login_leads_to_no_other_site(stage: Stage, path: str) -> None:
     answer = await stage.post("/login", data={"token": "token-of-ann", "path": path})
     assert (answer.status, answer.headers["Location"]) == (303, "/")
+
+
+async def test_two_operators_on_one_host_have_a_cookie_each(stage: Stage) -> None:
+    """As where both are reached by forwarded ports."""
+    form = {"token": "token-of-ann"}
+    hosts = ("localhost:1", "localhost:2", "operator.example.com")
+    answers = [await stage.post("/login", data=form, headers={"Host": host}) for host in hosts]
+    names = [next(iter(answer.cookies)) for answer in answers]
+    assert names == ["__Host-rolerunner-1", "__Host-rolerunner-2", "__Host-rolerunner"]
 
 
 async def test_a_token_that_is_revoked_ends_the_login(stage: Stage, clock: list[float]) -> None:

@@ -100,6 +100,22 @@ async def test_another_name_for_dev_is_refused(local: Stage, host: str) -> None:
         assert (answer.status, answer.cookies) == (421, {})
 
 
+@pytest.mark.parametrize(
+    "host", ["", "a b:c", "[::", "x:99999999", "x:é".encode().decode("latin-1"), "a/b", "a@b:1", "x" * 300, ":"]
+)
+async def test_a_host_that_is_none_is_no_fault(stage: Stage, host: str, caplog: pytest.LogCaptureFixture) -> None:
+    stage.cluster.rights = {("ann", "list", "*")}
+    for path in ("/", "/login", "/live?path=/none", "/cr/example.com/v1/Thing/a/none"):
+        assert (await stage.get(path, token="token-of-ann", headers={"Host": host})).status in (200, 400, 404)
+    form = {"token": "token-of-ann"}
+    assert (await stage.post("/login", data=form, headers={"Host": host, "Origin": f"http://{host}"})).status in (
+        303,
+        400,
+        403,
+    )
+    assert caplog.records == []
+
+
 async def test_a_replica_that_waits_says_so(tmp_path: Path) -> None:
     async with Stage.serving(tmp_path) as stage:
         answer = await stage.get("/", token="token-of-ann")
