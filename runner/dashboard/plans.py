@@ -1,7 +1,7 @@
-"""Dry runs that are asked for on a page: besides the queue, one at a time, with the last results kept.
+"""Dry runs that are asked for on a page: besides the queue, a few at a time, with the last results kept.
 
 Each has a folder for itself, as its CR may be run meanwhile. Whoever asked for it waits for it; if nobody does any more, it
-is ended.
+is ended. One at a time is made of each namespace's CRs: a tenant whose dry runs do not end has no other tenant wait.
 
 Next on the way: `runner.control.run`.
 """
@@ -12,11 +12,12 @@ import asyncio
 import contextlib
 import shutil
 import tempfile
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from time import time
+from weakref import WeakValueDictionary
 
 from runner.control import Priority, Request
 from runner.control.finalizers import Decision, decide
@@ -29,9 +30,9 @@ from runner.executor.run_folder import RunFolders
 from runner.kube.client import ApiClient, NotFound
 from runner.kube.discovery import Discovery
 
-# Results that are kept: each may have a plan of 256 KB.
-_MOST = 50
-# Seconds: for the dry run that is on to end; for one to take where its watch has no timeout.
+# Dry runs at once, of different namespaces; results that are kept: each may have a plan of 256 KB.
+_AT_ONCE, _MOST = 4, 50
+# Seconds: for dry runs that are on to end; for one to take where its watch has no timeout.
 _PATIENCE, _LONGEST = 30.0, 600.0
 
 
@@ -53,8 +54,10 @@ class Plans:
         )
         self._client = client
         self._discovery = discovery
-        self._on = asyncio.Lock()
-        self._kept: OrderedDict[str, ReconcileRecord] = OrderedDict()
+        self._places = asyncio.Semaphore(_AT_ONCE)
+        # By namespace, as long as somebody waits in one.
+        self._lines: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._kept: dict[str, ReconcileRecord] = {}
         self._making: set[asyncio.Task[object]] = set()
 
     def of_run(self, ident: str) -> ReconcileRecord | None:
@@ -65,23 +68,25 @@ class Plans:
         """Make a dry run of a CR; its ident. Raises NoPlan and KubeError."""
         task: asyncio.Task[object] | None = asyncio.current_task()
         assert task is not None
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                await self._on.acquire()
-        except TimeoutError:
-            raise NoPlan("Another dry run is on, and has not ended for long. Try again later.") from None
-        self._making.add(task)
-        try:
-            async with asyncio.timeout(None if request.watch.timeout else _LONGEST):
-                return await self._make(request, cause)
-        except TimeoutError:
-            raise NoPlan(f"The dry run was ended, as it has taken {_LONGEST:g} s.") from None
-        finally:
-            self._making.discard(task)
-            self._on.release()
+        line = self._lines.setdefault(request.key.namespace, asyncio.Lock())
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    await stack.enter_async_context(line)
+                    await stack.enter_async_context(self._places)
+            except TimeoutError:
+                raise NoPlan("Another dry run is on, and has not ended for long. Try again later.") from None
+            self._making.add(task)
+            try:
+                async with asyncio.timeout(None if request.watch.timeout else _LONGEST):
+                    return await self._make(request, cause)
+            except TimeoutError:
+                raise NoPlan(f"The dry run was ended, as it has taken {_LONGEST:g} s.") from None
+            finally:
+                self._making.discard(task)
 
     def close(self) -> None:
-        """End the dry run that is on."""
+        """End the dry runs that are on."""
         for task in self._making:
             task.cancel()
 
@@ -104,10 +109,15 @@ class Plans:
             record.end(ReconcileStatus.DRY_RUN, plan.failure)
         if record.run is None:
             raise NoPlan(plan.failure)
-        self._kept[record.run.ident] = record
-        if len(self._kept) > _MOST:
-            self._kept.popitem(last=False)
+        self._keep(record.run.ident, record)
         return record.run.ident
+
+    def _keep(self, ident: str, record: ReconcileRecord) -> None:
+        """Keep a result. For one too many, the oldest goes of the namespace that has the most."""
+        self._kept[ident] = record
+        if len(self._kept) > _MOST:
+            ((most, _),) = Counter(kept.request.key.namespace for kept in self._kept.values()).most_common(1)
+            del self._kept[next(ident for ident, kept in self._kept.items() if kept.request.key.namespace == most)]
 
 
 @contextlib.asynccontextmanager
