@@ -1,19 +1,21 @@
 """The artifacts of a run, read for its page: within bounds, as a role may leave there whatever it likes; in a thread.
 
 They are masked as `runner.executor.recorder` wrote them. A folder comes from a run's record or from `kept_runs`, never from
-an address.
+an address; and as a role may replace any part of its path by a link, to what another CR's runs have left, none is followed.
 
 Next on the way: `runner.executor.recorder`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import heapq
+import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,8 +30,8 @@ _MOST_EVENTS, _MOST_BYTES, _LARGEST = 10_000, 32 * 1024**2, 1024**2
 _LONGEST_PAGE, _MOST_ITEMS, _LONGEST, _MOST_LINES = 512 * 1024, 100, 16 * 1024, 1000
 # Warnings of a task; members of a list or a mapping, and levels, of a result.
 _MOST_WARNINGS, _MOST_MEMBERS, _MOST_LEVELS = 20, 200, 12
-# Runs of an earlier process that are listed for a CR, and entries of a folder that are looked at.
-_MOST_RUNS, _MOST_ENTRIES = 50, 1000
+# Runs of an earlier process that are listed for a CR, and entries of its folder, and of a run's, that are looked at.
+_MOST_RUNS, _MOST_ENTRIES, _MOST_FILES = 50, 1000, 100_000
 
 _IDENT = re.compile(r"[0-9a-f]{16}", re.ASCII)
 _EVENT = re.compile(r"([0-9]{1,9})-[0-9a-fA-F-]{1,64}\.json", re.ASCII)
@@ -130,14 +132,13 @@ def read_run(folder: Path, ident: str) -> RunRecord:
 
 def kept_runs(folder: Path) -> list[tuple[str, float]]:
     """(ident, time of its last writing) of the runs that have artifacts in a CR's folder, the latest first."""
-    runs = []
     try:
-        with os.scandir(folder) as entries:
-            for number, entry in enumerate(entries):
-                if number >= _MOST_ENTRIES:
-                    break
-                if _IDENT.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
-                    runs.append((entry.name, entry.stat(follow_symlinks=False).st_mtime))
+        with _opened(folder) as descriptor, os.scandir(descriptor) as entries:
+            runs = [
+                (entry.name, entry.stat(follow_symlinks=False).st_mtime)
+                for entry in itertools.islice(entries, _MOST_ENTRIES)
+                if _IDENT.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+            ]
     except OSError:
         return []
     return sorted(runs, key=lambda run: -run[1])[:_MOST_RUNS]
@@ -145,48 +146,69 @@ def kept_runs(folder: Path) -> list[tuple[str, float]]:
 
 def read_events(folder: Path, first: int = 0, last: int | None = None) -> Iterator[tuple[JobEvent | None, str]]:
     """Read events in their order, each with a problem that there was, if there was one; None where it cannot be read."""
-    size = 0
-    try:
-        names = _names(folder / "job_events", first, last)
-    except OSError:
-        yield None, "The artifacts of this run are not there any more: newer ones took their place (maxRunnerArtifacts)."
-        return
-    for number, name in enumerate(names):
-        if number >= _MOST_EVENTS or size > _MOST_BYTES:
-            yield None, "This run has left more than a page has room for; its folder has the rest."
-            return
+    with contextlib.ExitStack() as stack:
         try:
-            text = _read(folder / "job_events" / name)
-            size += len(text)
-            raw = decode(text, strict=False)
-        except (OSError, ValueError, RecursionError) as error:
-            yield None, f"An event could not be read: {error if isinstance(error, _Large) else type(error).__name__}"
-            continue
-        event = _event(raw)
-        yield event, "" if event else "An event could not be read: it is none"
+            descriptor = stack.enter_context(_opened(folder / "job_events"))
+            names = _names(descriptor, first, last)
+        except OSError:
+            yield None, "The artifacts of this run are not there any more: newer ones took their place (maxRunnerArtifacts)."
+            return
+        size = 0
+        for number, name in enumerate(names):
+            if number >= _MOST_EVENTS or size > _MOST_BYTES:
+                yield None, "This run has left more than a page has room for; its folder has the rest."
+                return
+            try:
+                text = _read(name, descriptor)
+                size += len(text)
+                raw = decode(text, strict=False)
+            except (OSError, ValueError, RecursionError) as error:
+                yield None, f"An event could not be read: {error if isinstance(error, _Large) else type(error).__name__}"
+                continue
+            event = _event(raw)
+            yield event, "" if event else "An event could not be read: it is none"
 
 
 class _Large(ValueError):
     """An event is larger than what a page shows."""
 
 
-def _names(folder: Path, first: int, last: int | None) -> list[str]:
-    found = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    """A descriptor of a folder, an absolute path without links. Raises OSError, also where there is one."""
+    parts = folder.parts
+    with contextlib.ExitStack() as stack:
+        descriptor: int | None = None
+        for number, part in enumerate(parts, start=1):
+            # Only the last one has to be readable.
+            flags = os.O_RDONLY if number == len(parts) else getattr(os, "O_PATH", os.O_RDONLY)
+            flags |= os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(part, flags, dir_fd=descriptor)
+            stack.callback(os.close, descriptor)
+        assert descriptor is not None
+        yield descriptor
+
+
+def _names(folder: int, first: int, last: int | None) -> list[str]:
+    """The names of the first events, in their order, and of one more than a page has."""
+
+    def found(entries: Iterable[os.DirEntry[str]]) -> Iterator[tuple[int, str]]:
+        for entry in itertools.islice(entries, _MOST_FILES):
             match = _EVENT.fullmatch(entry.name)
             if match and first <= (number := int(match[1])) and (last is None or number < last):
-                found.append((number, entry.name))
-    return [name for _, name in heapq.nsmallest(_MOST_EVENTS + 1, found)]
+                yield number, entry.name
+
+    with os.scandir(folder) as entries:
+        return [name for _, name in heapq.nsmallest(_MOST_EVENTS + 1, found(entries))]
 
 
-def _read(path: Path) -> bytes:
+def _read(name: str, folder: int) -> bytes:
     # No link, and nothing that would have to be waited for.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     with open(descriptor, "rb") as file:
         text = file.read(_LARGEST + 1)
     if len(text) > _LARGEST:
-        raise _Large(f"it is larger than {_LARGEST // 1024} KiB; {path.name} in the run's folder has it")
+        raise _Large(f"it is larger than {_LARGEST // 1024} KiB; {name} in the run's folder has it")
     return text
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from aiohttp import web
 
@@ -37,6 +38,10 @@ from runner.resource.metadata import Object, ObjectKey
 _LONGEST, _LONGEST_NUMBER = 253, 9
 # CRs after which other tasks of the event loop run.
 _CHUNK = 1000
+_THREADS = ThreadPoolExecutor(2, thread_name_prefix="dashboard")
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Found(NamedTuple):
@@ -93,9 +98,7 @@ async def cr(request: web.Request) -> web.Response:
         activity=_activity_of(state, wanted),
         dependents=dependents,
         hidden_dependents=hidden,
-        earlier=await asyncio.to_thread(kept_runs, state.folders.folder(folder_parts(wanted)) / ARTIFACTS)
-        if summary
-        else [],
+        earlier=await _in_thread(kept_runs, _folder(state, wanted)) if summary else [],
         may_run=await caller.may(VERB, wanted.watch, wanted.key.namespace, wanted.key.name),
     )
     return await _page(request, "custom_resource.html", view=view)
@@ -121,13 +124,18 @@ async def compare(request: web.Request) -> web.Response:
         last = tasks[comparing.MOST_TASKS].counter if len(tasks) > comparing.MOST_TASKS else None
         sides.append((found.record, found.run, await _details(found.run, 0, last)))
     one, other = sides
-    view = await asyncio.to_thread(comparing.comparison, one, other, now=time())
+    view = await _in_thread(comparing.comparison, one, other, now=time())
     return await _page(request, "compare.html", view=view)
+
+
+async def _in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What the call gives, made in one of the pages' own threads: those of runs must not have to wait for readers."""
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, functools.partial(call, *args, **kwargs))
 
 
 async def _page(request: web.Request, template: str, **values: Any) -> web.Response:
     """The page, made in a thread: a large one takes longer than the event loop may be held."""
-    return await asyncio.to_thread(functools.partial(page, request, template, **values))
+    return await _in_thread(page, request, template, **values)
 
 
 async def _find_run(request: web.Request, ident: str, of: str) -> Found:
@@ -144,11 +152,11 @@ async def _find_run(request: web.Request, ident: str, of: str) -> Found:
     if state.index.get(wanted) is None:
         raise web.HTTPNotFound
     folder = _folder(state, wanted)
-    kept = dict(await asyncio.to_thread(kept_runs, folder))
+    kept = dict(await _in_thread(kept_runs, folder))
     known = next((each for each in kept if each == ident), None)
     if known is None:
         raise web.HTTPNotFound
-    left = await asyncio.to_thread(read_run, folder / known, known)
+    left = await _in_thread(read_run, folder / known, known)
     return Found(ReconcileRecord(request=wanted, priority=Priority.CHANGE, waited=0.0, ended=left.ended), left, False)
 
 
@@ -160,7 +168,7 @@ def _folder(state: State, request: Request) -> Path:
 async def _details(run: RunRecord, first: int, last: int | None) -> Details:
     if run.artifacts is None:
         return Details(problem=NOT_KEPT)
-    return await asyncio.to_thread(read_details, run.artifacts, first, last)
+    return await _in_thread(read_details, run.artifacts, first, last)
 
 
 async def _dependents(request: web.Request, wanted: Request, uid: str) -> tuple[list[Object], int]:

@@ -58,7 +58,8 @@ class RunFolders:
         except OSError as error:
             self._lock.close()
             raise ArtifactsError(f"{root} is in use by another runner; name another folder with --runs-dir") from error
-        self.root = root
+        # Without links: what reads artifacts follows none, as a run could have made them.
+        self.root = root.resolve()
         # Folders that live as long as a run are made here: their paths are short, as programs make sockets below them.
         self.running = root / ".run"
         # What runs of an earlier process have left, which was killed: their kubeconfigs and temporary files.

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from runner.control.records import TaskStatus
+from runner.dashboard import artifacts
 from runner.dashboard.artifacts import as_json, kept_runs, read_details, read_run
 from tests.dashboard.test_pages import event, write
 
@@ -124,6 +125,24 @@ def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
     details = read_details(tmp_path)
     assert details.tasks["uuid-t"].result is None
     assert "could not be read" in details.problem
+
+
+@pytest.mark.parametrize("part", ["one", "one/artifacts", "one/artifacts/1", "one/artifacts/1/job_events"])
+def test_no_part_of_a_runs_folder_may_be_a_link_to_anothers(tmp_path: Path, part: str) -> None:
+    """A task runs as the user as whom the pages are made, who may read what the runs of all CRs have left."""
+    write(tmp_path / "other" / "artifacts" / "1", event(1, "playbook_on_task_start", "t"))
+    (tmp_path / part).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / part).symlink_to(tmp_path / part.replace("one", "other", 1))
+    details = read_details(tmp_path / "one" / "artifacts" / "1")
+    assert (details.tasks, "not there" in details.problem) == ({}, True)
+    if part != "one/artifacts/1/job_events":
+        assert kept_runs(tmp_path / "one" / "artifacts") == []
+
+
+def test_very_many_files_are_not_all_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts, "_MOST_FILES", 3)
+    write(tmp_path, *(event(number, "playbook_on_task_start", str(number)) for number in range(1, 9)))
+    assert len(read_details(tmp_path).tasks) <= 3
 
 
 def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
