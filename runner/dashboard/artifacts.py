@@ -26,8 +26,9 @@ from runner.json_codec import JsonMapping, decode
 
 # Events that are read for a page, and bytes of them and of each: reading JSON lets no other thread run meanwhile.
 _MOST_EVENTS, _MOST_BYTES, _LARGEST = 10_000, 32 * 1024**2, 1024**2
-# Of one page: characters. Of a task: items. Of a text: characters. Of a diff: lines on each side.
-_LONGEST_PAGE, _MOST_ITEMS, _LONGEST, _MOST_LINES = 512 * 1024, 100, 16 * 1024, 1000
+# Of one page: characters. Of a task: items. Of a text: characters. Of a diff: lines on each side, and the characters that
+# one that is compared counts for.
+_LONGEST_PAGE, _MOST_ITEMS, _LONGEST, _MOST_LINES, _COMPARED = 512 * 1024, 100, 16 * 1024, 1000, 10
 # Warnings of a task; members of a list or a mapping, and levels, of a result.
 _MOST_WARNINGS, _MOST_MEMBERS, _MOST_LEVELS = 20, 200, 12
 # Runs of an earlier process that are listed for a CR, and entries of its folder, and of a run's, that are looked at.
@@ -234,11 +235,15 @@ class _Room:
 
     def text(self, text: str, most: int = _LONGEST) -> str:
         """The text, cut. Raises TooMuch."""
+        text = cut(text, most)
+        self.take(len(text))
+        return text
+
+    def take(self, size: int) -> None:
+        """Take this much of what is left. Raises TooMuch if there is nothing left."""
         if self._left <= 0:
             raise TooMuch
-        text = cut(text, most)
-        self._left -= len(text)
-        return text
+        self._left -= size
 
 
 def _result(event: JobEvent, status: str, room: _Room) -> Result:
@@ -263,7 +268,7 @@ def _result(event: JobEvent, status: str, room: _Room) -> Result:
         value=room.text(as_json(rest)) if rest else "",
         output=room.text(_plain(result.get("stdout", ""))),
         errors=room.text("\n".join(filter(None, (_plain(result.get(name, "")) for name in ("stderr", "exception"))))),
-        diff=room.text("\n".join(_diffs(result.get("diff")))).splitlines(),
+        diff=room.text("\n".join(_diffs(result.get("diff"), room))).splitlines(),
         warnings=[room.text(text) for text in _notes(result.get("warnings"))],
         deprecations=[room.text(text) for text in _notes(result.get("deprecations"))],
     )
@@ -311,8 +316,8 @@ def _bounded(value: object, left: list[int], levels: int) -> object:
     return named
 
 
-def _diffs(diff: object) -> Iterator[str]:
-    """The lines of a task's diffs."""
+def _diffs(diff: object, room: _Room) -> Iterator[str]:
+    """The lines of a task's diffs. Raises TooMuch."""
     for each in (diff if isinstance(diff, list) else [diff])[:_MOST_WARNINGS]:
         if not isinstance(each, Mapping):
             continue
@@ -320,6 +325,8 @@ def _diffs(diff: object) -> Iterator[str]:
             yield from cut(prepared, _LONGEST).splitlines()
         if "before" in each or "after" in each:
             before, after = (lines_of(each.get(side, "")) for side in ("before", "after"))
+            # Also those that are the same take their time.
+            room.take(_COMPARED * (len(before) + len(after)))
             yield from unified(before, after)
 
 

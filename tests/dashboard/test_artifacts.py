@@ -190,6 +190,18 @@ def test_runs_that_are_kept_are_found_by_their_names(tmp_path: Path) -> None:
     assert kept_runs(tmp_path) == [("1" * 16, 2.0), ("0" * 16, 1.0)]
 
 
+def test_what_is_compared_counts_also_where_it_is_the_same(tmp_path: Path) -> None:
+    """Thousands of them kept a thread for half a minute."""
+    same = "\n".join(map(str, range(1000)))
+    diff = [{"before": same, "after": same}] * 10
+    events = [event(1, "playbook_on_task_start", "t")]
+    events += [event(number, "runner_item_on_ok", "t", res={"item": "x", "diff": diff}) for number in range(2, 50)]
+    write(tmp_path, *events)
+    task = read_details(tmp_path).tasks["uuid-t"]
+    assert task.is_cut
+    assert len(task.items) < 10
+
+
 def test_a_run_of_an_earlier_process_has_its_tasks_and_its_outcome(tmp_path: Path) -> None:
     stats = {"event": "playbook_on_stats", "counter": 3, "created": "", "stdout": "", "event_data": {"ok": {"localhost": 1}}}
     write(tmp_path, event(1, "playbook_on_task_start", "t"), event(2, "runner_on_ok", "t", res={}), stats)
