@@ -172,15 +172,11 @@ async def test_its_server_has_each_run(project: Project, world: Cluster, namespa
         assert max(line["number"] for line in runs) == len(runs)
 
 
-@pytest.mark.parametrize("executor", ["warm", "subprocess"])
-async def test_the_offline_client_has_each_run(
-    project: Project, world: Cluster, namespace: str, ara: Ara, executor: str
-) -> None:
+async def test_the_offline_client_has_each_run(project: Project, world: Cluster, namespace: str, ara: Ara) -> None:
     await is_up(ara)
-    operator = await play(project, world, namespace, executor=executor, **ara.environ, ARA_API_CLIENT="offline")
+    operator = await play(project, world, namespace, executor="warm", **ara.environ, ARA_API_CLIENT="offline")
     check(ara, operator, namespace)
-    if executor == "warm":
-        # The client has a server of its own, in a thread.
-        assert {line["retired"] for line in lines(operator, "A worker has played a run")} == {"thread"}
-        (told,) = lines(operator, "A run has left something in its worker, which is not used again")
-        assert told["reason"] == "thread"
+    # The client has a server of its own, in a thread.
+    assert {line["retired"] for line in lines(operator, "A worker has played a run")} == {"thread"}
+    (told,) = lines(operator, "A run has left something in its worker, which is not used again")
+    assert told["reason"] == "thread"
