@@ -6,7 +6,7 @@ Next on the way: `runner.control.records`.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import time
@@ -102,10 +102,6 @@ class History:
     def of_run(self, ident: str) -> ReconcileRecord | None:
         """The reconcile whose run has this ident."""
         return self._runs.get(ident)
-
-    def on(self) -> Iterator[ReconcileRecord]:
-        """The reconciles that are on."""
-        yield from self._on.values()
 
     def runs_by_minute(self) -> list[int]:
         """The runs that ended in each of the last minutes, the current one last."""

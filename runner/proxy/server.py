@@ -129,6 +129,9 @@ class ProxyServer:
         try:
             response = await self._serve(call)
             return response
+        except web.HTTPException as answer:
+            response = answer
+            raise
         finally:
             status, from_store = (response.status, "X-Cache" in response.headers) if response is not None else (0, False)
             path, seconds = call.path[:_LONGEST_PATH], time.monotonic() - since

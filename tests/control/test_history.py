@@ -37,7 +37,8 @@ def test_reconciles_are_kept_with_the_latest_first() -> None:
     assert made.of(A) == [third, second, first]
     assert made.last(A) is second
     assert made.of_run("1") is first
-    assert list(made.on()) == [third]
+    assert made.is_on(A)
+    assert not made.is_on(B)
     assert made.current(A) is third
 
 

@@ -20,6 +20,7 @@ from yarl import URL
 from runner.kube.client import ApiClient
 from runner.kube.discovery import Discovery, Resource
 from runner.kube.informer import Informer
+from runner.proxy import server
 from runner.proxy.requestinfo import parse
 from runner.proxy.server import ProxyServer
 from runner.proxy.sessions import ApiRequest, Session, Sessions
@@ -362,7 +363,7 @@ async def test_a_store_answers_and_what_it_lacks_the_server() -> None:
             assert "X-Cache" not in answer.headers
 
 
-async def test_each_request_is_told() -> None:
+async def test_each_request_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     async def handler(request: web.Request) -> web.StreamResponse:
         return web.json_response(config_map(), status=200)
 
@@ -377,6 +378,11 @@ async def test_each_request_is_told() -> None:
         told = [(each.method, each.path, each.status, each.from_store) for each in run.requests]
         assert told[:2] == [("GET", f"{CONFIG_MAPS}/x", 200, False), ("GET", f"{CONFIG_MAPS}/x", 200, True)]
         assert len(told[2][1]) == 1000
+        # One that is too large for this proxy itself.
+        monkeypatch.setattr(server, "_BODY_LIMIT", 10)
+        async with run.http.post(CONFIG_MAPS, data=b"x" * 100) as answer:
+            assert answer.status == 413
+        assert run.requests[3].status == 413
         assert all(each.seconds >= 0 and each.begun > 0 for each in run.requests)
 
 
