@@ -347,10 +347,10 @@ def _cause(before: Observed | None, after: Observed) -> str:
     if before is None:
         return "created"
     if before.uid != after.uid:
-        return "created anew"
+        return "created again"
     if after.deleting and not before.deleting:
         return "deletion asked for"
-    return "changed" if before.generation != after.generation else "annotations changed"
+    return "spec changed" if before.generation != after.generation else "annotations changed"
 
 
 def _describe_change(before: Object | None, after: Object | None) -> str:

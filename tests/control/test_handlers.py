@@ -544,7 +544,7 @@ def test_the_cause_of_a_reconcile_is_known(before: dict[str, Any], after: dict[s
     for change, expected in (
         ({"generation": 2}, "changed"),
         ({"generation": 2, "annotations": {"rolerunner.io/dry-run": "true"}}, "annotations changed"),
-        ({"generation": 2, "uid": "new"}, "created anew"),
+        ({"generation": 2, "uid": "new"}, "created again"),
         ({"generation": 2, "uid": "new", "deletionTimestamp": "now"}, "deletion asked for"),
     ):
         seen.primary("MODIFIED", cr(**change))  # type: ignore[arg-type]
