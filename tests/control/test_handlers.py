@@ -542,7 +542,7 @@ def test_the_cause_of_a_reconcile_is_known(before: dict[str, Any], after: dict[s
     seen.handlers.changed({**before, "kind": "ConfigMap"}, after and {**after, "kind": "ConfigMap"})
     assert seen.handlers.pop_cause(request) == cause
     for change, expected in (
-        ({"generation": 2}, "changed"),
+        ({"generation": 2}, "spec changed"),
         ({"generation": 2, "annotations": {"rolerunner.io/dry-run": "true"}}, "annotations changed"),
         ({"generation": 2, "uid": "new"}, "created again"),
         ({"generation": 2, "uid": "new", "deletionTimestamp": "now"}, "deletion asked for"),
