@@ -109,8 +109,9 @@ class Handlers:
         self._crs: dict[Watch, dict[ObjectKey, Object]] = {watch: {} for watch in watches if watch.related}
         # Mappings whose failure has been logged, and need not be for every object.
         self._failed = Once()
-        # Why each CR was last put on the queue.
+        # Why each CR was last put on the queue; and where the object is that it was for, if it was for another than the CR.
         self._causes: dict[Request, str] = {}
+        self._places: dict[Request, str] = {}
         # Set when a watch's CRs have been listed.
         self._listed = {watch: asyncio.Event() for watch in watches}
 
@@ -185,7 +186,7 @@ class Handlers:
             if not self.own_writes.consume(request, change):
                 # Computed once for all of them, and not at all for the runs' own writes.
                 cause = cause or _describe_change(before, after)
-                self._put(request, Priority.DEPENDENT, cause)
+                self._put(request, Priority.DEPENDENT, cause, place=ObjectKey.of(versions[0]).namespace)
 
     def keeps(self, obj: Object) -> bool:
         """True if an object's events may ever requeue a CR: it names an owner of a watched kind, or is of a related kind."""
@@ -195,7 +196,12 @@ class Handlers:
 
     def pop_cause(self, request: Request) -> str:
         """The reason why a CR was last put on the queue, for the log; empty if there is none, or it was popped before."""
+        self._places.pop(request, None)
         return self._causes.pop(request, "")
+
+    def place(self, request: Request) -> str | None:
+        """The namespace of the object that the cause names (empty: it is in none); None if it is no other than the CR."""
+        return self._places.get(request)
 
     def cause(self, request: Request) -> str:
         """The reason why a CR waits to be reconciled; empty if that is no event."""
@@ -243,13 +249,17 @@ class Handlers:
 
     def _forget_request(self, request: Request) -> None:
         """Forget what was observed of a CR, and that it waits."""
-        for known in (self._observed, self._delivered, self._causes):
+        for known in (self._observed, self._delivered, self._causes, self._places):
             known.pop(request, None)
         self._observe(request, None)
 
-    def _put(self, request: Request, priority: Priority, cause: str, after: float = 0) -> None:
+    def _put(self, request: Request, priority: Priority, cause: str, after: float = 0, *, place: str | None = None) -> None:
         logger.debug("Queued", extra={**request.fields, "cause": cause})
         self._causes[request] = cause
+        if place is None:
+            self._places.pop(request, None)
+        else:
+            self._places[request] = place
         self._add(request, priority, after)
 
     def _remember(self, request: Request, obj: Object | None) -> None:

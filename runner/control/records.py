@@ -174,6 +174,8 @@ class ReconcileRecord:
     begun: float = field(default_factory=time)
     # The event that it is due to, or why the last reconcile had it requeued.
     cause: str = ""
+    # The namespace of another object than the CR that the cause names; empty for one of the whole cluster.
+    place: str | None = None
     # Of the CR that was reconciled; empty and None where it was not found.
     uid: str = ""
     generation: int | None = None

@@ -10,6 +10,8 @@ import logging
 from aiohttp import web
 
 from runner.control import Request
+from runner.dashboard import words
+from runner.dashboard.access import Caller
 from runner.dashboard.plans import NoPlan
 from runner.dashboard.state import CALLER, STATE
 from runner.dashboard.templating import page, see_other
@@ -24,20 +26,25 @@ _LONGEST_NAME = 200
 async def run_now(request: web.Request) -> web.Response:
     """Have the CR of the path reconciled now."""
     cr, caller = await _allowed(request), request[CALLER]
-    logger.info("A run was asked for", extra={**cr.fields, "user": caller.name[:_LONGEST_NAME]})
-    request[STATE].handlers.requeue(cr, f"asked for by {caller.name[:_LONGEST_NAME]}")
+    logger.info("A run was asked for", extra={**cr.fields, "user": _name(caller)})
+    request[STATE].handlers.requeue(cr, f"asked for by {_name(caller)}")
     return see_other(request.rel_url.raw_path.removesuffix("/run"))
 
 
 async def plan(request: web.Request) -> web.Response:
     """Make a dry run of the CR of the path, and lead to its result."""
     cr, caller = await _allowed(request), request[CALLER]
-    logger.info("A dry run was asked for", extra={**cr.fields, "user": caller.name[:_LONGEST_NAME]})
+    logger.info("A dry run was asked for", extra={**cr.fields, "user": _name(caller)})
     try:
-        ident = await request[STATE].plans.make(cr, f"asked for by {caller.name[:_LONGEST_NAME]}")
+        ident = await request[STATE].plans.make(cr, f"asked for by {_name(caller)}")
     except NoPlan as error:
         return page(request, "message.html", status=409, heading="No dry run", text=str(error))
     return see_other(f"/run/{ident}")
+
+
+def _name(caller: Caller) -> str:
+    """The caller's name for the log and for causes: an identity provider may let users choose it, line breaks included."""
+    return words.visible(" ".join(caller.name.split())[:_LONGEST_NAME])
 
 
 async def _allowed(request: web.Request) -> Request:

@@ -9,6 +9,7 @@ import asyncio
 import functools
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from time import time
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -21,7 +22,7 @@ from runner.control.records import ReconcileRecord, RunRecord
 from runner.control.run import folder_parts
 from runner.dashboard import compare as comparing
 from runner.dashboard import words
-from runner.dashboard.access import scopes
+from runner.dashboard.access import Caller, scopes
 from runner.dashboard.actions import VERB
 from runner.dashboard.artifacts import Details, kept_runs, read_details, read_run
 from runner.dashboard.custom_resource import MOST_DEPENDENTS, custom_resource, namespaces_of
@@ -38,6 +39,7 @@ from runner.resource.metadata import Object, ObjectKey
 _LONGEST, _LONGEST_NUMBER = 253, 9
 # CRs after which other tasks of the event loop run.
 _CHUNK = 1000
+_ELSEWHERE = "a change of an object where you may not see this kind"
 _THREADS = ThreadPoolExecutor(2, thread_name_prefix="dashboard")
 
 P = ParamSpec("P")
@@ -60,7 +62,7 @@ async def overview(request: web.Request) -> web.Response:
     selection = await state.index.select(
         wanted, may=lambda watch, namespace: namespace in found[watch], activity=await _activity(state)
     )
-    facts = {summary.request: _facts(state, summary.request) for summary, _ in selection.rows}
+    facts = {summary.request: await _facts(state, caller, summary.request) for summary, _ in selection.rows}
     # Names of roles are those of a kind; numbers over all namespaces are for who may see all of them.
     whole = [watch for watch, scope in found.items() if scope.everywhere]
     contents = {watch.content.path for watch in whole} | {
@@ -85,7 +87,8 @@ async def cr(request: web.Request) -> web.Response:
     wanted = state.request(**request.match_info)
     if wanted is None or not await caller.may("get", wanted.watch, wanted.key.namespace):
         raise web.HTTPNotFound
-    summary, records = state.index.get(wanted), state.history.of(wanted)
+    summary = state.index.get(wanted)
+    records = [await _shown(caller, record) for record in state.history.of(wanted)]
     if summary is None and not records:
         raise web.HTTPNotFound
     dependents, hidden = await _dependents(request, wanted, summary.uid) if summary else ([], 0)
@@ -94,7 +97,7 @@ async def cr(request: web.Request) -> web.Response:
         summary,
         records,
         now=time(),
-        next_run=_next_run(state, wanted) if summary else "never: it is gone",
+        next_run=await _next_run(state, caller, wanted) if summary else "never: it is gone",
         activity=_activity_of(state, wanted),
         dependents=dependents,
         hidden_dependents=hidden,
@@ -147,7 +150,7 @@ async def _find_run(request: web.Request, ident: str, of: str) -> Found:
     if wanted is None or not await caller.may("get", wanted.watch, wanted.key.namespace):
         raise web.HTTPNotFound
     if record and record.run:
-        return Found(record, record.run, True)
+        return Found(await _shown(caller, record), record.run, True)
     # A path is made of names that the API server has given, and of what is there; never of an address.
     if state.index.get(wanted) is None:
         raise web.HTTPNotFound
@@ -198,13 +201,28 @@ def _activity_of(state: State, request: Request) -> CrState | None:
     return CrState.WAITING if state.queue.is_waiting(request) else None
 
 
-def _facts(state: State, request: Request) -> Facts:
-    return Facts(last=next(iter(state.history.of(request)), None), next_run=_next_run(state, request))
+async def _facts(state: State, caller: Caller, request: Request) -> Facts:
+    last = next(iter(state.history.of(request)), None)
+    return Facts(last=await _shown(caller, last) if last else None, next_run=await _next_run(state, caller, request))
 
 
-def _next_run(state: State, request: Request) -> str:
+async def _shown(caller: Caller, record: ReconcileRecord) -> ReconcileRecord:
+    """The record, with a cause that the caller may see."""
+    is_seen = await _sees(caller, record.request, record.place)
+    return record if is_seen else replace(record, cause=_ELSEWHERE)
+
+
+async def _sees(caller: Caller, request: Request, place: str | None) -> bool:
+    """True if the caller may see causes that name an object there: elsewhere than the CR is, as for what it owns there."""
+    return place in (None, request.key.namespace) or await caller.may("get", request.watch, place)
+
+
+async def _next_run(state: State, caller: Caller, request: Request) -> str:
     """When a CR is reconciled next and why, in words."""
     queue, history = state.queue, state.history
+    cause = state.handlers.cause(request)
+    if not await _sees(caller, request, state.handlers.place(request)):
+        cause = _ELSEWHERE
     last = history.last(request)
     record = history.current(request) if history.is_on(request) else None
     return words.next_run(
@@ -212,7 +230,7 @@ def _next_run(state: State, request: Request) -> str:
         waited=queue.waited(request),
         due_in=queue.due_in(request),
         reason=last.requeue.reason if last and last.requeue else None,
-        queued=words.cut_short(state.handlers.cause(request), 300),
+        queued=words.cut_short(cause, 300),
         failures=queue.failures(request),
         period=request.watch.reconcile_period,
     )

@@ -33,7 +33,11 @@ def shown(value: object) -> object:
     """A value as a page has it: of a text all that would not be seen is written as its number, as `\\u202e`."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
-    text = cut(value, _LONGEST).replace("\r\n", "\n")
+    return visible(cut(value, _LONGEST).replace("\r\n", "\n"))
+
+
+def visible(text: str) -> str:
+    """The text, with what would not be seen written as its number."""
     return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

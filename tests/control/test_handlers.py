@@ -396,6 +396,18 @@ def test_a_related_object_requeues_crs(
     assert sorted(seen.added) == expected
 
 
+def test_where_the_object_is_that_a_cause_names_is_known_as_long_as_the_cause() -> None:
+    seen = seen_with(by_label("cr"))
+    request = next(request for request in seen.handlers._observed if request.key.name == "one")
+    seen.handlers.changed(None, secret(labels={"cr": "one"}))
+    assert seen.handlers.place(request) == "default"
+    seen.handlers.pop_cause(request)
+    assert seen.handlers.place(request) is None
+    seen.handlers.changed(None, secret(labels={"cr": "one"}))
+    seen.handlers.requeue(request, "asked for by ann")
+    assert seen.handlers.place(request) is None
+
+
 def test_a_related_objects_labels_choose() -> None:
     seen = seen_with(by_label("cr"), selector=Selector((Requirement("tier", "Exists", ()),)))
     seen.handlers.changed(None, secret(labels={"cr": "one"}))

@@ -52,6 +52,17 @@ async def test_a_run_that_is_asked_for_is_queued_with_its_cause(seen: Stage, cap
     assert [record.__dict__["user"] for record in caplog.records if record.msg == "A run was asked for"] == ["ann"]
 
 
+async def test_a_users_name_makes_no_line_of_the_log(seen: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    name = "eve\n12:00:00 INFO    All is well\x1b[2K\u202e"
+    seen.cluster.tokens["token-of-eve"] = name
+    seen.cluster.rights |= {(name, "get", "a"), (name, "update", "a")}
+    assert (await seen.post(f"{CR}/run", token="token-of-eve")).status == 303
+    shown = "eve 12:00:00 INFO All is well\\u001b[2K\\u202e"
+    assert [record.__dict__["user"] for record in caplog.records if record.msg == "A run was asked for"] == [shown]
+    assert seen.handlers.pop_cause(await seen.queue.get()) == f"asked for by {shown}"
+
+
 @pytest.mark.parametrize("what", ["run", "plan"])
 @pytest.mark.parametrize(
     ("rights", "path", "status"),

@@ -187,6 +187,21 @@ async def test_dependents_elsewhere_are_left_out_where_one_may_not_see_such_crs(
     assert "elsewhere" in (await stage.get("/cr/example.com/v1/Thing/a/one", token="token-of-zoe")).text
 
 
+@pytest.mark.parametrize("place", ["b", ""], ids=["namespace", "cluster"])
+async def test_a_cause_elsewhere_is_left_out_where_one_may_not_see_such_crs(stage: Stage, place: str) -> None:
+    stage.cluster.tokens["token-of-zoe"] = "zoe"
+    stage.cluster.rights = {("ann", "get", "a"), ("ann", "list", "a")}
+    stage.cluster.rights |= {("zoe", verb, where) for verb in ("get", "list") for where in ("a", "b", "*")}
+    one = stage.add("one", "a")
+    stage.handlers._put(one, Priority.DEPENDENT, "Secret veiled changed: data.a", place=place)
+    record = ran(stage, one, cause="Secret veiled changed: data.a")
+    record.place = place
+    for path in ("/", "/cr/example.com/v1/Thing/a/one", f"/run/{IDENT}", f"/compare?one={IDENT}&other={IDENT}"):
+        text = text_of((await stage.get(path, token="token-of-ann")).text)
+        assert ("veiled" in text, "an object where you may not see this kind" in text) == (False, True), path
+        assert "veiled" in text_of((await stage.get(path, token="token-of-zoe")).text), path
+
+
 async def test_a_run_has_its_tasks_with_results_items_diffs_and_requests(local: Stage, tmp_path: Path) -> None:
     events = [
         event(1, "playbook_on_task_start", "first"),
