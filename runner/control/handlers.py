@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import logging
 import random
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -50,6 +50,8 @@ Observe = Callable[[Request, Object | None], None]
 
 # How many fields of a change are named in the log, and characters of each name.
 _MOST_FIELDS, _LONGEST_FIELD = 5, 80
+# Fields of a CR's spec that are told apart.
+_MOST_SPEC_FIELDS = 200
 # CRs that are kept while they wait, which saves reading them again. After a start all that there are may wait for long.
 _MOST_DELIVERED = 1000
 # Seconds over which the first reconciles of CRs that were there before the runner are spread.
@@ -99,6 +101,8 @@ class Handlers:
         self._observed: dict[Request, Observed] = {}
         for watch in watches:
             metrics.export_custom_resources(str(watch.gvk), partial(self._count, watch))
+        # Of each CR the fields of its spec, see `_spec_fields`: for the cause of a reconcile.
+        self._spec_fields: dict[Request, dict[str, int]] = {}
         # CRs that wait to be reconciled because of a change, as they are now, up to a number.
         self._delivered: dict[Request, Object] = {}
         self._related: dict[GroupVersionKind, list[tuple[Watch, Related]]] = {}
@@ -139,12 +143,15 @@ class Handlers:
         if observed == before:
             return
         self._observed[request] = observed
+        known, fields = self._spec_fields.get(request, {}), _spec_fields(obj)
+        self._spec_fields[request] = fields
+        changed = [name for name in {**known, **fields} if known.get(name) != fields.get(name)] if known and fields else []
         # A CR that comes into a shard was another's before.
         is_found = before is None and (event is None or (event == "ADDED" and self._is_shard))
         if not is_found or not has_been_reconciled(obj):
-            self._put(request, Priority.CHANGE, _cause(before, observed))
+            self._put(request, Priority.CHANGE, _cause(before, observed, changed))
             return
-        cause = "found by listing" if event is None else "given to this shard"
+        cause = "found at the operator's start" if event is None else "given to this shard"
         if has_changed_since(obj):
             self._put(request, Priority.CHANGE, f"{cause}, changed")
         else:
@@ -216,10 +223,12 @@ class Handlers:
         """Requeue all CRs of these kinds (as GroupVersionKind writes them): their role or playbook has been edited."""
         for request in self._observed:
             if str(request.watch.gvk) in kinds:
-                self._put(request, Priority.CHANGE, "what it is run by has changed")
+                self._put(request, Priority.CHANGE, "its role or playbook was edited")
 
-    def _missed(self, request: Request) -> None:
-        self._put(request, Priority.DEPENDENT, "a dependent changed during the run")
+    def _missed(self, request: Request, change: VersionChange | None) -> None:
+        name = f"{change.kind} {change.key}".strip() if change else "a dependent"
+        place = change.key.namespace if change else None
+        self._put(request, Priority.DEPENDENT, f"{name} changed during the run", place=place)
 
     def pop_delivered(self, request: Request) -> Object | None:
         """The CR as the watch last delivered it, if that is what put it on the queue."""
@@ -249,7 +258,7 @@ class Handlers:
 
     def _forget_request(self, request: Request) -> None:
         """Forget what was observed of a CR, and that it waits."""
-        for known in (self._observed, self._delivered, self._causes, self._places):
+        for known in (self._observed, self._spec_fields, self._delivered, self._causes, self._places):
             known.pop(request, None)
         self._observe(request, None)
 
@@ -352,15 +361,34 @@ def _uids_of_owners(obj: Object) -> dict[tuple[GroupKind, str], set[str]]:
     return uids
 
 
-def _cause(before: Observed | None, after: Observed) -> str:
-    """The reason for a reconcile that an event of the CR itself gives, for the log."""
+def _spec_fields(obj: Object) -> dict[str, int]:
+    """For each field of a CR's spec a number that changes with its value, which is not kept; none of a spec with many."""
+    spec = obj.get("spec")
+    if not isinstance(spec, Mapping) or len(spec) > _MOST_SPEC_FIELDS:
+        return {}
+    try:
+        return {name: hash(encode(value, sort_keys=True)) for name, value in spec.items()}
+    except (TypeError, ValueError, RecursionError):
+        # It nests deeper than is written.
+        return {}
+
+
+def _cause(before: Observed | None, after: Observed, changed: Sequence[str]) -> str:
+    """The reason for a reconcile that an event of the CR itself gives: `spec changed: size`."""
     if before is None:
         return "created"
     if before.uid != after.uid:
         return "created again"
     if after.deleting and not before.deleting:
         return "deletion asked for"
-    return "spec changed" if before.generation != after.generation else "annotations changed"
+    if before.generation == after.generation:
+        return "annotations changed"
+    return f"spec changed: {_named(changed)}" if changed else "spec changed"
+
+
+def _named(fields: Sequence[str]) -> str:
+    more = " and more" if len(fields) > _MOST_FIELDS else ""
+    return ", ".join(field[:_LONGEST_FIELD] for field in fields[:_MOST_FIELDS]) + more
 
 
 def _describe_change(before: Object | None, after: Object | None) -> str:
@@ -374,6 +402,4 @@ def _describe_change(before: Object | None, after: Object | None) -> str:
         return f"{name} deleted{' or given to another shard' if is_labelled(before) else ''}"
     # A new generation follows from what else has changed.
     fields = [field for field in changed_fields(declared(before), declared(after)) if field != "metadata.generation"]
-    named = ", ".join(field[:_LONGEST_FIELD] for field in fields[:_MOST_FIELDS])
-    more = " and more" if len(fields) > _MOST_FIELDS else ""
-    return f"{name} changed: {named}{more}" if fields else f"{name} changed: status"
+    return f"{name} changed: {_named(fields)}" if fields else f"{name} changed: status"

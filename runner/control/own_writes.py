@@ -16,22 +16,29 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from runner.control import Request
-from runner.resource.metadata import Object
+from runner.resource.metadata import Object, ObjectKey
 
 # Changes that are held back during one run, which may go on for days.
 _MOST_HELD = 10_000
 
 
 class VersionChange(NamedTuple):
-    """An object's uid and the resourceVersions that it changed from (empty: it is new) and to (empty: it was deleted)."""
+    """An object's uid and the resourceVersions that it changed from (empty: it is new) and to (empty: it was deleted).
+
+    `kind` and `key` say which object it is, for people.
+    """
 
     uid: str
     before: str
     version: str
+    kind: str = ""
+    key: ObjectKey = ObjectKey("", "")
 
     @classmethod
     def between(cls, before: Object | None, after: Object | None) -> VersionChange:
-        return cls((after or before or {})["metadata"].get("uid", ""), _version(before), _version(after))
+        obj = after or before or {}
+        uid = obj["metadata"].get("uid", "")
+        return cls(uid, _version(before), _version(after), str(obj.get("kind", "")), ObjectKey.of(obj))
 
 
 class RunWrites:
@@ -70,8 +77,8 @@ class RunWrites:
 class OwnWrites:
     """By CR: the writes of its last run that no watch has reported yet, and the changes reported while a run is on."""
 
-    def __init__(self, missed: Callable[[Request], None]) -> None:
-        """`missed` is called after a run during which a dependent was changed by others."""
+    def __init__(self, missed: Callable[[Request, VersionChange | None], None]) -> None:
+        """`missed` is called after a run during which a dependent was changed by others, with the first that is known."""
         self._missed = missed
         self._writes: dict[Request, RunWrites] = {}
         self._held: dict[Request, list[VersionChange]] = {}
@@ -85,12 +92,12 @@ class OwnWrites:
             yield writes.add
         finally:
             del self._held[request]
-            # Beyond what is held it is not known.
-            by_others = len(held) >= _MOST_HELD or any([not writes.pop(change) for change in held])
+            by_others = [change for change in held if not writes.pop(change)]
             if not writes:
                 del self._writes[request]
-            if by_others:
-                self._missed(request)
+            # Beyond what is held it is not known.
+            if by_others or len(held) >= _MOST_HELD:
+                self._missed(request, by_others[0] if by_others else None)
 
     def consume(self, request: Request, change: VersionChange) -> bool:
         """True if the CR's run made this change, which is forgotten by that: an event comes once.

@@ -22,6 +22,13 @@ def cr(name: str = "one", *, generation: int | None = 1, version: str = "1", **m
     return {"metadata": fields}
 
 
+def deep(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 class Seen:
     """Handlers of one watch, and what they have put on the queue."""
 
@@ -563,6 +570,30 @@ def test_the_cause_of_a_reconcile_is_known(before: dict[str, Any], after: dict[s
         assert seen.handlers.pop_cause(request) == expected
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "cause"),
+    [
+        ({"size": 1, "image": {"a": 1, "b": 2}}, {"size": 2, "image": {"b": 2, "a": 1}}, "spec changed: size"),
+        ({"size": 1}, {"size": 1, "image": "b"}, "spec changed: image"),
+        ({"size": 1, "image": "b"}, {"size": 1}, "spec changed: image"),
+        (dict.fromkeys("abcdef", 1), dict.fromkeys("abcdef", 2), "spec changed: a, b, c, d, e and more"),
+        ({str(n): 1 for n in range(1000)}, {str(n): 2 for n in range(1000)}, "spec changed"),
+        ({"size": 1}, ["odd"], "spec changed"),
+        ({"size": 1}, {"size": deep(500)}, "spec changed: size"),
+        ({"size": 1}, {"size": deep(20_000)}, "spec changed"),
+    ],
+    ids=["changed", "added", "removed", "some", "very many", "no object", "deep", "too deep"],
+)
+def test_the_fields_of_a_cr_that_changed_are_known(before: Any, after: Any, cause: str) -> None:
+    seen = Seen()
+    request = Request(seen.watch, ObjectKey("default", "one"))
+    seen.primary("ADDED", {**cr(), "spec": before})
+    seen.primary("MODIFIED", {**cr(generation=2), "spec": after})
+    assert seen.handlers.pop_cause(request) == cause
+    seen.primary("DELETED", cr(generation=2))
+    assert not seen.handlers._spec_fields
+
+
 def test_a_mapper_that_gives_what_is_no_key_is_told_once_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
     key: Any = ObjectKey("default", ["one"])  # type: ignore[arg-type]
     seen = seen_with(lambda obj, crs: [key])
@@ -578,11 +609,13 @@ def test_what_others_did_during_a_run_is_a_cause_of_the_next() -> None:
     seen.handlers.pop_cause(request)
     seen.added.clear()
     with seen.handlers.own_writes.of_run(request):
-        seen.handlers.own_writes.consume(request, VersionChange("a", "1", "2"))
+        seen.handlers.own_writes.consume(request, VersionChange("a", "1", "2", "ConfigMap", ObjectKey("other", "x")))
         assert seen.handlers.pop_cause(request) == ""
+        assert seen.handlers.place(request) is None
     assert seen.added == ONE
+    assert seen.handlers.place(request) == "other"
     # Without one, an outcome that could not be written yet would stand for the run.
-    assert seen.handlers.pop_cause(request) == "a dependent changed during the run"
+    assert seen.handlers.pop_cause(request) == "ConfigMap other/x changed during the run"
 
 
 def test_what_has_changed_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:

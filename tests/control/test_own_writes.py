@@ -22,7 +22,7 @@ def missed() -> list[Request]:
 
 @pytest.fixture
 def own_writes(missed: list[Request]) -> OwnWrites:
-    return OwnWrites(missed.append)
+    return OwnWrites(lambda request, change: missed.append(request))
 
 
 def test_what_a_run_wrote_is_own_once_whenever_it_is_reported(own_writes: OwnWrites, missed: list[Request]) -> None:
@@ -87,6 +87,17 @@ def test_a_change_is_own_if_own_writes_lead_to_it(
             assert all([own_writes.consume(ONE, VersionChange("a", *step)) for step in told])
     assert [own_writes.consume(ONE, VersionChange("a", *step)) for step in told if late] == [own for _ in told if late]
     assert missed == ([] if own or late else [ONE])
+
+
+def test_what_others_changed_is_named() -> None:
+    told: list[VersionChange | None] = []
+    own_writes = OwnWrites(lambda request, change: told.append(change))
+    obj = {"kind": "ConfigMap", "metadata": {"namespace": "default", "name": "x", "uid": "a", "resourceVersion": "1"}}
+    with own_writes.of_run(ONE) as wrote:
+        wrote("b", "1", "5")
+        assert own_writes.consume(ONE, VersionChange("b", "1", "5"))
+        assert own_writes.consume(ONE, VersionChange.between(obj, None))
+    assert told == [VersionChange("a", "1", "", "ConfigMap", ObjectKey("default", "x"))]
 
 
 def test_a_run_that_is_cut_short_loses_nothing(own_writes: OwnWrites, missed: list[Request]) -> None:

@@ -96,7 +96,7 @@ def test_a_long_text_is_cut_and_says_so() -> None:
         ({"due_in": 30, "reason": RequeueReason.REQUEUE_AFTER}, "in 30 s: its role asked for it by requeue_after"),
         ({"due_in": 5, "reason": RequeueReason.DELETION}, "in 5.0 s: it was deleted during its run"),
         ({"due_in": 60, "reason": RequeueReason.PERIOD, "period": 36_000}, "in 1 min: period of 10 h"),
-        ({"due_in": 60, "queued": "found by listing"}, "in 1 min: found by listing"),
+        ({"due_in": 60, "queued": "found at the operator's start"}, "in 1 min: found at the operator's start"),
         ({"due_in": 60}, "in 1 min"),
     ],
     ids=str,

@@ -253,7 +253,7 @@ class World:
         self.informer = Informer(self.model, CONFIG_MAP, "", self.told)
         self.informer.list_kind = "ConfigMapList"
         self.informer.version = "0"
-        self.own_writes = OwnWrites(lambda _: self.due.set())
+        self.own_writes = OwnWrites(lambda request, change: self.due.set())
         self.due = asyncio.Event()
         # The clock at the beginning of each run, and at each change that others have made.
         self.begun: list[int] = []
