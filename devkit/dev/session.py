@@ -252,7 +252,7 @@ class Session:
                 self._mistaken = True
             else:
                 self._mistaken = False
-                self.view.say(f"{names}: the operator is started anew")
+                self.view.say(f"{names}: the operator starts again")
                 await self._end()
                 await self._start(runs)
                 return
@@ -294,15 +294,23 @@ class Session:
                 self.view.say(text, bad=True)
                 continue
             if record.get("event") == RunnerEvent.WATCHING:
-                self.view.say(f"watching {record['kinds']} in namespace {record['namespaces']}, on {self.target.name}")
+                spaces = record["namespaces"]
+                where = "all namespaces" if spaces == "all" else f"namespace {spaces}"
+                self.view.say(f"watching {record['kinds']} in {where}, on {self.target.name}")
                 self._watching.set()
             if record.get("event") == RunnerEvent.DASHBOARD:
                 self._port = record["address"].rpartition(":")[2]
-                self.view.say(f"dashboard: http://{record['address']}/?key={self._key}")
+                self._show_link(f"http://{record['address']}/?key={self._key}")
             self.view.handle(record)
         code = await operator.wait()
         if operator is self._operator:
             self.view.say(f"the operator ended with exit code {code}; it is started again with the next edit", bad=True)
+
+    def _show_link(self, link: str) -> None:
+        # The next operator has the same one.
+        if link != self.view.link:
+            self.view.link = link
+            self.view.say(f"dashboard: {link}")
 
     async def _end(self) -> None:
         """End the operator's process; at once if this is cancelled."""

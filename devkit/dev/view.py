@@ -50,6 +50,8 @@ class View:
     def __init__(self, stream: TextIO, *, title: str) -> None:
         self._console = Console(file=stream, highlight=False, markup=False, emoji=False)
         self._title = title
+        # Of the dashboard; it stays in sight where lines scroll by.
+        self.link = ""
         self._rows: dict[str, Row] = {}
         # The last error of each CR, which its next tries need not repeat.
         self._errors: dict[str, str] = {}
@@ -121,7 +123,7 @@ class View:
         states = [row.state for row in self._rows.values()]
         counts = ", ".join(f"{states.count(state)} {state}" for state in _STATES if state in states) or "no CR yet"
         title = _line(f"{self._title}: {counts}. Ctrl-C ends it.", "bold")
-        room = max(1, min(_ROWS, height - 4))
+        room = max(1, min(_ROWS, height - 4 - bool(self.link)))
         table = Table.grid("cr", "text", "seconds", "at", padding=(0, 2, 0, 0), expand=True)
         table.columns[0].max_width, table.columns[1].ratio = width // 2, 1
         for name, row in list(self._rows.items())[:room]:
@@ -131,7 +133,8 @@ class View:
             named.stylize(colour, 0, 1)
             table.add_row(named, *map(_line, (" ".join(row.text.split()), f"{spent:.1f} s", row.at)))
         more = [_line(f"  and {len(self._rows) - room} more")] if len(self._rows) > room else []
-        return Group("", title, table, *more)
+        link = [_line(f"Dashboard: {self.link}")] if self.link else []
+        return Group("", title, *link, table, *more)
 
     def close(self) -> None:
         """Leave the table as it is; what is said from now on are plain lines below it."""
@@ -161,7 +164,7 @@ def subject(record: Record) -> str:
 
 def _place(record: Record) -> str:
     path, _, line = str(record.get("at") or "").rpartition(":")
-    return f"{shown(Path(path))}:{line}" if path else "nobody knows where"
+    return f"{shown(Path(path))}:{line}" if path else "at an unknown place"
 
 
 def shown(path: Path) -> str:

@@ -48,6 +48,16 @@ def test_the_table_has_each_cr_its_task_and_its_last_result() -> None:
     assert len(plain(view)) == 4
 
 
+def test_the_table_has_the_dashboard_s_link_once_there_is_one() -> None:
+    view = View(Terminal(), title="dev")
+    view.handle(record("run_started"))
+    assert not any("Dashboard" in line for line in plain(view))
+    view.link = "http://127.0.0.1:1/?key=k"
+    _, _, link, row = plain(view)
+    assert link.strip() == "Dashboard: http://127.0.0.1:1/?key=k"
+    assert "Thing here/one" in row
+
+
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (30, 6), (10, 3)], ids=["usual", "small", "tiny"])
 def test_the_table_fits_its_terminal(width: int, height: int) -> None:
     view = View(Terminal(), title="dev")
