@@ -264,14 +264,31 @@ def _result(event: JobEvent, status: str, room: _Room) -> Result:
     return Result(
         status=status,
         label=room.text(_plain(label), 200),
-        message=room.text(_plain(result.get("msg", ""))),
+        message=room.text(_plain(result.get("msg", "")) or (_why_skipped(event.printed) if status == "skipped" else "")),
         value=room.text(as_json(rest)) if rest else "",
         output=room.text(_plain(result.get("stdout", ""))),
-        errors=room.text("\n".join(filter(None, (_plain(result.get(name, "")) for name in ("stderr", "exception"))))),
+        errors=room.text("\n".join(filter(None, (_plain(result.get("stderr", "")), _traceback(result))))),
         diff=room.text("\n".join(_diffs(result.get("diff"), room))).splitlines(),
         warnings=[room.text(text) for text in _notes(result.get("warnings"))],
         deprecations=[room.text(text) for text in _notes(result.get("deprecations"))],
     )
+
+
+def _traceback(result: JsonMapping) -> str:
+    text = _plain(result.get("exception", ""))
+    # Of ansible-core, where none is asked for.
+    return "" if text == "(traceback unavailable)" else text
+
+
+def _why_skipped(printed: str) -> str:
+    """The condition that was false: the event of a skipped task leaves its result out, which from -v on is printed."""
+    _, _, text = printed[:_LONGEST].partition(" => ")
+    try:
+        result = json.loads(text)
+    except (ValueError, RecursionError):
+        return ""
+    condition = result.get("false_condition") if isinstance(result, dict) else None
+    return "" if condition is None else f"Skipped, as this is false: {_plain(condition)}"
 
 
 def _notes(notes: object) -> Iterator[str]:

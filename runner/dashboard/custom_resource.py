@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
 from runner.control import Request
-from runner.control.records import ReconcileRecord, ReconcileStatus
+from runner.control.records import ReconcileRecord, ReconcileStatus, TaskStatus
 from runner.dashboard import words
 from runner.dashboard.charts import Bar, Span, bars
 from runner.dashboard.index import Condition, CrState, Summary
@@ -35,6 +36,8 @@ class Reconcile:
     generation: int | None
     counts: str
     message: str
+    # The name of the task that failed; empty where none did, or it was rescued.
+    failed_task: str
     ident: str
     is_dry_run: bool
 
@@ -70,6 +73,7 @@ class EarlierRun:
 class CustomResource:
     path: str
     kind: str
+    kind_href: str
     api_version: str
     namespace: str
     name: str
@@ -85,6 +89,7 @@ class CustomResource:
     next_run: str
     conditions: Sequence[Condition]
     message: str
+    failed_task: str
     reconciles: Sequence[Reconcile]
     timeline: Sequence[Bar]
     timeline_begun: str
@@ -121,6 +126,7 @@ def custom_resource(
     return CustomResource(
         path=cr_path(request),
         kind=watch.gvk.kind,
+        kind_href=f"/?{urlencode({'kind': f'{watch.gvk.api_version}/{watch.gvk.kind}'})}",
         api_version=watch.gvk.api_version,
         namespace=key.namespace,
         name=key.name,
@@ -136,6 +142,7 @@ def custom_resource(
         next_run=next_run,
         conditions=summary.conditions if summary else (),
         message=failed.message if failed and failed.status in (ReconcileStatus.FAILED, ReconcileStatus.REFUSED) else "",
+        failed_task=_failed_task(failed) if failed else "",
         reconciles=[reconcile(record, now) for record in records],
         timeline=bars([_span(record, now) for record in reversed(records)], first, now),
         timeline_begun=words.duration(now - first),
@@ -163,9 +170,18 @@ def reconcile(record: ReconcileRecord, now: float) -> Reconcile:
         generation=record.generation,
         counts=counts,
         message=words.cut_short(record.message, _LONGEST_MESSAGE),
+        failed_task=_failed_task(record),
         ident=run.ident if run else "",
         is_dry_run=bool(run and run.is_dry_run),
     )
+
+
+def _failed_task(record: ReconcileRecord) -> str:
+    """The task that made the run fail, which is the last one that failed: others were rescued."""
+    if record.run is None or record.status is not ReconcileStatus.FAILED:
+        return ""
+    failed = (task for task in reversed(record.run.tasks) if task.status in (TaskStatus.FAILED, TaskStatus.UNREACHABLE))
+    return words.cut_short(next((task.name or task.action for task in failed), ""), _LONGEST_NAME)
 
 
 def readiness(obj: Object) -> str:

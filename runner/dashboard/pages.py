@@ -29,7 +29,7 @@ from runner.dashboard.custom_resource import MOST_DEPENDENTS, custom_resource, n
 from runner.dashboard.index import Activity, CrState, Filter
 from runner.dashboard.overview import Facts, Load
 from runner.dashboard.overview import overview as make_overview
-from runner.dashboard.run_page import NOT_KEPT, TASKS, events_of_page, run_page
+from runner.dashboard.run_page import DRY_RUN, NOT_KEPT, TASKS, events_of_page, run_page
 from runner.dashboard.state import CALLER, STATE, State
 from runner.dashboard.templating import page
 from runner.executor.run_folder import ARTIFACTS
@@ -170,7 +170,7 @@ def _folder(state: State, request: Request) -> Path:
 
 async def _details(run: RunRecord, first: int, last: int | None) -> Details:
     if run.artifacts is None:
-        return Details(problem=NOT_KEPT)
+        return Details(problem=DRY_RUN if run.is_dry_run else NOT_KEPT)
     return await _in_thread(read_details, run.artifacts, first, last)
 
 

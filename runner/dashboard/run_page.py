@@ -19,7 +19,8 @@ from runner.proxy.sessions import ApiRequest
 TASKS, MOST_REQUESTS = 100, 300
 _LONGEST_PLAN, _LONGEST_PATH, _LONGEST_MESSAGES = 64 * 1024, 300, 16 * 1024
 
-NOT_KEPT = "Results of tasks are not kept: the operator was started with --run-artifacts=false, or this is a dry run."
+NOT_KEPT = "Results of tasks are not kept: the operator was started with --run-artifacts=false."
+DRY_RUN = "Of a dry run the plan is kept, and no results of tasks."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,6 +70,29 @@ def test_no_log_hides_all_of_it(tmp_path: Path) -> None:
     assert result(tmp_path, censored="hidden", stdout="secret").output == ""
 
 
+def test_a_traceback_that_nobody_asked_for_is_no_error_to_show(tmp_path: Path) -> None:
+    assert result(tmp_path, stderr="oops", exception="(traceback unavailable)").errors == "oops"
+
+
+@pytest.mark.parametrize(
+    ("printed", "message"),
+    [
+        ('skipping: [localhost] => {"false_condition": "size > 3"}', "Skipped, as this is false: size > 3"),
+        ('skipping: [localhost] => {"false_condition": false}', "Skipped, as this is false: false"),
+        ("skipping: [localhost]", ""),
+        ("skipping: [localhost] => [3]", ""),
+        ("skipping: => " + "[" * 100_000, ""),
+    ],
+    ids=["condition", "no text", "not printed", "odd", "deep"],
+)
+def test_a_skipped_task_has_the_condition_that_was_false(tmp_path: Path, printed: str, message: str) -> None:
+    skipped = {**event(2, "runner_on_skipped", "t"), "stdout": f"\x1b[0;36m{printed}\x1b[0m"}
+    write(tmp_path, event(1, "playbook_on_task_start", "t"), skipped)
+    found = read_details(tmp_path).tasks["uuid-t"].result
+    assert found
+    assert (found.status, found.message) == ("skipped", message)
+
+
 def test_only_the_events_of_a_page_are_read(tmp_path: Path) -> None:
     tasks = [event(n, "playbook_on_task_start", str(n)) for n in range(1, 10)]
     write(tmp_path, *tasks)

@@ -138,7 +138,10 @@ async def test_a_cr_that_is_gone_keeps_its_history(local: Stage) -> None:
     one = local.add("one")
     ran(local, one)
     local.dashboard.observe(one, None)
-    assert "It is gone" in await page(local, "/cr/example.com/v1/Thing/a/one")
+    answer = await page(local, "/cr/example.com/v1/Thing/a/one")
+    assert "It is gone" in answer
+    assert IDENT in answer
+    assert "Conditions" not in answer
 
 
 @pytest.mark.parametrize(
@@ -236,6 +239,33 @@ async def test_a_run_without_artifacts_says_so_and_has_what_its_record_has(local
     text = text_of(await page(local, f"/run/{'a' * 16}"))
     assert "not there any more" in text
     assert "no luck" in text
+
+
+async def test_the_task_that_failed_is_named(local: Stage) -> None:
+    tasks = [event(n, "playbook_on_task_start", f"task {n}") for n in (1, 3, 5)]
+    ends = [event(n, "runner_on_failed", f"task {n - 1}", res={"msg": "no luck"}) for n in (2, 4)]
+    events = [tasks[0], ends[0], tasks[1], ends[1], tasks[2], event(6, "runner_on_ok", "task 5")]
+    request = local.add("one")
+    outcome = Outcome(failures=1, messages=["no luck"])
+    record = ran(local, request, events=events, outcome=outcome, status=ReconcileStatus.FAILED)
+    record.message = "no luck"
+    text = text_of(await page(local, "/cr/example.com/v1/Thing/a/one"))
+    assert "Why the last one failed: task “task 3”" in text
+    assert "in task “task 3”: no luck" in text
+    answer = await page(local, f"/run/{IDENT}")
+    assert "Failed in task task 3 , /x/main.yml:1" in text_of(answer)
+    assert 'href="#task-2"' in answer
+
+
+async def test_facts_of_the_machine_do_not_make_runs_differ(local: Stage, tmp_path: Path) -> None:
+    for ident, folder in ((IDENT, "a"), ("b" * 16, "b")):
+        events = [
+            event(1, "playbook_on_task_start", "facts", task_action="gather_facts"),
+            event(2, "runner_on_ok", "facts", task_action="gather_facts", res={"ansible_facts": {"time": ident}}),
+        ]
+        ran(local, local.add("one"), ident=ident, artifacts=write(tmp_path / folder, *events), events=events)
+    text = text_of(await page(local, f"/compare?one={IDENT}&other={'b' * 16}"))
+    assert "Tasks 0 of 1 differ" in text
 
 
 async def test_a_run_of_an_earlier_process(local: Stage) -> None:
