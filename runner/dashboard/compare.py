@@ -31,8 +31,6 @@ class Side:
     cr: str
     cr_href: str
     status: str
-    begun: str
-    begun_iso: str
     duration: str
     cause: str
     generation: int | None
@@ -40,7 +38,6 @@ class Side:
     reads: int
     from_store: int
     writes: int
-    failures: int
     problem: str
 
 
@@ -149,15 +146,12 @@ def _of_result(result: Result) -> Iterator[str]:
 def _side(record: ReconcileRecord, run: RunRecord, details: Details, now: float) -> Side:
     reads = [call for call in run.requests if call.method in ("GET", "HEAD")]
     key = record.request.key
-    outcome = run.outcome
     return Side(
         title=f"{run.ident[:8]} of {words.clock(run.begun)}",
         href=f"/run/{run.ident}",
         cr=f"{record.request.watch.gvk.kind} {key}",
         cr_href=cr_path(record.request),
         status=str(record.status),
-        begun=words.clock(run.begun),
-        begun_iso=words.iso(run.begun),
         duration=words.duration((run.ended or now) - run.begun),
         cause=words.cut_short(words.cause(record.cause), 500),
         generation=record.generation,
@@ -165,7 +159,6 @@ def _side(record: ReconcileRecord, run: RunRecord, details: Details, now: float)
         reads=len(reads),
         from_store=sum(call.from_store for call in reads),
         writes=len(run.requests) - len(reads),
-        failures=outcome.failures if outcome else 0,
         problem=details.problem,
     )
 

@@ -39,7 +39,6 @@ class Reconcile:
     # The name of the task that failed; empty where none did, or it was rescued.
     failed_task: str
     ident: str
-    is_dry_run: bool
 
     @property
     def href(self) -> str:
@@ -172,7 +171,6 @@ def reconcile(record: ReconcileRecord, now: float) -> Reconcile:
         message=words.cut_short(record.message, _LONGEST_MESSAGE),
         failed_task=_failed_task(record),
         ident=run.ident if run else "",
-        is_dry_run=bool(run and run.is_dry_run),
     )
 
 

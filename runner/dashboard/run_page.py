@@ -80,7 +80,6 @@ class RunPage:
     begun: str
     begun_iso: str
     duration: str
-    waited: str
     counts: Sequence[tuple[str, int]]
     messages: Sequence[str]
     plan: Sequence[str]
@@ -134,7 +133,6 @@ def run_page(
         begun=words.clock(run.begun),
         begun_iso=words.iso(run.begun),
         duration=words.duration(ended - run.begun),
-        waited=words.duration(record.waited),
         counts=[(name, getattr(outcome, name)) for name in ("ok", "changed", "skipped", "failures")] if outcome else [],
         messages=[words.cut(message, _LONGEST_MESSAGES) for message in messages[:10]],
         plan=words.cut(run.plan, _LONGEST_PLAN).splitlines(),

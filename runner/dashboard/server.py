@@ -118,8 +118,6 @@ class Dashboard:
             index=self._index,
             changes=self._changes,
             plans=Plans(runs, client, discovery, notify=self.note),
-            client=client,
-            discovery=discovery,
             informers=informers,
             folders=runs.folders,
         )

@@ -22,8 +22,6 @@ from runner.dashboard.changes import Changes
 from runner.dashboard.index import Index
 from runner.dashboard.plans import Plans
 from runner.executor.run_folder import RunFolders
-from runner.kube.client import ApiClient
-from runner.kube.discovery import Discovery
 from runner.kube.informer import Informers
 from runner.resource.metadata import ObjectKey
 
@@ -40,8 +38,6 @@ class State:
     index: Index
     changes: Changes
     plans: Plans
-    client: ApiClient
-    discovery: Discovery
     informers: Informers
     folders: RunFolders
 
