@@ -2,7 +2,7 @@
 
 A program sends its token with each request. A browser sends it once, and gets a cookie with a random number by which it is
 known from then on; the token stays in the memory of this process, and is reviewed again and again. With dev's key, the
-cookie follows from the key, so that it is good for the next process as well.
+cookie follows from the key, so that it is good for the next process on the port as well.
 
 Next on the way: `runner.dashboard.access`.
 """
@@ -174,21 +174,28 @@ class KeyLogin:
 
     def __init__(self, key: str) -> None:
         self._key = key
-        # Neither leads back to the key.
-        self._cookie, self._form_token = (
-            hmac.new(key.encode(), purpose, hashlib.sha256).hexdigest() for purpose in (b"cookie", b"form")
-        )
 
     async def caller(self, request: web.Request) -> Caller | None:
-        if _KEY in request.query or not _equal(request.cookies.get(_cookie_name(request), ""), self._cookie):
+        if _KEY in request.query or not _equal(
+            request.cookies.get(_cookie_name(request), ""), self._made("cookie", request)
+        ):
             return None
-        return KeyHolder(self._form_token)
+        return KeyHolder(self._made("form", request))
+
+    def _made(self, purpose: str, request: web.Request) -> str:
+        """A secret that follows from the key, does not lead back to it, and is good for one port alone.
+
+        While the operator is started again, another process may take its port and be sent the cookie by an open page.
+        """
+        return hmac.new(self._key.encode(), f"{purpose} {_cookie_name(request)}".encode(), hashlib.sha256).hexdigest()
 
     def enter(self, request: web.Request) -> web.Response:
         if _equal(request.query.get(_KEY, ""), self._key):
             # Without the key, which stays out of the browser's history so.
             answer = see_other(local_path(str(request.rel_url.without_query_params(_KEY))))
-            answer.set_cookie(_cookie_name(request), self._cookie, path="/", httponly=True, samesite="Strict")
+            answer.set_cookie(
+                _cookie_name(request), self._made("cookie", request), path="/", httponly=True, samesite="Strict"
+            )
             return answer
         text = "Open the link that rolerunner dev has printed."
         return page(request, "message.html", status=401, heading="Who is there?", text=text)

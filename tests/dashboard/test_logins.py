@@ -6,6 +6,7 @@ import re
 from itertools import count
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 from runner.dashboard import logins
 from runner.kube import authorization
@@ -201,11 +202,16 @@ async def test_a_request_that_is_no_http_is_not_logged(local: Stage, caplog: pyt
     assert caplog.records == []
 
 
-async def test_devs_cookie_is_good_for_the_next_operator(local: Stage) -> None:
+async def test_devs_cookie_is_good_for_the_next_operator_on_the_port_alone(local: Stage) -> None:
+    """Another's process on the port, while the operator is started again, is sent it: it is of no use anywhere else."""
     answer = await local.get(f"/?key={KEY}")
-    cookies = [logins.KeyLogin(KEY)._cookie, logins.KeyLogin("another")._cookie]
     (cookie,) = answer.cookies.values()
-    assert [value in cookie for value in cookies] == [True, False]
+    value = cookie.partition(";")[0].partition("=")[2]
+    here, elsewhere = str(local.address), f"127.0.0.1:{local.address.port - 1}"
+    for key, host, is_good in ((KEY, here, True), ("another", here, False), (KEY, elsewhere, False)):
+        name = f"rolerunner-{host.rpartition(':')[2]}"
+        request = make_mocked_request("GET", "/", headers={"Host": host, "Cookie": f"{name}={value}"})
+        assert (await logins.KeyLogin(key).caller(request) is not None) is is_good
 
 
 async def test_devs_key_leads_to_no_other_site(local: Stage) -> None:
