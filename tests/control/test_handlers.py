@@ -618,6 +618,19 @@ def test_what_others_did_during_a_run_is_a_cause_of_the_next() -> None:
     assert seen.handlers.pop_cause(request) == "ConfigMap other/x changed during the run"
 
 
+def test_a_change_of_the_cr_during_a_run_is_the_cause_of_the_next_whatever_else_changed() -> None:
+    seen = Seen()
+    seen.primary("ADDED", {**cr(), "spec": {"size": 1}})
+    request = Request(seen.watch, ObjectKey("default", "one"))
+    seen.handlers.pop_cause(request)
+    with seen.handlers.own_writes.of_run(request):
+        seen.primary("MODIFIED", {**cr(generation=2), "spec": {"size": 2}})
+        seen.handlers.own_writes.consume(request, VersionChange("a", "1", "2", "ConfigMap", ObjectKey("default", "x")))
+        seen.added.clear()
+    assert seen.added == ONE
+    assert seen.handlers.pop_cause(request) == "spec changed: size"
+
+
 def test_what_has_changed_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = Seen()
     looked: list[Any] = []
