@@ -10,6 +10,7 @@ Next on the way: `runner.control.finalizers`, `runner.control.run` and `runner.c
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import logging
@@ -227,8 +228,9 @@ class Reconciler:
             request, reconciliation.resource, obj, finalizing=reconciliation.finalizing, record=record
         )
         record.end(ReconcileStatus.DRY_RUN, plan.failure)
-        logger.info("Plan", extra={"event": RunnerEvent.DRY_RUN_RESULT, **request.fields, "output": plan.text()})
-        note = plan.note()
+        # In a thread: a role may write as much of a CR's spec as it likes into objects.
+        text, note = await asyncio.to_thread(lambda: (plan.text(), plan.note()))
+        logger.info("Plan", extra={"event": RunnerEvent.DRY_RUN_RESULT, **request.fields, "output": text})
         await self._status.events.post(reconciliation.owner, type="Normal", action="Plan", reason="Plan", note=note)
         if watch.manage_status:
             await self._status.write(

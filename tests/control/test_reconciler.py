@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
@@ -12,6 +13,7 @@ import pytest
 from runner import metrics
 from runner.control import Priority, RequeueReason, Result
 from runner.control import reconciler as module
+from runner.control.plan import Plan
 from runner.control.reconciler import FinishedRun, next_reconcile
 from runner.control.records import ReconcileStatus
 from runner.control.run import Runs
@@ -225,6 +227,23 @@ async def test_a_cr_that_is_run_no_more_does_not_fail(folders: RunFolders) -> No
     stage.server.touch(metadata={**stage.cr["metadata"], "annotations": {"rolerunner.io/dry-run": "true"}})
     await stage.reconcile()
     assert failing() == 0
+
+
+async def test_a_plan_is_not_written_out_in_the_event_loop(folders: RunFolders, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of one object of a megabyte takes two seconds."""
+    made: list[threading.Thread] = []
+
+    def text(_: Plan) -> str:
+        made.append(threading.current_thread())
+        return "nothing"
+
+    for name in ("text", "note"):
+        monkeypatch.setattr(Plan, name, text)
+    stage = Stage(folders, replace(PLAIN, allow_annotations=frozenset({"dry-run"})))
+    stage.server.touch(metadata={**stage.cr["metadata"], "annotations": {"rolerunner.io/dry-run": "true"}})
+    await stage.reconcile()
+    assert len(made) >= 2
+    assert threading.main_thread() not in made
 
 
 @pytest.mark.parametrize("error", [Unreachable("away"), Refused(403, "no right")], ids=["away", "refused"])
