@@ -15,7 +15,7 @@ import os
 import socket
 import ssl
 import weakref
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -250,7 +250,7 @@ class ApiClient:
 
     async def watch(
         self, path: str, params: Mapping[str, str], *, opened: Callable[[], None] = lambda: None
-    ) -> AsyncIterator[JsonObject]:
+    ) -> AsyncGenerator[JsonObject, None]:
         """Yield the watch events ({type, object}) after `params["resourceVersion"]`, until the server ends the stream.
 
         `opened` is called when the server has begun to answer: there may be no event for long.

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fnmatch
+import functools
 import logging
 import re
 from collections import Counter
@@ -33,6 +34,7 @@ from runner.json_codec import JsonObject, encode
 from runner.kube.backoff import Backoff, delay
 from runner.kube.client import Unreadable, is_not_ready, lines, parsed
 from runner.kube.discovery import WATCHABLE, group_version_path, is_entry, verbs_of
+from runner.kube.early_watch import BeginWatch, EarlyWatch
 from runner.kube.nesting import DEEPEST, METADATA_ONLY
 from runner.logs import Once
 from runner.resource import api_status
@@ -95,8 +97,12 @@ class KopfTransport:
         *,
         server: str = "",
         namespaces: Sequence[str] = (),
+        begin_watch: BeginWatch | None = None,
     ) -> None:
-        """`server`: the API server's URL, which may have a path. `namespaces`: the items of WATCH_NAMESPACE."""
+        """`server`: the API server's URL, which may have a path. `namespaces`: the items of WATCH_NAMESPACE.
+
+        `begin_watch`: by which CRs are watched while a list of several pages goes on.
+        """
         self._watches = tuple(watches)
         self._base = URL(server).path.rstrip("/")
         self._patterns = tuple(namespaces)
@@ -111,6 +117,10 @@ class KopfTransport:
         self._in_kopf: Counter[str] = Counter()
         # By path, or "" for the API server as a whole: the level at which it was logged that there is something to wait for.
         self._waiting: dict[str, int] = {}
+        self._begin_watch = begin_watch
+        # By path, the watches of kinds that are being listed; those that are ending.
+        self._early: dict[str, EarlyWatch] = {}
+        self._ending: set[asyncio.Task[None]] = set()
         # By path, the keys on the pages of a list so far.
         self._present: dict[str, set[ObjectKey]] = {}
         # By path, the watches in a row that brought nothing.
@@ -141,6 +151,9 @@ class KopfTransport:
                 concerned, level = "", logging.WARNING
                 try:
                     async with asyncio.timeout(_ANSWER):
+                        if "continue" not in request.url.query:
+                            # Of a list that was given up: what it tells could be newer than the next list.
+                            self._end_early(path)
                         response = await handler(request)
                         concerned, problem, level = await self._problem(path, request, response)
                         if not problem:
@@ -204,6 +217,7 @@ class KopfTransport:
         value = await parsed(await response.read(), f"GET {path}")
         if "items" in value:
             self._read_list(path, query, value)
+            self._watch_early(path, query, value)
             await self._deliver_list(path, value)
             self._finish_list(path, value)
         elif _DISCOVERY.fullmatch(path):
@@ -224,7 +238,11 @@ class KopfTransport:
         if watch is None:
             return
         left = []
+        early = self._early.get(path)
         for number, obj in enumerate(page["items"]):
+            if early and ObjectKey.of(obj) in early.seen:
+                # This is how it was before.
+                continue
             # The items of a list do not name their kind.
             named = {"apiVersion": watch.gvk.api_version, "kind": watch.gvk.kind, **obj}
             if not self._deliver_past_kopf(watch, None, named):
@@ -255,9 +273,49 @@ class KopfTransport:
         if page["metadata"].get("continue"):
             return
         present = self._present.pop(path, set())
+        if early := self._end_early(path):
+            page["metadata"]["resourceVersion"] = early.version
+            present.update(key for key, is_there in early.seen.items() if is_there)
+            present.difference_update(key for key, is_there in early.seen.items() if not is_there)
         if watch := self._watch_of(path):
             place = path.removeprefix(group_version_path(watch.gvk.api_version) + "/").split("/")
             self._listed(watch, place[1] if len(place) == 3 else "", present)
+
+    def _watch_early(self, path: str, query: Mapping[str, str], page: JsonObject) -> None:
+        """Watch from a list's first page on, if there are more."""
+        watch, metadata = self._by_path.get(path), page["metadata"]
+        if not watch or not self._begin_watch or query.get("continue") or not metadata.get("continue"):
+            return
+        version = metadata.get("resourceVersion")
+        if isinstance(version, str) and version:
+            deliver = functools.partial(self._deliver_early, path, watch)
+            self._early[path] = EarlyWatch(self._begin_watch, path, version, query.get("labelSelector", ""), deliver)
+
+    def _end_early(self, path: str) -> EarlyWatch | None:
+        early = self._early.pop(path, None)
+        if early is not None:
+            ending = early.stop()
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+        return early
+
+    async def close(self) -> None:
+        """End what goes on without kopf."""
+        for path in list(self._early):
+            self._end_early(path)
+        await asyncio.gather(*self._ending, return_exceptions=True)
+
+    def _deliver_early(self, path: str, watch: Watch, event: str, obj: Object) -> bool:
+        """Deliver an event of a list's time, unless it is for kopf to judge or to deliver."""
+        if not _is_named(obj) or not _uid(obj) or self._in_kopf[_uid(obj)]:
+            return False
+        if not self.is_readable(path, obj) and event != "DELETED":
+            return True
+        with contextlib.suppress(Exception):
+            # A change of a CR to which the list has not come finds it, as the list would.
+            self._notify(watch, None if event == "MODIFIED" else event, obj)
+            return True
+        return False
 
     def _watch_of(self, path: str) -> Watch | None:
         """The watch whose CRs are listed and watched at a path."""

@@ -65,7 +65,9 @@ async def watch_primaries(
     backoff = Backoff(FIRST_DELAY, LAST_DELAY, jitter=0)
     while True:
         begun = asyncio.get_running_loop().time()
-        transport = KopfTransport(watches, notify, listed, server=client.server, namespaces=namespaces)
+        transport = KopfTransport(
+            watches, notify, listed, server=client.server, namespaces=namespaces, begin_watch=client.watch
+        )
         reason = await _run_kopf(client, watches=watches, namespaces=namespaces, transport=transport, started=started)
         # kopf gives up where it could go on; nothing is lost by starting it again, but that it lists everything again.
         if asyncio.get_running_loop().time() - begun > LAST_DELAY:
@@ -119,6 +121,7 @@ async def _run_kopf(
         try:
             await _cancel([*missed, *tasks])
         finally:
+            await transport.close()
             await session.close()
 
 

@@ -330,7 +330,8 @@ async def test_what_is_there_is_told_when_all_pages_are_read() -> None:
         stub.listing(stub.item("two")),
         stub.listing(stub.item("two")),
     ]
-    stub.events["things"] = [GONE, None]
+    # The first is for the watch that goes on with the list.
+    stub.events["things"] = [GONE, GONE, None]
     async with following.of(stub):
         await following.until(
             lambda: len([one for one in following.listed if one[0] == "Thing"]) == 2, "it was listed twice"
@@ -510,6 +511,170 @@ async def test_a_kind_whose_plural_becomes_another_is_watched(monkeypatch: pytes
         await following.until(lambda: "None Thing one" in following.told, "it is told")
         stub.old = False
         await following.until(lambda: "watch thingies" in stub.asked, "it is watched where it is now")
+
+
+class Paged(Stub):
+    """Its list of things has two pages; the second waits. The watch that begins meanwhile brings `early`, and goes on."""
+
+    early: bytes = b""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = asyncio.Event()
+        # From which things were watched.
+        self.versions: list[str] = []
+        self.lists["things"] = [
+            self.listing(self.item("one"), more="token"),
+            self.listing(*map(self.item, ("three", "two", "four"))),
+        ]
+
+    async def handler(self, request: web.Request) -> web.StreamResponse:
+        if request.path.endswith("/things"):
+            if "continue" in request.query:
+                await self.until_ended(self.go_on)
+            elif "watch" in request.query:
+                self.versions.append(request.query["resourceVersion"])
+                self.events["things"] = [b"" if self.go_on.is_set() else self.early, None]
+                response = await super().handler(request)
+                await self.until_ended()
+                return response
+        return await super().handler(request)
+
+    async def until_ended(self, *others: asyncio.Event) -> None:
+        waiting = {asyncio.create_task(event.wait()) for event in (self.ended, *others)}
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+
+
+def versioned(kind: str, name: str, version: int, uid: str = "", spec: bytes = b"{}") -> bytes:
+    item = Stub.item(name, spec, uid).replace(b'"resourceVersion": "4"', b'"resourceVersion": "%d"' % version)
+    return Stub.event(kind, item)
+
+
+def early_watches() -> list[asyncio.Task[Any]]:
+    return [task for task in asyncio.all_tasks() if task.get_name().startswith("early watch")]
+
+
+def bookmark(version: int) -> bytes:
+    return Stub.event("BOOKMARK", b'{"metadata":{"resourceVersion":"%d"}}' % version)
+
+
+async def test_what_happens_while_many_are_listed_is_told_at_once() -> None:
+    stub, following = Paged(), Following(Selector((Requirement("part", "In", ("a",)),)))
+    stub.early = b"".join(
+        (
+            versioned("ADDED", "new", 6),
+            # The list has not come to it: found, as by the list.
+            versioned("MODIFIED", "two", 7),
+            versioned("DELETED", "three", 8),
+            versioned("DELETED", "one", 9),
+            versioned("ADDED", "one", 10, uid="another"),
+            versioned("DELETED", "new", 11),
+            bookmark(12),
+        )
+    )
+    told = ["None Thing one", "ADDED Thing new", "None Thing two", "DELETED Thing three"]
+    told += ["DELETED Thing one", "ADDED Thing one", "DELETED Thing new"]
+    async with following.of(stub):
+        await following.until(lambda: "DELETED Thing new" in following.told, "it is told before the list has ended")
+        assert following.told == told
+        assert not [one for one in following.listed if one[0] == "Thing"]
+        stub.go_on.set()
+        await following.until(lambda: len(stub.versions) == 2, "it is watched")
+        # What the second page has of the others is older.
+        assert following.told == [*told, "None Thing four"]
+        assert [one for one in following.listed if one[0] == "Thing"] == [("Thing", "", {"one", "two", "four"})]
+        # Where the early watch has come to.
+        assert stub.versions == ["5", "12"]
+        await following.until(lambda: not early_watches(), "the early watch has ended")
+    assert {selector for asked, selector in stub.selectors if "things" in asked} == {"part in (a)"}
+
+
+async def test_a_list_of_one_page_needs_no_watch_of_its_own() -> None:
+    stub, following = Stub(), Following()
+    stub.lists["things"] = [stub.listing(stub.item("one"))]
+    async with following.of(stub):
+        await following.until(lambda: "watch things" in stub.asked and "watch others" in stub.asked, "they are watched")
+        assert sorted(stub.asked) == ["list others", "list things", "watch others", "watch things"]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pytest.param(GONE, id="error"),
+        pytest.param(b"<html>\n", id="no JSON"),
+        pytest.param(b'{"type":"ADDED"}\n', id="no object"),
+        pytest.param(b'{"type":["x"],"object":{"metadata":{"resourceVersion":"9"}}}\n', id="odd type"),
+        pytest.param(b'{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":9}}}\n', id="odd version"),
+        pytest.param(Stub.event("ADDED", b'{"metadata":{"name":"x","resourceVersion":"9"}}'), id="no uid"),
+        pytest.param(Stub.event("ADDED", b'{"metadata":{"name":[1],"uid":"x","resourceVersion":"9"}}'), id="no name"),
+    ],
+)
+async def test_what_cannot_be_told_early_is_left_to_the_watch_after_the_list(odd: bytes) -> None:
+    stub, following = Paged(), Following()
+    stub.early = versioned("ADDED", "new", 6) + odd + versioned("ADDED", "newer", 10)
+    async with following.of(stub):
+        await following.until(lambda: "ADDED Thing new" in following.told, "it is told")
+        stub.go_on.set()
+        await following.until(lambda: len(stub.versions) == 2, "it is watched")
+        assert "ADDED Thing newer" not in following.told
+        assert stub.versions == ["5", "6"]
+
+
+async def test_what_is_too_deep_is_passed_over_early_as_well() -> None:
+    stub, following = Paged(), Following()
+    # The list has it as it was, which could be read.
+    deep = versioned("MODIFIED", "two", 6, spec=NESTED) + versioned("DELETED", "three", 7, spec=NESTED)
+    stub.early = deep + versioned("ADDED", "new", 8)
+    told = ["None Thing one", "DELETED Thing three", "ADDED Thing new"]
+    async with following.of(stub):
+        await following.until(lambda: following.told == told, "the others are told")
+        stub.go_on.set()
+        await following.until(lambda: len(stub.versions) == 2, "it is watched")
+    assert following.told == [*told, "None Thing four"]
+    assert stub.versions == ["5", "8"]
+    assert ("Thing", "", {"one", "two", "four", "new"}) in following.listed
+
+
+async def test_a_list_that_begins_again_has_a_watch_of_its_own() -> None:
+    class Expiring(Paged):
+        async def handler(self, request: web.Request) -> web.StreamResponse:
+            if request.query.get("continue") == "old":
+                await self.until_ended(self.go_on)
+                self.go_on.clear()
+                self.early = versioned("MODIFIED", "two", 21)
+                return web.json_response({"kind": "Status", "code": 410, "message": "expired"}, status=410)
+            return await super().handler(request)
+
+    stub, following = Expiring(), Following()
+    again = stub.listing(stub.item("new"), stub.item("one"), more="token").replace(b'"5"', b'"20"')
+    stub.lists["things"] = [stub.listing(stub.item("one"), more="old"), again, stub.listing(stub.item("two"))]
+    stub.early = versioned("ADDED", "new", 6) + versioned("ADDED", "gone", 7)
+    told = ["None Thing one", "ADDED Thing new", "ADDED Thing gone"]
+    async with following.of(stub):
+        await following.until(lambda: following.told == told, "it is told")
+        stub.go_on.set()
+        told += ["None Thing new", "None Thing one", "None Thing two"]
+        await following.until(lambda: sorted(following.told) == sorted(told), "the list has begun again")
+        await following.until(lambda: len(early_watches()) == 1, "the first early watch has ended")
+        stub.go_on.set()
+        await following.until(lambda: len(stub.versions) == 3, "it is watched")
+    assert stub.versions == ["5", "20", "21"]
+    # One that was told of early, and is not there any more.
+    assert [one for one in following.listed if one[0] == "Thing"] == [("Thing", "", {"one", "new", "two"})]
+
+
+async def test_nothing_is_left_of_a_list_that_does_not_end(caplog: pytest.LogCaptureFixture) -> None:
+    stub, following = Paged(), Following()
+    stub.early = versioned("ADDED", "new", 6)
+    async with following.of(stub):
+        await following.until(lambda: "ADDED Thing new" in following.told, "it is told")
+        assert early_watches()
+    assert not early_watches()
+    assert not [record for record in caplog.records if record.name == "asyncio"]
 
 
 async def test_it_ends_though_kopf_overlooks_a_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
