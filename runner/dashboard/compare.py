@@ -35,9 +35,7 @@ class Side:
     cause: str
     generation: int | None
     tasks: int
-    reads: int
-    from_store: int
-    writes: int
+    requests: str
     problem: str
 
 
@@ -144,7 +142,6 @@ def _of_result(result: Result) -> Iterator[str]:
 
 
 def _side(record: ReconcileRecord, run: RunRecord, details: Details, now: float) -> Side:
-    reads = [call for call in run.requests if call.method in ("GET", "HEAD")]
     key = record.request.key
     return Side(
         title=f"{run.ident[:8]} of {words.clock(run.begun)}",
@@ -156,9 +153,7 @@ def _side(record: ReconcileRecord, run: RunRecord, details: Details, now: float)
         cause=words.cut_short(words.cause(record.cause), 500),
         generation=record.generation,
         tasks=len(run.tasks) + run.more_tasks,
-        reads=len(reads),
-        from_store=sum(call.from_store for call in reads),
-        writes=len(run.requests) - len(reads),
+        requests=words.requests(run.requests),
         problem=details.problem,
     )
 

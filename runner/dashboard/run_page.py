@@ -92,9 +92,7 @@ class RunPage:
     problem: str
     calls: Sequence[Call]
     call_count: int
-    reads: int
-    from_store: int
-    writes: int
+    requests: str
     # Of the same CR: the run before this one, to compare with; empty if there is none.
     before: str
 
@@ -114,7 +112,6 @@ def run_page(
     ended = run.ended or now
     pages = max(1, -(-len(run.tasks) // TASKS))
     first = (min(max(page, 1), pages) - 1) * TASKS
-    reads = [call for call in run.requests if call.method in ("GET", "HEAD")]
     messages = outcome.messages if outcome else ([record.message] if record.message else [])
     return RunPage(
         ident=run.ident,
@@ -148,9 +145,7 @@ def run_page(
         problem=details.problem,
         calls=[_call(call) for call in run.requests[:MOST_REQUESTS]],
         call_count=len(run.requests) + run.more_requests,
-        reads=len(reads),
-        from_store=sum(call.from_store for call in reads),
-        writes=len(run.requests) - len(reads),
+        requests=words.requests(run.requests),
         before=before,
     )
 

@@ -6,11 +6,13 @@ Next on the way: `runner.dashboard.templating`.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from markupsafe import Markup
 
 from runner.control import RequeueReason
+from runner.proxy.sessions import ApiRequest
 
 # Characters of any text of a page. Views cut theirs before, at less.
 _LONGEST = 64 * 1024
@@ -88,6 +90,18 @@ def parsed(text: str) -> float | None:
 def cause(text: str) -> str:
     """The cause of a reconcile in words."""
     return _CAUSES.get(text, text) or "not known"
+
+
+def requests(of_run: Sequence[ApiRequest]) -> str:
+    """The requests of a run in numbers: `3 reads, 1 of them answered from the operator's store; 1 write`."""
+    reads = [request for request in of_run if request.method in ("GET", "HEAD")]
+    stored = sum(request.from_store for request in reads)
+    answered = f", {stored} of them answered from the operator's store" if stored else ""
+    return f"{_counted(len(reads), 'read')}{answered}; {_counted(len(of_run) - len(reads), 'write')}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def next_run(

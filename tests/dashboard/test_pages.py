@@ -223,7 +223,7 @@ async def test_a_run_has_its_tasks_with_results_items_diffs_and_requests(local: 
     assert '+ "a": 2' in re.sub(r" +", " ", text)
     assert "Warning: mind the gap" in text
     assert "said" in text
-    assert "1 reads, 1 of them answered from the operator's store" in text
+    assert "1 read, 1 of them answered from the operator's store" in text
     assert answer.count(SHOWN) >= 4
     assert "<script>alert" not in answer
     assert 'id="task-2" open' in answer
