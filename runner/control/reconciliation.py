@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from time import monotonic
+from time import monotonic, time
 
 from runner import metrics
 from runner.config.watches import Watch
@@ -36,13 +36,14 @@ class Phases:
 
     def __init__(self, record: ReconcileRecord) -> None:
         self._record = record
-        self._since = monotonic()
+        # By the clock as well, by which requests are found in their phase: a phase begins where the last one ended.
+        self._since, self._begun = monotonic(), time()
 
     def finish(self, name: str) -> None:
-        now = monotonic()
+        now, at = monotonic(), time()
         metrics.phase(name, now - self._since)
-        self._record.finish_phase(name, now - self._since)
-        self._since = now
+        self._record.finish_phase(name, self._begun, at)
+        self._since, self._begun = now, at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

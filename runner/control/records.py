@@ -187,8 +187,9 @@ class ReconcileRecord:
     ended: float | None = None
     requeue: Requeue | None = None
 
-    def finish_phase(self, name: str, seconds: float) -> None:
-        self.phases.append(PhaseRecord(name, time() - seconds, seconds))
+    def finish_phase(self, name: str, begun: float, ended: float) -> None:
+        # The clock may have been set back.
+        self.phases.append(PhaseRecord(name, begun, max(0.0, ended - begun)))
 
     def end(self, status: ReconcileStatus, message: str = "") -> None:
         """Set the result, which the first call decides."""

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from runner.control import Priority, records
+from runner.control.reconciliation import Phases
 from runner.control.records import ReconcileRecord, ReconcileStatus, RunRecord, TaskStatus
 from runner.executor.jobs import JobEvent, Outcome
 from runner.proxy.sessions import ApiRequest
@@ -149,3 +150,14 @@ def test_a_run_ends_with_its_outcome() -> None:
     record.end(Outcome(ok=1))
     assert record.outcome == Outcome(ok=1)
     assert record.ended is not None
+
+
+def test_a_phase_begins_where_the_last_one_ended() -> None:
+    record = ReconcileRecord(request=A, priority=Priority.CHANGE, waited=0.0)
+    phases = Phases(record)
+    for name in ("read", "start", "status"):
+        phases.finish(name)
+    ends = [phase.begun + phase.seconds for phase in record.phases]
+    assert [phase.begun for phase in record.phases[1:]] == pytest.approx(ends[:-1], abs=1e-6)
+    record.finish_phase("after the clock was set back", 10.0, 5.0)
+    assert record.phases[-1].seconds == 0

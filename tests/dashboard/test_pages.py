@@ -36,7 +36,7 @@ def ran(
     for raw in fields.pop("events", ()):
         run.add_event(JobEvent.of(raw))
     run.end(fields.pop("outcome", Outcome(ok=1)))
-    record.finish_phase("tasks", 0.1)
+    record.finish_phase("tasks", record.begun, record.begun + 0.1)
     record.end(fields.pop("status", ReconcileStatus.SUCCEEDED))
     record.requeue = Requeue(record.begun + 60, RequeueReason.PERIOD)
     stage.history.end(record)

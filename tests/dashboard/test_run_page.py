@@ -45,7 +45,7 @@ def run(*tasks: TaskRecord, outcome: Outcome | None = None, ended: float | None 
 
 def view(of: RunRecord, details: Details | None = None, **rest: Any) -> RunPage:
     record = ReconcileRecord(request=A, priority=Priority.CHANGE, waited=2.0, begun=BEGUN, ended=of.ended, cause="changed")
-    record.finish_phase("read", 0.0)
+    record.finish_phase("read", BEGUN, BEGUN)
     record.run = of
     return run_page(record, of, details or Details(), **{"now": NOW, **rest})
 
