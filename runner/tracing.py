@@ -15,6 +15,7 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from runner.errors import RolerunnerError
 from runner.export_trouble import ENDPOINTS, Trouble, credentials, route_library_logs, secret_variables
 
 if TYPE_CHECKING:
@@ -38,12 +39,12 @@ class Wanted:
     variable: str
 
 
-class Unusable(Exception):
+class TracesError(RolerunnerError):
     """Traces that are asked for and cannot be made; `str()` names the variable and the remedy."""
 
 
 def wanted(environ: Mapping[str, str]) -> Wanted | None:
-    """Read the variables; None where no traces are asked for. Raises Unusable."""
+    """Read the variables; None where no traces are asked for. Raises TracesError."""
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return None
     variable, given = "OTEL_TRACES_EXPORTER", environ.get("OTEL_TRACES_EXPORTER", "")
@@ -53,7 +54,7 @@ def wanted(environ: Mapping[str, str]) -> Wanted | None:
         given = "otlp" if variable else "none"
     exporters = tuple(dict.fromkeys(name.strip().lower() for name in given.split(",") if name.strip()))
     if unknown := [name for name in exporters if name not in EXPORTERS]:
-        raise Unusable(f"{variable}: {', '.join(unknown)[:100]} is not known; it is one of {', '.join(EXPORTERS)}")
+        raise TracesError(f"{variable}: {', '.join(unknown)[:100]} is not known; it is one of {', '.join(EXPORTERS)}")
     if "none" in exporters:
         return None
     return Wanted(exporters, _protocol(environ) if "otlp" in exporters else "", variable)
@@ -63,7 +64,7 @@ def _protocol(environ: Mapping[str, str]) -> str:
     for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
         if given := environ.get(name, "").strip():
             if given not in _PROTOCOLS:
-                raise Unusable(f"{name}: {given[:100]} is not supported; it is one of {', '.join(_PROTOCOLS)}")
+                raise TracesError(f"{name}: {given[:100]} is not supported; it is one of {', '.join(_PROTOCOLS)}")
             return given
     return "http/protobuf"
 
@@ -86,7 +87,7 @@ def start(environ: MutableMapping[str, str]) -> Tracer | None:
         from runner.tracer import Tracer
 
         made = Tracer.of(asked.exporters, asked.protocol, trouble)
-    except Unusable as error:
+    except TracesError as error:
         logger.warning("No traces are made", extra={"error": str(error)})
         return None
     except Exception as error:
@@ -105,4 +106,4 @@ def _require(module: str, why: str, extra: str) -> None:
     except ModuleNotFoundError:
         is_there = False
     if not is_there:
-        raise Unusable(f"{why}, but {module} is not installed; install it: pip install 'rolerunner[{extra}]'")
+        raise TracesError(f"{why}, but {module} is not installed; install it: pip install 'rolerunner[{extra}]'")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from runner import tracing
-from runner.tracing import Unusable, Wanted, start, wanted
+from runner.tracing import TracesError, Wanted, start, wanted
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
@@ -71,7 +71,7 @@ def test_what_is_wanted(environ: dict[str, str], expected: Wanted | None) -> Non
 def test_what_is_not_known_is_a_warning_and_no_end(
     environ: dict[str, str], words: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(Unusable):
+    with pytest.raises(TracesError):
         wanted(environ)
     assert start(environ) is None
     (record,) = caplog.records

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from runner.control.records import RunRecord
 from runner.dashboard.words import cut
+from runner.errors import RolerunnerError
 from runner.executor.jobs import ExecutorError, Fold, JobEvent
 from runner.json_codec import JsonMapping, decode
 
@@ -43,7 +44,7 @@ _ELSEWHERE = frozenset(
 )
 
 
-class TooMuch(Exception):
+class TooMuch(RolerunnerError):
     """There is no room for more on the page."""
 
 
@@ -163,14 +164,14 @@ def read_events(folder: Path, first: int = 0, last: int | None = None) -> Iterat
                 text = _read(name, descriptor)
                 size += len(text)
                 raw = decode(text, strict=False)
-            except (OSError, ValueError, RecursionError) as error:
+            except (OSError, ValueError, RecursionError, _Large) as error:
                 yield None, f"An event could not be read: {error if isinstance(error, _Large) else type(error).__name__}"
                 continue
             event = _event(raw)
             yield event, "" if event else "An event could not be read: it is none"
 
 
-class _Large(ValueError):
+class _Large(RolerunnerError):
     """An event is larger than what a page shows."""
 
 
