@@ -18,7 +18,7 @@ from time import time
 from runner import metrics
 from runner.control import Priority, Request, RequeueReason, Result, Retry
 from runner.control.history import History
-from runner.control.records import ReconcileRecord, ReconcileStatus, Requeue
+from runner.control.records import ENDED_EARLY, ReconcileRecord, ReconcileStatus, Requeue
 from runner.control.spans import Spans
 from runner.control.workqueue import Closed, WorkQueue
 
@@ -28,9 +28,6 @@ Reconcile = Callable[[Request], Awaitable[Result]]
 
 # A periodic reconcile comes up to this share of its period early, so that CRs which began together drift apart.
 _JITTER = 0.1
-
-# The message of a reconcile that the runner has ended.
-_ENDED = "ended before its end"
 
 # Seconds after an unexpected exception: how long the worker rests, and when the CR is requeued.
 _REST = 1.0
@@ -89,7 +86,7 @@ class Controller:
                 async with deadline:
                     result = await self._reconcile(request)
         except asyncio.CancelledError:
-            record.end(ReconcileStatus.FAILED, _ENDED)
+            record.end(ReconcileStatus.FAILED, ENDED_EARLY)
             self._queue.done(request)
             raise
         except Retry as retry:
@@ -104,7 +101,7 @@ class Controller:
                 # An exception that is not expected must not end the other CRs' reconciles.
                 logger.exception("Reconciling failed unexpectedly; it will be tried again", extra=request.fields)
             metrics.reconcile_ended(name, "error", panic=not was_ended)
-            record.end(ReconcileStatus.FAILED, _ENDED if was_ended else "a fault of the runner; its log says more")
+            record.end(ReconcileStatus.FAILED, ENDED_EARLY if was_ended else "a fault of the runner; its log says more")
             _note(record, self._queue.done(request, failed=True), RequeueReason.RETRY)
         else:
             metrics.reconcile_ended(name, "requeue_after" if result.requeue_after else "success")

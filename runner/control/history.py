@@ -62,7 +62,7 @@ class History:
 
     def current(self, request: Request) -> ReconcileRecord:
         """The record of the reconcile that is on; one that is not kept, where none was begun."""
-        return self._on.get(request) or ReconcileRecord(request=request, priority=Priority.CHANGE, waited=0.0)
+        return self._on.get(request) or ReconcileRecord(request=request)
 
     def is_on(self, request: Request) -> bool:
         return request in self._on

@@ -8,7 +8,6 @@ Next on the way: `runner.control.history`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -24,12 +23,11 @@ _MOST_TASKS, _MOST_REQUESTS = 1000, 1000
 # Characters of a task's name and of a message; messages of a run's outcome.
 _LONGEST_NAME, _LONGEST_MESSAGE, _MOST_MESSAGES = 200, 2000, 10
 
-_RESULTS = {
-    "runner_on_ok": "ok",
-    "runner_on_failed": "failed",
-    "runner_on_skipped": "skipped",
-    "runner_on_unreachable": "unreachable",
-}
+# The message of a reconcile, and the status of a run, that the runner has ended.
+ENDED_EARLY = "ended before its end"
+
+# By which the events of results, of a task or of an item of its loop, end.
+_RESULTS = frozenset({"ok", "failed", "skipped", "unreachable"})
 
 
 class TaskStatus(StrEnum):
@@ -42,6 +40,10 @@ class TaskStatus(StrEnum):
     FAILED = "failed"
     IGNORED = "ignored"
     UNREACHABLE = "unreachable"
+
+    @property
+    def is_failure(self) -> bool:
+        return self in (TaskStatus.FAILED, TaskStatus.UNREACHABLE)
 
 
 # Of a task's results on several hosts, the one that comes last here is the task's.
@@ -125,8 +127,8 @@ class RunRecord:
                 return
             if kind.startswith("runner_item_on_"):
                 task.items += 1
-            elif kind in _RESULTS:
-                status, task.ended = _status(event), _seconds(event.created)
+            elif (status := result_status(event)) is not None:
+                task.ended = _seconds(event.created)
                 if _ORDER.index(status) > _ORDER.index(task.status):
                     task.status, task.message = status, _message(event)
 
@@ -169,8 +171,8 @@ class ReconcileRecord:
     """A reconcile of a CR. `waited` is how long it stood in the queue."""
 
     request: Request
-    priority: Priority
-    waited: float
+    priority: Priority = Priority.CHANGE
+    waited: float = 0.0
     begun: float = field(default_factory=time)
     # The event that it is due to, or why the last reconcile had it requeued.
     cause: str = ""
@@ -197,12 +199,14 @@ class ReconcileRecord:
             self.status, self.message = status, message[:_LONGEST_MESSAGE]
 
 
-def _status(event: JobEvent) -> TaskStatus:
-    result = _RESULTS[event.event]
-    if result == "failed" and not event.is_failure:
+def result_status(event: JobEvent) -> TaskStatus | None:
+    """The status that an event gives to a task, or to an item of its loop; None for an event that is no result."""
+    source, _, result = event.event.rpartition("_on_")
+    if source not in ("runner", "runner_item") or result not in _RESULTS:
+        return None
+    if result == "failed" and event.data.get("ignore_errors") is True:
         return TaskStatus.IGNORED
-    res = event.data.get("res")
-    if result == "ok" and isinstance(res, Mapping) and res.get("changed") is True:
+    if result == "ok" and event.result.get("changed") is True:
         return TaskStatus.CHANGED
     return TaskStatus(result)
 

@@ -21,7 +21,7 @@ from runner import metrics
 from runner.config.annotations import for_cr
 from runner.config.settings import Settings
 from runner.config.watches import Content
-from runner.control import Priority, Request
+from runner.control import Request
 from runner.control.broken_conditionals import BrokenConditionals, Places
 from runner.control.failures import explained, is_to_be_explained
 from runner.control.handlers import is_watched_dependent
@@ -101,8 +101,7 @@ class Runs:
             message, event = "Run succeeded", RunnerEvent.RUN_SUCCEEDED
         else:
             message, event = "Run failed", RunnerEvent.RUN_FAILED
-        counts = {"ok": outcome.ok, "changed": outcome.changed, "skipped": outcome.skipped, "failures": outcome.failures}
-        logger.info(message, extra={"event": event, **fields, **counts})
+        logger.info(message, extra={"event": event, **fields, **outcome.counts})
         return outcome
 
     async def dry_run(
@@ -115,7 +114,7 @@ class Runs:
         record: ReconcileRecord | None = None,
     ) -> Plan:
         """Run the CR as `obj` has it without writing anything; the plan says what would change."""
-        record = record or ReconcileRecord(request=request, priority=Priority.CHANGE, waited=0.0)
+        record = record or ReconcileRecord(request=request)
         plan = Plan(request.fields, DryRun(cr=obj, path=resource.path(request.key)))
         watch, _ = for_cr(request.watch, obj)
         owner = Owner(watch.gvk, request.key, obj["metadata"]["uid"])

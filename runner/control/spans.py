@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from runner.control.records import ReconcileRecord, ReconcileStatus, RunRecord, TaskRecord, TaskStatus
+from runner.control.records import ENDED_EARLY, ReconcileRecord, ReconcileStatus, RunRecord, TaskRecord
 from runner.logs import Once
 from runner.proxy.requestinfo import parse
 from runner.proxy.sessions import ApiRequest
@@ -43,7 +43,6 @@ _LONGEST_NAME, _LONGEST_PATH = 100, 1000
 _ENDPOINTS = frozenset({"api", "apis", "openapi", "version", "healthz", "readyz", "livez", "logs", "metrics"})
 
 _FAILED = frozenset({ReconcileStatus.FAILED, ReconcileStatus.REFUSED})
-_FAILED_TASK = frozenset({TaskStatus.FAILED, TaskStatus.UNREACHABLE})
 
 Attributes = dict[str, str | int | float | bool]
 _Item = TypeVar("_Item")
@@ -176,7 +175,7 @@ class Spans:
             attributes |= {"code.file.path": path[:_LONGEST_PATH], "code.line.number": int(line)}
         if task.items:
             attributes["ansible.task.items"] = task.items
-        if task.message and task.status not in _FAILED_TASK:
+        if task.message and not task.status.is_failure:
             attributes["ansible.task.message"] = task.message
         return self._tracer.add(
             task.name[:_LONGEST_NAME] or task.action or "task",
@@ -184,7 +183,7 @@ class Spans:
             begun=task.begun,
             ended=task.ended or ended,
             attributes=attributes,
-            error=(task.message or task.status) if task.status in _FAILED_TASK else None,
+            error=(task.message or task.status) if task.status.is_failure else None,
         )
 
     def _add_request(self, request: ApiRequest, parent: Span) -> None:
@@ -302,8 +301,7 @@ def _of_run(run: RunRecord) -> Attributes:
         "rolerunner.dry_run": run.is_dry_run,
     }
     if outcome := run.outcome:
-        counts = {"ok": outcome.ok, "changed": outcome.changed, "skipped": outcome.skipped, "failures": outcome.failures}
-        attributes |= {f"ansible.{name}": count for name, count in counts.items()}
+        attributes |= {f"ansible.{name}": count for name, count in outcome.counts.items()}
     for name, more in (
         ("tasks", len(run.tasks) + run.more_tasks - _MOST_TASKS),
         ("requests", len(run.requests) + run.more_requests - _MOST_REQUESTS),
@@ -315,7 +313,7 @@ def _of_run(run: RunRecord) -> Attributes:
 
 def _error_of_run(run: RunRecord) -> str | None:
     if run.outcome is None:
-        return "ended before its end"
+        return ENDED_EARLY
     return None if run.outcome.succeeded else "\n".join(run.outcome.messages)[:2000]
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runner.control.records import RunRecord
+from runner.control.records import RunRecord, TaskStatus, result_status
 from runner.dashboard.words import cut
 from runner.errors import RolerunnerError
 from runner.executor.jobs import ExecutorError, Fold, JobEvent
@@ -37,7 +37,6 @@ _MOST_RUNS, _MOST_ENTRIES, _MOST_FILES = 50, 1000, 100_000
 
 _IDENT = re.compile(r"[0-9a-f]{16}", re.ASCII)
 _EVENT = re.compile(r"([0-9]{1,9})-[0-9a-fA-F-]{1,64}\.json", re.ASCII)
-_STATUSES = {"ok": "ok", "failed": "failed", "skipped": "skipped", "unreachable": "unreachable"}
 # Shown by themselves, or of no use to anybody.
 _ELSEWHERE = frozenset(
     "diff warnings deprecations stdout stdout_lines stderr stderr_lines msg exception results changed failed skipped".split()
@@ -101,13 +100,15 @@ def read_details(folder: Path, first: int = 0, last: int | None = None) -> Detai
             continue
         task = details.tasks.setdefault(uuid, TaskDetails())
         try:
-            if kind.startswith("runner_item_on_"):
-                if len(task.items) < _MOST_ITEMS:
-                    task.items.append(_result(event, kind.removeprefix("runner_item_on_"), room))
-                else:
-                    task.more_items += 1
-            elif kind.startswith("runner_on_") and (status := kind.removeprefix("runner_on_")) in _STATUSES:
+            status = result_status(event)
+            if status is None:
+                continue
+            if not kind.startswith("runner_item_on_"):
                 task.result = _result(event, status, room)
+            elif len(task.items) < _MOST_ITEMS:
+                task.items.append(_result(event, status, room))
+            else:
+                task.more_items += 1
         except TooMuch:
             task.is_cut = True
     return details
@@ -247,13 +248,9 @@ class _Room:
         self._left -= size
 
 
-def _result(event: JobEvent, status: str, room: _Room) -> Result:
+def _result(event: JobEvent, status: TaskStatus, room: _Room) -> Result:
     """The parts of a result. Raises TooMuch."""
     result: JsonMapping = event.result
-    if status == "ok" and result.get("changed") is True:
-        status = "changed"
-    if status == "failed" and event.data.get("ignore_errors") is True:
-        status = "ignored"
     if "censored" in result:
         return Result(status=status, message="The result is hidden by no_log.")
     label = result.get("_ansible_item_label", result.get(str(result.get("ansible_loop_var", "item")), ""))
@@ -265,7 +262,9 @@ def _result(event: JobEvent, status: str, room: _Room) -> Result:
     return Result(
         status=status,
         label=room.text(_plain(label), 200),
-        message=room.text(_plain(result.get("msg", "")) or (_why_skipped(event.printed) if status == "skipped" else "")),
+        message=room.text(
+            _plain(result.get("msg", "")) or (_why_skipped(event.printed) if status is TaskStatus.SKIPPED else "")
+        ),
         value=room.text(as_json(rest)) if rest else "",
         output=room.text(_plain(result.get("stdout", ""))),
         errors=room.text("\n".join(filter(None, (_plain(result.get("stderr", "")), _traceback(result))))),

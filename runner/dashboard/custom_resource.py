@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from urllib.parse import urlencode
 
 from runner.control import Request
-from runner.control.records import ReconcileRecord, ReconcileStatus, TaskStatus
+from runner.control.records import ReconcileRecord, ReconcileStatus
 from runner.dashboard import words
 from runner.dashboard.charts import Bar, Span, bars
 from runner.dashboard.index import Condition, CrState, Summary
@@ -178,7 +178,7 @@ def _failed_task(record: ReconcileRecord) -> str:
     """The task that made the run fail, which is the last one that failed: others were rescued."""
     if record.run is None or record.status is not ReconcileStatus.FAILED:
         return ""
-    failed = (task for task in reversed(record.run.tasks) if task.status in (TaskStatus.FAILED, TaskStatus.UNREACHABLE))
+    failed = (task for task in reversed(record.run.tasks) if task.status.is_failure)
     return words.cut_short(next((task.name or task.action for task in failed), ""), _LONGEST_NAME)
 
 

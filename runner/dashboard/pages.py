@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 from aiohttp import web
 
 from runner.config.watches import Watch
-from runner.control import Priority, Request
+from runner.control import Request
 from runner.control.records import ReconcileRecord, RunRecord
 from runner.control.run import folder_parts
 from runner.dashboard import compare as comparing
@@ -160,7 +160,7 @@ async def _find_run(request: web.Request, ident: str, of: str) -> Found:
     if known is None:
         raise web.HTTPNotFound
     left = await _in_thread(read_run, folder / known, known)
-    return Found(ReconcileRecord(request=wanted, priority=Priority.CHANGE, waited=0.0, ended=left.ended), left, False)
+    return Found(ReconcileRecord(request=wanted, ended=left.ended), left, False)
 
 
 def _folder(state: State, request: Request) -> Path:

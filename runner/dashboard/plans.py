@@ -19,10 +19,10 @@ from pathlib import Path
 from time import time
 from weakref import WeakValueDictionary
 
-from runner.control import Priority, Request
+from runner.control import Request
 from runner.control.finalizers import Decision, decide
 from runner.control.history import History, Notify
-from runner.control.records import ReconcileRecord, ReconcileStatus
+from runner.control.records import ENDED_EARLY, ReconcileRecord, ReconcileStatus
 from runner.control.run import Runs
 from runner.control.spans import Spans
 from runner.errors import RolerunnerError
@@ -101,7 +101,7 @@ class Plans:
         decision = decide(obj, request.watch)
         if decision is Decision.IGNORE:
             raise NoPlan("The CR is being deleted, and nothing is run for that.")
-        record = ReconcileRecord(request=request, priority=Priority.CHANGE, waited=0.0, cause=cause)
+        record = ReconcileRecord(request=request, cause=cause)
         record.uid, record.generation = obj["metadata"]["uid"], obj["metadata"].get("generation")
         async with _traced(record, self._runs.spans), _folders() as folders:
             runs = replace(self._runs, folders=folders)
@@ -128,7 +128,7 @@ async def _traced(record: ReconcileRecord, spans: Spans | None) -> AsyncIterator
     try:
         yield
     finally:
-        record.end(ReconcileStatus.FAILED, "ended before its end")
+        record.end(ReconcileStatus.FAILED, ENDED_EARLY)
         record.ended = time()
         if spans:
             await spans.end(record)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runner.control.records import ReconcileRecord, ReconcileStatus, RunRecord, TaskRecord
+from runner.control.records import ENDED_EARLY, ReconcileRecord, ReconcileStatus, RunRecord, TaskRecord
 from runner.dashboard import words
 from runner.dashboard.artifacts import Details, TaskDetails
 from runner.dashboard.charts import Bar, Span, bars
@@ -130,7 +130,7 @@ def run_page(
         begun=words.clock(run.begun),
         begun_iso=words.iso(run.begun),
         duration=words.duration(ended - run.begun),
-        counts=[(name, getattr(outcome, name)) for name in ("ok", "changed", "skipped", "failures")] if outcome else [],
+        counts=list(outcome.counts.items()) if outcome else [],
         messages=[words.cut(message, _LONGEST_MESSAGES) for message in messages[:10]],
         plan=words.cut(run.plan, _LONGEST_PLAN).splitlines(),
         phases=_phases(record, now) if is_known else [],
@@ -161,7 +161,7 @@ def _status(record: ReconcileRecord, run: RunRecord) -> str:
     if run.ended is None:
         return str(ReconcileStatus.RUNNING)
     if run.outcome is None:
-        return "ended before its end"
+        return ENDED_EARLY
     if run.is_dry_run:
         return "dry run" if run.outcome.succeeded else "dry run, failed"
     return str(ReconcileStatus.SUCCEEDED if run.outcome.succeeded else ReconcileStatus.FAILED)
@@ -195,7 +195,7 @@ def _task(number: int, task: TaskRecord, run: RunRecord, ended: float, details: 
         message=task.message,
         bar=bar,
         details=details,
-        is_open=task.status in ("failed", "unreachable"),
+        is_open=task.status.is_failure,
     )
 
 

@@ -70,6 +70,8 @@ _HEADERS = {
 }
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _SAFE = ("GET", "HEAD")
+# What strangers may ask for.
+_OPEN = frozenset({"/login", "/logout"})
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -146,19 +148,11 @@ class Dashboard:
                 web.get("/live", self._streams.serve),
             ]
         )
-        self._open = {"/login", "/logout"}
-
         application.on_response_prepare.append(_add_headers)
         application.on_shutdown.append(self._close)
-        context = certificate.context if certificate else None
-        async with serving(address, application, flag=FLAG, tls=context, cancels=True) as bound:
+        async with serving(address, application, flag=FLAG, certificate=certificate, cancels=True) as bound:
             self._port = bound.port
-            following = asyncio.create_task(certificate.follow()) if certificate else None
-            try:
-                yield bound
-            finally:
-                if following:
-                    following.cancel()
+            yield bound
 
     @web.middleware
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -191,7 +185,7 @@ class Dashboard:
             return await handler(request)
         if request.method == "POST" and not forms.is_from_here(request):
             raise web.HTTPForbidden(text="The form is not one of this server's pages.")
-        if request.path in self._open:
+        if request.path in _OPEN:
             return await handler(request)
         caller = await self._logins.caller(request)
         if caller is None:

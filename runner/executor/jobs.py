@@ -326,6 +326,11 @@ class Outcome:
     def succeeded(self) -> bool:
         return not self.messages
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """The counters by their names."""
+        return {"ok": self.ok, "changed": self.changed, "skipped": self.skipped, "failures": self.failures}
+
 
 class Fold:
     """Folds the events of a run into an Outcome, one by one, and keeps none: a run may emit hundreds of megabytes."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -75,15 +74,9 @@ async def serving_metrics(
         text = metrics.exposition() + role_metrics.exposition()
         return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
 
-    context = certificate.context if certificate else None
     routes = application([web.get("/metrics", answer)])
-    async with serving(address, routes, flag="--metrics-bind-address", tls=context) as bound:
-        following = asyncio.create_task(certificate.follow()) if certificate else None
-        try:
-            yield bound
-        finally:
-            if following:
-                following.cancel()
+    async with serving(address, routes, flag="--metrics-bind-address", certificate=certificate) as bound:
+        yield bound
 
 
 async def _refusal(request: web.Request, access: Access) -> web.Response | None:
@@ -129,12 +122,19 @@ def application(routes: list[web.RouteDef]) -> web.Application:
 
 @asynccontextmanager
 async def serving(
-    address: Address, application: web.Application, *, flag: str, tls: ssl.SSLContext | None = None, cancels: bool = False
+    address: Address,
+    application: web.Application,
+    *,
+    flag: str,
+    certificate: ServingCertificate | None = None,
+    cancels: bool = False,
 ) -> AsyncIterator[Address]:
     """Serve an application, with a bound of its connections. Yields the real address. Raises ConfigurationError.
 
-    `flag` gave the address; `cancels`: a client that goes away ends what it asked for.
+    Over TLS with a certificate, which is reloaded when it changes. `flag` gave the address; `cancels`: a client that goes
+    away ends what it asked for.
     """
+    tls = certificate.context if certificate else None
     runner = web.AppRunner(
         application,
         access_log=None,
@@ -162,6 +162,7 @@ async def serving(
         return server()
 
     listener: asyncio.Server | None = None
+    following: asyncio.Task[None] | None = None
     try:
         # No host: all interfaces, by IPv4 and IPv6. As in Go, a name is one address: many containers have a localhost by
         # IPv6 that cannot be listened on.
@@ -172,8 +173,11 @@ async def serving(
             )
         except OSError as error:
             raise ConfigurationError(f"{flag} {address} cannot be listened on: {error.strerror}; choose another") from error
+        following = asyncio.create_task(certificate.follow()) if certificate else None
         yield Address(address.host, listener.sockets[0].getsockname()[1])
     finally:
+        if following is not None:
+            following.cancel()
         if listener is not None:
             listener.close()
         await runner.cleanup()
