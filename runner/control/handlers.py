@@ -15,6 +15,7 @@ import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from runner import metrics
 from runner.config.annotations import is_dry_run
@@ -80,6 +81,16 @@ class Observed:
         )
 
 
+class Cause(NamedTuple):
+    """Why a CR was put on the queue; and the namespace of the object that it was for, if that is another than the CR."""
+
+    text: str = ""
+    place: str | None = None
+
+
+_NO_CAUSE = Cause()
+
+
 class Handlers:
     """Puts Requests on the queue. Called in the event loop: for primaries by the kopf transport, for dependents by
     the informers."""
@@ -113,9 +124,8 @@ class Handlers:
         self._crs: dict[Watch, dict[ObjectKey, Object]] = {watch: {} for watch in watches if watch.related}
         # Mappings whose failure has been logged, and need not be for every object.
         self._failed = Once()
-        # Why each CR was last put on the queue; and where the object is that it was for, if it was for another than the CR.
-        self._causes: dict[Request, str] = {}
-        self._places: dict[Request, str] = {}
+        # Why each CR was last put on the queue.
+        self._causes: dict[Request, Cause] = {}
         # Set when a watch's CRs have been listed.
         self._listed = {watch: asyncio.Event() for watch in watches}
 
@@ -203,16 +213,15 @@ class Handlers:
 
     def pop_cause(self, request: Request) -> str:
         """The reason why a CR was last put on the queue, for the log; empty if there is none, or it was popped before."""
-        self._places.pop(request, None)
-        return self._causes.pop(request, "")
+        return self._causes.pop(request, _NO_CAUSE).text
 
     def place(self, request: Request) -> str | None:
         """The namespace of the object that the cause names (empty: it is in none); None if it is no other than the CR."""
-        return self._places.get(request)
+        return self._causes.get(request, _NO_CAUSE).place
 
     def cause(self, request: Request) -> str:
         """The reason why a CR waits to be reconciled; empty if that is no event."""
-        return self._causes.get(request, "")
+        return self._causes.get(request, _NO_CAUSE).text
 
     def requeue(self, request: Request, cause: str) -> None:
         """Have the CR reconciled now, if there is such a CR."""
@@ -262,17 +271,13 @@ class Handlers:
 
     def _forget_request(self, request: Request) -> None:
         """Forget what was observed of a CR, and that it waits."""
-        for known in (self._observed, self._spec_fields, self._delivered, self._causes, self._places):
+        for known in (self._observed, self._spec_fields, self._delivered, self._causes):
             known.pop(request, None)
         self._observe(request, None)
 
     def _put(self, request: Request, priority: Priority, cause: str, after: float = 0, *, place: str | None = None) -> None:
         logger.debug("Queued", extra={**request.fields, "cause": cause})
-        self._causes[request] = cause
-        if place is None:
-            self._places.pop(request, None)
-        else:
-            self._places[request] = place
+        self._causes[request] = Cause(cause, place)
         self._add(request, priority, after)
 
     def _remember(self, request: Request, obj: Object | None) -> None:
