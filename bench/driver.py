@@ -293,10 +293,15 @@ class Cluster:
             await self.client.delete(await self.path(gvk, key))
 
     async def install(self, crd: Mapping[str, Any]) -> GroupVersionKind:
-        """Create a CRD, if it is not there, and wait until its kind is served."""
-        with contextlib.suppress(Conflict):
-            await self.create(crd)
+        """Create a CRD, if it is not there, and wait until its kind is served. AssertionError if another is there."""
         spec = crd["spec"]
+        try:
+            await self.create(crd)
+        except Conflict:
+            name = ObjectKey("", crd["metadata"]["name"])
+            there = await self.get(GroupVersionKind.of(crd), name) or crd
+            if [each["schema"] for each in there["spec"]["versions"]] != [each["schema"] for each in spec["versions"]]:
+                raise AssertionError(f"there is a CRD {name} with another schema") from None
         gvk = GroupVersionKind(spec["group"], spec["versions"][0]["name"], spec["names"]["kind"])
 
         async def served() -> bool:

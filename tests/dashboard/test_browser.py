@@ -28,8 +28,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 PICTURES = Path(__file__).parents[2] / "docs" / "images" if os.environ.get("ROLERUNNER_PICTURES") else None
 KEY = "0123456789abcdef"
-MEMCACHED = GroupVersionKind("cache.example.com", "v1alpha1", "Memcached")
-BACKUP = GroupVersionKind("cache.example.com", "v1alpha1", "Backup")
+MEMCACHED = GroupVersionKind("caches.example.com", "v1alpha1", "Memcached")
+BACKUP = GroupVersionKind("caches.example.com", "v1alpha1", "Backup")
 DEPLOYMENT = GroupVersionKind("apps", "v1", "Deployment")
 # Milliseconds; on slow machines much later than usual.
 PATIENCE = 60_000
