@@ -86,6 +86,7 @@ class Cause(NamedTuple):
 
     text: str = ""
     place: str | None = None
+    priority: Priority = Priority.PERIODIC
 
 
 _NO_CAUSE = Cause()
@@ -124,7 +125,7 @@ class Handlers:
         self._crs: dict[Watch, dict[ObjectKey, Object]] = {watch: {} for watch in watches if watch.related}
         # Mappings whose failure has been logged, and need not be for every object.
         self._failed = Once()
-        # Why each CR was last put on the queue.
+        # Why each CR was put on the queue.
         self._causes: dict[Request, Cause] = {}
         # Set when a watch's CRs have been listed.
         self._listed = {watch: asyncio.Event() for watch in watches}
@@ -212,7 +213,7 @@ class Handlers:
         return any(kind in self._by_kind for kind, _ in owners(obj))
 
     def pop_cause(self, request: Request) -> str:
-        """The reason why a CR was last put on the queue, for the log; empty if there is none, or it was popped before."""
+        """The reason why a CR was put on the queue, for the log; empty if there is none, or it was popped before."""
         return self._causes.pop(request, _NO_CAUSE).text
 
     def place(self, request: Request) -> str | None:
@@ -277,7 +278,10 @@ class Handlers:
 
     def _put(self, request: Request, priority: Priority, cause: str, after: float = 0, *, place: str | None = None) -> None:
         logger.debug("Queued", extra={**request.fields, "cause": cause})
-        self._causes[request] = Cause(cause, place)
+        waiting = self._causes.get(request)
+        # That the CR itself was changed, or a run was asked for, says more than what others did meanwhile; else the last counts.
+        if waiting is None or priority <= waiting.priority:
+            self._causes[request] = Cause(cause, place, priority)
         self._add(request, priority, after)
 
     def _remember(self, request: Request, obj: Object | None) -> None:

@@ -406,6 +406,7 @@ def test_a_related_object_requeues_crs(
 def test_where_the_object_is_that_a_cause_names_is_known_as_long_as_the_cause() -> None:
     seen = seen_with(by_label("cr"))
     request = next(request for request in seen.handlers._observed if request.key.name == "one")
+    seen.handlers.pop_cause(request)
     seen.handlers.changed(None, secret(labels={"cr": "one"}))
     assert seen.handlers.place(request) == "default"
     seen.handlers.pop_cause(request)
@@ -628,6 +629,26 @@ def test_a_change_of_the_cr_during_a_run_is_the_cause_of_the_next_whatever_else_
         seen.handlers.own_writes.consume(request, VersionChange("a", "1", "2", "ConfigMap", ObjectKey("default", "x")))
         seen.added.clear()
     assert seen.added == ONE
+    assert seen.handlers.pop_cause(request) == "spec changed: size"
+
+
+def test_a_change_of_the_cr_is_the_cause_whatever_else_changes_before_the_reconcile_begins() -> None:
+    seen = Seen()
+    seen.primary("ADDED", {**cr(), "spec": {"size": 1}})
+    request = Request(seen.watch, ObjectKey("default", "one"))
+    seen.handlers.pop_cause(request)
+    before, after = ({**owned(data={"a": a}), "kind": "ConfigMap"} for a in "12")
+    seen.primary("MODIFIED", {**cr(generation=2), "spec": {"size": 2}})
+    seen.handlers.changed(before, after)
+    assert seen.handlers.cause(request) == "spec changed: size"
+    seen.handlers.requeue(request, "asked for by ann")
+    seen.handlers.changed(after, before)
+    assert (seen.handlers.place(request), seen.handlers.pop_cause(request)) == (None, "asked for by ann")
+    for each, others in ((before, after), (after, None)):
+        seen.handlers.changed(each, others)
+    assert seen.handlers.pop_cause(request) == "ConfigMap default/x deleted"
+    seen.handlers.changed(before, after)
+    seen.primary("MODIFIED", {**cr(generation=3), "spec": {"size": 3}})
     assert seen.handlers.pop_cause(request) == "spec changed: size"
 
 
