@@ -279,7 +279,7 @@ class Handlers:
     def _put(self, request: Request, priority: Priority, cause: str, after: float = 0, *, place: str | None = None) -> None:
         logger.debug("Queued", extra={**request.fields, "cause": cause})
         waiting = self._causes.get(request)
-        # That the CR itself was changed, or a run was asked for, says more than what others did meanwhile; else the last counts.
+        # That the CR itself was changed, or a run was asked for, says more than what others did. Otherwise the last counts.
         if waiting is None or priority <= waiting.priority:
             self._causes[request] = Cause(cause, place, priority)
         self._add(request, priority, after)

@@ -16,9 +16,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+from playwright.async_api import Browser, BrowserContext, Page, Response, Route, async_playwright, expect
 
-from bench.driver import Cluster, Operator, condition, crd, until
+from bench.driver import Cluster, Operator, condition, crd, is_done, until
 from devkit.devcluster import Cluster as Devcluster
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.behaviour.test_dashboard import page_of, user
@@ -35,10 +35,13 @@ DEPLOYMENT = GroupVersionKind("apps", "v1", "Deployment")
 PATIENCE = 60_000
 # 1280 wide, as the pictures are.
 SIZE: Any = {"width": 1280, "height": 900}
+# Where the bars of the tasks begin.
+BARS = """() => [...document.querySelectorAll(".task rect.bar")].map((bar) => bar.getBoundingClientRect().x)"""
 # What reaches over the window's edge and does not scroll.
 WIDER = """() => document.documentElement.scrollWidth <= innerWidth ? [] : [...document.querySelectorAll("main *")]
     .filter((each) => each.getBoundingClientRect().right > innerWidth && !each.closest(".wide"))
     .map((each) => each.outerHTML.slice(0, 200))"""
+# It is paused: its controller leaves it as it is, and what the CR is reconciled for is a test's doing alone.
 DEPLOYS = """
 - name: The Deployment has as many pods as the CR asks for
   diff: true
@@ -49,6 +52,7 @@ DEPLOYS = """
       metadata: {name: "{{ ansible_operator_meta.name }}", namespace: "{{ ansible_operator_meta.namespace }}"}
       spec:
         replicas: "{{ size }}"
+        paused: true
         selector: {matchLabels: {app: "{{ ansible_operator_meta.name }}"}}
         template:
           metadata: {labels: {app: "{{ ansible_operator_meta.name }}"}}
@@ -100,9 +104,9 @@ async def operator(project: Project, cluster: Cluster) -> Operator:
     return await started(project)
 
 
-async def started(project: Project, **environ: str) -> Operator:
+async def started(project: Project, deploys: str = DEPLOYS, **environ: str) -> Operator:
     """An operator of two kinds, of which one fails."""
-    project.role(DEPLOYS, name="memcached")
+    project.role(deploys, name="memcached")
     project.role(FAILS, name="backup")
     project.watch(MEMCACHED, role="memcached")
     project.watch(BACKUP, role="backup")
@@ -224,13 +228,50 @@ async def test_a_run_and_a_dry_run_are_asked_for(
     await settled(cluster, MEMCACHED, sample, "Successful")
     async with visiting(browser, operator) as page:
         await page.goto(path("sample", namespace))
-        await page.click("#run-now")
+        # The page changes while the button is pressed.
+        await page.hover("#run-now")
+        await page.mouse.down()
+        async with page.expect_response(is_of_the_page_itself) as asked:
+            await cluster.patch(MEMCACHED, sample, {"spec": {"size": 3}})
+        await (await asked.value).finished()
+        await page.evaluate("new Promise((turn) => setTimeout(turn))")
+        await page.mouse.up()
         await sees(page, f"{last('asked for by')} .state", "succeeded")
+        await sees(page, last("spec changed: size"), "generation 2")
         await cluster.delete(GroupVersionKind("", "v1", "ConfigMap"), ObjectKey(namespace, "sample-cache"))
         await sees(page, "section:has(#last) tbody", "ConfigMap")
         await page.click("#dry-run")
         await sees(page, "h1 .state", "dry run")
         await sees(page, "section:has(#plan) .diff", "Memcached")
+
+
+def is_of_the_page_itself(response: Response) -> bool:
+    """Whether it is what a page shows next."""
+    return "x-dashboard-live" in response.request.headers
+
+
+async def test_what_happens_before_a_page_has_its_stream_is_seen(
+    browser: Browser, operator: Operator, cluster: Cluster, project: Project
+) -> None:
+    namespace = project.namespace
+    sample = ObjectKey(namespace, "sample")
+    await cluster.create(thing("sample", MEMCACHED, size=2), namespace)
+    await settled(cluster, MEMCACHED, sample, "Successful")
+
+    async def has_run() -> bool:
+        return is_done(await cluster.get(MEMCACHED, sample) or {})
+
+    async def late(route: Route) -> None:
+        await cluster.patch(MEMCACHED, sample, {"spec": {"size": 3}})
+        await until(has_run, "it has run for the change")
+        await route.continue_()
+
+    async with visiting(browser, operator) as page:
+        # Now and then it asks by itself.
+        await page.add_init_script("window.setInterval = () => 0")
+        await page.route("**/live?*", late, times=1)
+        await page.goto(path("sample", namespace))
+        await sees(page, f"{last('spec changed: size')} .state", "succeeded")
 
 
 async def test_a_failure_says_why(browser: Browser, operator: Operator, cluster: Cluster, project: Project) -> None:
@@ -248,10 +289,9 @@ async def test_a_failure_says_why(browser: Browser, operator: Operator, cluster:
         await sees(page, "#task-2[open] .items", "sessions.db")
         await sees(page, "#task-2 .items li:nth-child(1)", "copied users.db")
         await sees(page, "#task-2 .items li:nth-child(2) .state", "failed")
-        boxes = [await page.locator(f"#task-{number} rect.bar").bounding_box() for number in (1, 2)]
-        assert boxes[0]
-        assert boxes[1]
-        assert boxes[0]["x"] < boxes[1]["x"]
+        # Of one state of the page.
+        first, second = await page.evaluate(BARS)
+        assert first < second
 
 
 async def test_without_scripts_all_of_it_can_be_read_and_asked_for(
@@ -265,6 +305,12 @@ async def test_without_scripts_all_of_it_can_be_read_and_asked_for(
         await page.select_option("#filter-state", "ok")
         await page.click("#filter-go")
         assert "text=amp" in page.url
+
+        async def is_listed() -> bool:
+            await page.reload()
+            return await page.locator(".crs tbody a").count() > 0
+
+        await until(is_listed, "it is listed as it waits for its next run")
         # By the keyboard alone.
         await page.focus(".crs tbody a")
         await page.keyboard.press("Enter")
@@ -273,10 +319,10 @@ async def test_without_scripts_all_of_it_can_be_read_and_asked_for(
 
         async def has_run_again() -> bool:
             await page.reload()
-            return await page.locator("section:has(#last) tbody tr").count() >= 2
+            return await page.locator(f"{last('asked for by')} .state:text-is('succeeded')").count() > 0
 
-        await until(has_run_again, "it was run again")
-        await page.click("section:has(#last) tbody tr:nth-child(2) a")
+        await until(has_run_again, "it was run as it was asked for")
+        await page.click(f"{last('created')} a")
         await page.click("#task-1 > summary")
         await sees(page, "#task-1[open] .details", "kubernetes.core.k8s")
 
@@ -300,7 +346,7 @@ async def test_in_the_dark_and_on_a_phone(browser: Browser, operator: Operator, 
 async def test_pictures(browser: Browser, project: Project, cluster: Cluster) -> None:
     namespace = "shop"
     await cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
-    operator = await started(project, WATCH_NAMESPACE=namespace)
+    operator = await started(project, DEPLOYS.replace("paused: true", "paused: false"), WATCH_NAMESPACE=namespace)
     for name, size in (("sessions", 3), ("pages", 2), ("queries", 5), ("images", 1)):
         await cluster.create(thing(name, MEMCACHED, size=size, note="ready"), namespace)
     await cluster.create(thing("nightly", BACKUP), namespace)

@@ -10,7 +10,8 @@
   let fetching = false;
   let again = false;
   let skipped = false;
-  let wasOpen = false;
+  let pressed = false;
+  let releasing = 0;
   // Milliseconds before the next try to open a stream that the server refused.
   let pause = 1000;
 
@@ -48,12 +49,12 @@
     scrollTo(x, y);
   }
 
-  // What somebody is typing, or has selected, is not taken away.
+  // What somebody is typing, or has selected, is not taken away; nor what is pressed: it would not be clicked when it is let go.
   function isInUse() {
     const active = document.activeElement;
     const types = active && main().contains(active) && /^(INPUT|SELECT|TEXTAREA)$/.test(active.tagName);
     const selection = getSelection();
-    return types || (selection && !selection.isCollapsed && main().contains(selection.anchorNode));
+    return pressed || types || (selection && !selection.isCollapsed && main().contains(selection.anchorNode));
   }
 
   async function refresh() {
@@ -85,32 +86,47 @@
   function open() {
     if (source || document.hidden) return;
     source = new EventSource("/live?path=" + encodeURIComponent(location.pathname + location.search));
-    let isFirst = !wasOpen;
     source.onopen = () => {
       mark("live");
       pause = 1000;
-      // What happened while there was no stream.
-      if (!isFirst) refresh();
-      isFirst = false;
-      wasOpen = true;
+      // What happened while there was no stream: also between the page and the first one.
+      refresh();
     };
     source.onmessage = refresh;
     source.onerror = () => {
       mark("lost");
       if (source.readyState !== EventSource.CLOSED) return;
       source = null;
-      wasOpen = true;
       refresh();
       setTimeout(open, pause);
       pause = Math.min(2 * pause, 30000);
     };
   }
 
-  document.addEventListener("focusout", () => {
+  function catchUp() {
     if (!skipped) return;
     skipped = false;
     refresh();
-  });
+  }
+
+  function release() {
+    if (!pressed) return;
+    clearTimeout(releasing);
+    // After the click, which comes next.
+    releasing = setTimeout(() => {
+      pressed = false;
+      catchUp();
+    });
+  }
+
+  document.addEventListener("focusout", catchUp);
+  document.addEventListener("pointerdown", () => {
+    clearTimeout(releasing);
+    pressed = true;
+  }, true);
+  for (const name of ["pointerup", "pointercancel"]) document.addEventListener(name, release, true);
+  // It may be let go where this page is not told of it.
+  document.addEventListener("pointermove", (event) => { if (!event.buttons) release(); }, true);
   // A browser has few connections to one host: a page that nobody sees needs none.
   document.addEventListener("visibilitychange", () => {
     if (!document.hidden) {
