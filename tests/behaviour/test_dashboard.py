@@ -122,9 +122,20 @@ async def user(world: Cluster, operator: Operator, namespace: str, name: str, *v
         role = {"apiGroup": RBAC, "kind": "Role", "name": name}
         subject = {"kind": "ServiceAccount", "name": name, "namespace": namespace}
         await world.create({**meta, "kind": "RoleBinding", "roleRef": role, "subjects": [subject]}, namespace)
+        whole = f"system:serviceaccount:{namespace}:{name}"
+        await until(lambda: may(world, whole, verbs[0], namespace), f"{name} may {verbs[0]}")
     path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
     answer = await world.client.post(path, {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}})
     return User(f"system:serviceaccount:{namespace}:{name}", answer["status"]["token"], url(operator))
+
+
+async def may(world: Cluster, user: str, verb: str, namespace: str) -> bool:
+    """Whether the API server knows already that a user may do this to Things: it watches the rights that it keeps."""
+    attributes = {"group": THING.group, "resource": "things", "verb": verb, "namespace": namespace}
+    spec = {"user": user, "resourceAttributes": attributes}
+    review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
+    answer = await world.client.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
+    return bool(answer["status"]["allowed"])
 
 
 async def ends(world: Cluster, key: ObjectKey) -> None:

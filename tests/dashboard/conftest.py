@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from runner.dashboard import access
+from tests.control.test_workqueue import SOON
 from tests.dashboard.stage import KEY, Stage
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is, no namespace is left out of a page."""
+    monkeypatch.setattr(access, "_PATIENCE", SOON)
 
 
 @pytest.fixture

@@ -235,9 +235,11 @@ async def test_a_dry_run_that_nobody_waits_for_is_ended(seen: Stage, how: str) -
 
 async def test_a_dry_run_of_what_is_gone_says_so(seen: Stage) -> None:
     seen.cluster.crs.clear()
+    # Of a test before this one there may be some that are just being removed.
+    before = set(Path(tempfile.gettempdir()).glob("rolerunner-plan-*"))
     answer = await seen.post(f"{CR}/plan", token="token-of-ann")
     assert (answer.status, "The CR is gone" in answer.text) == (409, True)
-    assert list(Path(tempfile.gettempdir()).glob("rolerunner-plan-*")) == []
+    assert set(Path(tempfile.gettempdir()).glob("rolerunner-plan-*")) <= before
 
 
 async def test_results_are_bounded(seen: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

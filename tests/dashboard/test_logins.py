@@ -149,7 +149,7 @@ async def test_guesses_are_bounded(stage: Stage, clock: list[float]) -> None:
     assert (await stage.get("/", token=next(tokens))).status == 429
 
 
-async def test_who_is_known_is_not_held_up_by_the_wrong_tokens_of_others(stage: Stage) -> None:
+async def test_who_is_known_is_not_held_up_by_the_wrong_tokens_of_others(stage: Stage, clock: list[float]) -> None:
     assert (await stage.get("/", token="token-of-ann")).status == 200
     for number in range(12):
         await stage.get("/", token=f"made-up-{number}")
