@@ -3,7 +3,8 @@
 The spans of a reconcile and its run are begun when these begin, as the run and the API server are told of them. All others
 are made when the reconcile has ended: its phases, the run's tasks, and the requests to the API server, each below what was
 on when it was made. The runner's names of spans have no names of objects, so that a viewer can group them; those are
-attributes. Of a reconcile that is not sampled nothing is made.
+attributes. Each span has those of the CR, so that a search for it finds also a task that failed. Of a reconcile that is not
+sampled nothing is made.
 
 Next on the way: `runner.tracer`.
 """
@@ -14,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from time import monotonic, time
@@ -115,10 +116,10 @@ class Spans:
         if not trace.span.is_sampled:
             return
         with _harmless():
-            ended = record.ended or time()
-            await self._add_parts(trace, record, ended)
+            ended, of_cr = record.ended or time(), _of_cr(record)
+            await self._add_parts(trace, record, ended, of_cr)
             error = (record.message or record.status) if record.status in _FAILED else None
-            self._tracer.end(trace.span, ended=ended, attributes=_of_reconcile(record), error=error)
+            self._tracer.end(trace.span, ended=ended, attributes={**of_cr, **_of_reconcile(record)}, error=error)
 
     def environment(self) -> dict[str, str]:
         """The variables by which a run's own spans become children of its span."""
@@ -130,10 +131,11 @@ class Spans:
         trace = _current()
         return trace.run.new_child if trace is not None and trace.run is not None else str
 
-    async def _add_parts(self, trace: Trace, record: ReconcileRecord, ended: float) -> None:
+    async def _add_parts(self, trace: Trace, record: ReconcileRecord, ended: float, of_cr: Attributes) -> None:
         run = record.run
         if record.waited > 0:
-            self._tracer.add("queue", parent=trace.span, begun=record.begun - record.waited, ended=record.begun)
+            begun = record.begun - record.waited
+            self._tracer.add("queue", parent=trace.span, begun=begun, ended=record.begun, attributes=of_cr)
         phases: list[tuple[float, float, Span]] = []
         for phase in record.phases:
             begun, over, parent = phase.begun, phase.begun + phase.seconds, trace.span
@@ -142,29 +144,30 @@ class Spans:
                 if phase.name == "tasks":
                     continue
                 begun, parent = max(begun, run.begun), trace.run
-            span = self._tracer.add(phase.name, parent=parent, begun=begun, ended=over)
+            span = self._tracer.add(phase.name, parent=parent, begun=begun, ended=over, attributes=of_cr)
             if parent is trace.span:
                 phases.append((begun, over, span))
         async for request in _with_pauses(trace.requests):
             within = (span for begun, over, span in phases if begun <= request.begun < over)
-            self._add_request(request, next(within, trace.span))
+            self._add_request(request, next(within, trace.span), of_cr)
         if run is not None and trace.run is not None:
-            await self._add_run(run, trace.run, ended)
+            await self._add_run(run, trace.run, ended, of_cr)
 
-    async def _add_run(self, run: RunRecord, parent: Span, ended: float) -> None:
+    async def _add_run(self, run: RunRecord, parent: Span, ended: float, of_cr: Attributes) -> None:
         ended = run.ended or ended
         tasks = run.tasks[:_MOST_TASKS]
-        spans = [self._add_task(task, parent, ended) async for task in _with_pauses(tasks)]
+        spans = [self._add_task(task, parent, ended, of_cr) async for task in _with_pauses(tasks)]
         begins = [task.begun for task in tasks]
         async for request in _with_pauses(run.requests[:_MOST_REQUESTS]):
             number = bisect_right(begins, request.begun) - 1
             is_within = number >= 0 and request.begun < (tasks[number].ended or ended)
-            self._add_request(request, spans[number] if is_within else parent)
-        self._tracer.end(parent, ended=ended, attributes=_of_run(run), error=_error_of_run(run))
+            self._add_request(request, spans[number] if is_within else parent, of_cr)
+        self._tracer.end(parent, ended=ended, attributes={**of_cr, **_of_run(run)}, error=_error_of_run(run))
 
-    def _add_task(self, task: TaskRecord, parent: Span, ended: float) -> Span:
+    def _add_task(self, task: TaskRecord, parent: Span, ended: float, of_cr: Attributes) -> Span:
         path, _, line = task.location.rpartition(":")
         attributes: Attributes = {
+            **of_cr,
             "ansible.task.name": task.name,
             "ansible.task.module": task.action,
             "ansible.task.status": task.status.value,
@@ -186,10 +189,10 @@ class Spans:
             error=(task.message or task.status) if task.status.is_failure else None,
         )
 
-    def _add_request(self, request: ApiRequest, parent: Span) -> None:
+    def _add_request(self, request: ApiRequest, parent: Span, of_cr: Attributes) -> None:
         path, error = request.path.removeprefix(self._base), _error_of_request(request)
         name, template = described(request.method, path)
-        attributes: Attributes = {"http.request.method": request.method}
+        attributes: Attributes = {**of_cr, "http.request.method": request.method}
         if request.from_store:
             attributes |= {"rolerunner.from_store": True, "url.path": path}
         else:
@@ -270,23 +273,31 @@ def described(method: str, path: str) -> tuple[str, str]:
     return f"{method} {info.plural}{subresource}"[:_LONGEST_NAME], template[:_LONGEST_PATH]
 
 
-def _of_reconcile(record: ReconcileRecord) -> Attributes:
+def _of_cr(record: ReconcileRecord) -> Attributes:
     request = record.request
     attributes: Attributes = {
         "k8s.object.api_version": request.watch.gvk.api_version,
         "k8s.object.kind": request.watch.gvk.kind,
         "k8s.object.name": request.key.name,
+    }
+    if request.key.namespace:
+        attributes["k8s.namespace.name"] = request.key.namespace
+    # It is not known where the CR was not found.
+    if record.uid:
+        attributes["k8s.object.uid"] = record.uid
+    return attributes
+
+
+def _of_reconcile(record: ReconcileRecord) -> Attributes:
+    attributes: Attributes = {
         "rolerunner.priority": record.priority.name.lower(),
         "rolerunner.queue.seconds": round(record.waited, 6),
         "rolerunner.result": record.status.value,
     }
-    optional: Mapping[str, str | int | None] = {
-        "k8s.namespace.name": request.key.namespace,
-        "k8s.object.uid": record.uid,
-        "rolerunner.generation": record.generation,
-        "rolerunner.cause": record.cause[:_LONGEST_PATH],
-    }
-    attributes |= {name: value for name, value in optional.items() if value not in ("", None) and value is not None}
+    if record.generation is not None:
+        attributes["rolerunner.generation"] = record.generation
+    if record.cause:
+        attributes["rolerunner.cause"] = record.cause[:_LONGEST_PATH]
     if record.requeue is not None:
         after = max(0.0, record.requeue.due - (record.ended or time()))
         attributes |= {"rolerunner.requeue.reason": record.requeue.reason, "rolerunner.requeue.after": round(after, 3)}

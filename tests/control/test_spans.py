@@ -33,6 +33,14 @@ from tests.executor.test_jobs import failure, stats
 from tests.kube.test_client import served
 
 SERVER = "https://10.0.0.1:6443"
+# What each span has of the stage's CR.
+OF_CR = {
+    "k8s.namespace.name": "default",
+    "k8s.object.api_version": "example.com/v1",
+    "k8s.object.kind": "Thing",
+    "k8s.object.name": "a",
+    "k8s.object.uid": "1",
+}
 
 
 @dataclass
@@ -176,11 +184,7 @@ async def test_the_attributes(traced: Traced) -> None:
     assert 50 < root.pop("rolerunner.requeue.after") <= 60  # type: ignore[operator]
     assert root.pop("rolerunner.queue.seconds") == round(record.waited, 6)
     assert root == {
-        "k8s.namespace.name": "default",
-        "k8s.object.api_version": "example.com/v1",
-        "k8s.object.kind": "Thing",
-        "k8s.object.name": "a",
-        "k8s.object.uid": "1",
+        **OF_CR,
         "rolerunner.generation": 1,
         "rolerunner.cause": "spec changed",
         "rolerunner.priority": "change",
@@ -188,6 +192,7 @@ async def test_the_attributes(traced: Traced) -> None:
         "rolerunner.result": "succeeded",
     }
     assert dict(made["run x"].attributes or {}) == {
+        **OF_CR,
         "ansible.role": "x",
         "ansible.ok": 1,
         "ansible.changed": 1,
@@ -197,6 +202,7 @@ async def test_the_attributes(traced: Traced) -> None:
         "rolerunner.run": traced.stage.jobs[0].ident,
     }
     assert dict(made["Task a"].attributes or {}) == {
+        **OF_CR,
         "ansible.task.name": "Task a",
         "ansible.task.module": "k8s",
         "ansible.task.role": "x",
@@ -207,6 +213,7 @@ async def test_the_attributes(traced: Traced) -> None:
     }
     asked = made["GET configmaps"]
     assert dict(asked.attributes or {}) == {
+        **OF_CR,
         "http.request.method": "GET",
         "http.response.status_code": 200,
         "server.address": "10.0.0.1",
@@ -226,6 +233,14 @@ async def test_a_failed_task_is_an_error_of_its_run_and_its_reconcile(traced: Tr
     assert failed == {"Task a": "no room", "run x": "no room", "reconcile Thing": "no room"}
     attributes = made["reconcile Thing"].attributes or {}
     assert (attributes["rolerunner.result"], attributes["rolerunner.requeue.reason"]) == ("failed", "retry")
+
+
+async def test_a_search_for_a_cr_finds_each_span(traced: Traced) -> None:
+    plays(traced, started("a"), lambda: run_of(traced).add_request(request()), failure("no room", task_uuid="a"))
+    await traced.reconcile()
+    found = {name for name, span in (await traced.made()).items() if OF_CR.items() <= dict(span.attributes or {}).items()}
+    others = {"queue", "read", "start", "end", "status"}
+    assert found == {"reconcile Thing", "run x", "Task a", "GET configmaps", *others}
 
 
 async def test_an_ignored_failure_is_no_error(traced: Traced) -> None:
