@@ -11,8 +11,13 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
-# The site's names of pages that GitHub looks for in the repository's root.
-OUTSIDE = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+# The site's names of pages that GitHub looks for in the repository's root, and of one that each project has.
+OUTSIDE = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "config/prometheus/runbook.md": "runbook.md",
+}
 # What a browser fetches without being asked to: scripts, styles, images, fonts and frames, but not links to follow. Material
 # would get the program for diagrams from a CDN.
 LOADED = re.compile(

@@ -16,6 +16,7 @@ from devkit.scaffolding import project
 
 CONFIG = ROOT / "config"
 RULES = CONFIG / "prometheus" / "rules.yaml"
+RUNBOOK = CONFIG / "prometheus" / "runbook.md"
 
 
 @functools.cache
@@ -24,7 +25,7 @@ def expected() -> Mapping[Path, str]:
     with tempfile.TemporaryDirectory() as folder:
         project.init(Path(folder), domain="example.com", name="memcached-operator")
         made = Path(folder) / "config"
-        found = [*(made / "grafana").iterdir(), made / "prometheus" / "rules.yaml"]
+        found = [*(made / "grafana").iterdir(), *(made / path.relative_to(CONFIG) for path in (RULES, RUNBOOK))]
         return {CONFIG / path.relative_to(made): path.read_text() for path in found}
 
 

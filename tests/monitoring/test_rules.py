@@ -18,7 +18,7 @@ ALERTS = [pytest.param(alert, id=alert["alert"]) for alert in files.alerts()]
 JOB = ("job", "=", "memcached-operator-metrics-service")
 # Of the Prometheus object.
 MONITORS_KEYS = {"serviceMonitorSelector", "ruleSelector"}
-PAGE = (ROOT / "docs" / "monitoring.md").read_text()
+PAGE = files.RUNBOOK.read_text()
 
 
 @pytest.fixture
@@ -69,21 +69,28 @@ def test_an_alert_names_what_the_runner_has(alert: dict[str, Any]) -> None:
 def test_an_alert_says_what_to_do(alert: dict[str, Any]) -> None:
     assert alert["labels"]["severity"] in ("critical", "warning", "info")
     annotations = alert["annotations"]
-    assert set(annotations) == {"summary", "description", "runbook"}
+    assert set(annotations) == {"summary", "description", "runbook_url"}
     assert len(annotations["description"]) > 80
-    # The anchor that GitHub and the site make of the page's title.
-    page, _, anchor = annotations["runbook"].partition("#")
-    assert (page, anchor) == ("docs/monitoring.md", alert["alert"].lower())
-    assert f"\n### {alert['alert']}\n" in PAGE
+    # A file of the project, and the anchor that GitHub and the site make of its title.
+    path, _, anchor = annotations["runbook_url"].partition("#")
+    assert (ROOT / path, anchor) == (files.RUNBOOK, alert["alert"].lower())
+    assert f"\n## {alert['alert']}\n" in PAGE
+
+
+def test_the_links_of_the_runbook_lead_to_its_alerts() -> None:
+    """They are the only ones: a project has no other page."""
+    titles = {f"#{alert['alert'].lower()}" for alert in files.alerts()}
+    assert set(re.findall(r"\]\(([^)]*)\)", PAGE)) <= titles
 
 
 def test_the_page_has_no_other_alerts() -> None:
-    assert set(re.findall(r"^### (Operator\w+)$", PAGE, re.MULTILINE)) == {alert["alert"] for alert in files.alerts()}
+    assert set(re.findall(r"^## (Operator\w+)$", PAGE, re.MULTILINE)) == {alert["alert"] for alert in files.alerts()}
 
 
 def test_flags_keys_and_log_lines_that_are_named_exist() -> None:
     source = "\n".join(path.read_text() for path in (ROOT / "runner").rglob("*.py"))
-    texts = [PAGE.replace("`Failure`", ""), *(alert["annotations"]["description"] for alert in files.alerts())]
+    pages = PAGE + (ROOT / "docs" / "monitoring.md").read_text()
+    texts = [pages.replace("`Failure`", ""), *(alert["annotations"]["description"] for alert in files.alerts())]
     # A log line stands in quotation marks, on the page in a code span.
     name = r"`(--[\w-]+|[a-z]+[A-Z]\w+|[A-Z]\w*(?: [\w']+)+)`|\(\"([^\"]+)\"\)"
     found = {"".join(each) for text in texts for each in re.findall(name, " ".join(text.split()))}
