@@ -43,8 +43,8 @@ from devkit.devcluster.cluster import Cluster as Devcluster
 from runner.resource.metadata import Object, ObjectKey
 
 PATIENCE = 3600.0
-# The parts of a reconcile, in the order in which it happens. `fork` is a part of `start`, and what else is in it is parsing.
-PHASES = ("queue", "read", "fork", "parse", "tasks", "end", "status")
+# The parts of a reconcile, in the order in which it happens.
+PHASES = ("queue", "read", "start", "tasks", "end", "status")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +94,6 @@ def _means(before: dict[str, tuple[float, float]], after: dict[str, tuple[float,
     for phase, (seconds, count) in after.items():
         seconds_before, count_before = before.get(phase, (0.0, 0.0))
         means[phase] = 1000 * (seconds - seconds_before) / max(1.0, count - count_before)
-    means["parse"] = means.pop("start", 0.0) - means.get("fork", 0.0)
     return {phase: round(means.get(phase, 0.0), 2) for phase in PHASES}
 
 

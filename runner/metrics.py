@@ -57,7 +57,7 @@ _reconciles = Histogram(
 _phases = Histogram(
     "rolerunner_phase_seconds",
     "How long in seconds the parts of a reconcile take, one after the other: read (the CR), start (of "
-    "Ansible, to its first event; of it fork: until the run's process is there), tasks, end (of its processes), status.",
+    "Ansible, to its first event), tasks, end (of its processes), status.",
     ("phase",),
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60, 600),
     registry=REGISTRY,

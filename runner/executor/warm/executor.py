@@ -16,7 +16,6 @@ import os
 import signal
 import socket
 import tempfile
-import time
 from collections.abc import AsyncGenerator
 from dataclasses import asdict
 from pathlib import Path
@@ -87,7 +86,6 @@ class WarmExecutor:
         with executor_errors("a run could not be made"):
             ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        asked = time.monotonic()
         run = server.play(job.ident, job.pool, theirs)
         last: JsonObject = {}
         begun: list[bytes] = []
@@ -98,12 +96,9 @@ class WarmExecutor:
                 while "done" not in last and (lines := await _lines(ours, begun)):
                     for line in lines:
                         last = decode(line, strict=False)
-                        if "begun" in last:
-                            metrics.phase("fork", last["begun"] - asked)
-                        elif "done" in last:
+                        if "done" in last:
                             break
-                        else:
-                            yield JobEvent.of(last)
+                        yield JobEvent.of(last)
             # Its worker has still to put itself back; of one that has died, the fork server knows why.
             await server.wait_until_ended(job.ident, run)
             if last.get("done", 1) != 0:

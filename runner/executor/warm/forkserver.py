@@ -11,8 +11,8 @@ and sends {"ready": …} once, {"pong": NUMBER}, and for each job, when no proce
     {"ended": IDENT, "code": EXIT CODE, "left": PIDS, "error": TEXT, "number": N, "retired": REASON, "found": TEXT}
 
 N: it was the Nth job of its worker, which is not used again if there is a reason, such as a thread that was found. On its
-job's socket a worker reads the job (`jobs.JobMessage`), one line of JSON, and writes {"begun": WHEN}, the events, one a
-line, and at last {"done": EXIT CODE, "printed": TEXT}. When the control socket closes, the runner is gone, and every process
+job's socket a worker reads the job (`jobs.JobMessage`), one line of JSON, and writes the events, one a line, and at
+last {"done": EXIT CODE, "printed": TEXT}. When the control socket closes, the runner is gone, and every process
 of every job is ended.
 
 A worker plays jobs of one pool, one after another; a job without a pool has a worker of its own. Each worker has a socket to

@@ -20,7 +20,6 @@ import signal
 import socket
 import sys
 import tempfile
-import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -223,8 +222,6 @@ class LoadedAnsible:
     def _play(self, stream: TextIO) -> int | None:
         """Play the job that comes through the stream, and send its events there; its exit code, if it has one."""
         message: JobMessage = json.loads(stream.readline())
-        # The clock is the machine's, and so the runner's.
-        begun = time.monotonic()
         if self._parsed is not None:
             self._parsed.own_folder = message["folder"]
         if self._facts is not None:
@@ -235,7 +232,6 @@ class LoadedAnsible:
         def tell(line: str) -> None:
             stream.write(line + "\n")
 
-        tell(json.dumps({"begun": begun}))
         recorder = Recorder(message, tell)
         try:
             code, has_events, printed = _run(message, recorder, stream.flush)
