@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -128,10 +129,20 @@ def some_cluster() -> Iterator[tuple[Path, Devcluster | None]]:
 
 
 def free_port() -> int:
-    """One on which nothing listens just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One on which nothing listens just now, and which nobody is given who takes any that is free."""
+    for port in random.sample(_PORTS, len(_PORTS)):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            if port not in _given:
+                _given.add(port)
+                return port
+    raise OSError(f"no port is free between {_PORTS.start} and {_PORTS.stop}")
+
+
+# Below those that the kernel gives to connections, and to who listens on port 0; the devcluster's are above these.
+_PORTS = range(10_000, 20_000)
+# To this process already: what will listen there may not do so yet.
+_given: set[int] = set()
 
 
 @contextlib.contextmanager

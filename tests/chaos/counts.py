@@ -21,7 +21,7 @@ from runner.kube.client import KubeError
 from runner.resource.metadata import ObjectKey
 from tests.chaos.oracle import served
 from tests.chaos.scenario import Scenario, scenario
-from tests.chaos.world import CONFIG_MAP, THING, Failed, cr, is_served
+from tests.chaos.world import CONFIG_MAP, THING, Failed, World, cr, is_served
 
 PATIENCE = 300.0
 _FAILURES = 2000
@@ -150,13 +150,20 @@ async def recreate(the: Scenario) -> None:
                 raise Failed(f"{key.name} has the outcome of the one before it: its own run was not over")
             the.outcome.checks += 1
             await served(world, the.outcome, patience=PATIENCE, names=[world.names[0]])
-            made = await world.cluster.get(CONFIG_MAP, key)
-            if (made or {}).get("data") != {"value": "new"}:
-                raise Failed(f"the ConfigMap of {key.name} is {made}")
+            # The old one's may still be collected as garbage, and is made again then.
+            await until(
+                functools.partial(_is_new, world, key), f"the ConfigMap of {key.name} is the new one's", patience=PATIENCE
+            )
             with contextlib.suppress(KubeError):
                 await world.cluster.delete(THING, key)
     await the.recovered(PATIENCE)
     await the.settled(PATIENCE)
+
+
+async def _is_new(world: World, key: ObjectKey) -> bool:
+    with contextlib.suppress(KubeError, TimeoutError):
+        return ((await world.cluster.get(CONFIG_MAP, key)) or {}).get("data") == {"value": "new"}
+    return False
 
 
 async def _noted(the: Scenario, what: str, uid: str) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import random
 import resource
 import signal
 import subprocess
@@ -81,10 +83,9 @@ async def descriptors(the: Scenario) -> None:
     operator = await the.operator()
     async with the.load():
         async for _ in the.rounds(20):
-            for pid in filter(None, (operator.process.pid, fork_server(operator))):
-                limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-                used = max(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
-                resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + the.world.chance.randrange(1, 4), limits[1]))
+            # Looked for when it is its turn: the one that there was before may have been replaced.
+            for find in (lambda: operator.process.pid, lambda: fork_server(operator)):
+                pid, limits = await until(functools.partial(_narrowed, find, the.world.chance), "it may open no more")
                 await the.some_time(10)
                 # It may have ended, and been replaced.
                 with contextlib.suppress(ProcessLookupError):
@@ -92,6 +93,20 @@ async def descriptors(the: Scenario) -> None:
                 the.alive(operator)
                 await the.recovered(PATIENCE)
     await the.settled(PATIENCE)
+
+
+async def _narrowed(find: Callable[[], int | None], chance: random.Random) -> tuple[int, tuple[int, int]] | None:
+    """The process, which may open hardly any more descriptors from now on, and its limits before; None if it is gone."""
+    pid = find()
+    if pid is None:
+        return None
+    try:
+        used = max(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
+        limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + chance.randrange(1, 4), limits[1]))
+    except (OSError, ValueError):
+        return None
+    return pid, limits
 
 
 @scenario

@@ -36,14 +36,22 @@ async def forkserver(the: Scenario) -> None:
     async with the.load():
         async for number in the.rounds(20, short=2):
             await the.world.a_run()
-            victim = await _fork_server(operator)
-            while number % 2 and parent(victim) not in (operator.process.pid, 0):
-                victim = parent(victim)
-            os.kill(victim, signal.SIGKILL)
+            await until(lambda number=number: _one_killed(operator, above=number % 2 == 1), "one is killed", interval=0.02)
             await the.recovered(PATIENCE)
             the.alive(operator)
             await the.some_time(1)
     await the.settled(PATIENCE)
+
+
+async def _one_killed(operator: Operator, *, above: bool) -> bool:
+    """Kill the fork server, or the runner's own child above it; False if it has just ended by itself."""
+    victim = await _fork_server(operator)
+    while above and parent(victim) not in (operator.process.pid, 0):
+        victim = parent(victim)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(victim, signal.SIGKILL)
+        return True
+    return False
 
 
 @scenario

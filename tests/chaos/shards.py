@@ -21,7 +21,7 @@ from tests.chaos import oracle
 from tests.chaos.kills import PATIENCE, killed
 from tests.chaos.scenario import Scenario, scenario
 from tests.chaos.world import CONFIG_MAP, GROUP, LEASE_FLAGS, THING, Failed, logged, marked
-from tests.sharding import setup
+from tests.sharding import SYNC_PERIOD, setup
 from tests.sharding.owners import Owners
 
 RING = "chaos"
@@ -88,7 +88,9 @@ class Ring:
     def start_sharder(self) -> None:
         self._sharders += 1
         logs, name = self.world.folder / "logs", f"sharder-{self._sharders}"
-        self._sharder = setup.start(self.world.kubeconfig, logs, executable=self.world.sharder, name=name)
+        self._sharder = setup.start(
+            self.world.kubeconfig, logs, executable=self.world.sharder, sync_period=SYNC_PERIOD, name=name
+        )
 
     def kill_sharder(self) -> None:
         assert self._sharder is not None

@@ -13,6 +13,7 @@ import yaml
 
 from devkit.devcluster import Cluster as Devcluster
 from tests.compat.operators import comparison, description, image, trial
+from tests.compat.operators.__main__ import compared as compared_courses
 from tests.compat.operators.__main__ import own, table, try_out
 from tests.compat.operators.comparison import Difference, Expected, Identity
 from tests.compat.operators.description import Description, DescriptionError
@@ -404,7 +405,6 @@ async def test_a_small_operator_with_both_executors(folder: Path, tmp_path: Path
     assert identity not in warm["deleted"].left
     passwords = [phases["first"].left[Identity("Secret", comparison.NAMESPACE, "password")] for phases in (warm, plain)]
     assert json.dumps(passwords[0]) != json.dumps(passwords[1])
-    for phase in warm:
-        differences = comparison.compare(warm[phase].left, plain[phase].left)
-        assert differences == [], comparison.report(differences, "warm", "subprocess")
+    # It tells them. What a status says of the last run may differ where one of them has run once more.
+    assert compared_courses(courses, Description()) == 0
     assert table("small", courses, changes=True).count("rolerunner") == 2

@@ -53,7 +53,7 @@ async def test_an_operator_serves_what_is_asked_for(project: Project, world: Clu
     )
     metrics = f"http://{address(operator, ROLES)}/metrics"
     await world.create(thing(metrics=metrics, fails=True), one.namespace)
-    await failed(world, one)
+    await until(lambda: failed(world, one), "its role has failed")
     await world.create(thing("two", metrics=metrics, fails=False), one.namespace)
     await counted(operator, "two", 1)
 

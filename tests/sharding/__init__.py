@@ -16,3 +16,7 @@ From Python, with `bench.driver.Cluster`; `setup` has the details:
 
 `leases`, `hash_ring` and `assignment` are its decisions, without a cluster; `sharder` the process.
 """
+
+# Seconds between two looks at all objects, for tests: what a machine that stalls has kept from being assigned when it was
+# written is assigned then. The sharder's own are five minutes.
+SYNC_PERIOD = 15.0

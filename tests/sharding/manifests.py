@@ -73,7 +73,8 @@ def webhook_configuration(ring: Object, *, url: str, ca: bytes) -> dict[str, Any
         "objectSelector": unassigned,
         # What it does not answer for is assigned later.
         "failurePolicy": "Ignore",
-        "timeoutSeconds": 5,
+        # The sharder's own are 5, which a machine that stalls may take.
+        "timeoutSeconds": 30,
         "sideEffects": "None",
         "admissionReviewVersions": ["v1"],
         "rules": [{**rule, "apiGroups": [each.group], "resources": [each.plural]} for each in resources_of(ring)],

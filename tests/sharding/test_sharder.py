@@ -13,7 +13,7 @@ from runner.kube.lease import LEASE
 from runner.resource.metadata import GroupVersionKind, Object, ObjectKey
 from runner.resource.sharding import RING_LABEL, Shard
 from tests.conftest import crd, thing
-from tests.sharding import setup
+from tests.sharding import SYNC_PERIOD, setup
 from tests.sharding.leases import SHARDER
 from tests.sharding.sharder import STATE_LABEL
 
@@ -30,8 +30,8 @@ def stamp() -> str:
 
 @contextlib.asynccontextmanager
 async def shard(world: Cluster, key: ObjectKey) -> AsyncIterator[None]:
-    """A Lease that is renewed meanwhile."""
-    spec = {"holderIdentity": key.name, "leaseDurationSeconds": 3, "acquireTime": stamp(), "renewTime": stamp()}
+    """A Lease that is renewed meanwhile; in the end there are three seconds left of it, whatever it had before."""
+    spec = {"holderIdentity": key.name, "leaseDurationSeconds": 60, "acquireTime": stamp(), "renewTime": stamp()}
     metadata = {"name": key.name, "labels": {RING_LABEL: RING}}
     await world.create({"apiVersion": LEASE.api_version, "kind": "Lease", "metadata": metadata, "spec": spec}, key.namespace)
 
@@ -46,6 +46,7 @@ async def shard(world: Cluster, key: ObjectKey) -> AsyncIterator[None]:
     finally:
         renewing.cancel()
         await asyncio.wait([renewing])
+        await world.patch(LEASE, key, {"spec": {"leaseDurationSeconds": 3, "renewTime": stamp()}})
 
 
 def label(obj: Object, name: str) -> str | None:
@@ -61,7 +62,7 @@ async def test_objects_follow_the_shards(world: Cluster, devcluster: Devcluster,
     await world.install(crd(GVK))
     await world.create(thing("early", GVK), namespace)
     await setup.install(world, RING, {"things.sharder.example.com": ("configmaps",)})
-    sharder = setup.start(devcluster.kubeconfig, tmp_path)
+    sharder = setup.start(devcluster.kubeconfig, tmp_path, sync_period=SYNC_PERIOD)
 
     async def things() -> list[dict[str, Any]]:
         return await world.list(GVK, namespace)

@@ -25,6 +25,7 @@ import pytest
 
 import runner
 from bench.driver import FREE_PORTS, ROOT, RUN, Operator, until
+from tests.conftest import alive
 from tests.image import containers
 
 PAGE = (ROOT / "docs" / "tutorial.md").read_text()
@@ -33,6 +34,9 @@ BLOCK = re.compile(
     r"|<!-- (?P<end>Ctrl-C) -->",
     re.MULTILINE | re.DOTALL,
 )
+
+# Seconds in which what has been ended may still end.
+_GRACE = 30.0
 
 # The parts of an image or a control plane may have to be downloaded.
 pytestmark = pytest.mark.timeout(1800)
@@ -121,7 +125,11 @@ class Shell:
             below = self.staying.processes()
             self.staying.process.send_signal(signal.SIGINT)
             assert self.staying.wait() == 0, self.staying.output
-            assert [pid for pid in below if Path(f"/proc/{pid}").exists()] == []
+
+            async def gone() -> bool:
+                return not alive(below)
+
+            asyncio.run(until(gone, "all that it started has ended as well", patience=_GRACE))
             self.staying = None
 
     def write(self, block: Block) -> None:
