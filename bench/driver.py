@@ -314,11 +314,14 @@ class Cluster:
             if [each["schema"] for each in there["spec"]["versions"]] != [each["schema"] for each in spec["versions"]]:
                 raise AssertionError(f"there is a CRD {name} with another schema") from None
         gvk = GroupVersionKind(spec["group"], spec["versions"][0]["name"], spec["names"]["kind"])
+        path = await self.path(GroupVersionKind.of(crd), ObjectKey("", crd["metadata"]["name"]))
 
         async def served() -> bool:
             with contextlib.suppress(KubeError):
-                await self.list(gvk, "")
-                return True
+                # For a while after the end of a CRD of the same name its kind can still be listed, but not created.
+                if condition(await self.client.get(path), "Established").get("status") == "True":
+                    await self.list(gvk, "")
+                    return True
             return False
 
         await until(served, f"{gvk} is served")

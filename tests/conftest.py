@@ -9,22 +9,26 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 import pytest
 import yaml
 
-from bench.driver import FREE_PORTS, RUN, Cluster, Operator, crd, until
+from bench.driver import FREE_PORTS, PATIENCE, RUN, Cluster, Operator, crd, until
 from devkit.devcluster import Cluster as Devcluster
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 
-__all__ = ["LOOPBACK", "THING", "Project", "alive", "crd", "lines", "listening", "tcp_sockets", "thing"]
+__all__ = [
+    *("LOOPBACK", "THING", "Project", "alive", "crd", "lines", "listening", "paths_below", "permitted", "port_of"),
+    *("replace_file", "tcp_sockets", "thing"),
+]
 
 # 127.0.0.1, as /proc/net/tcp shows it.
 LOOPBACK = "0100007F"
@@ -65,7 +69,7 @@ class Project:
         """Write a role's tasks; a later call replaces them."""
         path = self.folder / "roles" / name / "tasks" / "main.yml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(tasks)
+        replace_file(path, tasks)
 
     def watch(self, gvk: GroupVersionKind = THING, **keys: Any) -> None:
         content = {} if "playbook" in keys else {"role": "thing"}
@@ -96,6 +100,39 @@ class Project:
         if wait:
             await until(watching, "the operator watches")
         return operator
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file as editors do: who reads it meanwhile finds the old text or the new one, and nothing in between."""
+    # `rolerunner dev` takes no notice of such a name.
+    fresh = path.with_name(f".{path.name}.tmp")
+    fresh.write_text(text)
+    fresh.replace(path)
+
+
+def paths_below(folder: Path) -> list[Path]:
+    """All folders and files below a folder, some of which may go meanwhile: `Path.rglob` would raise an error for that."""
+    return [Path(parent, name) for parent, folders, names in os.walk(folder) for name in (*folders, *names)]
+
+
+async def permitted(world: Cluster, user: str, rules: Sequence[Mapping[str, Any]], namespace: str) -> None:
+    """Wait until a user has the rights of the rules: the API server takes note of new roles and bindings somewhat later."""
+    rule = rules[0]
+    resource, _, subresource = rule["resources"][0].partition("/")
+    attributes = {
+        **{"namespace": namespace, "verb": rule["verbs"][0], "group": rule["apiGroups"][0]},
+        **{"resource": resource, "subresource": subresource},
+    }
+    review = {
+        **{"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview"},
+        "spec": {"user": user, "resourceAttributes": attributes},
+    }
+
+    async def is_allowed() -> bool:
+        answer = await world.client.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
+        return bool(answer["status"]["allowed"])
+
+    await until(is_allowed, f"{user} has the rights")
 
 
 def alive(pids: list[int]) -> list[int]:
@@ -166,12 +203,23 @@ def listening(pids: list[int]) -> list[tuple[str, int]]:
     """(address in hex, port) of each TCP socket on which one of the processes listens."""
     inodes = set()
     for pid in pids:
-        for link in Path(f"/proc/{pid}/fd").glob("*"):
-            # A descriptor may be closed meanwhile.
-            with contextlib.suppress(OSError):
-                inodes.add(str(link.readlink()).removeprefix("socket:[").removesuffix("]"))
+        # A descriptor may be closed meanwhile, and a process end.
+        with contextlib.suppress(OSError):
+            for link in list(Path(f"/proc/{pid}/fd").iterdir()):
+                with contextlib.suppress(OSError):
+                    inodes.add(str(link.readlink()).removeprefix("socket:[").removesuffix("]"))
     found = [row[1].split(":") for row in tcp_sockets() if row[3] == "0A" and row[9] in inodes]
     return [(address, int(port, 16)) for address, port in found]
+
+
+def port_of(process: subprocess.Popen[bytes]) -> int:
+    """The port on which a process listens that was told to choose one: what a test chooses may be another's by then."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := listening([process.pid])):
+        assert process.poll() is None, f"it has ended: {process.args!r}"
+        assert time.monotonic() < deadline, f"it does not listen: {process.args!r}"
+        time.sleep(0.05)
+    return found[0][1]
 
 
 def lines(operator: Operator, message: str, **fields: str) -> list[dict[str, Any]]:

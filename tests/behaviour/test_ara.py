@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from bench.driver import Cluster, Operator, condition, free_port, until
+from bench.driver import Cluster, Operator, condition, until
 from runner.resource.metadata import ObjectKey
 from tests.behaviour.test_runs import counted
-from tests.conftest import THING, Project, lines, thing
+from tests.conftest import THING, Project, lines, port_of, thing
 
 TASKS = """
 - name: Who
@@ -62,7 +62,6 @@ class Ara:
 def ara(tmp_path: Path) -> Iterator[Ara]:
     folder = tmp_path / "ara"
     folder.mkdir()
-    port = free_port()
     environ = {**os.environ, "ARA_BASE_DIR": str(folder)}
     command = [sys.executable, "-m", "ara.server"]
     subprocess.run([*command, "migrate"], check=True, capture_output=True, env=environ)
@@ -71,11 +70,11 @@ def ara(tmp_path: Path) -> Iterator[Ara]:
     )
     with open(tmp_path / "ara.log", "wb") as log:
         server = subprocess.Popen(
-            [*command, "runserver", "--noreload", f"127.0.0.1:{port}"], env=environ, stdout=log, stderr=subprocess.STDOUT
+            [*command, "runserver", "--noreload", "127.0.0.1:0"], env=environ, stdout=log, stderr=subprocess.STDOUT
         )
     try:
         yield Ara(
-            f"http://127.0.0.1:{port}",
+            f"http://127.0.0.1:{port_of(server)}",
             {"ANSIBLE_CALLBACK_PLUGINS": plugins.stdout.strip(), "ARA_BASE_DIR": str(folder)},
         )
     finally:

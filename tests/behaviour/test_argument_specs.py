@@ -44,10 +44,10 @@ async def test_a_cr_that_breaks_what_the_schema_cannot_say_is_not_run(
     await world.create(thing("two", podCount=1), one.namespace)
     await counted(operator, "two", 1)
     assert lines(operator, "Running", name="one") == []
-    assert len(lines(operator, condition(obj, "Failure")["message"], name="one")) == 1
-    # It is posted after the status was written.
+    # It is logged after the status was written, and posted after that.
     (event,) = await until(lambda: events(world, one.namespace, "one"), "an Event tells it")
     assert event["reason"] == "InvalidSpec"
+    assert len(lines(operator, condition(obj, "Failure")["message"], name="one")) == 1
 
     await world.patch(THING, one, {"spec": {"podCount": 2, "tlsSetup": {"secretName": "s"}}})
     await succeeded(world, one)

@@ -7,7 +7,7 @@ import pytest
 from bench.driver import DEPLOYMENT, MEMCACHED, ROOT, Cluster, condition, example_crds, memcached, until
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.behaviour.test_runs import counted, succeeded
-from tests.conftest import THING, Project, crd, lines, thing
+from tests.conftest import THING, Project, crd, lines, paths_below, thing
 
 CONFIG_MAP = GroupVersionKind("", "v1", "ConfigMap")
 SECRET = GroupVersionKind("", "v1", "Secret")
@@ -95,7 +95,7 @@ async def test_after_a_restart_dependents_are_watched_again(project: Project, wo
     operator = await project.start()
     await world.create(thing(), one.namespace)
     await succeeded(world, one)
-    made = await blue(world, one)
+    await blue(world, one)
     operator.stop()
     # Gone while nobody looks.
     await world.delete(THING, one)
@@ -103,11 +103,12 @@ async def test_after_a_restart_dependents_are_watched_again(project: Project, wo
     operator = await project.start()
     await counted(operator, "two", 1)
     two = ObjectKey(one.namespace, "two")
+    made = await blue(world, two)
     await world.delete(CONFIG_MAP, two)
     await blue(world, two, other_than=made["metadata"]["uid"])
 
     async def cleared() -> bool:
-        return not list(project.runs.rglob("one"))
+        return not any(path.name == "one" for path in paths_below(project.runs))
 
     await until(cleared, "the run folder of the CR that went meanwhile is gone")
 
@@ -256,8 +257,12 @@ async def test_the_example_operator(project: Project, example: Cluster, one: Obj
     async def replicas(count: int, other_than: str = "") -> dict[str, Any]:
         async def ready() -> dict[str, Any] | None:
             found = await world.get(DEPLOYMENT, one)
-            good = found and found["metadata"]["uid"] != other_than and found.get("status", {}).get("readyReplicas") == count
-            return found if good else None
+            if not found or found["metadata"]["uid"] == other_than or found["spec"]["replicas"] != count:
+                return None
+            # Its controller may not have looked yet at what it is to be now.
+            status, generation = found.get("status", {}), found["metadata"]["generation"]
+            is_current = status.get("observedGeneration") == generation
+            return found if is_current and status.get("readyReplicas") == count else None
 
         return await until(ready, f"{count} replicas are ready")
 

@@ -19,7 +19,7 @@ import yaml
 from bench.driver import FREE_PORTS, PATIENCE, ROOT, RUN, Cluster, Operator, condition, crd, until
 from devkit.devcluster import Cluster as Devcluster
 from runner.resource.metadata import GroupVersionKind, ObjectKey
-from tests.conftest import THING, Project, alive, thing
+from tests.conftest import THING, Project, alive, replace_file, thing
 
 CONFIG_MAP = GroupVersionKind("", "v1", "ConfigMap")
 OTHER = GroupVersionKind("test.example.com", "v1", "Loner")
@@ -99,9 +99,9 @@ async def test_edits(session: Operator, world: Cluster, project: Project) -> Non
     assert said(session, "applied crds/Thing.yaml: CustomResourceDefinition things.test.example.com") == 1
     assert said(session, "applied config/samples/Thing.yaml: Thing thing") == 1
 
-    async def text(gvk: GroupVersionKind) -> Any:
+    async def has(gvk: GroupVersionKind, text: str) -> bool:
         found = await world.get(CONFIG_MAP, ObjectKey(namespace, gvk.kind.lower()))
-        return (found or {}).get("data", {}).get("text")
+        return bool((found or {}).get("data", {}).get("text") == text)
 
     def runs(gvk: GroupVersionKind) -> int:
         return said(session, f"{gvk.kind} {namespace}/{gvk.kind.lower()}: running")
@@ -111,7 +111,7 @@ async def test_edits(session: Operator, world: Cluster, project: Project) -> Non
     await heard(session, f"roles/thing/tasks/main.yml: runs again: {PLAYED}, {THING}\n")
     for gvk in (THING, PLAYED):
         await heard(session, f"{gvk.kind} {namespace}/{gvk.kind.lower()}: ok in ", times=2)
-        assert await text(gvk) == "second"
+        await until(lambda gvk=gvk: has(gvk, "second"), "the edited role was run")
     assert runs(OTHER) == before[OTHER] == 1
 
     project.role("- name: Broken\n  ansible.builtin.fail: {msg: this one}\n", name="loner")
@@ -123,28 +123,29 @@ async def test_edits(session: Operator, world: Cluster, project: Project) -> Non
 
     watches = project.folder / "watches.yaml"
     good = watches.read_text()
-    watches.write_text(good + "  rle: thing\n")
+    replace_file(watches, good + "  rle: thing\n")
     await heard(session, "watches.yaml:13: rle: unknown key; known here: ")
+    await heard(session, "; what was there before stays in use\n")
     assert said(session, "; what was there before stays in use\n") == 1
     project.role(config("third"))
     await heard(session, f"Thing {namespace}/thing: ok in ", times=3)
-    assert await text(THING) == "third"
+    await until(lambda: has(THING, "third"), "the edited role was run")
     assert said(session, "watching ") == 1
-    watches.write_text(good)
+    replace_file(watches, good)
     await heard(session, "watches.yaml: the operator starts again\n")
     await heard(session, "watching ", times=2)
 
     path = project.folder / "crds" / "Thing.yaml"
     changed = crd(THING)
     changed["spec"]["names"]["shortNames"] = ["thg"]
-    path.write_text(yaml.safe_dump(changed))
+    replace_file(path, yaml.safe_dump(changed))
     await heard(session, "applied crds/Thing.yaml", times=2)
     definition = await world.get(
         GroupVersionKind("apiextensions.k8s.io", "v1", "CustomResourceDefinition"), ObjectKey("", "things.test.example.com")
     )
     assert definition is not None
     assert definition["spec"]["names"]["shortNames"] == ["thg"]
-    path.write_text("a: [\n")
+    replace_file(path, "a: [\n")
     await heard(session, "crds/Thing.yaml:2: no valid YAML: ")
 
     pids = session.processes()
@@ -187,8 +188,8 @@ def test_it_asks_before_it_works_on_a_given_cluster(project: Project) -> None:
     dev.sendline("n")
     dev.expect("Aborted!")
     dev.expect(pexpect.EOF)
+    assert dev.wait() == 1
     dev.close()
-    assert dev.exitstatus == 1
 
 
 async def test_without_a_terminal_it_wants_a_yes(world: Cluster, project: Project, devcluster: Devcluster) -> None:
@@ -219,8 +220,8 @@ def test_on_a_terminal_there_is_a_table_and_the_cluster_ends_with_it(project: Pr
     dev.sendintr()
     dev.expect("Ended, and the cluster with it.")
     dev.expect(pexpect.EOF)
+    assert dev.wait() == 0
     dev.close()
-    assert dev.exitstatus == 0
     assert not (state / "rolerunner" / "devcluster" / "default").exists()
 
 

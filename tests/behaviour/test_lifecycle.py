@@ -9,7 +9,7 @@ import yaml
 from bench.driver import Cluster, condition, until
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.behaviour.test_runs import SAY_HELLO, counted, failed, succeeded
-from tests.conftest import THING, Project, lines, thing
+from tests.conftest import THING, Project, lines, paths_below, thing
 
 SECRET = GroupVersionKind("", "v1", "Secret")
 
@@ -49,7 +49,7 @@ async def test_a_cr_deleted_during_its_run(project: Project, world: Cluster, one
     await gone(world, one)
     assert cleaned.exists() is guarded
     await counted(operator, "one", 1, "The CR is gone")
-    assert not [path for path in project.runs.glob("**/one") if path.is_dir()]
+    assert not [path for path in paths_below(project.runs) if path.name == "one" and path.is_dir()]
     assert lines(operator, "Run failed") == []
 
 

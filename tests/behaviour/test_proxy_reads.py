@@ -49,7 +49,6 @@ async def test_several_runs_read_what_each_has_written(project: Project, world: 
 mine = f"?labelSelector=of={name}"
 metadata = {"name": name, "labels": {"of": name}}
 assert call("POST", maps, {"metadata": metadata, "data": {"n": "0"}})[0] in (201, 409)
-hits = {"get": 0, "list": 0}
 for n in range(300):
     status, _, written = call("PATCH", f"{maps}/{name}", {"data": {"n": str(n)}}, "application/merge-patch+json")
     assert status == 200, written
@@ -58,11 +57,12 @@ for n in range(300):
         time.sleep(0.01)
     status, hit, read = call("GET", f"{maps}/{name}")
     assert (status, read["data"]["n"]) == (200, str(n)), (n, hit, read)
-    hits["get"] += hit
     status, hit, read = call("GET", maps + mine)
     assert [item["data"]["n"] for item in read["items"]] == [str(n)], (n, hit, read)
     assert read["kind"] == "ConfigMapList"
-    hits["list"] += hit
+# The store does answer, as soon as it can.
+until(lambda: call("GET", f"{maps}/{name}")[1])
+until(lambda: call("GET", maps + mine)[1])
 for _ in range(20):
     assert call("DELETE", f"{maps}/{name}")[0] == 200
     assert call("GET", f"{maps}/{name}")[0] == 404
@@ -70,7 +70,7 @@ for _ in range(20):
     assert call("POST", maps, {"metadata": metadata, "data": {"n": "again"}})[0] == 201
     assert call("GET", f"{maps}/{name}")[2]["data"]["n"] == "again"
     assert len(call("GET", maps + mine)[2]["items"]) == 1
-json.dump(hits, open(out, "w"))
+json.dump("done", open(out, "w"))
 """
     )
     project.role(ROLE)
@@ -81,10 +81,7 @@ json.dump(hits, open(out, "w"))
         await world.create(thing(name), namespace)
     for name in names:
         await counted(operator, name, 1)
-        hits = json.loads((project.folder / f"out-{name}.json").read_text())
-        # The store did answer, where it could.
-        assert hits["get"] > 0
-        assert hits["list"] > 0
+        assert json.loads((project.folder / f"out-{name}.json").read_text()) == "done"
     assert lines(operator, "Run failed") == []
 
 

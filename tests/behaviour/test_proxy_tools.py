@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bench.driver import DEPLOYMENT, Cluster, free_port, until
+from bench.driver import DEPLOYMENT, PATIENCE, Cluster, until
 from devkit.devcluster import Cluster as Devcluster
 from devkit.devcluster import supervisor
 from runner.executor.processes import die_with_parent
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.behaviour.test_dependents import CONFIG_MAP, blue
 from tests.behaviour.test_runs import counted, succeeded
-from tests.conftest import THING, Project, lines, thing
+from tests.conftest import THING, Project, lines, port_of, thing
 
 NODE = GroupVersionKind("", "v1", "Node")
 POD = GroupVersionKind("", "v1", "Pod")
@@ -30,8 +30,8 @@ STAGES = Path(supervisor.__file__).with_name("stages.yaml")
 
 
 @contextlib.contextmanager
-def kubelet(devcluster: Devcluster, node: str, port: int, folder: Path) -> Iterator[None]:
-    """A kwok for a node: it runs commands on this machine, has a log of one line, and echoes what a port is sent."""
+def kubelet(devcluster: Devcluster, node: str, folder: Path) -> Iterator[int]:
+    """The port of a node's kwok, which runs commands on this machine, has a log of one line, and echoes what it is sent."""
     log = folder / "pod.log"
     log.write_text('{"log":"logged\\n","stream":"stdout","time":"2030-01-01T00:00:00Z"}\n')
     rules = {
@@ -52,7 +52,7 @@ def kubelet(devcluster: Devcluster, node: str, port: int, folder: Path) -> Itera
                 f"--kubeconfig={devcluster.kubeconfig}",
                 f"--manage-single-node={node}",
                 f"--config={config}",
-                f"--server-address=127.0.0.1:{port}",
+                "--server-address=127.0.0.1:0",
                 # What the API server trusts.
                 f"--tls-cert-file={devcluster.dir}/pki/server.crt",
                 f"--tls-private-key-file={devcluster.dir}/pki/server.key",
@@ -62,7 +62,7 @@ def kubelet(devcluster: Devcluster, node: str, port: int, folder: Path) -> Itera
             preexec_fn=partial(die_with_parent, os.getpid()),
         )
     try:
-        yield
+        yield port_of(process)
     finally:
         process.kill()
         process.wait()
@@ -71,8 +71,8 @@ def kubelet(devcluster: Devcluster, node: str, port: int, folder: Path) -> Itera
 @pytest.fixture
 async def pod(devcluster: Devcluster, world: Cluster, namespace: str, tmp_path: Path) -> AsyncIterator[ObjectKey]:
     """A pod that one can step into."""
-    node, port = f"node-{namespace}", free_port()
-    with kubelet(devcluster, node, port, tmp_path):
+    node = f"node-{namespace}"
+    with kubelet(devcluster, node, tmp_path) as port:
         await world.create({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}})
         status = {
             "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
@@ -94,7 +94,6 @@ async def pod(devcluster: Devcluster, world: Cluster, namespace: str, tmp_path: 
 
 
 async def test_steps_into_pods(project: Project, world: Cluster, pod: ObjectKey, one: ObjectKey) -> None:
-    port = free_port()
     project.role("""
 - name: Run in it, by websocket
   ansible.builtin.shell: echo 'in and out' | {{ kubectl }} exec -i pod -- head -n1
@@ -117,9 +116,9 @@ async def test_steps_into_pods(project: Project, world: Cluster, pod: ObjectKey,
   register: log
 - name: A port of it
   ansible.builtin.shell: |
-    {{ kubectl }} port-forward pod/pod {{ local_port }}:80 &
+    {{ kubectl }} port-forward --address=127.0.0.1 pod/pod :80 > {{ echo }}.port &
     trap "kill $!" EXIT
-    exec python3 {{ echo }}
+    python3 {{ echo }}
   register: forwarded
 - ansible.builtin.copy:
     dest: "{{ out }}"
@@ -128,21 +127,17 @@ async def test_steps_into_pods(project: Project, world: Cluster, pod: ObjectKey,
 """)
     out, echo = project.folder / "out.json", project.folder / "echo.py"
     echo.write_text(f"""
-import socket, time
-deadline = time.monotonic() + 60
-while True:
-    try:
-        connection = socket.create_connection(("127.0.0.1", {port}))
-        break
-    except OSError:
-        if time.monotonic() > deadline:
-            raise
-        time.sleep(0.1)
+import re, socket, time
+deadline = time.monotonic() + {PATIENCE}
+while not (port := re.match("Forwarding from 127.0.0.1:([0-9]+) ", open("{echo}.port").read())):
+    assert time.monotonic() < deadline
+    time.sleep(0.1)
+connection = socket.create_connection(("127.0.0.1", int(port[1])))
 connection.sendall(b"there and back")
-print(connection.recv(100).decode())
+print(connection.makefile().read(len("there and back")))
 """)
     kubectl = f"kubectl --namespace={one.namespace}"
-    project.watch(vars={"out": str(out), "kubectl": kubectl, "local_port": port, "echo": str(echo)})
+    project.watch(vars={"out": str(out), "kubectl": kubectl, "echo": str(echo)})
     operator = await project.start()
     await world.create(thing(), one.namespace)
     await counted(operator, "one", 1)
@@ -430,7 +425,8 @@ async def test_a_clusters_http_proxy_is_not_asked(project: Project, world: Clust
         )
     )
     project.watch()
-    nobody = f"http://127.0.0.1:{free_port()}"
+    # Where nothing listens, and nobody without root's rights may.
+    nobody = "http://127.0.0.1:1"
     proxies = {name: nobody for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")}
     await project.start(f"--executor={executor}", **proxies, NO_PROXY=".svc", no_proxy="")
     await world.create(thing(), one.namespace)

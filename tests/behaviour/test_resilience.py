@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench.driver import Cluster, until
+from bench.driver import FREE_PORTS, PATIENCE, ROOT, RUN, Cluster, until
 from devkit.devcluster import Cluster as Devcluster
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.behaviour.test_dependents import CONFIG_MAP, MAKE_CONFIG_MAP, blue
@@ -102,15 +102,13 @@ async def test_rights_in_one_namespace_are_enough(
 
 
 def run(project: Project, *flags: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    from bench.driver import FREE_PORTS, ROOT, RUN
-
     return subprocess.run(
         [*RUN, *FREE_PORTS, f"--runs-dir={project.runs}", *flags],
         cwd=project.folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), "KUBECONFIG": str(project.kubeconfig), **environ},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
 

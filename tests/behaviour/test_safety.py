@@ -11,7 +11,7 @@ from bench.driver import Cluster, condition, until
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from runner.resource.secret_values import MASK
 from tests.behaviour.test_runs import EVENT, counted, failed, succeeded
-from tests.conftest import LOOPBACK, Project, lines, listening, thing
+from tests.conftest import LOOPBACK, Project, lines, listening, paths_below, thing
 
 SECRET = GroupVersionKind("", "v1", "Secret")
 
@@ -194,6 +194,6 @@ async def test_only_a_run_may_use_the_proxy_and_only_while_it_lasts(
     gate.touch()
     await counted(operator, "one", 1)
     assert await status(**bearer) == 401
-    artifacts = [path for path in project.runs.rglob("*") if path.is_file()]
+    artifacts = [path for path in paths_below(project.runs) if path.is_file()]
     assert [path for path in artifacts if token in path.read_text(errors="replace")] == []
     assert lines(operator, "Run succeeded", name="one")

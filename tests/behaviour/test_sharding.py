@@ -19,11 +19,21 @@ from runner.control.status import INTERRUPTED
 from runner.kube.lease import LEASE
 from runner.resource.metadata import ObjectKey, labels_of
 from runner.resource.sharding import RING_LABEL, Shard
-from tests.behaviour.test_leader_election import LONG, SHORT, SLEEP, ended, said, sleeping
+from tests.behaviour.test_leader_election import (
+    LONG,
+    SHORT,
+    SHORT_SECONDS,
+    SLEEP,
+    all_ended,
+    ended,
+    expire,
+    said,
+    sleeping,
+)
 from tests.behaviour.test_lifecycle import WAIT_FOR_FILE, gone, made
 from tests.behaviour.test_resilience import run
 from tests.behaviour.test_runs import commands, counted, succeeded
-from tests.conftest import THING, Project, alive, lines, thing
+from tests.conftest import THING, Project, lines, paths_below, thing
 from tests.sharding import setup
 from tests.sharding.leases import SHARDER
 
@@ -46,7 +56,8 @@ async def sharder(world: Cluster, devcluster: Devcluster, ring: str, tmp_path: P
     """The stand-in, for Things of the test's namespace."""
     here = {"matchLabels": {"kubernetes.io/metadata.name": ring}}
     await setup.install(world, ring, {"things.test.example.com": ()}, namespaceSelector=here)
-    started = setup.start(devcluster.kubeconfig, tmp_path)
+    # What its webhook was not asked about in time is assigned soon after.
+    started = setup.start(devcluster.kubeconfig, tmp_path, sync_period=5)
     try:
         await setup.ready(world, ring)
         yield started
@@ -117,7 +128,7 @@ async def later(world: Cluster, operator: Operator, namespace: str, **labels: st
 
 def folders(project: Project, shard: str, name: str = "one") -> list[Path]:
     """What a shard has kept of its runs of a CR."""
-    return [path for path in (project.runs / shard).glob(f"**/{name}") if path.is_dir()]
+    return [path for path in paths_below(project.runs / shard) if path.name == name and path.is_dir()]
 
 
 async def test_a_shard_has_a_lease_and_the_crs_with_its_label(project: Project, world: Cluster, one: ObjectKey) -> None:
@@ -186,16 +197,17 @@ async def test_the_crs_of_a_shard_that_was_killed_go_to_the_other(
 ) -> None:
     project.role(SLEEP)
     project.watch()
-    first = await shard(project, "a", *SHORT)
+    first = await shard(project, "a", *LONG)
     await setup.ready(world, ring, shards=1)
     await world.create(thing(), ring)
     processes = await sleeping(first)
     project.role(SAY_VALUE)
     first.process.kill()
     first.process.wait()
-    await shard(project, "b", *SHORT)
+    await all_ended(processes)
+    await shard(project, "b", *LONG)
+    await expire(world, ring, "a")
     await all_of(world, ring, "b")
-    assert alive(processes) == []
     await succeeded(world, one)
     lease = await shard_lease(world, ring, "a")
     assert lease["spec"]["holderIdentity"] == SHARDER
@@ -316,11 +328,7 @@ async def test_a_shard_whose_lease_the_sharder_has_ends_at_once(project: Project
     assert await ended(operator) == 1
     (line,) = lines(operator, "The shard's lease is lost")
     assert (line["level"], line["reason"]) == ("error", f"the lease is held by {SHARDER}")
-
-    async def ended_too() -> bool:
-        return not alive(processes)
-
-    await until(ended_too, "its run has ended")
+    await all_ended(processes)
     assert (await shard_lease(world, one.namespace, "a"))["spec"]["holderIdentity"] == SHARDER
 
 
@@ -337,7 +345,7 @@ async def test_of_two_processes_with_a_shards_name_one_works(project: Project, w
 
     async def for_long() -> bool:
         renewed = (await shard_lease(world, one.namespace, "a"))["spec"]["renewTime"]
-        return datetime.fromisoformat(renewed) - begun > timedelta(seconds=5)
+        return datetime.fromisoformat(renewed) - begun > timedelta(seconds=SHORT_SECONDS + 1)
 
     await until(for_long, "the Lease is renewed for longer than it would last by itself")
     await world.patch(THING, one, {"spec": {"value": 1}})
@@ -345,6 +353,7 @@ async def test_of_two_processes_with_a_shards_name_one_works(project: Project, w
     assert lines(second, "Running") == lines(second, "In the ring") == []
     first.process.kill()
     first.process.wait()
+    await expire(world, one.namespace, "a")
     await said(second, "In the ring")
     await world.patch(THING, one, {"spec": {"value": 2}})
     await succeeded_with(world, one, 3)
