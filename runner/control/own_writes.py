@@ -42,11 +42,13 @@ class VersionChange(NamedTuple):
 
 
 class RunWrites:
-    """The writes of one run that no watch has reported yet."""
+    """The writes of one run, and of the one before, that no watch has reported yet."""
 
-    def __init__(self) -> None:
-        # By uid and version: the version before it.
-        self._steps: dict[tuple[str, str], str] = {}
+    def __init__(self, before: RunWrites | None = None) -> None:
+        # By uid and version: the version before it, of both runs' writes and of this run's own.
+        # A watch that lags may report a run's writes only during the next. Of what is not watched nothing is ever reported.
+        self._steps: dict[tuple[str, str], str] = dict(before._own) if before else {}
+        self._own: dict[tuple[str, str], str] = {}
 
     def __bool__(self) -> bool:
         return bool(self._steps)
@@ -54,13 +56,13 @@ class RunWrites:
     def add(self, uid: str, before: str | None, version: str) -> None:
         """Record a write, see `VersionChange`; `before` None: it is not known which version it replaced."""
         if before is not None or not version:
-            self._steps[uid, version] = before or ""
+            self._steps[uid, version] = self._own[uid, version] = before or ""
 
     def pop(self, change: VersionChange) -> bool:
         """True if these writes and no others made the change. They are removed, as a change is reported once."""
         if not change.version:
             # Whatever it was before, it is gone.
-            return self._steps.pop((change.uid, ""), None) is not None
+            return self._pop((change.uid, ""))
         # A watch that had a gap reports several writes as one change.
         found: dict[tuple[str, str], None] = {}
         version = change.version
@@ -69,13 +71,17 @@ class RunWrites:
             version = self._steps[step]
             if version == change.before:
                 for each in found:
-                    del self._steps[each]
+                    self._pop(each)
                 return True
         return False
 
+    def _pop(self, step: tuple[str, str]) -> bool:
+        self._own.pop(step, None)
+        return self._steps.pop(step, None) is not None
+
 
 class OwnWrites:
-    """By CR: the writes of its last run that no watch has reported yet, and the changes reported while a run is on."""
+    """By CR: the writes of its last runs that no watch has reported yet, and the changes reported while a run is on."""
 
     def __init__(self, missed: Callable[[Request, VersionChange | None], None]) -> None:
         """`missed` is called after a run during which a dependent was changed by others, with the first that is known."""
@@ -86,7 +92,7 @@ class OwnWrites:
     @contextmanager
     def of_run(self, request: Request) -> Iterator[Callable[[str, str | None, str], None]]:
         """Hold changes back for the length of a run. Yields the function that records a write (see `RunWrites.add`)."""
-        writes = self._writes[request] = RunWrites()
+        writes = self._writes[request] = RunWrites(self._writes.get(request))
         held = self._held[request] = []
         try:
             yield writes.add

@@ -113,12 +113,29 @@ def test_what_another_crs_run_wrote_is_not_own(own_writes: OwnWrites) -> None:
         assert not own_writes.consume(ONE, VersionChange("a", "1", "5"))
 
 
-def test_writes_are_forgotten_with_the_next_run_and_with_the_cr(own_writes: OwnWrites) -> None:
+def test_what_the_run_before_wrote_is_own_when_a_watch_that_lags_reports_it(
+    own_writes: OwnWrites, missed: list[Request]
+) -> None:
+    with own_writes.of_run(ONE) as wrote:
+        wrote("a", "1", "5")
+        wrote("b", "2", "6")
+    with own_writes.of_run(ONE) as wrote:
+        assert own_writes.consume(ONE, VersionChange("a", "1", "5"))
+        wrote("b", "6", "7")
+    assert missed == []
+    # Both runs' writes as one change, as after a gap; and each once.
+    assert own_writes.consume(ONE, VersionChange("b", "2", "7"))
+    assert not own_writes.consume(ONE, VersionChange("b", "6", "7"))
+    assert not own_writes.consume(ONE, VersionChange("a", "1", "5"))
+
+
+def test_writes_are_forgotten_with_the_next_run_but_one_and_with_the_cr(own_writes: OwnWrites) -> None:
     for _ in range(2):
         with own_writes.of_run(ONE) as wrote:
             wrote("a", "1", "5")
-        with own_writes.of_run(ONE):
-            pass
+        for _ in range(2):
+            with own_writes.of_run(ONE):
+                pass
         assert not own_writes.consume(ONE, VersionChange("a", "1", "5"))
     with own_writes.of_run(ONE) as wrote:
         wrote("a", "1", "5")
