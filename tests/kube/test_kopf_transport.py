@@ -164,10 +164,15 @@ class Following:
         """`selector`: of things."""
         self.selector = selector
         self.told: list[str] = []
+        # How often kopf was started.
+        self.starts = 0
         self.listed: list[tuple[str, str, set[str]]] = []
 
     def notify(self, watch: Watch, event: str | None, obj: Any) -> None:
         self.told.append(f"{event} {watch.gvk.kind} {obj['metadata']['name']}")
+
+    def started(self) -> None:
+        self.starts += 1
 
     def note(self, watch: Watch, namespace: str, present: Any) -> None:
         self.listed.append((watch.gvk.kind, namespace, {key.name for key in present}))
@@ -186,7 +191,7 @@ class Following:
                     namespaces=namespaces,
                     notify=self.notify,
                     listed=self.note,
-                    started=lambda: None,
+                    started=self.started,
                 )
             )
             try:
@@ -238,6 +243,7 @@ async def test_a_list_that_cannot_be_read_is_asked_for_again_and_costs_no_other_
     stub.lists["things"] = [odd, odd, stub.listing(stub.item("one"))]
     async with following.of(stub):
         await following.until(lambda: "None Thing one" in following.told, "it is told")
+        await following.until(lambda: "watch others" in stub.asked, "the other kind is watched")
     assert (stub.scans, stub.asked.count("list others")) == (1, 1)
 
 
@@ -263,7 +269,7 @@ async def test_an_error_of_one_kind_costs_no_other_kind(
     stub.events["things"] = [stub.event("ADDED", stub.item("one")), None]
     stub.events["others"] = [stub.event("ADDED", stub.item("other")), None]
     async with following.of(stub, base=base):
-        await following.until(lambda: "ADDED Thing one" in following.told, "it is told")
+        await following.until(lambda: {"ADDED Thing one", "ADDED Other other"} <= set(following.told), "both are told")
     assert (stub.scans, stub.asked.count("list others")) == (1, 1)
     assert "Watching is started again" not in [record.getMessage() for record in caplog.records]
 
@@ -284,6 +290,7 @@ async def test_a_watch_that_cannot_be_read_is_begun_again_and_costs_no_other_kin
     stub.events["things"] = [odd, stub.event("ADDED", stub.item("one")), None]
     async with following.of(stub):
         await following.until(lambda: "ADDED Thing one" in following.told, "it is told")
+        await following.until(lambda: "watch others" in stub.asked, "the other kind is watched")
     assert (stub.scans, stub.asked.count("list others")) == (1, 1)
 
 
@@ -303,6 +310,8 @@ async def test_kopf_pauses_between_watches_that_come_to_nothing(end: bytes, monk
             patched.setattr("runner.kube.kopf_transport.asyncio.sleep", noted)
             await ended(self, path, in_vain=in_vain)
 
+    # However slow the machine is, none was open for long.
+    monkeypatch.setattr("runner.kube.kopf_transport._SHORT", 1e9)
     transport = KopfTransport([watch_of(THING)])
     for _ in range(10):
         await counted(transport, "/a", in_vain=True)
@@ -333,10 +342,9 @@ async def test_what_is_there_is_told_when_all_pages_are_read() -> None:
     # The first is for the watch that goes on with the list.
     stub.events["things"] = [GONE, GONE, None]
     async with following.of(stub):
-        await following.until(
-            lambda: len([one for one in following.listed if one[0] == "Thing"]) == 2, "it was listed twice"
-        )
-    assert [one for one in following.listed if one[0] == "Thing"] == [
+        await following.until(lambda: len([one for one in following.listed if one[0] == "Thing"]) > 1, "it was listed twice")
+    # The first list may have ended before its watch began: then there is a third.
+    assert [one for one in following.listed if one[0] == "Thing"][:2] == [
         ("Thing", "", {"one", "two"}),
         ("Thing", "", {"two"}),
     ]
@@ -356,7 +364,8 @@ async def test_a_list_without_an_answer_is_asked_for_again(monkeypatch: pytest.M
     stub.lists["things"] = [stub.listing(stub.item("one"))]
     async with following.of(stub):
         await following.until(lambda: "None Thing one" in following.told, "it is told")
-    assert stub.scans == 1
+    # On a slow machine other answers may have been too late as well.
+    assert following.starts == 1
 
 
 class Gated(Stub):
@@ -714,11 +723,14 @@ async def test_namespaces_are_seen_when_rights_or_they_come_late(refused: str, m
 
     class Refusing(Stub):
         allowed = False
+        # Lists of namespaces.
+        looks = 0
 
         async def handler(self, request: web.Request) -> web.StreamResponse:
             if request.path != "/api/v1/namespaces":
                 return await super().handler(request)
             is_watch = "watch" in request.query
+            self.looks += not is_watch
             if is_watch is (refused == "watch") and not (self.allowed and refused == "list"):
                 return web.json_response({"kind": "Status", "message": "no", "code": 403}, status=403)
             if is_watch:
@@ -735,14 +747,15 @@ async def test_namespaces_are_seen_when_rights_or_they_come_late(refused: str, m
     stub, following = Refusing(), Following()
     stub.lists["things"] = [stub.listing(stub.item("one"))]
     async with following.of(stub, namespaces=("her*",)):
-        await following.until(lambda: stub.scans > 0, "kopf has begun")
-        await asyncio.sleep(0.5)
+        # kopf's own, and two of those that are made in its place: the first of them is done.
+        await following.until(lambda: stub.looks > 2, "namespaces are looked for")
         assert not following.told
         stub.allowed = True
         await following.until(lambda: "None Thing one" in following.told, "it is told")
-        scans = stub.scans
-        await asyncio.sleep(0.5)
-    assert stub.scans == scans == 2
+        if refused == "watch":
+            looks = stub.looks
+            await following.until(lambda: stub.looks > looks + 1, "namespaces are looked for again")
+    assert (stub.scans, following.starts) == (2, 2)
 
 
 @pytest.mark.parametrize(
