@@ -1,6 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
-from time import monotonic
+from time import process_time
 
 import pytest
 
@@ -358,10 +358,10 @@ LONG = 256 * 1024
 )
 def test_an_annotation_of_any_length_is_refused_in_a_short_sentence(name: str, text: str) -> None:
     (watch,) = watches(HEAD + "  role: thing\n")
-    before = monotonic()
+    before = process_time()
     found, (said,) = for_cr(watch, {"metadata": {"annotations": {ANNOTATION + name: text, DRY_RUN: text}}})
     # An expression that backtracks would take hours.
-    assert monotonic() - before < 5
+    assert process_time() - before < 5
     assert found == watch
     allowing = replace(watch, allow_annotations=frozenset({"dry-run"}))
     assert not is_dry_run(allowing, {"metadata": {"annotations": {DRY_RUN: text}}})
@@ -488,9 +488,9 @@ MALFORMED = {
 @pytest.mark.parametrize("name", MALFORMED)
 def test_a_malformed_file_gives_one_short_line(name: str) -> None:
     text, place = MALFORMED[name]
-    before = monotonic()
+    before = process_time()
     (problem,) = problems(text)
-    assert monotonic() - before < 60
+    assert process_time() - before < 60
     assert problem.startswith("watches.yaml" + place)
     assert "\n" not in problem
     assert len(problem) <= 2000

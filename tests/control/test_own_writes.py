@@ -173,7 +173,8 @@ def test_many_writes_of_one_object_are_followed_in_no_time() -> None:
     written, many = RunWrites(), 100_000
     for version in range(1, many):
         written.add("a", str(version - 1) if version > 1 else "", str(version))
-    begun = time.monotonic()
+    # Not what other processes take.
+    begun = time.thread_time()
     assert written.pop(VersionChange("a", "", str(many - 1)))
-    assert time.monotonic() - begun < 5
+    assert time.thread_time() - begun < 5
     assert not written

@@ -87,6 +87,11 @@ class Traced:
         return [path(span) for span in ordered]
 
 
+@pytest.fixture(autouse=True)
+def _a_machine_may_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.tracer._CLOSE_WITHIN", 120.0)
+
+
 @pytest.fixture
 async def traced(stage: Stage) -> AsyncIterator[Traced]:
     exporter = InMemorySpanExporter()

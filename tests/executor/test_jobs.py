@@ -1,4 +1,4 @@
-from time import monotonic
+from time import process_time
 from typing import Any
 
 import pytest
@@ -115,9 +115,9 @@ def test_what_check_mode_does_not_predict(told: JobEvent, reason: str) -> None:
 
 def test_a_long_output_is_looked_through_once() -> None:
     told = event("runner_on_skipped", '"msg": "' + "check mode " * 50_000)
-    before = monotonic()
+    before = process_time()
     assert told.unpredicted == ""
-    assert monotonic() - before < 5
+    assert process_time() - before < 5
 
 
 @pytest.mark.parametrize(

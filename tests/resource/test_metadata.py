@@ -1,5 +1,5 @@
 import json
-from time import monotonic
+from time import process_time
 from typing import Any
 
 import pytest
@@ -48,10 +48,10 @@ PUMPS = ["1", "1.", ".", "1m", "ms", " ", "-", "٣", "1h1", "a/", "/", "a."]
 
 @pytest.mark.parametrize("pump", PUMPS)
 def test_a_duration_of_any_length_is_refused_at_once_and_shortly(pump: str) -> None:
-    before = monotonic()
+    before = process_time()
     with pytest.raises(ValueError, match="write it as") as caught:
         parse_duration(pump * (LONG // len(pump)))
-    assert monotonic() - before < 5
+    assert process_time() - before < 5
     assert len(str(caught.value)) < 1000
 
 
@@ -59,11 +59,11 @@ def test_a_duration_of_any_length_is_refused_at_once_and_shortly(pump: str) -> N
 def test_marks_of_any_length_are_read_at_once(pump: str) -> None:
     text = pump * (LONG // len(pump))
     obj = {"metadata": {"annotations": {PRIMARY_RESOURCE: text, PRIMARY_RESOURCE_TYPE: text}}}
-    before = monotonic()
+    before = process_time()
     for _ in range(10):
         list(owners(obj))
         assert not is_owned(obj, CR)
-    assert monotonic() - before < 5
+    assert process_time() - before < 5
 
 
 @pytest.mark.parametrize(

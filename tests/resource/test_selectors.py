@@ -1,4 +1,4 @@
-from time import monotonic
+from time import process_time
 
 import pytest
 
@@ -36,9 +36,9 @@ def test_what_is_not_understood_is_none(text: str) -> None:
     ids=["spaces", "empty-values", "values", "spaces-behind", "spaces-before", "name"],
 )
 def test_what_is_not_understood_is_read_once(before: str, pump: str, after: str) -> None:
-    since = monotonic()
+    since = process_time()
     assert label_selector(before + pump * (LONG // len(pump)) + after) is None
-    assert monotonic() - since < 5
+    assert process_time() - since < 5
 
 
 @pytest.mark.parametrize("text", ["", "a in (b)", "a in (b,c),d notin (e)", "x/y,!z"])
