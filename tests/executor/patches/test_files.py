@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -150,6 +151,8 @@ def test_what_is_a_runs_own_is_not_kept(parsed: files.Parsed, tmp_path: Path) ->
 
 def test_what_is_still_being_written_or_broken_is_not_kept(parsed: files.Parsed, tmp_path: Path) -> None:
     (tmp_path / "fresh.yml").write_text("a: 1\n")
+    # It is not any older when it is looked at, however long that takes.
+    os.utime(tmp_path / "fresh.yml", (time.time() + 3600,) * 2)
     for name, text in (("other.yml", "a: 1\n"), ("broken.yml", "a: [\n"), ("none.yml", "")):
         write(tmp_path / name, text)
     (tmp_path / "none.yml").unlink()

@@ -24,7 +24,7 @@ from bench.driver import until
 from runner.executor import processes
 from runner.executor.jobs import ExecutorError, Job, JobEvent, Limits, fold
 from runner.executor.warm import executor as warm_executor
-from runner.executor.warm.executor import WarmExecutor
+from runner.executor.warm.executor import ForkServerClient, WarmExecutor
 from tests.conftest import alive
 from tests.executor.test_conformance import same_each_time
 
@@ -182,7 +182,10 @@ CASES = {
     ),
     "time limit": Case("- {ansible.builtin.pause: {seconds: 60}, timeout: 1, ignore_errors: true}", shows=False),
     "time limit of a program": Case(
-        "- {ansible.builtin.command: sleep 60, timeout: 1, ignore_errors: true}", shows=False, reason="child"
+        # The program has to run by then.
+        "- {ansible.builtin.command: sleep 60, timeout: 5, ignore_errors: true}",
+        shows=False,
+        reason="child",
     ),
     "templates": Case(
         "- ansible.builtin.debug: {msg: \"{{ lookup('template', 'word.j2') }}\"}",
@@ -650,7 +653,10 @@ async def test_those_that_play_are_never_too_many(stand: Stand) -> None:
 async def test_a_surplus_ends_after_a_while(stand: Stand) -> None:
     stand = await limited(stand, idle=0.3)
     async with stand.warm:
-        stand.write("tasks/main.yml", "- ansible.builtin.command: sleep 1\n")
+        # Each waits until all have begun, so that each has a worker of its own.
+        meet = "touch $0/begun-$$; until [ $(ls $0 | grep -c begun-) = 3 ]; do sleep 0.1; done"
+        task = {"ansible.builtin.command": {"argv": ["sh", "-c", meet, str(stand.folder)]}}
+        stand.write("tasks/main.yml", json.dumps([task]))
         await asyncio.gather(*(stand.play() for _ in range(3)))
 
         async def one() -> bool:
@@ -769,7 +775,15 @@ async def test_workers_end_with_the_fork_server(stand: Stand) -> None:
 async def test_a_worker_that_hangs_when_it_puts_itself_back_is_ended(
     stand: Stand, pool: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Short for the worker alone: the fork server has its time to end it.
+    usual, end = warm_executor._RUN_END_TIMEOUT, ForkServerClient.end
     monkeypatch.setattr(warm_executor, "_RUN_END_TIMEOUT", 1.0)
+
+    def have_ended(self: ForkServerClient, ident: str) -> None:
+        monkeypatch.setattr(warm_executor, "_RUN_END_TIMEOUT", usual)
+        end(self, ident)
+
+    monkeypatch.setattr(ForkServerClient, "end", have_ended)
     name, code, use = PLUGINS["filter"]
     stand.write(name, f"import random, time\nleft = 'x'\nrandom.seed = lambda: time.sleep(600)\n{code}")
     stand.write("tasks/main.yml", f"- ansible.builtin.debug: {{msg: {json.dumps(use)}}}\n")
