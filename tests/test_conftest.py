@@ -25,6 +25,7 @@ def test_processes_of_a_session_are_found_however_far_down() -> None:
     with started:
         assert started.stdout is not None
         pid = int(started.stdout.readline())
+        started.wait()
         try:
             assert of_session(another) == [pid]
             assert pid not in of_session(os.environ[SESSION])

@@ -1,3 +1,4 @@
+import contextlib
 import importlib.util
 import json
 import os
@@ -47,9 +48,11 @@ def apply(of: Cluster, namespace: str, folder: Path, *objects: dict[str, Any]) -
 def below(root: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (entry / "stat").exists():
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(entry.name))
+        if entry.name.isdigit():
+            # One may end meanwhile.
+            with contextlib.suppress(OSError):
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                children.setdefault(parent, []).append(int(entry.name))
     return children.get(root, [])
 
 
@@ -140,7 +143,14 @@ def test_a_token_of_a_service_account_has_its_rights_and_no_others(
     config["users"][0]["user"] = {"token": kubectl(devcluster, "-n", namespace, "create", "token", "reader").strip()}
     own = tmp_path / "kubeconfig"
     own.write_text(json.dumps(config))
-    assert "kube-root-ca.crt" in kubectl(devcluster, "-n", namespace, "get", "configmaps", kubeconfig=own)
+
+    def may() -> bool:
+        # The API server has to hear of the right, and the controller manager of the namespace.
+        with contextlib.suppress(subprocess.CalledProcessError):
+            return "kube-root-ca.crt" in kubectl(devcluster, "-n", namespace, "get", "configmaps", kubeconfig=own)
+        return False
+
+    until(may, "its right counts")
     with pytest.raises(subprocess.CalledProcessError) as refused:
         kubectl(devcluster, "-n", namespace, "get", "secrets", kubeconfig=own)
     assert "Forbidden" in refused.value.stderr
@@ -191,7 +201,7 @@ def test_up_status_env_and_down_side_by_side(tmp_path: Path, devcluster: Cluster
         pids = [running.pid, *below(running.pid)]
     finally:
         assert rolerunner("down").returncode == 0
-    assert alive(pids) == []
+    until(lambda: not alive(pids), "the processes have ended")
     assert not folder.exists()
     assert rolerunner("down").stdout == "Was not running.\n"
 

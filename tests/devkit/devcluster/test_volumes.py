@@ -79,7 +79,8 @@ def test_a_class_may_keep_volumes_and_wait_for_pods(devcluster: Cluster, namespa
     kept = bound(devcluster, namespace)
     kubectl(devcluster, "-n", namespace, "wait", "pod/pod", "--for=condition=Ready", f"--timeout={PATIENCE}s")
     kubectl(devcluster, "-n", namespace, "delete", "pod/pod", "persistentvolumeclaim/claim", f"--timeout={PATIENCE}s")
-    kubectl(devcluster, "wait", f"persistentvolume/{kept}", "--for=jsonpath={.status.phase}=Released")
+    released = ("--for=jsonpath={.status.phase}=Released", f"--timeout={PATIENCE}s")
+    kubectl(devcluster, "wait", f"persistentvolume/{kept}", *released)
     kubectl(devcluster, "delete", f"storageclass/{name}", f"persistentvolume/{kept}", f"--timeout={PATIENCE}s")
 
 
