@@ -31,7 +31,7 @@ _PROTOCOLS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ExportSettings:
     """The exporters that are asked for, the protocol of `otlp`, and the variable that asks for them."""
 
     exporters: tuple[str, ...]
@@ -43,7 +43,7 @@ class TracesError(RolerunnerError):
     """Traces that are asked for and cannot be made; `str()` names the variable and the remedy."""
 
 
-def wanted(environ: Mapping[str, str]) -> Wanted | None:
+def wanted(environ: Mapping[str, str]) -> ExportSettings | None:
     """Read the variables; None where no traces are asked for. Raises TracesError."""
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return None
@@ -57,7 +57,7 @@ def wanted(environ: Mapping[str, str]) -> Wanted | None:
         raise TracesError(f"{variable}: {', '.join(unknown)[:100]} is not known; it is one of {', '.join(EXPORTERS)}")
     if "none" in exporters:
         return None
-    return Wanted(exporters, _protocol(environ) if "otlp" in exporters else "", variable)
+    return ExportSettings(exporters, _protocol(environ) if "otlp" in exporters else "", variable)
 
 
 def _protocol(environ: Mapping[str, str]) -> str:

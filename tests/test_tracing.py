@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from runner import tracing
-from runner.tracing import TracesError, Wanted, start, wanted
+from runner.tracing import ExportSettings, TracesError, start, wanted
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
@@ -31,23 +31,26 @@ def _library_logs() -> Iterator[None]:
     ("environ", "expected"),
     [
         ({}, None),
-        ({ENDPOINT: "http://c:4318"}, Wanted(("otlp",), "http/protobuf", ENDPOINT)),
-        ({TRACES_ENDPOINT: "http://c/x", ENDPOINT: "y"}, Wanted(("otlp",), "http/protobuf", TRACES_ENDPOINT)),
-        ({"OTEL_TRACES_EXPORTER": "otlp"}, Wanted(("otlp",), "http/protobuf", "OTEL_TRACES_EXPORTER")),
-        ({"OTEL_TRACES_EXPORTER": " Console, otlp,"}, Wanted(("console", "otlp"), "http/protobuf", "OTEL_TRACES_EXPORTER")),
-        ({"OTEL_TRACES_EXPORTER": "console"}, Wanted(("console",), "", "OTEL_TRACES_EXPORTER")),
+        ({ENDPOINT: "http://c:4318"}, ExportSettings(("otlp",), "http/protobuf", ENDPOINT)),
+        ({TRACES_ENDPOINT: "http://c/x", ENDPOINT: "y"}, ExportSettings(("otlp",), "http/protobuf", TRACES_ENDPOINT)),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, ExportSettings(("otlp",), "http/protobuf", "OTEL_TRACES_EXPORTER")),
+        (
+            {"OTEL_TRACES_EXPORTER": " Console, otlp,"},
+            ExportSettings(("console", "otlp"), "http/protobuf", "OTEL_TRACES_EXPORTER"),
+        ),
+        ({"OTEL_TRACES_EXPORTER": "console"}, ExportSettings(("console",), "", "OTEL_TRACES_EXPORTER")),
         ({"OTEL_TRACES_EXPORTER": "none", ENDPOINT: "http://c"}, None),
         ({"OTEL_TRACES_EXPORTER": "", ENDPOINT: " "}, None),
         ({"OTEL_SDK_DISABLED": "TRUE", ENDPOINT: "http://c"}, None),
-        ({"OTEL_SDK_DISABLED": "1", ENDPOINT: "http://c"}, Wanted(("otlp",), "http/protobuf", ENDPOINT)),
-        ({ENDPOINT: "http://c", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, Wanted(("otlp",), "grpc", ENDPOINT)),
+        ({"OTEL_SDK_DISABLED": "1", ENDPOINT: "http://c"}, ExportSettings(("otlp",), "http/protobuf", ENDPOINT)),
+        ({ENDPOINT: "http://c", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, ExportSettings(("otlp",), "grpc", ENDPOINT)),
         (
             {
                 ENDPOINT: "http://c",
                 "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
                 "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
             },
-            Wanted(("otlp",), "http/protobuf", ENDPOINT),
+            ExportSettings(("otlp",), "http/protobuf", ENDPOINT),
         ),
         ({"OTEL_SERVICE_NAME": "x", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://c"}, None),
     ],
@@ -56,7 +59,7 @@ def _library_logs() -> Iterator[None]:
         *("no-boolean", "grpc", "own-protocol", "for-others"),
     ],
 )
-def test_what_is_wanted(environ: dict[str, str], expected: Wanted | None) -> None:
+def test_what_is_wanted(environ: dict[str, str], expected: ExportSettings | None) -> None:
     assert wanted(environ) == expected
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.driver import Cluster, Followed, is_done, serving_seconds, until
 from bench.scale import journal
-from bench.scale.journal import Entry, Gap, Ownership, Reader, What
+from bench.scale.journal import Entry, Gap, Ownership, Reader, RunEvent
 from bench.scale.shard import JOURNAL
 from bench.scale.shards import KIND, Shards
 from devkit.devcluster.cluster import Cluster as Devcluster
@@ -114,7 +114,7 @@ class Course:
                     await self._come_and_go()
 
     def overlaps(self) -> int:
-        return journal.count(self._journal.entries, What.OVERLAP)
+        return journal.count(self._journal.entries, RunEvent.OVERLAP)
 
     async def _come_and_go(self) -> None:
         for name, act in (
@@ -173,7 +173,7 @@ class Course:
                 - min((gap.lost for gap in gaps.values()), default=0.0),
                 without_owner=journal.spread([gap.seconds for gap in gaps.values()]),
                 next_run=journal.spread(list(runs.values())),
-                runs_cut=journal.count(journal.since(self._journal.entries, begun), What.CUT),
+                runs_cut=journal.count(journal.since(self._journal.entries, begun), RunEvent.CUT),
             )
         )
 
@@ -190,7 +190,7 @@ class Course:
     async def _until(self, condition: Callable[[], bool], what: str) -> None:
         async def checked() -> bool:
             self._shards.check()
-            self._last.update({entry.cr: entry for entry in self._journal.update() if entry.what is not What.OVERLAP})
+            self._last.update({entry.cr: entry for entry in self._journal.update() if entry.event is not RunEvent.OVERLAP})
             return condition()
 
         await until(checked, what, patience=PATIENCE, interval=_INTERVAL)
@@ -208,7 +208,7 @@ class Course:
         if len(owners) != len(self._keys) or not all(map(is_done, objects.values())):
             return False
         last = [self._last.get(cr) for cr in owners]
-        return all(entry and entry.what is What.END and entry.shard == owners[entry.cr] for entry in last)
+        return all(entry and entry.event is RunEvent.END and entry.shard == owners[entry.cr] for entry in last)
 
     def _owners(self) -> dict[str, str]:
         found = {key.name: labels_of(obj).get(self._labels.label, "") for key, obj in self._followed.objects.items()}

@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 
 
-class What(StrEnum):
+class RunEvent(StrEnum):
     """`CUT`: the run was ended before its time. `OVERLAP`: it begins while another run of its CR is on."""
 
     BEGIN = "begin"
@@ -29,7 +29,7 @@ class Entry:
     """A line of the journal: what happened with a run of a CR, by its name, on a shard."""
 
     at: float
-    what: What
+    event: RunEvent
     shard: str
     cr: str
 
@@ -62,7 +62,7 @@ class Reader:
             text = file.read()
         whole = text[: text.rfind(b"\n") + 1]
         self._offset += len(whole)
-        found = [Entry(**{**fields, "what": What(fields["what"])}) for fields in map(json.loads, whole.splitlines())]
+        found = [Entry(**{**fields, "event": RunEvent(fields["event"])}) for fields in map(json.loads, whole.splitlines())]
         self.entries += found
         return found
 
@@ -81,13 +81,13 @@ def since(entries: Iterable[Entry], begun: float) -> list[Entry]:
     return [entry for entry in entries if entry.at >= begun]
 
 
-def count(entries: Iterable[Entry], what: What) -> int:
-    return sum(entry.what is what for entry in entries)
+def count(entries: Iterable[Entry], event: RunEvent) -> int:
+    return sum(entry.event is event for entry in entries)
 
 
 def rate(entries: Iterable[Entry], begun: float) -> float:
     """Runs a second that ended, from `begun` to the last of them; 0 if there was none."""
-    ends = [entry.at for entry in entries if entry.what is What.END and entry.at > begun]
+    ends = [entry.at for entry in entries if entry.event is RunEvent.END and entry.at > begun]
     return len(ends) / (max(ends) - begun) if ends else 0.0
 
 
@@ -125,7 +125,7 @@ def next_runs(entries: Iterable[Entry], lost: Mapping[str, float], owners: Mappi
     found: dict[str, float] = {}
     for entry in sorted(entries, key=lambda entry: entry.at):
         at = lost.get(entry.cr)
-        if at is not None and entry.what is What.BEGIN and entry.at >= at and owners.get(entry.cr) == entry.shard:
+        if at is not None and entry.event is RunEvent.BEGIN and entry.at >= at and owners.get(entry.cr) == entry.shard:
             found.setdefault(entry.cr, entry.at - at)
     return found
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import click
 
-from bench.scale.journal import Entry, Journal, What
+from bench.scale.journal import Entry, Journal, RunEvent
 from runner import logs
 from runner.cli import mistakes
 from runner.config import flags, watches
@@ -57,17 +57,17 @@ class Waiting:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                self._record(What.OVERLAP, cr)
-            self._record(What.BEGIN, cr)
+                self._record(RunEvent.OVERLAP, cr)
+            self._record(RunEvent.BEGIN, cr)
             try:
                 yield
             except BaseException:
-                self._record(What.CUT, cr)
+                self._record(RunEvent.CUT, cr)
                 raise
-            self._record(What.END, cr)
+            self._record(RunEvent.END, cr)
 
-    def _record(self, what: What, cr: str) -> None:
-        self._journal.add(Entry(time.monotonic(), what, self._shard, cr))
+    def _record(self, event: RunEvent, cr: str) -> None:
+        self._journal.add(Entry(time.monotonic(), event, self._shard, cr))
 
 
 def _event(counter: int, event: str, **data: object) -> JobEvent:

@@ -85,7 +85,7 @@ class Cause(NamedTuple):
     """Why a CR was put on the queue; and the namespace of the object that it was for, if that is another than the CR."""
 
     text: str = ""
-    place: str | None = None
+    namespace: str | None = None
     priority: Priority = Priority.PERIODIC
 
 
@@ -204,7 +204,7 @@ class Handlers:
             if not self.own_writes.consume(request, change):
                 # Computed once for all of them, and not at all for the runs' own writes.
                 cause = cause or _describe_change(before, after)
-                self._put(request, Priority.DEPENDENT, cause, place=ObjectKey.of(versions[0]).namespace)
+                self._put(request, Priority.DEPENDENT, cause, namespace=ObjectKey.of(versions[0]).namespace)
 
     def keeps(self, obj: Object) -> bool:
         """True if an object's events may ever requeue a CR: it names an owner of a watched kind, or is of a related kind."""
@@ -216,9 +216,9 @@ class Handlers:
         """The reason why a CR was put on the queue, for the log; empty if there is none, or it was popped before."""
         return self._causes.pop(request, _NO_CAUSE).text
 
-    def place(self, request: Request) -> str | None:
+    def cause_namespace(self, request: Request) -> str | None:
         """The namespace of the object that the cause names (empty: it is in none); None if it is no other than the CR."""
-        return self._causes.get(request, _NO_CAUSE).place
+        return self._causes.get(request, _NO_CAUSE).namespace
 
     def cause(self, request: Request) -> str:
         """The reason why a CR waits to be reconciled; empty if that is no event."""
@@ -241,8 +241,8 @@ class Handlers:
             self._add(request, Priority.DEPENDENT, 0)
             return
         name = f"{change.kind} {change.key}".strip() if change else "a dependent"
-        place = change.key.namespace if change else None
-        self._put(request, Priority.DEPENDENT, f"{name} changed during the run", place=place)
+        namespace = change.key.namespace if change else None
+        self._put(request, Priority.DEPENDENT, f"{name} changed during the run", namespace=namespace)
 
     def pop_delivered(self, request: Request) -> Object | None:
         """The CR as the watch last delivered it, if that is what put it on the queue."""
@@ -276,12 +276,14 @@ class Handlers:
             known.pop(request, None)
         self._observe(request, None)
 
-    def _put(self, request: Request, priority: Priority, cause: str, after: float = 0, *, place: str | None = None) -> None:
+    def _put(
+        self, request: Request, priority: Priority, cause: str, after: float = 0, *, namespace: str | None = None
+    ) -> None:
         logger.debug("Queued", extra={**request.fields, "cause": cause})
         waiting = self._causes.get(request)
         # That the CR itself was changed, or a run was asked for, says more than what others did. Otherwise the last counts.
         if waiting is None or priority <= waiting.priority:
-            self._causes[request] = Cause(cause, place, priority)
+            self._causes[request] = Cause(cause, namespace, priority)
         self._add(request, priority, after)
 
     def _remember(self, request: Request, obj: Object | None) -> None:

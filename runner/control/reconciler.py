@@ -132,7 +132,7 @@ class Reconciler:
     async def _reconcile(self, request: Request) -> Result:
         record = self._history.current(request)
         phases = Phases(record)
-        record.place = self._handlers.place(request)
+        record.cause_namespace = self._handlers.cause_namespace(request)
         cause = self._handlers.pop_cause(request)
         record.cause = cause or record.cause
         if cause:

@@ -177,7 +177,7 @@ class ReconcileRecord:
     # The event that it is due to, or why the last reconcile had it requeued.
     cause: str = ""
     # The namespace of another object than the CR that the cause names; empty for one of the whole cluster.
-    place: str | None = None
+    cause_namespace: str | None = None
     # Of the CR that was reconciled; empty and None where it was not found.
     uid: str = ""
     generation: int | None = None

@@ -208,7 +208,7 @@ async def _facts(state: State, caller: Caller, request: Request) -> Facts:
 
 async def _shown(caller: Caller, record: ReconcileRecord) -> ReconcileRecord:
     """The record, with a cause that the caller may see."""
-    is_seen = await _sees(caller, record.request, record.place)
+    is_seen = await _sees(caller, record.request, record.cause_namespace)
     return record if is_seen else replace(record, cause=_ELSEWHERE)
 
 
@@ -221,7 +221,7 @@ async def _next_run(state: State, caller: Caller, request: Request) -> str:
     """When a CR is reconciled next and why, in words."""
     queue, history = state.queue, state.history
     cause = state.handlers.cause(request)
-    if not await _sees(caller, request, state.handlers.place(request)):
+    if not await _sees(caller, request, state.handlers.cause_namespace(request)):
         cause = _ELSEWHERE
     last = history.last(request)
     record = history.current(request) if history.is_on(request) else None

@@ -408,12 +408,12 @@ def test_where_the_object_is_that_a_cause_names_is_known_as_long_as_the_cause() 
     request = next(request for request in seen.handlers._observed if request.key.name == "one")
     seen.handlers.pop_cause(request)
     seen.handlers.changed(None, secret(labels={"cr": "one"}))
-    assert seen.handlers.place(request) == "default"
+    assert seen.handlers.cause_namespace(request) == "default"
     seen.handlers.pop_cause(request)
-    assert seen.handlers.place(request) is None
+    assert seen.handlers.cause_namespace(request) is None
     seen.handlers.changed(None, secret(labels={"cr": "one"}))
     seen.handlers.requeue(request, "asked for by ann")
-    assert seen.handlers.place(request) is None
+    assert seen.handlers.cause_namespace(request) is None
 
 
 def test_a_related_objects_labels_choose() -> None:
@@ -612,9 +612,9 @@ def test_what_others_did_during_a_run_is_a_cause_of_the_next() -> None:
     with seen.handlers.own_writes.of_run(request):
         seen.handlers.own_writes.consume(request, VersionChange("a", "1", "2", "ConfigMap", ObjectKey("other", "x")))
         assert seen.handlers.pop_cause(request) == ""
-        assert seen.handlers.place(request) is None
+        assert seen.handlers.cause_namespace(request) is None
     assert seen.added == ONE
-    assert seen.handlers.place(request) == "other"
+    assert seen.handlers.cause_namespace(request) == "other"
     # Without one, an outcome that could not be written yet would stand for the run.
     assert seen.handlers.pop_cause(request) == "ConfigMap other/x changed during the run"
 
@@ -643,7 +643,7 @@ def test_a_change_of_the_cr_is_the_cause_whatever_else_changes_before_the_reconc
     assert seen.handlers.cause(request) == "spec changed: size"
     seen.handlers.requeue(request, "asked for by ann")
     seen.handlers.changed(after, before)
-    assert (seen.handlers.place(request), seen.handlers.pop_cause(request)) == (None, "asked for by ann")
+    assert (seen.handlers.cause_namespace(request), seen.handlers.pop_cause(request)) == (None, "asked for by ann")
     for each, others in ((before, after), (after, None)):
         seen.handlers.changed(each, others)
     assert seen.handlers.pop_cause(request) == "ConfigMap default/x deleted"

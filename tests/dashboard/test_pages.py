@@ -196,9 +196,9 @@ async def test_a_cause_elsewhere_is_left_out_where_one_may_not_see_such_crs(stag
     stage.cluster.rights = {("ann", "get", "a"), ("ann", "list", "a")}
     stage.cluster.rights |= {("zoe", verb, where) for verb in ("get", "list") for where in ("a", "b", "*")}
     one = stage.add("one", "a")
-    stage.handlers._put(one, Priority.DEPENDENT, "Secret veiled changed: data.a", place=place)
+    stage.handlers._put(one, Priority.DEPENDENT, "Secret veiled changed: data.a", namespace=place)
     record = ran(stage, one, cause="Secret veiled changed: data.a")
-    record.place = place
+    record.cause_namespace = place
     for path in ("/", "/cr/example.com/v1/Thing/a/one", f"/run/{IDENT}", f"/compare?one={IDENT}&other={IDENT}"):
         text = text_of((await stage.get(path, token="token-of-ann")).text)
         assert ("veiled" in text, "an object where you may not see this kind" in text) == (False, True), path

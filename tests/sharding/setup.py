@@ -2,7 +2,7 @@
 
 The sharder itself listens on the port 9443, always; of it there can be one on a machine.
 
-Next on the way: `tests.sharding.__main__`.
+Next on the way: `tests.sharding.sharder`, the stand-in.
 """
 
 from __future__ import annotations

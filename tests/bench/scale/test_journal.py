@@ -4,9 +4,22 @@ from pathlib import Path
 
 import pytest
 
-from bench.scale.journal import Entry, Gap, Journal, Ownership, Reader, What, gaps, moved, next_runs, rate, shares, spread
+from bench.scale.journal import (
+    Entry,
+    Gap,
+    Journal,
+    Ownership,
+    Reader,
+    RunEvent,
+    gaps,
+    moved,
+    next_runs,
+    rate,
+    shares,
+    spread,
+)
 
-BEGIN, END, CUT, OVERLAP = What.BEGIN, What.END, What.CUT, What.OVERLAP
+BEGIN, END, CUT, OVERLAP = RunEvent
 
 
 def test_the_journal_is_read_as_it_grows(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.driver import ROOT, until
-from bench.scale.journal import Reader, What
+from bench.scale.journal import Reader, RunEvent
 from bench.scale.shard import JOURNAL, LOCKS, Waiting
 from runner.executor.jobs import Fold, Job, Outcome
 
@@ -31,14 +31,14 @@ async def run(executor: Waiting, cr: str) -> Outcome:
     return fold.outcome()
 
 
-def told(folder: Path) -> list[tuple[What, str, str]]:
-    return [(entry.what, entry.shard, entry.cr) for entry in Reader(folder / JOURNAL).update()]
+def told(folder: Path) -> list[tuple[RunEvent, str, str]]:
+    return [(entry.event, entry.shard, entry.cr) for entry in Reader(folder / JOURNAL).update()]
 
 
 async def test_a_run_succeeds_and_is_told(folder: Path) -> None:
     outcome = await run(Waiting(folder, "a", 0), "x")
     assert (outcome.succeeded, outcome.ok) == (True, 1)
-    assert told(folder) == [(What.BEGIN, "a", "x"), (What.END, "a", "x")]
+    assert told(folder) == [(RunEvent.BEGIN, "a", "x"), (RunEvent.END, "a", "x")]
 
 
 async def test_two_runs_of_a_cr_at_once_are_told(folder: Path) -> None:
@@ -55,11 +55,11 @@ async def test_two_runs_of_a_cr_at_once_are_told(folder: Path) -> None:
     await asyncio.wait([waiting])
     await run(another, "x")
     assert told(folder) == [
-        (What.BEGIN, "a", "x"),
-        *((What.BEGIN, "b", "y"), (What.END, "b", "y")),
-        *((What.OVERLAP, "b", "x"), (What.BEGIN, "b", "x"), (What.END, "b", "x")),
-        (What.CUT, "a", "x"),
-        *((What.BEGIN, "b", "x"), (What.END, "b", "x")),
+        (RunEvent.BEGIN, "a", "x"),
+        *((RunEvent.BEGIN, "b", "y"), (RunEvent.END, "b", "y")),
+        *((RunEvent.OVERLAP, "b", "x"), (RunEvent.BEGIN, "b", "x"), (RunEvent.END, "b", "x")),
+        (RunEvent.CUT, "a", "x"),
+        *((RunEvent.BEGIN, "b", "x"), (RunEvent.END, "b", "x")),
     ]
 
 
@@ -82,4 +82,4 @@ asyncio.run(test_shard.run(Waiting(pathlib.Path({str(folder)!r}), "a", 3600), "x
         process.kill()
         await process.wait()
     await run(Waiting(folder, "b", 0), "x")
-    assert told(folder) == [(What.BEGIN, "a", "x"), (What.BEGIN, "b", "x"), (What.END, "b", "x")]
+    assert told(folder) == [(RunEvent.BEGIN, "a", "x"), (RunEvent.BEGIN, "b", "x"), (RunEvent.END, "b", "x")]
