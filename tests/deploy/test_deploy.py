@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -259,6 +260,41 @@ def test_what_is_shared_is_what_is_watched() -> None:
     assert {group for group, _ in main} == {watch["group"] for watch in yaml.safe_load((ROOT / "watches.yaml").read_text())}
     assert granted(shard, "patch") == main
     assert granted(sharder, "list") == granted(sharder, "patch") == watched
+
+
+@pytest.mark.parametrize(("part", "selector"), [("a", "shard=a"), ("rest", "shard notin (a)")])
+def test_a_part_of_the_custom_resources_has_an_operator_of_its_own(
+    part: str, selector: str, tmp_path: Path, devcluster: Devcluster
+) -> None:
+    """The overlay that docs/sharding.md shows."""
+    page = (ROOT / "docs" / "sharding.md").read_text()
+    shown = re.findall(r"```yaml\n(# config/shard-a/.*?)```", page, re.DOTALL)[0].replace("shard=a", selector)
+    for folder in ("config", "crds"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    overlay = tmp_path / "config" / f"shard-{part}"
+    overlay.mkdir()
+    named = {
+        "namePrefix: a-": f"namePrefix: {part}-",
+        "instance: a}": f"instance: {part}}}",
+        "id=memcached-a}": f"id=memcached-{part}}}",
+    }
+    for old, new in named.items():
+        assert shown.count(old) == 1
+        shown = shown.replace(old, new)
+    (overlay / "kustomization.yaml").write_text(shown)
+    done = subprocess.run([str(devcluster.kubectl), "kustomize", str(overlay)], capture_output=True, text=True, check=True)
+    made = [obj for obj in yaml.safe_load_all(done.stdout) if obj["kind"] not in ("Namespace", "CustomResourceDefinition")]
+    assert all(obj["metadata"]["name"].startswith(f"{part}-") for obj in made)
+    (deployment,) = (obj for obj in made if obj["kind"] == "Deployment")
+    arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert {"--leader-elect", f"--leader-election-id=memcached-{part}", f"--watch-label-selector={selector}"} <= set(
+        arguments
+    )
+    assert "--leader-election-id=memcached-operator" not in arguments
+    # What selects pods selects those of this part alone.
+    (service,) = (obj for obj in made if obj["kind"] == "Service")
+    selectors = [deployment["spec"]["selector"]["matchLabels"], service["spec"]["selector"]]
+    assert [each["app.kubernetes.io/instance"] for each in selectors] == [part, part]
 
 
 def granted(role: Any, verb: str) -> set[tuple[str, str]]:
