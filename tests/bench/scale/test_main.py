@@ -9,7 +9,8 @@ from devkit.devcluster import Cluster as Devcluster
 
 
 async def test_shards_come_and_go(devcluster: Devcluster, tmp_path: Path) -> None:
-    options = Options(run_seconds=0.1, lease_duration=2, renew_deadline=1.5)
+    # A shard that is only slow is not to lose its Lease.
+    options = Options(run_seconds=0.1, lease_duration=10, renew_deadline=8)
     course = await simulate(
         devcluster.kubeconfig, None, tmp_path, crs=12, numbers=[2], events_at=2, options=options, edits=4, quiet=1
     )
