@@ -47,9 +47,11 @@ async def test_what_is_told_arrives_and_what_is_refused_is_told(
 
 
 def test_an_operator_that_takes_no_metrics_is_told_of(devcluster: Devcluster, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    (result,) = play(tmp_path, devcluster, [osdk_metric(Address("", port), gauge={"set": 1})])
+    # One that does not listen; as long as it is there, nobody else gets its port.
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        (result,) = play(tmp_path, devcluster, [osdk_metric(Address("", port), gauge={"set": 1})])
     assert result["msg"].startswith(f"http://localhost:{port}/metrics takes no metrics: ")
     assert "see the operator's --role-metrics-bind-address" in result["msg"]
     assert "status_code" not in result

@@ -2,7 +2,7 @@ import json
 import sys
 from pathlib import Path
 
-from bench.driver import ROOT, Operator, until
+from bench.driver import PATIENCE, ROOT, Operator, until
 from devkit.devcluster import Cluster as Devcluster
 
 
@@ -15,7 +15,7 @@ async def test_a_small_cluster_is_measured(devcluster: Devcluster, tmp_path: Pat
         return bench.process.poll() is not None
 
     try:
-        await until(ended, "the bench ends")
+        await until(ended, "the bench ends", patience=2 * PATIENCE)
     finally:
         bench.kill()
     assert bench.process.returncode == 0, bench.output
@@ -25,5 +25,6 @@ async def test_a_small_cluster_is_measured(devcluster: Devcluster, tmp_path: Pat
     assert figures["start"]["reconciles"] + figures["pass"]["reconciles"] >= 20
     assert figures["start"]["requests"]["LIST pairs"] >= 1
     assert figures["pass"]["new_crs"]["count"] >= 1
-    assert figures["idle"]["reconciles"] == 0
+    # On a machine that is very slow the next pass has begun by then.
+    assert figures["idle"]["reconciles"] == 0 or figures["pass"]["all_s"] > 15
     assert "| CRs | 20 |" in bench.output
