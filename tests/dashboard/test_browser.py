@@ -6,17 +6,17 @@ ROLERUNNER_PICTURES=1 writes the pictures of docs/dashboard.md again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, Response, Route, async_playwright, expect
+from playwright.async_api import Browser, BrowserContext, Error, Page, Response, Route, async_playwright, expect
 
 from bench.driver import Cluster, Operator, condition, crd, is_done, until
 from devkit.devcluster import Cluster as Devcluster
@@ -122,7 +122,7 @@ def path(name: str, namespace: str, gvk: GroupVersionKind = MEMCACHED) -> str:
     return f"/cr/{gvk.group}/{gvk.version}/{gvk.kind}/{namespace}/{name}"
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def visiting(browser: Browser, operator: Operator, **options: Any) -> AsyncIterator[Page]:
     """A page that is logged in. In the end nothing was complained about, and no other host was asked for anything."""
     context: BrowserContext = await browser.new_context(base_url=url(operator), viewport=SIZE, **options)
@@ -226,13 +226,20 @@ async def test_a_run_and_a_dry_run_are_asked_for(
     sample = ObjectKey(namespace, "sample")
     await cluster.create(thing("sample", MEMCACHED, size=2), namespace)
     await settled(cluster, MEMCACHED, sample, "Successful")
+
+    async def has_run() -> bool:
+        return is_done(await cluster.get(MEMCACHED, sample) or {})
+
     async with visiting(browser, operator) as page:
         await page.goto(path("sample", namespace))
+        await sees(page, "#next-run", "period of")
         # The page changes while the button is pressed.
         await page.hover("#run-now")
         await page.mouse.down()
         async with page.expect_response(is_of_the_page_itself) as asked:
             await cluster.patch(MEMCACHED, sample, {"spec": {"size": 3}})
+            # Of two causes before a reconcile begins it has one.
+            await until(has_run, "it has run for the change")
         await (await asked.value).finished()
         await page.evaluate("new Promise((turn) => setTimeout(turn))")
         await page.mouse.up()
@@ -303,8 +310,9 @@ async def test_without_scripts_all_of_it_can_be_read_and_asked_for(
     async with visiting(browser, operator, java_script_enabled=False) as page:
         await page.fill("#filter-text", "amp")
         await page.select_option("#filter-state", "ok")
-        await page.click("#filter-go")
-        assert "text=amp" in page.url
+        # One that is still loaded cannot be loaded again.
+        async with page.expect_navigation(url="**text=amp**"):
+            await page.click("#filter-go")
 
         async def is_listed() -> bool:
             await page.reload()
@@ -315,7 +323,8 @@ async def test_without_scripts_all_of_it_can_be_read_and_asked_for(
         await page.focus(".crs tbody a")
         await page.keyboard.press("Enter")
         await sees(page, "h1", "Memcached sample")
-        await page.click("#run-now")
+        async with page.expect_navigation():
+            await page.click("#run-now")
 
         async def has_run_again() -> bool:
             await page.reload()
@@ -411,8 +420,14 @@ async def test_a_login_with_a_token_over_tls(browser: Browser, cluster: Cluster,
     await page.click("text=Log out")
     await page.wait_for_url("**/login")
     assert await context.cookies() == []
-    # What is open elsewhere ends as well.
-    await other.reload()
-    await sees(other, "main", "A token of the cluster")
+
+    # What is open elsewhere ends as well. It may be loading itself again by then.
+    async def is_out() -> bool:
+        with contextlib.suppress(Error):
+            await other.reload()
+            return "A token of the cluster" in (await other.text_content("main") or "")
+        return False
+
+    await until(is_out, "the other page asks for a token")
     assert bob.token not in operator.output
     await context.close()
