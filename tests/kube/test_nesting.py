@@ -106,8 +106,8 @@ def test_another_value_that_is_too_deep_is_an_error() -> None:
     ],
 )
 def test_the_time_grows_with_the_length_alone(content: bytes) -> None:
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises((ValueError, RecursionError)):
         parse(content)
     # Where it grows with the square it takes days.
-    assert time.monotonic() - begun < 60
+    assert time.process_time() - begun < 60
