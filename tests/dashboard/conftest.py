@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from playwright.async_api import Browser, async_playwright
 
 from runner.dashboard import access
 from tests.control.test_workqueue import SOON
 from tests.dashboard.stage import KEY, Stage
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @pytest.fixture(autouse=True)
@@ -30,3 +35,13 @@ async def local(tmp_path: Path) -> AsyncIterator[Stage]:
     async with Stage.serving(tmp_path / "local", key=KEY) as made:
         made.show()
         yield made
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        # Root's processes have no sandbox.
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        made = await playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield made
+        await made.close()

@@ -9,22 +9,21 @@ import asyncio
 import contextlib
 import os
 import re
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Error, Page, Response, Route, async_playwright, expect
+from playwright.async_api import Browser, BrowserContext, Error, Page, Response, Route, expect
 
 from bench.driver import Cluster, Operator, condition, crd, is_done, until
 from devkit.devcluster import Cluster as Devcluster
 from runner.resource.metadata import GroupVersionKind, ObjectKey
 from tests.behaviour.test_dashboard import page_of, user
 from tests.conftest import THING, Project, lines, thing
+from tests.dashboard.conftest import CHROMIUM
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 PICTURES = Path(__file__).parents[2] / "docs" / "images" if os.environ.get("ROLERUNNER_PICTURES") else None
 KEY = "0123456789abcdef"
@@ -87,16 +86,6 @@ async def cluster(devcluster: Devcluster) -> AsyncIterator[Cluster]:
         await made.install(crd(MEMCACHED))
         await made.install(crd(BACKUP))
         yield made
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        # Root's processes have no sandbox.
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        made = await playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield made
-        await made.close()
 
 
 @pytest.fixture

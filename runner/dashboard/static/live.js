@@ -15,8 +15,39 @@
   // Milliseconds before the next try to open a stream that the server refused.
   let pause = 1000;
 
-  // By what an element is found in the next version of the page.
-  const key = (element) => element.id || element.dataset.key || "";
+  // The forms, by id, in which somebody has entered something.
+  const edited = new Set();
+
+  // The element of the next version of the page that is the same as one of this version.
+  function counterpart(element, old, fresh) {
+    if (element.id) return fresh.querySelector(`#${CSS.escape(element.id)}`);
+    const link = element.getAttribute("href");
+    const alike = (page) => [...page.querySelectorAll(element.tagName)].filter((each) => each.getAttribute("href") === link);
+    return alike(fresh)[alike(old).indexOf(element)];
+  }
+
+  function isChanged(field) {
+    if (field.type === "radio") return field.checked !== field.defaultChecked;
+    if (field.tagName === "SELECT") {
+      return field.selectedIndex !== Math.max(0, [...field.options].findIndex((option) => option.defaultSelected));
+    }
+    return field.type !== "hidden" && field.value !== field.defaultValue;
+  }
+
+  // What was entered stays, of a form all of it: one choice was made in view of the others.
+  function keepEntered(old, fresh) {
+    for (const form of old.querySelectorAll("form[id]")) {
+      const fields = [...form.elements].filter((field) => field.id && field.matches("input, select, textarea"));
+      if (!edited.has(form.id) && !fields.some(isChanged)) continue;
+      for (const field of fields) {
+        const next = counterpart(field, old, fresh);
+        if (!next) continue;
+        if (field.type === "radio") next.checked = field.checked || next.checked;
+        else if (field.tagName !== "SELECT") next.value = field.value;
+        else if ([...next.options].some((option) => option.value === field.value)) next.value = field.value;
+      }
+    }
+  }
 
   function replace(text) {
     const next = new DOMParser().parseFromString(text, "text/html");
@@ -28,23 +59,16 @@
       return;
     }
     if (fresh.isEqualNode(old)) return;
-    const states = new Map();
-    old.querySelectorAll("details").forEach((element) => key(element) && states.set(key(element), element.open));
-    fresh.querySelectorAll("details").forEach((element) => {
-      if (states.has(key(element))) element.open = states.get(key(element));
-    });
-    const offsets = new Map();
-    old.querySelectorAll("[data-scroll]").forEach((element) => offsets.set(key(element), element.scrollTop));
+    for (const element of old.querySelectorAll("details[id]")) {
+      const same = counterpart(element, old, fresh);
+      if (same) same.open = element.open;
+    }
+    keepEntered(old, fresh);
     const active = document.activeElement;
-    const focused = active && old.contains(active) ? key(active) : "";
+    const target = active && old.contains(active) && counterpart(active, old, fresh);
     const [x, y] = [scrollX, scrollY];
     old.replaceWith(document.adoptNode(fresh));
     document.title = next.title;
-    fresh.querySelectorAll("[data-scroll]").forEach((element) => {
-      if (offsets.has(key(element))) element.scrollTop = offsets.get(key(element));
-    });
-    const target = focused && (document.getElementById(focused) ||
-      [...fresh.querySelectorAll("[data-key]")].find((element) => element.dataset.key === focused));
     if (target) target.focus({ preventScroll: true });
     scrollTo(x, y);
   }
@@ -52,7 +76,7 @@
   // What somebody is typing, or has selected, is not taken away; nor what is pressed: it would not be clicked when it is let go.
   function isInUse() {
     const active = document.activeElement;
-    const types = active && main().contains(active) && /^(INPUT|SELECT|TEXTAREA)$/.test(active.tagName);
+    const types = active && main().contains(active) && active.matches("input:not([type=radio]), select, textarea");
     const selection = getSelection();
     return pressed || types || (selection && !selection.isCollapsed && main().contains(selection.anchorNode));
   }
@@ -119,12 +143,20 @@
     });
   }
 
-  document.addEventListener("focusout", catchUp);
-  document.addEventListener("pointerdown", () => {
+  function press() {
     clearTimeout(releasing);
     pressed = true;
-  }, true);
-  for (const name of ["pointerup", "pointercancel"]) document.addEventListener(name, release, true);
+  }
+
+  document.addEventListener("input", (event) => {
+    if (event.target.form?.id) edited.add(event.target.form.id);
+  });
+  document.addEventListener("focusout", catchUp);
+  document.addEventListener("pointerdown", press, true);
+  for (const name of ["pointerup", "pointercancel", "keyup"]) document.addEventListener(name, release, true);
+  // A button is pressed by the space bar as well.
+  document.addEventListener("keydown", (event) => { if (event.key === " ") press(); }, true);
+  window.addEventListener("blur", release);
   // It may be let go where this page is not told of it.
   document.addEventListener("pointermove", (event) => { if (!event.buttons) release(); }, true);
   // A browser has few connections to one host: a page that nobody sees needs none.
