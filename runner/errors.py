@@ -17,7 +17,7 @@ RolerunnerError
 ├── ExecutorError               executor: a run that could not be made, or ended without a result
 ├── NotPlain                    executor.patches: a value that the fast path does not know
 ├── Refusal                     proxy.dry_run: a request that a dry run may not make
-├── NoPlan                      dashboard.plans: a dry run that was asked for and cannot be made
+├── DryRunError                 dashboard.dry_runs: a dry run that was asked for and cannot be made
 ├── TooMuch                     dashboard.artifacts: a page has no room for more
 ├── TracesError                 tracing: traces that are asked for and cannot be made
 ├── RefusedMetric               serving.role_metrics: a role's metric that cannot be taken

@@ -13,7 +13,7 @@ from runner import metrics
 from runner.config.watches import Watch
 from runner.control import Request, Retry
 from runner.control.plan import Plan
-from runner.control.records import ReconcileRecord
+from runner.control.records import ReconcileRecord, new_ident
 from runner.json_codec import encode
 from runner.kube.backoff import Backoff
 from runner.kube.client import ApiClient, Conflict, NotFound
@@ -66,6 +66,8 @@ class Reconciliation:
     shard: Shard | None = None
     record: ReconcileRecord
     phases: Phases
+    # Of its run.
+    ident: str = field(default_factory=new_ident)
     # The uids of the objects that the run has written.
     written: set[str] = field(default_factory=set)
     # Hashes of the warnings that there was cause for.

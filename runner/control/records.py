@@ -8,6 +8,7 @@ Next on the way: `runner.control.history`.
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -28,6 +29,11 @@ ENDED_EARLY = "ended before its end"
 
 # By which the events of results, of a task or of an item of its loop, end.
 _RESULTS = frozenset({"ok", "failed", "skipped", "unreachable"})
+
+
+def new_ident() -> str:
+    """A new run's ident."""
+    return uuid.uuid4().hex[:16]
 
 
 class TaskStatus(StrEnum):

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import functools
 import logging
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +29,7 @@ from runner.control.own_writes import OwnWrites
 from runner.control.plan import Plan
 from runner.control.private_folder import SCRATCH, private_folder, write_kubeconfigs
 from runner.control.reconciliation import BIG, Phases, Reconciliation
-from runner.control.records import ReconcileRecord, RunRecord
+from runner.control.records import ReconcileRecord, RunRecord, new_ident
 from runner.control.run_log import RunLog, warn_of_long_run
 from runner.control.spans import Spans
 from runner.control.status import StatusWriter
@@ -73,9 +72,8 @@ class Runs:
         request = reconciliation.request
         content, variables = _content(reconciliation)
         built = await self._variables(reconciliation, obj, variables)
-        ident = uuid.uuid4().hex[:16]
-        fields: dict[str, object] = {**request.fields, "job": ident}
-        run = self._record(reconciliation, ident, content)
+        fields: dict[str, object] = {**request.fields, "job": reconciliation.ident}
+        run = self._record(reconciliation, content)
         try:
             outcome = await self._run_job(reconciliation, run, content, built)
         except ExecutorError as error:
@@ -112,8 +110,9 @@ class Runs:
         *,
         finalizing: bool = False,
         record: ReconcileRecord | None = None,
+        ident: str = "",
     ) -> Plan:
-        """Run the CR as `obj` has it without writing anything; the plan says what would change."""
+        """Run the CR as `obj` has it without writing anything; the plan says what would change. `ident`: the run's."""
         record = record or ReconcileRecord(request=request)
         plan = Plan(request.fields, DryRun(cr=obj, path=resource.path(request.key)))
         watch, _ = for_cr(request.watch, obj)
@@ -126,6 +125,7 @@ class Runs:
             finalizing=finalizing,
             record=record,
             phases=Phases(record),
+            ident=ident or new_ident(),
             plan=plan,
         )
         try:
@@ -175,9 +175,10 @@ class Runs:
             await self.status.warn_once(reconciliation, "ReservedVariable", text)
         return built
 
-    def _record(self, reconciliation: Reconciliation, ident: str, content: Content) -> RunRecord:
+    def _record(self, reconciliation: Reconciliation, content: Content) -> RunRecord:
         """Begin the record of a run."""
         assert content.path is not None
+        ident = reconciliation.ident
         folder = self.folders.folder(folder_parts(reconciliation.request)) / ARTIFACTS / ident
         run = RunRecord(
             ident=ident,

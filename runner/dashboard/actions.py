@@ -1,6 +1,6 @@
 """What pages let one do: have a CR run now, or make a dry run of it. Both take the right to update the CR.
 
-Next on the way: `runner.dashboard.plans`.
+Next on the way: `runner.dashboard.dry_runs`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from aiohttp import web
 from runner.control import Request
 from runner.dashboard import words
 from runner.dashboard.access import Caller
-from runner.dashboard.plans import NoPlan
+from runner.dashboard.dry_runs import DryRunError
 from runner.dashboard.state import CALLER, STATE
 from runner.dashboard.templating import page, see_other
 
@@ -31,13 +31,13 @@ async def run_now(request: web.Request) -> web.Response:
     return see_other(request.rel_url.raw_path.removesuffix("/run"))
 
 
-async def plan(request: web.Request) -> web.Response:
-    """Make a dry run of the CR of the path, and lead to its result."""
+async def dry_run(request: web.Request) -> web.Response:
+    """Have a dry run of the CR of the path made, and lead to its page."""
     cr, caller = await _allowed(request), request[CALLER]
     logger.info("A dry run was asked for", extra={**cr.fields, "user": _name(caller)})
     try:
-        ident = await request[STATE].plans.make(cr, f"asked for by {_name(caller)}")
-    except NoPlan as error:
+        ident = request[STATE].dry_runs.begin(cr, f"asked for by {_name(caller)}")
+    except DryRunError as error:
         return page(request, "message.html", status=409, heading="No dry run", text=str(error))
     return see_other(f"/run/{ident}")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from runner.control.records import ReconcileRecord, RunRecord, TaskRecord
 from runner.dashboard import words
 from runner.dashboard.artifacts import Details, Result, TaskDetails, unified
-from runner.dashboard.overview import cr_path
+from runner.dashboard.overview import cr_path, run_path
 
 # Tasks that are compared; of a result lines on each side, and lines of their difference.
 MOST_TASKS = 300
@@ -63,14 +63,22 @@ class Comparison:
         return sum(bool(pair.differs) for pair in self.pairs)
 
 
-def comparison(
-    one: tuple[ReconcileRecord, RunRecord, Details], other: tuple[ReconcileRecord, RunRecord, Details], *, now: float
-) -> Comparison:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """A run to compare, with what its tasks left. `is_known`: this process made it."""
+
+    record: ReconcileRecord
+    run: RunRecord
+    details: Details
+    is_known: bool = True
+
+
+def comparison(one: Compared, other: Compared, *, now: float) -> Comparison:
     """Compare two runs."""
-    first, second = (_by_key(run.tasks) for _, run, _ in (one, other))
+    first, second = (_by_key(each.run.tasks) for each in (one, other))
     keys = [*first, *(key for key in second if key not in first)]
-    pairs = [_pair(first.get(key), second.get(key), one[2], other[2], now) for key in keys[:MOST_TASKS]]
-    return Comparison(sides=(_side(*one, now), _side(*other, now)), pairs=pairs, is_cut=len(keys) > MOST_TASKS)
+    pairs = [_pair(first.get(key), second.get(key), one.details, other.details, now) for key in keys[:MOST_TASKS]]
+    return Comparison(sides=(_side(one, now), _side(other, now)), pairs=pairs, is_cut=len(keys) > MOST_TASKS)
 
 
 def _by_key(tasks: Sequence[TaskRecord]) -> dict[tuple[str, str, str, int], TaskRecord]:
@@ -141,20 +149,21 @@ def _of_result(result: Result) -> Iterator[str]:
     yield from result.diff
 
 
-def _side(record: ReconcileRecord, run: RunRecord, details: Details, now: float) -> Side:
+def _side(compared: Compared, now: float) -> Side:
+    record, run, is_known = compared.record, compared.run, compared.is_known
     key = record.request.key
     return Side(
         title=f"{run.ident[:8]} of {words.clock(run.begun)}",
-        href=f"/run/{run.ident}",
+        href=run_path(run.ident, record.request, is_known=is_known),
         cr=f"{record.request.watch.gvk.kind} {key}",
         cr_href=cr_path(record.request),
-        status=str(record.status),
+        status=words.run_status(run),
         duration=words.duration((run.ended or now) - run.begun),
-        cause=words.cut_short(words.cause(record.cause), 500),
+        cause=words.cut_short(words.cause(record.cause), 500) if is_known else words.cause(""),
         generation=record.generation,
         tasks=len(run.tasks) + run.more_tasks,
-        requests=words.requests(run.requests),
-        problem=details.problem,
+        requests=words.requests(run.requests) if is_known else words.NOT_KNOWN,
+        problem=compared.details.problem,
     )
 
 

@@ -13,12 +13,13 @@ from runner.control import Request
 from runner.control.records import ReconcileRecord, ReconcileStatus
 from runner.dashboard import words
 from runner.dashboard.charts import Bar, Span, bars
+from runner.dashboard.dry_runs import RequestedDryRun
 from runner.dashboard.index import Condition, CrState, Summary
-from runner.dashboard.overview import cr_path
+from runner.dashboard.overview import cr_path, run_path, run_reference
 from runner.resource.metadata import GroupVersionKind, Object, ObjectKey, owner_references
 
-# Dependents that are shown; characters of a cause, and of a message in a table.
-MOST_DEPENDENTS = 200
+# Dependents and dry runs that are shown; characters of a cause, and of a message in a table.
+MOST_DEPENDENTS, _MOST_DRY_RUNS = 200, 20
 _LONGEST_CAUSE, _LONGEST_MESSAGE, _LONGEST_NAME = 500, 500, 300
 
 
@@ -59,11 +60,26 @@ class Dependent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EarlierRun:
-    """A run of an earlier process, of which its artifacts are left."""
+class DryRunRow:
+    """A dry run that was asked for. `result` is the plan in numbers, or why there is none."""
 
     ident: str
     href: str
+    begun: str
+    begun_iso: str
+    ago: str
+    cause: str
+    status: str
+    result: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlierRun:
+    """A run of an earlier process, of which its artifacts are left. `reference` names it in a form."""
+
+    ident: str
+    href: str
+    reference: str
     at: str
     at_iso: str
 
@@ -96,12 +112,14 @@ class CustomResource:
     more_dependents: bool
     hidden_dependents: int
     earlier: Sequence[EarlierRun]
+    dry_runs: Sequence[DryRunRow]
     may_run: bool
 
     @property
-    def runs(self) -> Sequence[Reconcile]:
-        """The reconciles that had a run, to compare two of them."""
-        return [each for each in self.reconciles if each.ident]
+    def runs(self) -> Sequence[str]:
+        """The runs to compare two of, as the form has them, the latest first."""
+        known = [each.ident for each in self.reconciles if each.ident]
+        return [*known, *(each.reference for each in self.earlier)]
 
 
 def custom_resource(
@@ -115,6 +133,7 @@ def custom_resource(
     dependents: Sequence[Object] = (),
     hidden_dependents: int = 0,
     earlier: Sequence[tuple[str, float]] = (),
+    dry_runs: Sequence[RequestedDryRun] = (),
     may_run: bool = False,
 ) -> CustomResource:
     """Make the view of a CR; `summary` is None if it is gone. `records` are its reconciles, the latest first."""
@@ -149,6 +168,7 @@ def custom_resource(
         more_dependents=len(dependents) > MOST_DEPENDENTS,
         hidden_dependents=hidden_dependents,
         earlier=[_earlier(request, ident, at) for ident, at in earlier if ident not in known],
+        dry_runs=[_dry_run(each, now) for each in dry_runs[:_MOST_DRY_RUNS]],
         may_run=may_run and summary is not None,
     )
 
@@ -240,9 +260,29 @@ def _dependents(objects: Sequence[Object], uid: str, key: ObjectKey) -> list[Dep
     return found
 
 
+def _dry_run(dry_run: RequestedDryRun, now: float) -> DryRunRow:
+    record, run = dry_run.record, dry_run.run
+    return DryRunRow(
+        ident=dry_run.ident,
+        href=run_path(dry_run.ident, record.request),
+        begun=words.clock(record.begun),
+        begun_iso=words.iso(record.begun),
+        ago=f"{words.duration(now - record.begun)} ago",
+        cause=words.cut_short(words.cause(record.cause), _LONGEST_CAUSE),
+        status=words.WAITING if dry_run.is_waiting else words.run_status(run),
+        # The first line of a plan has its numbers, after the CR's kind and name.
+        result=words.cut_short(record.message or run.plan.partition("\n")[0].rpartition(": ")[2], _LONGEST_MESSAGE),
+    )
+
+
 def _earlier(request: Request, ident: str, at: float) -> EarlierRun:
-    path = cr_path(request).removeprefix("/cr/")
-    return EarlierRun(ident=ident, href=f"/run/{ident}?of={path}", at=words.clock(at), at_iso=words.iso(at))
+    return EarlierRun(
+        ident=ident,
+        href=run_path(ident, request, is_known=False),
+        reference=run_reference(ident, request),
+        at=words.clock(at),
+        at_iso=words.iso(at),
+    )
 
 
 def _mapping(value: object) -> Object:

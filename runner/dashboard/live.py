@@ -115,6 +115,13 @@ async def shown(state: State, caller: Caller, address: str) -> Shows:
     return requests.__contains__
 
 
-def _of_runs(state: State, *idents: str) -> set[Request]:
-    records = map(state.of_run, idents)
-    return {record.request for record in records if record}
+def _of_runs(state: State, *runs: str) -> set[Request]:
+    """The CRs of runs, each named by its ident; one of an earlier process also by the path of its CR."""
+    found = set()
+    for run in runs:
+        ident, *parts = run.split("/")
+        if record := state.of_run(ident):
+            found.add(record.request)
+        elif len(parts) == 5 and (one := state.request(*parts)):
+            found.add(one)
+    return found

@@ -163,6 +163,17 @@ def cr_path(request: Request) -> str:
     )
 
 
+def run_path(ident: str, request: Request, *, is_known: bool = True) -> str:
+    """The address of a run's page; of one of an earlier process it has the path of its CR."""
+    return f"/run/{ident}" + ("" if is_known else f"?of={cr_path(request).removeprefix('/cr/')}")
+
+
+def run_reference(ident: str, request: Request) -> str:
+    """A run of an earlier process as a form has it."""
+    gvk, key = request.watch.gvk, request.key
+    return "/".join([ident, *(part or "-" for part in (gvk.group, gvk.version, gvk.kind, key.namespace, key.name))])
+
+
 def _kind(watch: Watch, counts: Mapping[CrState, int]) -> KindRow:
     kind = kind_of(watch)
     return KindRow(

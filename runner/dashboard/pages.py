@@ -47,11 +47,12 @@ T = TypeVar("T")
 
 
 class Found(NamedTuple):
-    """A run that a page shows. `is_known`: this process made it."""
+    """A run that a page shows. `is_known`: this process made it. `is_waiting`: it has not begun yet, as others go first."""
 
     record: ReconcileRecord
     run: RunRecord
-    is_known: bool
+    is_known: bool = True
+    is_waiting: bool = False
 
 
 async def overview(request: web.Request) -> web.Response:
@@ -89,7 +90,7 @@ async def cr(request: web.Request) -> web.Response:
         raise web.HTTPNotFound
     summary = state.index.get(wanted)
     records = [await _shown(caller, record) for record in state.history.of(wanted)]
-    if summary is None and not records:
+    if summary is None and not records and not state.dry_runs.of(wanted):
         raise web.HTTPNotFound
     dependents, hidden = await _dependents(request, wanted, summary.uid) if summary else ([], 0)
     view = custom_resource(
@@ -102,6 +103,7 @@ async def cr(request: web.Request) -> web.Response:
         dependents=dependents,
         hidden_dependents=hidden,
         earlier=await _in_thread(kept_runs, _folder(state, wanted)) if summary else [],
+        dry_runs=state.dry_runs.of(wanted),
         may_run=await caller.may(VERB, wanted.watch, wanted.key.namespace, wanted.key.name),
     )
     return await _page(request, "custom_resource.html", view=view)
@@ -114,7 +116,16 @@ async def run(request: web.Request) -> web.Response:
     number = min(number, max(1, -(-len(found.run.tasks) // TASKS)))
     details = await _details(found.run, *events_of_page(found.run, number))
     before = _before(request[STATE], found) if found.is_known else ""
-    view = run_page(found.record, found.run, details, now=time(), page=number, before=before, is_known=found.is_known)
+    view = run_page(
+        found.record,
+        found.run,
+        details,
+        now=time(),
+        page=number,
+        before=before,
+        is_known=found.is_known,
+        is_waiting=found.is_waiting,
+    )
     return await _page(request, "run.html", view=view, of=request.query.get("of", "")[: 10 * _LONGEST])
 
 
@@ -122,10 +133,13 @@ async def compare(request: web.Request) -> web.Response:
     """Two runs side by side, by the query's `one` and `other`."""
     sides = []
     for name in ("one", "other"):
-        found = await _find_run(request, request.query.get(name, ""), "")
+        # Of a run of an earlier process it is `IDENT/` and the path of its CR.
+        ident, _, of = request.query.get(name, "").partition("/")
+        found = await _find_run(request, ident, of)
         tasks = found.run.tasks
         last = tasks[comparing.MOST_TASKS].counter if len(tasks) > comparing.MOST_TASKS else None
-        sides.append((found.record, found.run, await _details(found.run, 0, last)))
+        details = await _details(found.run, 0, last)
+        sides.append(comparing.Compared(record=found.record, run=found.run, details=details, is_known=found.is_known))
     one, other = sides
     view = await _in_thread(comparing.comparison, one, other, now=time())
     return await _page(request, "compare.html", view=view)
@@ -149,8 +163,10 @@ async def _find_run(request: web.Request, ident: str, of: str) -> Found:
     wanted = record.request if record else state.request(*parts) if len(parts) == 5 else None
     if wanted is None or not await caller.may("get", wanted.watch, wanted.key.namespace):
         raise web.HTTPNotFound
+    if dry_run := state.dry_runs.get(ident):
+        return Found(dry_run.record, dry_run.run, is_waiting=dry_run.is_waiting)
     if record and record.run:
-        return Found(await _shown(caller, record), record.run, True)
+        return Found(await _shown(caller, record), record.run)
     # A path is made of names that the API server has given, and of what is there; never of an address.
     if state.index.get(wanted) is None:
         raise web.HTTPNotFound
@@ -160,7 +176,7 @@ async def _find_run(request: web.Request, ident: str, of: str) -> Found:
     if known is None:
         raise web.HTTPNotFound
     left = await _in_thread(read_run, folder / known, known)
-    return Found(ReconcileRecord(request=wanted, ended=left.ended), left, False)
+    return Found(ReconcileRecord(request=wanted, ended=left.ended), left, is_known=False)
 
 
 def _folder(state: State, request: Request) -> Path:

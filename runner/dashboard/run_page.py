@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runner.control.records import ENDED_EARLY, ReconcileRecord, ReconcileStatus, RunRecord, TaskRecord
+from runner.control.records import ReconcileRecord, RunRecord, TaskRecord
 from runner.dashboard import words
 from runner.dashboard.artifacts import Details, TaskDetails
 from runner.dashboard.charts import Bar, Span, bars
@@ -73,6 +73,8 @@ class RunPage:
     status: str
     is_dry_run: bool
     is_on: bool
+    # Other dry runs go first.
+    is_waiting: bool
     # False for a run of an earlier process.
     is_known: bool
     cause: str
@@ -106,6 +108,7 @@ def run_page(
     page: int = 1,
     before: str = "",
     is_known: bool = True,
+    is_waiting: bool = False,
 ) -> RunPage:
     """Make the view of a run. `details` are of the tasks of this page, see `events_of_page`."""
     key, outcome = record.request.key, run.outcome
@@ -121,7 +124,8 @@ def run_page(
         name=key.name,
         content=run.content.name,
         location=str(run.content) if run.content.name else "",
-        status=_status(record, run),
+        status=words.WAITING if is_waiting else words.run_status(run),
+        is_waiting=is_waiting,
         is_dry_run=run.is_dry_run,
         is_on=run.ended is None,
         is_known=is_known,
@@ -133,7 +137,7 @@ def run_page(
         counts=list(outcome.counts.items()) if outcome else [],
         messages=[words.cut(message, _LONGEST_MESSAGES) for message in messages[:10]],
         plan=words.cut(run.plan, _LONGEST_PLAN).splitlines(),
-        phases=_phases(record, now) if is_known else [],
+        phases=_phases(record, now) if is_known and not is_waiting else [],
         tasks=[
             _task(first + number, task, run, ended, details.tasks.get(task.uuid))
             for number, task in enumerate(run.tasks[first : first + TASKS], start=1)
@@ -155,16 +159,6 @@ def events_of_page(run: RunRecord, page: int) -> tuple[int, int | None]:
     tasks = run.tasks[(max(page, 1) - 1) * TASKS :]
     after = tasks[TASKS : TASKS + 1]
     return tasks[0].counter if tasks else 0, after[0].counter if after else None
-
-
-def _status(record: ReconcileRecord, run: RunRecord) -> str:
-    if run.ended is None:
-        return str(ReconcileStatus.RUNNING)
-    if run.outcome is None:
-        return ENDED_EARLY
-    if run.is_dry_run:
-        return "dry run" if run.outcome.succeeded else "dry run, failed"
-    return str(ReconcileStatus.SUCCEEDED if run.outcome.succeeded else ReconcileStatus.FAILED)
 
 
 def _phases(record: ReconcileRecord, now: float) -> list[Phase]:

@@ -27,9 +27,9 @@ from runner.control.run import Runs
 from runner.control.workqueue import WorkQueue
 from runner.dashboard import actions, forms, live, pages
 from runner.dashboard.changes import Changes
+from runner.dashboard.dry_runs import DryRuns
 from runner.dashboard.index import Index
 from runner.dashboard.logins import Logins, local_path
-from runner.dashboard.plans import Plans
 from runner.dashboard.state import CALLER, STATE, State
 from runner.dashboard.templating import page
 from runner.kube.client import ApiClient, KubeError
@@ -84,6 +84,8 @@ class Dashboard:
         self._watches = watches
         self._waiting = waiting
         self._state: State | None = None
+        # Those that end as the operator does.
+        self._dry_runs: DryRuns | None = None
         self._index = Index(watches)
         self._changes = Changes()
         self._streams = live.Streams()
@@ -119,7 +121,7 @@ class Dashboard:
             history=history,
             index=self._index,
             changes=self._changes,
-            plans=Plans(runs, client, discovery, notify=self.note),
+            dry_runs=DryRuns(runs, client, discovery, notify=self.note),
             informers=informers,
             folders=runs.folders,
         )
@@ -127,7 +129,8 @@ class Dashboard:
     def hide(self) -> None:
         """The operator is being stopped: there is nothing to be seen any more, and no dry run goes on."""
         if self._state:
-            self._state.plans.close()
+            self._dry_runs = self._state.dry_runs
+            self._dry_runs.close()
         self._state, self._waiting = None, lambda: "The operator is being stopped."
         self._streams.close()
 
@@ -144,7 +147,7 @@ class Dashboard:
                 web.get("/run/{ident}", pages.run),
                 web.get("/compare", pages.compare),
                 web.post("/cr/{group}/{version}/{kind}/{namespace}/{name}/run", actions.run_now),
-                web.post("/cr/{group}/{version}/{kind}/{namespace}/{name}/plan", actions.plan),
+                web.post("/cr/{group}/{version}/{kind}/{namespace}/{name}/dry-run", actions.dry_run),
                 web.get("/live", self._streams.serve),
             ]
         )
@@ -152,7 +155,11 @@ class Dashboard:
         application.on_shutdown.append(self._close)
         async with serving(address, application, flag=FLAG, certificate=certificate, cancels=True) as bound:
             self._port = bound.port
-            yield bound
+            try:
+                yield bound
+            finally:
+                if self._dry_runs:
+                    await self._dry_runs.closed()
 
     @web.middleware
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -19,8 +19,8 @@ from runner.control.records import ReconcileRecord
 from runner.control.workqueue import WorkQueue
 from runner.dashboard.access import Caller
 from runner.dashboard.changes import Changes
+from runner.dashboard.dry_runs import DryRuns
 from runner.dashboard.index import Index
-from runner.dashboard.plans import Plans
 from runner.executor.run_folder import RunFolders
 from runner.kube.informer import Informers
 from runner.resource.metadata import ObjectKey
@@ -37,7 +37,7 @@ class State:
     history: History
     index: Index
     changes: Changes
-    plans: Plans
+    dry_runs: DryRuns
     informers: Informers
     folders: RunFolders
 
@@ -57,7 +57,8 @@ class State:
 
     def of_run(self, ident: str) -> ReconcileRecord | None:
         """The reconcile, or the dry run that was asked for here, whose run has this ident."""
-        return self.history.of_run(ident) or self.plans.of_run(ident)
+        dry_run = self.dry_runs.get(ident)
+        return dry_run.record if dry_run else self.history.of_run(ident)
 
 
 # What the handler of each page finds in its request. Whether the caller may see something, it has to ask itself.

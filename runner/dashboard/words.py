@@ -12,10 +12,15 @@ from datetime import UTC, datetime
 from markupsafe import Markup
 
 from runner.control import RequeueReason
+from runner.control.records import ENDED_EARLY, ReconcileStatus, RunRecord
 from runner.proxy.sessions import ApiRequest
 
 # Characters of any text of a page. Views cut theirs before, at less.
 _LONGEST = 64 * 1024
+
+# The state of a dry run that has not begun.
+WAITING = "waiting"
+NOT_KNOWN = "not known"
 
 # What is not seen, or makes other text look different from what it is: controls, directions, spaces without a width, halves
 # of pairs, tags.
@@ -89,7 +94,18 @@ def parsed(text: str) -> float | None:
 
 def cause(text: str) -> str:
     """The cause of a reconcile in words."""
-    return _CAUSES.get(text, text) or "not known"
+    return _CAUSES.get(text, text) or NOT_KNOWN
+
+
+def run_status(run: RunRecord) -> str:
+    """How a run went, or goes."""
+    if run.ended is None:
+        return str(ReconcileStatus.RUNNING)
+    if run.outcome is None:
+        return ENDED_EARLY
+    if run.is_dry_run:
+        return "dry run" if run.outcome.succeeded else "dry run, failed"
+    return str(ReconcileStatus.SUCCEEDED if run.outcome.succeeded else ReconcileStatus.FAILED)
 
 
 def requests(of_run: Sequence[ApiRequest]) -> str:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
-import tempfile
-from collections.abc import AsyncGenerator
-from pathlib import Path
+from collections.abc import AsyncGenerator, Callable
 
-import aiohttp
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from runner.control import Priority
 from runner.control.spans import Spans
-from runner.dashboard import plans
+from runner.dashboard import dry_runs
 from runner.executor.jobs import Job, JobEvent
 from runner.tracer import Tracer
 from tests.control.test_workqueue import SOON
@@ -28,6 +24,36 @@ BOTH = {("ann", "get", "a"), ("ann", "update", "a")}
 def form_token(stage: Stage) -> str:
     browser = next(iter(stage.dashboard._logins._browsers.values()))  # type: ignore[attr-defined]
     return str(browser.form_token)
+
+
+async def asked(stage: Stage, path: str = CR, token: str = "token-of-ann") -> str:
+    """The ident of a dry run that is asked for."""
+    answer = await stage.post(f"{path}/dry-run", token=token)
+    assert answer.status == 303
+    ident = re.fullmatch("/run/([0-9a-f]{16})", answer.headers["Location"])
+    assert ident
+    return ident[1]
+
+
+def dry_run(stage: Stage, ident: str) -> dry_runs.RequestedDryRun:
+    state = stage.dashboard._state
+    assert state
+    made = state.dry_runs.get(ident)
+    assert made
+    return made
+
+
+async def ends(stage: Stage, ident: str) -> dry_runs.RequestedDryRun:
+    """The dry run when it has ended."""
+    made = dry_run(stage, ident)
+    await until(lambda: made.has_ended)
+    return made
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(SOON):
+        while not holds():  # noqa: ASYNC110 - it goes on by itself
+            await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -63,7 +89,7 @@ async def test_a_users_name_makes_no_line_of_the_log(seen: Stage, caplog: pytest
     assert seen.handlers.pop_cause(await seen.queue.get()) == f"asked for by {shown}"
 
 
-@pytest.mark.parametrize("what", ["run", "plan"])
+@pytest.mark.parametrize("what", ["run", "dry-run"])
 @pytest.mark.parametrize(
     ("rights", "path", "status"),
     [
@@ -88,7 +114,7 @@ async def test_who_may_not_gets_nothing(
     assert seen.jobs == []
 
 
-@pytest.mark.parametrize("what", ["run", "plan"])
+@pytest.mark.parametrize("what", ["run", "dry-run"])
 async def test_a_browser_has_to_send_its_own_form(seen: Stage, what: str) -> None:
     cookie = await seen.log_in("token-of-ann")
     token = form_token(seen)
@@ -113,31 +139,55 @@ async def test_a_browser_has_to_send_its_own_form(seen: Stage, what: str) -> Non
 
 
 async def test_an_address_alone_asks_for_nothing(seen: Stage) -> None:
-    for what in ("run", "plan"):
+    for what in ("run", "dry-run"):
         assert (await seen.get(f"{CR}/{what}", token="token-of-ann")).status == 405
     assert len(seen.queue) == 0
 
 
 async def test_a_dry_run_is_made_and_kept_apart(seen: Stage) -> None:
-    answer = await seen.post(f"{CR}/plan", token="token-of-ann")
-    assert answer.status == 303
-    ident = re.fullmatch("/run/([0-9a-f]{16})", answer.headers["Location"])
-    assert ident
+    made = await ends(seen, ident := await asked(seen))
     (job,) = seen.jobs
-    assert job.check
+    assert (job.check, job.ident) == (True, ident)
     # A run of the CR may be on: the two share no files, and nothing of the dry run stays.
     assert not job.folder.is_relative_to(seen.runs.folders.root)
     assert not job.folder.exists()
-    state = seen.dashboard._state
-    assert state
-    record = state.of_run(ident[1])
-    assert record
-    assert record.run
-    assert "Thing a/one: 0 to create" in record.run.plan
-    assert record.cause == "asked for by ann"
+    assert "Thing a/one: 0 to create" in made.run.plan
+    assert made.record.cause == "asked for by ann"
     # It is no reconcile of the CR's.
-    assert seen.history.of(record.request) == []
-    assert seen.history.of_run(ident[1]) is None
+    assert seen.history.of(made.record.request) == []
+    assert seen.history.of_run(ident) is None
+
+
+async def test_a_dry_run_is_answered_at_once_and_its_page_says_how_far_it_is(seen: Stage) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def during(job: Job) -> AsyncGenerator[JobEvent, None]:
+        begun.set()
+        await go_on.wait()
+        return
+        yield
+
+    seen.during = during
+    first, second = await asked(seen), await asked(seen)
+    async with asyncio.timeout(SOON):
+        await begun.wait()
+    states = {ident: await state_of(seen, ident) for ident in (first, second)}
+    assert states == {first: "running", second: "waiting"}
+    cr = (await seen.get(CR, token="token-of-ann")).text
+    assert [cr.count(f'href="/run/{ident}"') for ident in states] == [1, 1]
+    go_on.set()
+    for ident in states:
+        await ends(seen, ident)
+        assert await state_of(seen, ident) == "dry run"
+    cr = (await seen.get(CR, token="token-of-ann")).text
+    assert cr.count("0 to create, 0 to change, 0 to delete") == 2
+
+
+async def state_of(stage: Stage, ident: str) -> str:
+    """The state that a run's page shows."""
+    answer = await stage.get(f"/run/{ident}", token="token-of-ann")
+    (state,) = re.findall(r'<h1>.*<span class="state [^"]*">([^<]*)', answer.text)
+    return str(state)
 
 
 @pytest.mark.parametrize("how", ["planned", "cancelled"])
@@ -146,7 +196,7 @@ async def test_a_dry_run_is_a_trace(seen: Stage, how: str) -> None:
     tracer = Tracer(exporter)
     state = seen.dashboard._state
     assert state
-    state.plans._runs.spans = Spans(tracer, "https://10.0.0.1:6443")
+    state.dry_runs._runs.spans = Spans(tracer, "https://10.0.0.1:6443")
 
     async def during(job: Job) -> AsyncGenerator[JobEvent, None]:
         begun.set()
@@ -156,15 +206,12 @@ async def test_a_dry_run_is_a_trace(seen: Stage, how: str) -> None:
         yield
 
     seen.during = during
-    asking = asyncio.create_task(seen.post(f"{CR}/plan", token="token-of-ann"))
+    await asked(seen)
     async with asyncio.timeout(SOON):
         await begun.wait()
         if how == "cancelled":
-            state.plans.close()
-            with contextlib.suppress(aiohttp.ServerDisconnectedError):
-                await asking
-        else:
-            assert (await asking).status == 303
+            state.dry_runs.close()
+        await state.dry_runs.closed()
     await tracer.close()
     made = {span.name: dict(span.attributes or {}) for span in exporter.get_finished_spans()}
     (run,) = [attributes for name, attributes in made.items() if name.startswith("run ")]
@@ -175,7 +222,7 @@ async def test_a_dry_run_is_a_trace(seen: Stage, how: str) -> None:
 
 
 async def test_dry_runs_are_made_one_at_a_time_of_each_namespace(seen: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plans, "_PATIENCE", 0.1)
+    monkeypatch.setattr(dry_runs, "_PATIENCE", 0.1)
     seen.add("two")
     seen.add("other", "b")
     seen.cluster.rights |= {("bob", "get", "b"), ("bob", "update", "b")}
@@ -189,21 +236,47 @@ async def test_dry_runs_are_made_one_at_a_time_of_each_namespace(seen: Stage, mo
         yield
 
     seen.during = during
-    first = asyncio.create_task(seen.post(f"{CR}/plan", token="token-of-ann"))
+    first = await asked(seen)
     async with asyncio.timeout(SOON):
         await begun.wait()
-        for mine in (CR, CR.replace("one", "two")):
-            second = await seen.post(f"{mine}/plan", token="token-of-ann")
-            assert (second.status, "Another dry run is on" in second.text) == (409, True)
-        # A tenant whose dry runs do not end keeps nobody else from making some.
-        assert (await seen.post("/cr/example.com/v1/Thing/b/other/plan", token="token-of-bob")).status == 303
-        go_on.set()
-        assert (await first).status == 303
+    for mine in (CR, CR.replace("one", "two")):
+        ident = await asked(seen, mine)
+        assert "Another dry run is on" in (await ends(seen, ident)).record.message
+        assert "Another dry run is on" in (await seen.get(f"/run/{ident}", token="token-of-ann")).text
+    # A tenant whose dry runs do not end keeps nobody else from making some.
+    other = await ends(seen, await asked(seen, "/cr/example.com/v1/Thing/b/other", "token-of-bob"))
+    assert other.run.plan
+    go_on.set()
+    assert (await ends(seen, first)).run.plan
     assert len(seen.jobs) == 2
 
 
-@pytest.mark.parametrize("how", ["client", "operator"])
-async def test_a_dry_run_that_nobody_waits_for_is_ended(seen: Stage, how: str) -> None:
+async def test_dry_runs_that_wait_are_bounded(seen: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dry_runs, "_MOST_ASKED", 3)
+    monkeypatch.setattr(dry_runs, "_MOST_ASKED_OF_ONE", 2)
+    seen.add("other", "b")
+    seen.cluster.rights |= {("bob", "get", "b"), ("bob", "update", "b")}
+    go_on = asyncio.Event()
+
+    async def during(job: Job) -> AsyncGenerator[JobEvent, None]:
+        await go_on.wait()
+        return
+        yield
+
+    seen.during = during
+    other = "/cr/example.com/v1/Thing/b/other"
+    idents = [await asked(seen), await asked(seen)]
+    answer = await seen.post(f"{CR}/dry-run", token="token-of-ann")
+    assert (answer.status, "Other dry runs are on or wait already" in answer.text) == (409, True)
+    idents.append(await asked(seen, other, "token-of-bob"))
+    assert (await seen.post(f"{other}/dry-run", token="token-of-bob")).status == 409
+    go_on.set()
+    for ident in idents:
+        assert (await ends(seen, ident)).run.plan
+    await ends(seen, await asked(seen))
+
+
+async def test_a_dry_run_ends_with_the_operator(seen: Stage) -> None:
     begun, ended = asyncio.Event(), asyncio.Event()
 
     async def during(job: Job) -> AsyncGenerator[JobEvent, None]:
@@ -215,44 +288,58 @@ async def test_a_dry_run_that_nobody_waits_for_is_ended(seen: Stage, how: str) -
         yield
 
     seen.during = during
-    asking = asyncio.create_task(seen.post(f"{CR}/plan", token="token-of-ann"))
+    made = dry_run(seen, await asked(seen))
     async with asyncio.timeout(SOON):
         await begun.wait()
-        if how == "client":
-            asking.cancel()
-        else:
-            seen.dashboard.hide()
+        seen.dashboard.hide()
         await ended.wait()
-        with contextlib.suppress(asyncio.CancelledError, OSError, Exception):
-            await asking
-        seen.during = None
-        seen.show()
-        # The next one has its turn when the folder of the last one is gone.
-        assert (await seen.post(f"{CR}/plan", token="token-of-ann")).status == 303
-    if how == "client":
-        assert not seen.jobs[0].folder.exists()
+    await until(lambda: made.has_ended)
+    assert not seen.jobs[0].folder.exists()
 
 
-async def test_a_dry_run_of_what_is_gone_says_so(seen: Stage) -> None:
+async def test_a_dry_run_ends_with_its_time(seen: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dry_runs, "_LONGEST", 0.05)
+
+    async def during(job: Job) -> AsyncGenerator[JobEvent, None]:
+        await asyncio.Event().wait()
+        yield
+
+    seen.during = during
+    made = await ends(seen, await asked(seen))
+    assert made.record.message == "The dry run was ended, as it has taken 0.05 s."
+    assert "as it has taken 0.05 s" in (await seen.get(f"/run/{made.ident}", token="token-of-ann")).text
+
+
+@pytest.mark.parametrize(("how", "text"), [("gone", "The CR is gone"), ("broken", "The API server did not answer")])
+async def test_a_dry_run_that_comes_to_nothing_says_why(seen: Stage, how: str, text: str) -> None:
+    # The answer about the right to do it is kept for a while.
+    assert (await seen.get(CR, token="token-of-ann")).status == 200
+    await seen.discovery.by_kind(seen.add().watch.gvk)
     seen.cluster.crs.clear()
-    # Of a test before this one there may be some that are just being removed.
-    before = set(Path(tempfile.gettempdir()).glob("rolerunner-plan-*"))
-    answer = await seen.post(f"{CR}/plan", token="token-of-ann")
-    assert (answer.status, "The CR is gone" in answer.text) == (409, True)
-    assert set(Path(tempfile.gettempdir()).glob("rolerunner-plan-*")) <= before
+    ident = await asked(seen)
+    seen.cluster.is_broken = how == "broken"
+    made = await ends(seen, ident)
+    seen.cluster.is_broken = False
+    answer = await seen.get(f"/run/{ident}", token="token-of-ann")
+    assert (answer.status, text in answer.text, text in made.record.message) == (200, True, True)
+    assert await state_of(seen, ident) == "dry run, failed"
+    assert seen.jobs == []
 
 
 async def test_results_are_bounded(seen: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plans, "_MOST", 2)
-    idents = [(await seen.post(f"{CR}/plan", token="token-of-ann")).headers["Location"].split("/")[-1] for _ in range(3)]
+    monkeypatch.setattr(dry_runs, "_MOST", 2)
     state = seen.dashboard._state
     assert state
+    idents = []
+    for _ in range(3):
+        idents.append(await asked(seen))
+        await ends(seen, idents[-1])
     assert [state.of_run(ident) is not None for ident in idents] == [False, True, True]
     seen.add("other", "b")
     seen.cluster.rights |= {("bob", "get", "b"), ("bob", "update", "b")}
-    answer = await seen.post("/cr/example.com/v1/Thing/b/other/plan", token="token-of-bob")
-    idents.append(answer.headers["Location"].split("/")[-1])
-    idents.append((await seen.post(f"{CR}/plan", token="token-of-ann")).headers["Location"].split("/")[-1])
+    for path, token in (("/cr/example.com/v1/Thing/b/other", "token-of-bob"), (CR, "token-of-ann")):
+        idents.append(await asked(seen, path, token))
+        await ends(seen, idents[-1])
     # Of the namespace that has the most.
     assert [state.of_run(ident) is not None for ident in idents] == [False, False, False, True, True]
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from runner.control import Priority
 from runner.control.records import ReconcileRecord, RunRecord, TaskRecord, TaskStatus
 from runner.dashboard.artifacts import Details, Result, TaskDetails
-from runner.dashboard.compare import Comparison, comparison
+from runner.dashboard.compare import Compared, Comparison, comparison
 from runner.proxy.sessions import ApiRequest
 from tests.control.test_workqueue import A, B
 from tests.dashboard.test_run_page import NOW, run, task
@@ -11,7 +11,9 @@ from tests.dashboard.test_run_page import NOW, run, task
 
 def compared(one: RunRecord, other: RunRecord, left: Details | None = None, right: Details | None = None) -> Comparison:
     sides = [
-        (ReconcileRecord(request=request, priority=Priority.CHANGE, waited=0), of, details or Details())
+        Compared(
+            record=ReconcileRecord(request=request, priority=Priority.CHANGE, waited=0), run=of, details=details or Details()
+        )
         for request, of, details in ((A, one, left), (B, other, right))
     ]
     return comparison(sides[0], sides[1], now=NOW)

@@ -43,7 +43,7 @@ def test_the_last_reconciles() -> None:
     assert (first.cause, first.duration, first.waited, first.ago) == ("changed", "2.0 s", "0.50 s", "10 s ago")
     assert (first.counts, first.href, first.generation) == ("3 ok, 1 changed, 0 failed", "/run/new", 3)
     assert (second.href, second.cause) == ("", "not known")
-    assert [run.ident for run in made.runs] == ["new"]
+    assert made.runs == ["new"]
 
 
 def test_the_timeline_is_from_the_first_reconcile_to_now() -> None:

@@ -42,7 +42,9 @@ def run_of(stage: Stage, request: Request, ident: str) -> None:
     )
 
 
-@pytest.mark.parametrize("path", ["/", "/?state=failed", CR, "/run/1", "/compare?one=1&other=2"])
+@pytest.mark.parametrize(
+    "path", ["/", "/?state=failed", CR, "/run/1", "/compare?one=1&other=2", f"/compare?one=x{CR[3:]}&other=2"]
+)
 async def test_a_page_is_told_of_its_crs_and_of_no_others(stage: Stage, path: str) -> None:
     stage.cluster.rights = {("ann", "list", "a"), ("ann", "get", "a")}
     mine, other, hidden = stage.add("one"), stage.add("two"), stage.add("three", "b")

@@ -283,6 +283,31 @@ async def test_a_run_of_an_earlier_process(local: Stage) -> None:
     assert "data-live" not in answer
 
 
+async def test_runs_of_an_earlier_process_are_compared(local: Stage, tmp_path: Path) -> None:
+    folder = local.runs.folders.root / "example.com/v1/Thing/a/one/artifacts"
+    for ident, message in (("c" * 16, "first words"), ("d" * 16, "second words")):
+        events = [event(1, "playbook_on_task_start", "first"), event(2, "runner_on_ok", "first", res={"msg": message})]
+        write(folder / ident, *events)
+    ran(local, local.add("one"), ident="a" * 16, events=events, artifacts=write(tmp_path / "a", *events))
+    answer = await page(local, "/cr/example.com/v1/Thing/a/one")
+    chosen = dict(re.findall(r'name="(one|other)" value="([^"]+)" checked', answer))
+    assert chosen["other"] == "a" * 16
+    values = sorted(re.findall(r'name="one" value="([^"]+)"', answer))
+    assert values == ["a" * 16, *(f"{character * 16}/example.com/v1/Thing/a/one" for character in "cd")]
+    for one, other, words in ((values[1], values[0], "second"), (values[1], values[2], "second")):
+        answer = await page(local, f"/compare?one={one}&other={other}")
+        text = text_of(answer)
+        assert "1 of 1 differ" in text
+        assert "-first words" in text
+        assert f"+{words} words" in text
+        assert "running" not in text
+        # Why it was made, and what it asked for.
+        assert "not known" in text
+        assert f'href="/run/{"c" * 16}?of=example.com/v1/Thing/a/one"' in answer
+    for wrong in ("c" * 16, f"{'c' * 16}/example.com/v1/Thing/b/one", f"{'c' * 16}/x", values[1].replace("c", "e", 16)):
+        assert (await local.get(f"/compare?one={wrong}&other={'a' * 16}", cookie=await cookie(local))).status == 404
+
+
 async def test_two_runs_side_by_side(local: Stage, tmp_path: Path) -> None:
     for ident, message in (("a" * 16, "old words"), ("b" * 16, NASTY)):
         events = [event(1, "playbook_on_task_start", "first"), event(2, "runner_on_ok", "first", res={"msg": message})]
