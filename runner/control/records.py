@@ -57,15 +57,16 @@ _ORDER = tuple(map(TaskStatus, ("running", "skipped", "ok", "changed", "ignored"
 
 
 class ReconcileStatus(StrEnum):
-    """The result of a reconcile. `REFUSED`: the CR contradicts its argument specs; `LEFT`: there was nothing to be done."""
+    """The result of a reconcile. `REFUSED`: the CR contradicts its argument specs, and was not run; `GONE`: it is not there
+    any more; `LEFT`: nothing was to be done, such as for a CR that another operator finalizes."""
 
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
-    REFUSED = "refused"
+    REFUSED = "invalid spec"
     DRY_RUN = "dry run"
-    GONE = "gone"
-    LEFT = "left"
+    GONE = "deleted"
+    LEFT = "nothing to do"
 
 
 @dataclass(slots=True, kw_only=True)

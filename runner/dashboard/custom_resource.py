@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from urllib.parse import urlencode
 
 from runner.control import Request
@@ -48,7 +49,10 @@ class Reconcile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependent:
-    """An object that the CR owns; `level` 1 is its own, 2 is owned by one of these. `ready` says how it is, in words."""
+    """An object that the CR owns; `level` 1 is its own, 2 is owned by one of these. `ready` says how it is, in words.
+
+    `href` leads to its page, if it is a CR that has one; `anchor` is its row's, and `owner_href` leads to its owner's.
+    """
 
     kind: str
     api_version: str
@@ -56,7 +60,10 @@ class Dependent:
     name: str
     level: int
     owner: str
+    owner_href: str
     ready: str
+    href: str
+    anchor: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,12 +138,14 @@ def custom_resource(
     next_run: str,
     activity: CrState | None,
     dependents: Sequence[Object] = (),
+    links: Mapping[str, str] = MappingProxyType({}),
     hidden_dependents: int = 0,
     earlier: Sequence[tuple[str, float]] = (),
     dry_runs: Sequence[RequestedDryRun] = (),
     may_run: bool = False,
 ) -> CustomResource:
-    """Make the view of a CR; `summary` is None if it is gone. `records` are its reconciles, the latest first."""
+    """Make the view of a CR; `summary` is None if it is gone. `records` are its reconciles, the latest first; `links`
+    are the addresses of dependents that are CRs, by uid."""
     watch, key = request.watch, request.key
     first = min((record.begun for record in records), default=now)
     failed = next((record for record in records if record.status is not ReconcileStatus.RUNNING), None)
@@ -152,7 +161,7 @@ def custom_resource(
         location=str(watch.content.path or ""),
         is_gone=summary is None,
         is_deleting=bool(summary and summary.is_deleting),
-        state=str(activity or (summary.state if summary else "gone")),
+        state=str(activity or (summary.state if summary else ReconcileStatus.GONE)),
         created=summary.created if summary else "",
         generation=summary.generation if summary else None,
         observed_generation=summary.observed_generation if summary else None,
@@ -164,7 +173,7 @@ def custom_resource(
         reconciles=[reconcile(record, now) for record in records],
         timeline=bars([_span(record, now) for record in reversed(records)], first, now),
         timeline_begun=words.duration(now - first),
-        dependents=_dependents(dependents[:MOST_DEPENDENTS], summary.uid if summary else "", key),
+        dependents=_dependents(dependents[:MOST_DEPENDENTS], summary.uid if summary else "", key, links),
         more_dependents=len(dependents) > MOST_DEPENDENTS,
         hidden_dependents=hidden_dependents,
         earlier=[_earlier(request, ident, at) for ident, at in earlier if ident not in known],
@@ -230,7 +239,7 @@ def _span(record: ReconcileRecord, now: float) -> Span:
     return Span(record.begun, ended, str(record.status), title, f"/run/{record.run.ident}" if record.run else "")
 
 
-def _dependents(objects: Sequence[Object], uid: str, key: ObjectKey) -> list[Dependent]:
+def _dependents(objects: Sequence[Object], uid: str, key: ObjectKey, links: Mapping[str, str]) -> list[Dependent]:
     """The dependents in the order of ownership: each is followed by those that it owns."""
     by_uid = {str(_mapping(obj.get("metadata")).get("uid", "")): obj for obj in objects}
     children: dict[str, list[str]] = {}
@@ -240,9 +249,10 @@ def _dependents(objects: Sequence[Object], uid: str, key: ObjectKey) -> list[Dep
         owner = next((each for each in references if each == uid or (each in by_uid and each != own)), uid)
         children.setdefault(owner, []).append(own)
     found: list[Dependent] = []
-    waiting = [(own, 1, key.name) for own in reversed(children.pop(uid, []))]
+    waiting = [(own, 1, key.name, "#main") for own in reversed(children.pop(uid, []))]
     while waiting:
-        own, level, owner = waiting.pop()
+        own, level, owner, owner_href = waiting.pop()
+        anchor = f"dependent-{len(found) + 1}"
         obj = by_uid[own]
         gvk, place = GroupVersionKind.of(obj), ObjectKey.of(obj)
         found.append(
@@ -253,10 +263,14 @@ def _dependents(objects: Sequence[Object], uid: str, key: ObjectKey) -> list[Dep
                 name=words.cut_short(place.name, _LONGEST_NAME),
                 level=level,
                 owner=owner,
+                owner_href=owner_href,
                 ready=readiness(obj),
+                href=links.get(own, ""),
+                anchor=anchor,
             )
         )
-        waiting += [(each, level + 1, f"{gvk.kind} {place.name}") for each in reversed(children.pop(own, []))]
+        name = words.cut_short(f"{gvk.kind} {place.name}", _LONGEST_NAME)
+        waiting += [(each, level + 1, name, f"#{anchor}") for each in reversed(children.pop(own, []))]
     return found
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -27,13 +27,13 @@ from runner.dashboard.actions import VERB
 from runner.dashboard.artifacts import Details, kept_runs, read_details, read_run
 from runner.dashboard.custom_resource import MOST_DEPENDENTS, custom_resource, namespaces_of
 from runner.dashboard.index import Activity, CrState, Filter
-from runner.dashboard.overview import Facts, Load
+from runner.dashboard.overview import Facts, Load, cr_path
 from runner.dashboard.overview import overview as make_overview
 from runner.dashboard.run_page import DRY_RUN, NOT_KEPT, TASKS, events_of_page, run_page
 from runner.dashboard.state import CALLER, STATE, State
 from runner.dashboard.templating import page
 from runner.executor.run_folder import ARTIFACTS
-from runner.resource.metadata import Object, ObjectKey
+from runner.resource.metadata import GroupVersionKind, Object, ObjectKey
 
 # Characters of a filter's values, and digits of a page's number.
 _LONGEST, _LONGEST_NUMBER = 253, 9
@@ -101,6 +101,7 @@ async def cr(request: web.Request) -> web.Response:
         next_run=await _next_run(state, caller, wanted) if summary else "never: it is gone",
         activity=_activity_of(state, wanted),
         dependents=dependents,
+        links=await _links(state, caller, dependents),
         hidden_dependents=hidden,
         earlier=await _in_thread(kept_runs, _folder(state, wanted)) if summary else [],
         dry_runs=state.dry_runs.of(wanted),
@@ -198,6 +199,19 @@ async def _dependents(request: web.Request, wanted: Request, uid: str) -> tuple[
     allowed = {place for place in places if await caller.may("get", wanted.watch, place)} | {wanted.key.namespace}
     seen = [obj for obj in objects if ObjectKey.of(obj).namespace in allowed]
     return seen, len(objects) - len(seen)
+
+
+async def _links(state: State, caller: Caller, objects: Sequence[Object]) -> dict[str, str]:
+    """The addresses of those of the objects that are CRs with a page that the caller may see, by uid."""
+    watches = {watch.gvk.group_kind: watch for watch in state.watches}
+    found = {}
+    for obj in objects:
+        if (watch := watches.get(GroupVersionKind.of(obj).group_kind)) is None:
+            continue
+        one = Request(watch, ObjectKey.of(obj))
+        if (summary := state.index.get(one)) and await caller.may("get", watch, one.key.namespace):
+            found[summary.uid] = cr_path(one)
+    return found
 
 
 async def _activity(state: State) -> Activity:

@@ -72,7 +72,7 @@ def test_why_the_last_one_failed(statuses: tuple[ReconcileStatus, ...], message:
 
 
 def test_the_state_is_what_goes_on_or_that_of_the_conditions() -> None:
-    assert (view().state, view(activity=CrState.WAITING).state, view(summary=None).state) == ("ok", "waiting", "gone")
+    assert (view().state, view(activity=CrState.WAITING).state, view(summary=None).state) == ("ok", "waiting", "deleted")
     assert view().is_behind
     assert view(summary=None, may_run=True).may_run is False
 
@@ -81,6 +81,11 @@ def test_dependents_follow_their_owners() -> None:
     made = view(dependents=[obj("grandchild", owners=("child",)), obj("child", owners=("x", "a")), obj("marked")])
     found = [(each.name, each.level, each.owner) for each in made.dependents]
     assert found == [("child", 1, "a"), ("grandchild", 2, "ConfigMap child"), ("marked", 1, "a")]
+    # What owns what is a link, to its row; a CR of which there is a page has one to that.
+    rows = {each.anchor: each.name for each in made.dependents}
+    assert [rows.get(each.owner_href[1:], "the CR") for each in made.dependents] == ["the CR", "child", "the CR"]
+    made = view(dependents=[obj("child", owners=("a",)), obj("other", owners=("a",))], links={"child": "/cr/x"})
+    assert [each.href for each in made.dependents] == ["/cr/x", ""]
 
 
 def test_objects_that_own_each_other_end_somewhere() -> None:

@@ -69,7 +69,7 @@ async def test_what_is_typed_into_the_filter_stays_until_it_is_asked_for(
     stage.add("one")
     async with visiting(browser, stage, "/") as page:
         await page.focus("#filter-namespace")
-        for text in ("a", "Tab", "f", "Tab", "o", "n", "e", "Tab"):
+        for text in ("a", "Tab", "w", "Tab", "o", "n", "e", "Tab"):
             await change(stage, page, next(messages))
             await page.keyboard.press(text)
         # With the focus on the button, the page is its next version.
@@ -80,11 +80,11 @@ async def test_what_is_typed_into_the_filter_stays_until_it_is_asked_for(
         await change(stage, page, next(messages))
         await page.keyboard.up(" ")
         await page.wait_for_url("**/?*")
-        assert page.url.endswith("/?kind=&namespace=a&state=failed&text=one")
+        assert page.url.endswith("/?kind=&namespace=a&state=waiting&text=one")
         # What was asked for is what the form begins with, and none of it is an entry.
         await change(stage, page, last := next(messages))
         await shows(page, last)
-        await expect(page.locator("#filter-state")).to_have_value("failed")
+        await expect(page.locator("#filter-state")).to_have_value("waiting")
 
 
 async def test_a_button_is_clicked_though_the_page_changes_between_press_and_release(

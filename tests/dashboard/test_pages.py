@@ -190,6 +190,18 @@ async def test_dependents_elsewhere_are_left_out_where_one_may_not_see_such_crs(
     assert "elsewhere" in (await stage.get("/cr/example.com/v1/Thing/a/one", token="token-of-zoe")).text
 
 
+async def test_a_dependent_that_is_a_cr_has_a_link_to_its_page(stage: Stage) -> None:
+    stage.cluster.rights = {("ann", "get", "a")}
+    one = stage.add("one", "a")
+    for name in ("two", "other"):
+        metadata = {"name": name, "namespace": "a", "uid": f"uid-{name}", "ownerReferences": [{"uid": "uid-one"}]}
+        stage.dependents.append({"apiVersion": "example.com/v1", "kind": "Thing", "metadata": metadata})
+    # The other one is not, as a shard's would not be.
+    stage.add("two", "a")
+    answer = await stage.get(f"/cr/example.com/v1/Thing/a/{one.key.name}", token="token-of-ann")
+    assert re.findall(r'<a href="(/cr/[^"]+)">', answer.text) == ["/cr/example.com/v1/Thing/a/two"]
+
+
 @pytest.mark.parametrize("place", ["b", ""], ids=["namespace", "cluster"])
 async def test_a_cause_elsewhere_is_left_out_where_one_may_not_see_such_crs(stage: Stage, place: str) -> None:
     stage.cluster.tokens["token-of-zoe"] = "zoe"

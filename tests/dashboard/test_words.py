@@ -1,10 +1,24 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any
+
 import pytest
 from markupsafe import Markup
 
+from runner.config.related import by_label
+from runner.config.watches import Related
 from runner.control import RequeueReason
+from runner.control.handlers import Handlers
+from runner.control.own_writes import VersionChange
+from runner.control.records import ReconcileStatus
 from runner.dashboard import words
+from runner.resource.metadata import GroupVersionKind, ObjectKey
+from runner.resource.selectors import EVERYTHING
+from tests.control.test_handlers import Seen, cr
+
+PAGE = (Path(__file__).parents[2] / "docs" / "dashboard.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -109,3 +123,49 @@ def test_causes_in_words() -> None:
     assert words.cause(RequeueReason.RETRY) == "retry, as the last run failed"
     assert words.cause("Deployment x changed") == "Deployment x changed"
     assert words.cause("") == "not known"
+
+
+def documented(column: str) -> list[str]:
+    """What the docs' table with this first column has there."""
+    rows = PAGE.partition(f"| {column} | |\n|---|---|\n")[2].partition("\n\n")[0].splitlines()
+    return [word for row in rows for word in re.findall("`([^`]+)`", row.split("|")[1])]
+
+
+def test_the_results_of_reconciles_are_documented() -> None:
+    assert sorted(documented("result")) == sorted(ReconcileStatus)
+
+
+def test_the_causes_are_documented() -> None:
+    """Each is as its event gives it."""
+    made = {words.cause(reason) for reason in RequeueReason} | {"its role or playbook was edited", "asked for by ann"}
+    # The former: `requeue_kinds` in test_handlers.py; the latter: test_actions.py.
+    settings = GroupVersionKind("", "v1", "ConfigMap")
+    seen = Seen(related=(Related(gvk=settings, selector=EVERYTHING, mapper=by_label("owner")),), watch_annotations=True)
+    handlers, one = seen.handlers, seen.request()
+
+    def takes(event: str | None, **fields: Any) -> str:
+        seen.primary(event, {**cr(**fields.pop("metadata", {})), **fields})
+        return handlers.pop_cause(one)
+
+    made |= {takes("ADDED", spec={"size": 1}), takes("MODIFIED", spec={"size": 2}, metadata={"generation": 2})}
+    made |= {takes("MODIFIED", spec={"size": 2}, metadata={"generation": 2, "annotations": {"a": "b"}})}
+    made |= {takes("MODIFIED", spec={"size": 2}, metadata={"generation": 3, "deletionTimestamp": "now"})}
+    made |= {takes("MODIFIED", metadata={"uid": "another"}), takes("DELETED", metadata={"uid": "another"})}
+    status = {"conditions": [{"type": "Successful"}]}
+    made.add(takes(None, status=status))
+    sharded = Handlers([seen.watch], lambda request, priority, after: None, lambda request, event, obj: None)
+    sharded.primary(seen.watch, "ADDED", {**cr(), "status": status})
+    made.add(sharded.pop_cause(one))
+    # They name an object of the kind.
+    reference = {"apiVersion": "example.com/v1", "kind": "Thing", "name": "one", "uid": "uid-one"}
+    deployment: dict[str, Any] = {"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"replicas": 1}}
+    deployment["metadata"] = {"name": "sessions", "namespace": "default", "uid": "d", "ownerReferences": [reference]}
+    for after in ({**deployment, "spec": {"replicas": 2}}, None):
+        handlers.changed(deployment, after)
+        made.add(handlers.pop_cause(one).replace("default/", "shop/"))
+    metadata = {"name": "settings", "namespace": "default", "uid": "s", "labels": {"owner": "one"}}
+    handlers.changed(None, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
+    made.add(handlers.pop_cause(one).replace("default/", "shop/"))
+    handlers._missed(one, VersionChange("d", "1", "2", "Deployment", ObjectKey("shop", "sessions")))
+    made.add(handlers.pop_cause(one))
+    assert sorted(made) == sorted(documented("cause"))
