@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from urllib.parse import urlencode
 
 from runner.control import Request
 from runner.control.records import ReconcileRecord, ReconcileStatus
 from runner.dashboard import words
 from runner.dashboard.charts import Bar, Span, bars
 from runner.dashboard.dry_runs import RequestedDryRun
-from runner.dashboard.index import Condition, CrState, Summary
-from runner.dashboard.overview import cr_path, run_path, run_reference
-from runner.resource.metadata import GroupVersionKind, Object, ObjectKey, owner_references
+from runner.dashboard.index import Condition, CrState, Filter, Summary, kind_of
+from runner.dashboard.overview import address, cr_path, run_path, run_reference
+from runner.resource.metadata import GroupVersionKind, Object, ObjectKey, mapping, owner_references
 
 # Dependents and dry runs that are shown; characters of a cause, and of a message in a table.
 MOST_DEPENDENTS, _MOST_DRY_RUNS = 200, 20
@@ -28,9 +27,7 @@ _LONGEST_CAUSE, _LONGEST_MESSAGE, _LONGEST_NAME = 500, 500, 300
 class Reconcile:
     """A reconcile in the list of the last ones."""
 
-    begun: str
-    begun_iso: str
-    ago: str
+    begun: words.Moment
     status: ReconcileStatus
     cause: str
     waited: str
@@ -72,9 +69,7 @@ class DryRunRow:
 
     ident: str
     href: str
-    begun: str
-    begun_iso: str
-    ago: str
+    begun: words.Moment
     cause: str
     status: str
     result: str
@@ -87,8 +82,7 @@ class EarlierRun:
     ident: str
     href: str
     reference: str
-    at: str
-    at_iso: str
+    at: words.Moment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,12 +98,13 @@ class CustomResource:
     is_gone: bool
     is_deleting: bool
     state: str
-    created: str
+    created: words.Moment | None
     generation: int | None
     observed_generation: int | None
     is_behind: bool
     next_run: str
-    conditions: Sequence[Condition]
+    # With when each got its status.
+    conditions: Sequence[tuple[Condition, words.Moment | None]]
     message: str
     failed_task: str
     reconciles: Sequence[Reconcile]
@@ -153,7 +148,7 @@ def custom_resource(
     return CustomResource(
         path=cr_path(request),
         kind=watch.gvk.kind,
-        kind_href=f"/?{urlencode({'kind': f'{watch.gvk.api_version}/{watch.gvk.kind}'})}",
+        kind_href=address(Filter(kind=kind_of(watch))),
         api_version=watch.gvk.api_version,
         namespace=key.namespace,
         name=key.name,
@@ -162,12 +157,12 @@ def custom_resource(
         is_gone=summary is None,
         is_deleting=bool(summary and summary.is_deleting),
         state=str(activity or (summary.state if summary else ReconcileStatus.GONE)),
-        created=summary.created if summary else "",
+        created=words.moment_of(summary.created, now) if summary else None,
         generation=summary.generation if summary else None,
         observed_generation=summary.observed_generation if summary else None,
         is_behind=bool(summary and summary.is_behind),
         next_run=next_run,
-        conditions=summary.conditions if summary else (),
+        conditions=[(each, words.moment_of(each.since, now)) for each in summary.conditions] if summary else [],
         message=failed.message if failed and failed.status in (ReconcileStatus.FAILED, ReconcileStatus.REFUSED) else "",
         failed_task=_failed_task(failed) if failed else "",
         reconciles=[reconcile(record, now) for record in records],
@@ -176,7 +171,7 @@ def custom_resource(
         dependents=_dependents(dependents[:MOST_DEPENDENTS], summary.uid if summary else "", key, links),
         more_dependents=len(dependents) > MOST_DEPENDENTS,
         hidden_dependents=hidden_dependents,
-        earlier=[_earlier(request, ident, at) for ident, at in earlier if ident not in known],
+        earlier=[_earlier(request, ident, at, now) for ident, at in earlier if ident not in known],
         dry_runs=[_dry_run(each, now) for each in dry_runs[:_MOST_DRY_RUNS]],
         may_run=may_run and summary is not None,
     )
@@ -188,9 +183,7 @@ def reconcile(record: ReconcileRecord, now: float) -> Reconcile:
     outcome = run.outcome if run else None
     counts = f"{outcome.ok} ok, {outcome.changed} changed, {outcome.failures} failed" if outcome else ""
     return Reconcile(
-        begun=words.clock(record.begun),
-        begun_iso=words.iso(record.begun),
-        ago=f"{words.duration(now - record.begun)} ago",
+        begun=words.moment(record.begun, now),
         status=record.status,
         cause=words.cut_short(words.cause(record.cause), _LONGEST_CAUSE),
         waited=words.duration(record.waited),
@@ -213,8 +206,8 @@ def _failed_task(record: ReconcileRecord) -> str:
 
 def readiness(obj: Object) -> str:
     """How an object is, by the fields that the usual kinds have in their status; empty where there are none."""
-    status, spec = (_mapping(obj.get(part)) for part in ("status", "spec"))
-    if _mapping(obj.get("metadata")).get("deletionTimestamp"):
+    status, spec = (mapping(obj.get(part)) for part in ("status", "spec"))
+    if mapping(obj.get("metadata")).get("deletionTimestamp"):
         return "being deleted"
     if isinstance(phase := status.get("phase"), str):
         return words.cut_short(phase, 50)
@@ -241,7 +234,7 @@ def _span(record: ReconcileRecord, now: float) -> Span:
 
 def _dependents(objects: Sequence[Object], uid: str, key: ObjectKey, links: Mapping[str, str]) -> list[Dependent]:
     """The dependents in the order of ownership: each is followed by those that it owns."""
-    by_uid = {str(_mapping(obj.get("metadata")).get("uid", "")): obj for obj in objects}
+    by_uid = {str(mapping(obj.get("metadata")).get("uid", "")): obj for obj in objects}
     children: dict[str, list[str]] = {}
     for own, obj in by_uid.items():
         references = (str(reference.get("uid", "")) for reference in owner_references(obj))
@@ -279,9 +272,7 @@ def _dry_run(dry_run: RequestedDryRun, now: float) -> DryRunRow:
     return DryRunRow(
         ident=dry_run.ident,
         href=run_path(dry_run.ident, record.request),
-        begun=words.clock(record.begun),
-        begun_iso=words.iso(record.begun),
-        ago=f"{words.duration(now - record.begun)} ago",
+        begun=words.moment(record.begun, now),
         cause=words.cut_short(words.cause(record.cause), _LONGEST_CAUSE),
         status=words.WAITING if dry_run.is_waiting else words.run_status(run),
         # The first line of a plan has its numbers, after the CR's kind and name.
@@ -289,15 +280,10 @@ def _dry_run(dry_run: RequestedDryRun, now: float) -> DryRunRow:
     )
 
 
-def _earlier(request: Request, ident: str, at: float) -> EarlierRun:
+def _earlier(request: Request, ident: str, at: float, now: float) -> EarlierRun:
     return EarlierRun(
         ident=ident,
         href=run_path(ident, request, is_known=False),
         reference=run_reference(ident, request),
-        at=words.clock(at),
-        at_iso=words.iso(at),
+        at=words.moment(at, now),
     )
-
-
-def _mapping(value: object) -> Object:
-    return value if isinstance(value, Mapping) else {}

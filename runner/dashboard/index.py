@@ -17,7 +17,7 @@ from runner.config.annotations import is_dry_run
 from runner.config.watches import Watch
 from runner.control import Request
 from runner.resource.conditions import FAILURE, SUCCESSFUL
-from runner.resource.metadata import Object, ObjectKey, is_deleting
+from runner.resource.metadata import Object, ObjectKey, is_deleting, mapping
 
 # Characters of a message, and of other texts that anybody may write on a CR; conditions of one CR.
 _LONGEST_MESSAGE, _LONGEST_TEXT, _MOST_CONDITIONS = 200, 100, 12
@@ -76,7 +76,7 @@ class Summary:
     @classmethod
     def of(cls, request: Request, obj: Object) -> Summary:
         """Make the summary of a CR, whatever anybody has written into it."""
-        metadata, status = _mapping(obj.get("metadata")), _mapping(obj.get("status"))
+        metadata, status = mapping(obj.get("metadata")), mapping(obj.get("status"))
         conditions = tuple(_conditions(status.get("conditions")))
         found = {condition.type: condition for condition in conditions}
         failure, successful = found.get(FAILURE), found.get(SUCCESSFUL)
@@ -238,10 +238,6 @@ def _conditions(value: object) -> Iterator[Condition]:
                 for name in ("type", "status", "reason", "lastTransitionTime")
             )
             yield Condition(kind, status, reason, _cut(item.get("message"), _LONGEST_MESSAGE), since)
-
-
-def _mapping(value: object) -> Object:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _text(value: object) -> str:

@@ -42,8 +42,8 @@ class Row:
     state: CrState
     is_behind: bool
     message: str
-    last: str
-    last_iso: str
+    last: words.Moment | None
+    last_status: str
     run_href: str
     cause: str
     next_run: str
@@ -51,8 +51,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KindRow:
-    """A kind with the numbers of its CRs, by state."""
+    """A kind with the numbers of its CRs, by state; `value` names it in the filter."""
 
+    value: str
     kind: str
     api_version: str
     content: str
@@ -177,6 +178,7 @@ def run_reference(ident: str, request: Request) -> str:
 def _kind(watch: Watch, counts: Mapping[CrState, int]) -> KindRow:
     kind = kind_of(watch)
     return KindRow(
+        value=kind,
         kind=watch.gvk.kind,
         api_version=watch.gvk.api_version,
         content=watch.content.path.name if watch.content.path else "",
@@ -189,7 +191,6 @@ def _kind(watch: Watch, counts: Mapping[CrState, int]) -> KindRow:
 def _row(summary: Summary, state: CrState, facts: Facts, now: float) -> Row:
     key, last = summary.request.key, facts.last
     since = last.ended or last.begun if last else words.parsed(summary.since)
-    ran = f"{words.duration(now - since)} ago" if since is not None else ""
     return Row(
         kind=summary.request.watch.gvk.kind,
         namespace=key.namespace,
@@ -198,8 +199,8 @@ def _row(summary: Summary, state: CrState, facts: Facts, now: float) -> Row:
         state=state,
         is_behind=summary.is_behind,
         message=summary.message,
-        last=f"{last.status}, {ran}" if last else ran,
-        last_iso=words.iso(since) if since is not None else "",
+        last=None if since is None else words.moment(since, now),
+        last_status=str(last.status) if last else "",
         run_href=f"/run/{last.run.ident}" if last and last.run else "",
         cause=words.cut_short(words.cause(last.cause), _LONGEST_CAUSE) if last else "",
         next_run=words.cut_short(facts.next_run, 2 * _LONGEST_CAUSE),

@@ -79,8 +79,7 @@ class RunPage:
     is_known: bool
     cause: str
     generation: int | None
-    begun: str
-    begun_iso: str
+    begun: words.Moment
     duration: str
     counts: Sequence[tuple[str, int]]
     messages: Sequence[str]
@@ -131,8 +130,7 @@ def run_page(
         is_known=is_known,
         cause=words.cut(words.cause(record.cause), 1000) if is_known else "",
         generation=record.generation,
-        begun=words.clock(run.begun),
-        begun_iso=words.iso(run.begun),
+        begun=words.moment(run.begun, now),
         duration=words.duration(ended - run.begun),
         counts=list(outcome.counts.items()) if outcome else [],
         messages=[words.cut(message, _LONGEST_MESSAGES) for message in messages[:10]],

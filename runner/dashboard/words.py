@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from markupsafe import Markup
@@ -73,14 +74,29 @@ def duration(seconds: float) -> str:
     return f"{round(seconds)} s"
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A time as pages have it: how long ago it was, and by the clock, for people and for HTML."""
+
+    ago: str
+    clock: str
+    iso: str
+
+
+def moment(seconds: float, now: float) -> Moment:
+    """A time in seconds since the epoch."""
+    return Moment(f"{duration(now - seconds)} ago", clock(seconds), f"{_datetime(seconds):%Y-%m-%dT%H:%M:%SZ}")
+
+
+def moment_of(text: str, now: float) -> Moment | None:
+    """A time in the form of RFC 3339; None for a text that is no time."""
+    seconds = parsed(text)
+    return None if seconds is None else moment(seconds, now)
+
+
 def clock(seconds: float) -> str:
     """A time as `2026-01-31 12:00:00 UTC`."""
     return f"{_datetime(seconds):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def iso(seconds: float) -> str:
-    """A time as HTML has it."""
-    return f"{_datetime(seconds):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def parsed(text: str) -> float | None:

@@ -76,7 +76,7 @@ class ObjectKey:
 
     @classmethod
     def of(cls, obj: Object) -> ObjectKey:
-        metadata = _mapping(obj.get("metadata"))
+        metadata = mapping(obj.get("metadata"))
         return cls(_text(metadata.get("namespace")), _text(metadata.get("name")))
 
     def __str__(self) -> str:
@@ -104,19 +104,19 @@ def split_api_version(api_version: str) -> tuple[str, str]:
 
 
 def annotations_of(obj: Object) -> Mapping[str, str]:
-    return _mapping(_mapping(obj.get("metadata")).get("annotations"))
+    return mapping(mapping(obj.get("metadata")).get("annotations"))
 
 
 def labels_of(obj: Object) -> Mapping[str, str]:
-    return _mapping(_mapping(obj.get("metadata")).get("labels"))
+    return mapping(mapping(obj.get("metadata")).get("labels"))
 
 
 def finalizers(obj: Object) -> list[str]:
-    return _mapping(obj.get("metadata")).get("finalizers") or []
+    return mapping(obj.get("metadata")).get("finalizers") or []
 
 
 def is_deleting(obj: Object) -> bool:
-    return bool(_mapping(obj.get("metadata")).get("deletionTimestamp"))
+    return bool(mapping(obj.get("metadata")).get("deletionTimestamp"))
 
 
 def is_owned(obj: Object, owner: Owner) -> bool:
@@ -166,8 +166,8 @@ def own(obj: JsonObject, owner: Owner, *, namespace: str, controller: bool = Fal
 
 
 def owner_references(obj: Object) -> Iterator[Object]:
-    references = _mapping(obj.get("metadata")).get("ownerReferences")
-    yield from map(_mapping, references if isinstance(references, list | tuple) else ())
+    references = mapping(obj.get("metadata")).get("ownerReferences")
+    yield from map(mapping, references if isinstance(references, list | tuple) else ())
 
 
 def owners(obj: Object) -> Iterator[tuple[GroupKind, ObjectKey]]:
@@ -229,7 +229,7 @@ def _primary_resource(key: ObjectKey) -> str:
     return f"{key.namespace}/{key.name}"
 
 
-def _mapping(value: object) -> Object:
+def mapping(value: object) -> Object:
     """The value if it is a mapping, else an empty one, as an object within an object may have any value there."""
     # Asked hundreds of times for each reconcile; an abstract class takes its time to say.
     if isinstance(value, dict):

@@ -40,7 +40,7 @@ def obj(name: str, kind: str = "ConfigMap", owners: tuple[str, ...] = (), **rest
 def test_the_last_reconciles() -> None:
     made = view(record(990, "new", cause="changed"), record(980))
     first, second = made.reconciles
-    assert (first.cause, first.duration, first.waited, first.ago) == ("changed", "2.0 s", "0.50 s", "10 s ago")
+    assert (first.cause, first.duration, first.waited, first.begun.ago) == ("changed", "2.0 s", "0.50 s", "10 s ago")
     assert (first.counts, first.href, first.generation) == ("3 ok, 1 changed, 0 failed", "/run/new", 3)
     assert (second.href, second.cause) == ("", "not known")
     assert made.runs == ["new"]

@@ -111,7 +111,7 @@ async def test_runs_that_are_chosen_stay_chosen(browser: Browser, local: Stage, 
     for ident in idents[:3]:
         ran(stage, one, ident=ident)
     async with visiting(browser, stage, CR) as page:
-        chosen = page.locator("#choose input:checked")
+        chosen = page.locator("input[type=radio]:checked")
         assert [await each.get_attribute("value") for each in await chosen.all()] == [idents[2], idents[1]]
         # The second run is what it was when this was chosen, though there is a newer one.
         await page.check(f"#one-{idents[0]}")

@@ -38,16 +38,16 @@ def selected(state: CrState = CrState.OK, **status: Any) -> Selection:
 def test_a_row_has_the_last_run_with_its_cause_and_the_next_one() -> None:
     run = RunRecord(ident="abc", content=Path("/roles/x"), artifacts=None, is_dry_run=False)
     (row,) = view(selected(), record(run=run, cause=RequeueReason.PERIOD)).rows
-    assert (row.name, row.state, row.last) == ("a", CrState.OK, "succeeded, 10 s ago")
+    assert (row.name, row.state, row.last_status, row.last and row.last.ago) == ("a", CrState.OK, "succeeded", "10 s ago")
     assert (row.run_href, row.cause, row.next_run) == ("/run/abc", "its period was over", "soon")
 
 
 def test_a_row_without_a_reconcile_has_the_time_of_its_condition() -> None:
     since = condition("Successful", lastTransitionTime="1970-01-01T00:15:40Z")
     (row,) = view(selected(conditions=[since])).rows
-    assert (row.last, row.run_href, row.cause) == ("1 min ago", "", "")
+    assert (row.last and row.last.ago, row.last_status, row.run_href, row.cause) == ("1 min ago", "", "", "")
     (row,) = view(selected(conditions=[condition("Successful", lastTransitionTime="not a time")])).rows
-    assert row.last == ""
+    assert row.last is None
 
 
 def test_what_has_changed_since_is_told() -> None:
