@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Callable
 from typing import NoReturn
 
 from runner import metrics
@@ -44,6 +45,20 @@ class Leadership:
     def holder(self) -> str:
         """The holder as last seen; empty if there is none."""
         return self._elector.holder
+
+    @property
+    def identity(self) -> str:
+        """What this process is called in the Lease."""
+        return self._elector.identity
+
+    @property
+    def advertised(self) -> str:
+        """What the Lease says of the dashboard of another that holds it; empty for nothing."""
+        return self._elector.advertised
+
+    def advertise(self, text: Callable[[], str]) -> None:
+        """Have the Lease say this of this process's dashboard whenever it is taken or renewed; empty for nothing."""
+        self._elector.advertise(text)
 
     async def acquire(self, stop: asyncio.Event) -> bool:
         """Wait until this process holds the Lease; False if it is asked to stop before."""

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import runner
 from runner import metrics, tracing
-from runner.config.settings import Settings, is_pattern
+from runner.config.settings import Address, Settings, is_pattern
 from runner.config.watches import Watch
 from runner.control import Priority, Request
 from runner.control.controller import Controller
@@ -184,16 +184,32 @@ class Manager:
         if not settings.dashboard_address:
             return None
         # With its templates, for who asks for it.
+        from runner.dashboard import leader
         from runner.dashboard.logins import KeyLogin, TokenLogins
         from runner.dashboard.server import Dashboard
 
         key = settings.dashboard_key
         logins = KeyLogin(key) if key else TokenLogins(Access(client), discovery)
+        own: Address | None = None
+
+        def find_leader() -> leader.Leader | None:
+            # Shards all work, and dev's key is that of one process.
+            if leadership is None or settings.shard or key or not self._waiting_to_lead.is_set():
+                return None
+            return leader.read(leadership.advertised, holder=leadership.holder, own=own)
+
         dashboard = Dashboard(
-            logins, self._watches, waiting=lambda: _why_waiting(leadership, self._waiting_to_lead.is_set())
+            logins,
+            self._watches,
+            waiting=lambda: _why_waiting(leadership, self._waiting_to_lead.is_set()),
+            leader=find_leader,
         )
         certificate = None if key else ServingCertificate(MOUNTED_FOR_DASHBOARD, of="the dashboard")
         address = await stack.enter_async_context(dashboard.serving(settings.dashboard_address, certificate))
+        own = leader.reachable(settings.pod_ip, address)
+        if leadership and certificate and own:
+            named = functools.partial(leader.written, own, holder=leadership.identity)
+            leadership.advertise(lambda: named(certificate.fingerprint) if certificate.fingerprint else "")
         fields = {"event": RunnerEvent.DASHBOARD, "address": str(address), "secure": not key}
         logger.info("Serving the dashboard", extra=fields)
         return dashboard

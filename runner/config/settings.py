@@ -6,6 +6,7 @@ several of them say together is checked in `runner.config.flags`. What a single 
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import shlex
 import tempfile
@@ -63,6 +64,16 @@ def parse_address(text: str) -> Address | None:
     if not colon or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
         raise ValueError(f"{text!r} is no address: write HOST:PORT, :PORT, or 0 to switch it off")
     return Address(host.removeprefix("[").removesuffix("]"), int(port))
+
+
+def _ip(text: str) -> str:
+    """An IP address in its usual form, or nothing. Raises ValueError."""
+    if not text:
+        return ""
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError("no IP address; other replicas do not pass the dashboard's requests on to this one") from None
 
 
 def watched_namespaces(text: str) -> tuple[str, ...]:
@@ -244,6 +255,7 @@ class Settings:
     )
     # Of `rolerunner dev`: who has it sees the dashboard, over plain HTTP on this machine. None: callers need tokens.
     dashboard_key: str = variable(DASHBOARD_KEY, "The key to the dashboard.", str, hidden=True)
+    pod_ip: str = variable("POD_IP", "The pod's address, at which other replicas reach the leader's dashboard.", _ip)
     # The default is where operator_sdk.util.osdk_metric sends to unless its task says otherwise.
     role_metrics_address: Address | None = flag(
         "--role-metrics-bind-address",

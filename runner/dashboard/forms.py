@@ -16,6 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 LARGEST = 64 * 1024
 _MOST_FIELDS, _PATIENCE = 10, 10.0
 _TYPE = "application/x-www-form-urlencoded"
+_UNREADABLE = "The form cannot be read."
 
 
 def is_from_here(request: web.Request) -> bool:
@@ -30,14 +31,22 @@ def is_from_here(request: web.Request) -> bool:
 
 
 async def read(request: web.Request) -> Mapping[str, str]:
-    """The fields of a form. Raises HTTPUnsupportedMediaType, HTTPBadRequest and HTTPRequestEntityTooLarge."""
+    """The fields of a form. Raises HTTPUnsupportedMediaType and what `content` does."""
     if request.body_exists and request.content_type != _TYPE:
         raise web.HTTPUnsupportedMediaType(text=f"A form is sent as {_TYPE}.")
+    body = await content(request)
+    try:
+        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS))
+    except ValueError as error:
+        raise web.HTTPBadRequest(text=_UNREADABLE) from error
+
+
+async def content(request: web.Request) -> bytes:
+    """A form as it was sent. Raises HTTPRequestTimeout, HTTPBadRequest and HTTPRequestEntityTooLarge."""
     try:
         async with asyncio.timeout(_PATIENCE):
-            body = await request.read()
-        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS))
+            return await request.read()
     except TimeoutError:
         raise web.HTTPRequestTimeout(text="The form was not sent to its end in time.") from None
     except (ValueError, web.RequestPayloadError, HttpProcessingError) as error:
-        raise web.HTTPBadRequest(text="The form cannot be read.") from error
+        raise web.HTTPBadRequest(text=_UNREADABLE) from error

@@ -14,7 +14,7 @@ import hashlib
 import hmac
 import secrets
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Protocol
@@ -23,6 +23,7 @@ from aiohttp import web
 
 from runner.dashboard import forms
 from runner.dashboard.access import Caller, KeyHolder, TokenHolder
+from runner.dashboard.relay import sender
 from runner.dashboard.templating import page, see_other
 from runner.kube.authorization import Access, User
 from runner.kube.discovery import Discovery
@@ -33,8 +34,10 @@ _IDLE, _LONGEST = 3600.0, 12 * 3600.0
 _MOST, _MOST_OF_USER = 500, 20
 # Characters of a token; those of cloud providers have a few thousand.
 _LONGEST_TOKEN = 16 * 1024
-# Tokens that are not valid, which an address may send in a row, and the seconds after which one is forgotten.
+# Tokens that are not valid, which an address may send in a row, and the seconds after which one is forgotten. A replica that
+# passes requests on is many addresses, each of which is bounded as well.
 _FAILURES, _FORGOTTEN = 10, 6.0
+_FAILURES_PASSED_ON, _FORGOTTEN_PASSED_ON = 100, 0.6
 _MOST_ADDRESSES = 1000
 # Tokens that are reviewed at once.
 _REVIEWS = 8
@@ -86,7 +89,9 @@ class TokenLogins:
         self._discovery = discovery
         # By the hash of the cookie, in the order of their logins.
         self._browsers: OrderedDict[str, _Browser] = OrderedDict()
-        self._attempts = Attempts()
+        # Of each that has sent a token, and of each peer that has passed some on.
+        self._attempts = Attempts(_FAILURES, _FORGOTTEN)
+        self._passed_on = Attempts(_FAILURES_PASSED_ON, _FORGOTTEN_PASSED_ON)
         self._reviewing = asyncio.Semaphore(_REVIEWS)
 
     async def caller(self, request: web.Request) -> Caller | None:
@@ -126,12 +131,16 @@ class TokenLogins:
             # Many may have one address, that of an ingress or a forwarded port: what one of them sends must not keep the
             # others out.
             return user
-        address = request.remote or ""
-        self._attempts.check(address)
+        who = sender(request)
+        self._attempts.check(who)
+        if who.claimed:
+            self._passed_on.check(who.peer)
         async with self._reviewing:
             user = await self._access.user(token)
         if user is None:
-            self._attempts.fail(address)
+            self._attempts.fail(who)
+            if who.claimed:
+                self._passed_on.fail(who.peer)
         return user
 
     async def _show(self, request: web.Request) -> web.Response:
@@ -214,24 +223,27 @@ class KeyLogin:
 
 
 class Attempts:
-    """Bounds the tokens that are not valid which an address may send: ten at once, then one each six seconds."""
+    """Bounds tokens that are not valid, of each sender: `failures` at once, then one each `forgotten` seconds."""
 
-    def __init__(self) -> None:
-        # By address, when the last of its failures is forgotten.
-        self._until: OrderedDict[str, float] = OrderedDict()
+    def __init__(self, failures: int, forgotten: float) -> None:
+        self._forgotten = forgotten
+        # Seconds until all is forgotten of who may send just one more.
+        self._most = (failures - 1) * forgotten
+        # When the last of somebody's failures is forgotten.
+        self._until: OrderedDict[Hashable, float] = OrderedDict()
 
-    def check(self, address: str) -> None:
+    def check(self, who: Hashable) -> None:
         """Raises HTTPTooManyRequests."""
-        left = self._until.get(address, 0.0) - monotonic()
-        if left > (_FAILURES - 1) * _FORGOTTEN:
-            raise web.HTTPTooManyRequests(headers={"Retry-After": str(int(left - (_FAILURES - 1) * _FORGOTTEN) + 1)})
+        left = self._until.get(who, 0.0) - monotonic()
+        if left > self._most:
+            raise web.HTTPTooManyRequests(headers={"Retry-After": str(int(left - self._most) + 1)})
 
-    def fail(self, address: str) -> None:
+    def fail(self, who: Hashable) -> None:
         now = monotonic()
-        until = max(self._until.pop(address, now), now) + _FORGOTTEN
+        until = max(self._until.pop(who, now), now) + self._forgotten
         while len(self._until) >= _MOST_ADDRESSES:
             self._until.popitem(last=False)
-        self._until[address] = until
+        self._until[who] = until
 
 
 def _cookie_name(request: web.Request, prefix: str = "") -> str:

@@ -1,10 +1,10 @@
 """The server of the dashboard: routes, who gets in, and the headers of every answer.
 
 The order for a request: its Host, its size, who it is from, for a change whether this server's own page asks for it, then
-the page, which asks what the caller may see. Nothing of a page is stored by browsers, and nothing but this server's own
-scripts and styles is loaded by them.
+the page, which asks what the caller may see. Where this replica waits to lead, the leader does all of it but the first two.
+Nothing of a page is stored by browsers, and nothing but this server's own scripts and styles is loaded by them.
 
-Next on the way: `runner.dashboard.logins`, `runner.dashboard.pages`.
+Next on the way: `runner.dashboard.logins`, `runner.dashboard.pages`, `runner.dashboard.relay`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from runner.dashboard import actions, forms, live, pages
 from runner.dashboard.changes import Changes
 from runner.dashboard.dry_runs import DryRuns
 from runner.dashboard.index import Index
+from runner.dashboard.leader import Leader
 from runner.dashboard.logins import Logins, local_path
+from runner.dashboard.relay import Relay
 from runner.dashboard.state import CALLER, STATE, State
 from runner.dashboard.templating import page
 from runner.kube.client import ApiClient, KubeError
@@ -77,9 +79,17 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Dashboard:
-    """The dashboard of this process; until `show` it has nothing but `waiting` to say: why there is nothing to be seen."""
+    """The dashboard of this process. Until `show`, `leader` finds who answers instead; where there is none, it has nothing
+    but `waiting` to say: why there is nothing to be seen."""
 
-    def __init__(self, logins: Logins, watches: Sequence[Watch], *, waiting: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        logins: Logins,
+        watches: Sequence[Watch],
+        *,
+        waiting: Callable[[], str],
+        leader: Callable[[], Leader | None] = lambda: None,
+    ) -> None:
         self._logins = logins
         self._watches = watches
         self._waiting = waiting
@@ -89,6 +99,7 @@ class Dashboard:
         self._index = Index(watches)
         self._changes = Changes()
         self._streams = live.Streams()
+        self._relay = Relay(leader, watches)
         self._port = 0
 
     def observe(self, request: Request, obj: Object | None) -> None:
@@ -125,6 +136,7 @@ class Dashboard:
             informers=informers,
             folders=runs.folders,
         )
+        self._relay.close()
 
     def hide(self) -> None:
         """The operator is being stopped: there is nothing to be seen any more, and no dry run goes on."""
@@ -137,7 +149,8 @@ class Dashboard:
     @asynccontextmanager
     async def serving(self, address: Address, certificate: ServingCertificate | None) -> AsyncIterator[Address]:
         """Serve over TLS, or without a certificate over plain HTTP. Yields the real address. Raises ConfigurationError."""
-        application = web.Application(middlewares=[self._answer, self._admit, self._prepare], client_max_size=forms.LARGEST)
+        middlewares = [self._answer, self._check, self._pass_on, self._admit, self._prepare]
+        application = web.Application(middlewares=middlewares, client_max_size=forms.LARGEST)
         application.add_routes(
             [
                 web.get("/static/{name}", static_file),
@@ -153,7 +166,10 @@ class Dashboard:
         )
         application.on_response_prepare.append(_add_headers)
         application.on_shutdown.append(self._close)
-        async with serving(address, application, flag=FLAG, certificate=certificate, cancels=True) as bound:
+        async with (
+            self._relay.open(),
+            serving(address, application, flag=FLAG, certificate=certificate, cancels=True) as bound,
+        ):
             self._port = bound.port
             try:
                 yield bound
@@ -180,14 +196,29 @@ class Dashboard:
             return page(request, "message.html", status=500, heading="A fault of the runner", text=text)
 
     @web.middleware
-    async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Find out who asks, and let nobody else in."""
+    async def _check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuse what is no request for this server."""
         if not self._logins.serves(request.host, self._port):
             raise web.HTTPMisdirectedRequest()
         if len(request.raw_path) > _LONGEST:
             raise web.HTTPRequestURITooLong(text="")
         if request.method not in (*_SAFE, "POST"):
             raise web.HTTPMethodNotAllowed(request.method, [*_SAFE, "POST"])
+        return await handler(request)
+
+    @web.middleware
+    async def _pass_on(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Have the leader answer, if that is another replica."""
+        # The page that says that the leader does not answer has its style and its script from here.
+        if request.path.startswith("/static/"):
+            return await handler(request)
+        if self._state is None and (answer := await self._relay.answer(request)) is not None:
+            return answer
+        return await handler(request)
+
+    @web.middleware
+    async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Find out who asks, and let nobody else in."""
         if request.path.startswith("/static/"):
             return await handler(request)
         if request.method == "POST" and not forms.is_from_here(request):

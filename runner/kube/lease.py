@@ -8,6 +8,8 @@ Why there are never two leaders: a replica takes a Lease only after it saw no ch
 its own clock; the leader has ended its work `renew_deadline` after it *sent* its last successful renewal, which no one can
 have seen sooner; and of two writes at once, the API server refuses the one that was not made from the latest state.
 
+The leader's Lease has one more thing to say, in an annotation: where its dashboard is (`runner.dashboard.leader`).
+
 A shard's Lease has the shard's name, and that has to be the holder's as well. An annotation says which process of that name
 holds it: there may be two, as when a pod is replaced whose node cannot be reached. A shard whose Lease was taken by the
 sharder, emptied or deleted has lost it, since its CRs are moved then.
@@ -43,6 +45,8 @@ LEASE = GroupVersionKind("coordination.k8s.io", "v1", "Lease")
 
 # On a shard's Lease: the process that holds it, of those that have the shard's name.
 INSTANCE = "rolerunner.io/instance"
+# On a leader's: what its dashboard says to the replicas that wait.
+DASHBOARD = "rolerunner.io/dashboard"
 
 # Seconds between two attempts, or, where the deadline is short, this share of it. client-go's default.
 _RETRY_PERIOD, _RETRY_SHARE = 2.0, 0.2
@@ -159,6 +163,11 @@ class Elector:
         # Whether a Lease may stand that names this process.
         self._may_hold = False
         self._trouble = Once(limit=1)
+        self._advertises: Callable[[], str] = lambda: ""
+
+    def advertise(self, text: Callable[[], str]) -> None:
+        """Have the leader's Lease say this of its dashboard whenever it is taken or renewed; empty for nothing."""
+        self._advertises = text
 
     async def acquire(self) -> None:
         """Wait until this process holds the Lease."""
@@ -208,6 +217,13 @@ class Elector:
     def holder(self) -> str:
         """The holder as last seen; empty if there is none."""
         return self._seen.holder if self._seen else ""
+
+    @property
+    def advertised(self) -> str:
+        """What the Lease says of the dashboard of its holder; empty if that is nobody, or this process."""
+        if self._metadata is None or self.holder in ("", self._self):
+            return ""
+        return annotations_of({"metadata": self._metadata}).get(DASHBOARD, "")
 
     @property
     def fields(self) -> dict[str, str]:
@@ -287,6 +303,13 @@ class Elector:
                 ("annotations", INSTANCE, self._instance),
             ):
                 metadata[field] = {**(metadata.get(field) or {}), name: value}
+        else:
+            # Nothing is left of what an earlier leader had it say.
+            known = annotations_of({"metadata": metadata})
+            annotations = {name: value for name, value in known.items() if name != DASHBOARD}
+            if spec["holderIdentity"] and (text := self._advertises()):
+                annotations[DASHBOARD] = text
+            metadata["annotations"] = annotations
         if self._metadata is None:
             self._take_in(await self._client.post(self._collection, {**lease, "metadata": metadata}))
         else:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import hashlib
 import ipaddress
 import logging
 import os
+import re
 import ssl
 import tempfile
 from pathlib import Path
@@ -23,6 +25,7 @@ logger = logging.getLogger(__name__)
 MOUNTED = Path(tempfile.gettempdir()) / "k8s-metrics-server" / "serving-certs"
 MOUNTED_FOR_DASHBOARD = Path(tempfile.gettempdir()) / "rolerunner-dashboard" / "serving-certs"
 _CERTIFICATE, _KEY = "tls.crt", "tls.key"
+_CERTIFICATE_BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 _LIFETIME = datetime.timedelta(days=3650)
 # Seconds between two looks at a mounted certificate.
@@ -36,6 +39,8 @@ class ServingCertificate:
         """`of` names what is served with it."""
         self._of = of
         self.context = _context()
+        # The SHA-256 of what clients are shown; empty where that could not be read from the file.
+        self.fingerprint = b""
         self._files = (folder / _CERTIFICATE, folder / _KEY)
         self.is_mounted = all(path.exists() for path in self._files) and not _is_foreign(folder, of)
         self._state = self._stat() if self.is_mounted else None
@@ -47,8 +52,11 @@ class ServingCertificate:
                     f"{self._files[0]}: cannot be used with {_KEY} beside it to serve {of} ({error}); "
                     "mount a pair in PEM, or none to have one made"
                 ) from error
+            self.fingerprint = self._mounted_fingerprint()
         else:
-            _load(self.context, _self_signed(of))
+            pem = _self_signed(of)
+            _load(self.context, pem)
+            self.fingerprint = _fingerprint(pem)
 
     async def follow(self) -> None:
         """Reload a mounted certificate whenever it changes, until cancelled."""
@@ -68,7 +76,15 @@ class ServingCertificate:
         except (OSError, ssl.SSLError) as error:
             logger.warning("The new certificate cannot be used", extra={"server": self._of, "error": str(error)})
         else:
+            self.fingerprint = self._mounted_fingerprint()
             logger.info("The certificate is a new one", extra={"server": self._of, "path": str(self._files[0])})
+
+    def _mounted_fingerprint(self) -> bytes:
+        # Should it have changed since it was loaded, the next look finds that, and both are read again.
+        try:
+            return _fingerprint(self._files[0].read_bytes())
+        except OSError:
+            return b""
 
     def _stat(self) -> tuple[tuple[int, int], ...]:
         try:
@@ -87,6 +103,15 @@ def _load(context: ssl.SSLContext, pem: bytes) -> None:
         file.write(pem)
         file.flush()
         context.load_cert_chain(file.name)
+
+
+def _fingerprint(pem: bytes) -> bytes:
+    """The SHA-256 of the first certificate, which is the server's own; empty if there is none."""
+    found = _CERTIFICATE_BLOCK.search(pem)
+    try:
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(found[0].decode())).digest() if found else b""
+    except ValueError:
+        return b""
 
 
 def _is_foreign(folder: Path, of: str) -> bool:

@@ -263,6 +263,75 @@ async def test_a_token_that_was_good_is_not_for_ever(project: Project, world: Cl
     assert (await no_one.ask("GET", "/")).status == 401
 
 
+async def test_a_replica_that_waits_passes_requests_on_to_the_one_that_leads(project: Project, world: Cluster) -> None:
+    """As behind a Service, which takes any of them. They are on one machine here, and have one address."""
+    project.role(CONFIG)
+    project.watch()
+    flags = ("--dashboard-bind-address=127.0.0.1:0", "--leader-elect", "--leader-election-id=test")
+    flags += (f"--leader-election-namespace={project.namespace}",)
+    leader = await project.start(*flags, POD_IP="127.0.0.1")
+    other = f"--runs-dir={project.folder / 'waiting'}"
+    waiting = await project.start(*flags, other, wait=False, POD_IP="127.0.0.1")
+    namespace = project.namespace
+    await world.create(thing("first"), namespace)
+    await ends(world, ObjectKey(namespace, "first"))
+
+    async def waits() -> bool:
+        return bool(lines(waiting, "Waiting for the lease"))
+
+    await until(waits, "the second replica waits")
+    bob = await user(world, waiting, namespace, "bob", "get", "list", "update")
+
+    async def sees() -> bool:
+        return (await bob.ask("GET", "/")).status == 200
+
+    await until(sees, "the second replica has the leader answer")
+    nobody = User("", "made-up", bob.address)
+    assert (await nobody.ask("GET", "/")).status == 401
+
+    # A browser that logs in at the one is logged in at the other: it does not know which of them it talks to.
+    cookie = await bob.log_in()
+    here = page_of(namespace, "first")
+    for address in (bob.address, url(leader)):
+        host = {"Host": bob.address.removeprefix("https://"), "Cookie": cookie}
+        async with aiohttp.ClientSession(headers=host) as session, session.get(address + here, ssl=False) as answer:
+            text = await answer.text()
+            assert (answer.status, "ConfigMap" in text) == (200, True)
+    form_token = re.findall(r'name="form_token" value="([^"]+)"', text)[0]
+
+    async with (
+        aiohttp.ClientSession(headers={"Cookie": cookie}, timeout=aiohttp.ClientTimeout(PATIENCE)) as session,
+        session.get(f"{bob.address}/live?path=/", ssl=False) as stream,
+    ):
+        assert (stream.status, stream.content_type) == (200, "text/event-stream")
+        await stream.content.readuntil(b"\n\n")
+        await world.create(thing("second"), namespace)
+        assert await stream.content.readuntil(b"\n\n") == b"data: changed\n\n"
+    await ends(world, ObjectKey(namespace, "second"))
+    assert "second" in (await bob.ask("GET", "/", cookie=cookie)).text
+
+    before = len(lines(leader, "Running", name="first"))
+    answer_to_form = await bob.ask("POST", f"{here}/run", cookie=cookie, form_token=form_token)
+    assert (answer_to_form.status, answer_to_form.headers["Location"]) == (303, here)
+
+    async def runs() -> bool:
+        return len(lines(leader, "Running", name="first")) == before + 1
+
+    await until(runs, "the leader runs it, as it was asked to")
+    assert lines(waiting, "Running") == []
+
+    assert await asyncio.to_thread(leader.stop) == 0
+    await until(sees, "the second replica shows the CRs")
+    # There is nobody any more whom it could have asked.
+    assert lines(waiting, "Leading")
+    assert "second" in (await bob.ask("GET", "/")).text
+    # The leader's logins ended with it.
+    assert (await bob.ask("GET", "/", cookie=cookie)).status == 401
+    assert (await bob.ask("GET", "/", cookie=await bob.log_in())).status == 200
+    assert "Traceback" not in leader.output + waiting.output
+    assert bob.token not in leader.output + waiting.output
+
+
 async def test_a_replica_that_waits_to_lead_names_the_one_that_does(project: Project, world: Cluster) -> None:
     project.role("[]")
     project.watch()

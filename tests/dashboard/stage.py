@@ -21,6 +21,7 @@ from runner.control.history import History
 from runner.control.run import Runs
 from runner.control.status import StatusWriter
 from runner.control.workqueue import WorkQueue
+from runner.dashboard.leader import Leader
 from runner.dashboard.logins import KeyLogin, Logins, TokenLogins
 from runner.dashboard.server import Dashboard
 from runner.executor.jobs import Job, JobEvent
@@ -31,6 +32,7 @@ from runner.kube.discovery import Discovery
 from runner.kube.informer import Informers
 from runner.proxy.sessions import Sessions
 from runner.resource.metadata import ObjectKey
+from runner.serving.certificate import ServingCertificate
 from tests.control.test_workqueue import watch
 from tests.executor.test_jobs import stats
 from tests.kube.test_client import served
@@ -115,13 +117,20 @@ class Stage:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def serving(cls, folder: Path, *, key: str = "") -> AsyncIterator[Self]:
+    async def serving(
+        cls,
+        folder: Path,
+        *,
+        key: str = "",
+        certificate: ServingCertificate | None = None,
+        leader: Callable[[], Leader | None] = lambda: None,
+    ) -> AsyncIterator[Self]:
         cluster = Cluster()
         async with contextlib.AsyncExitStack() as stack:
             client = await stack.enter_async_context(served(cluster.answer))
             discovery = Discovery(client)
             logins: Logins = KeyLogin(key) if key else TokenLogins(Access(client), discovery)
-            dashboard = Dashboard(logins, [THING], waiting=lambda: "This replica waits.")
+            dashboard = Dashboard(logins, [THING], waiting=lambda: "This replica waits.", leader=leader)
             queue, history = WorkQueue(4), History(is_kept=True, notify=dashboard.note)
             stack.callback(queue.close)
             handlers = Handlers([THING], queue.add, observe=dashboard.observe)
@@ -144,7 +153,7 @@ class Stage:
                 own_writes=handlers.own_writes,
                 history=history,
             )
-            address = await stack.enter_async_context(dashboard.serving(Address("127.0.0.1", 0), None))
+            address = await stack.enter_async_context(dashboard.serving(Address("127.0.0.1", 0), certificate))
             # Cookies are sent as a test says: those of the cluster are for TLS only, which the client would see to.
             session = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))
             made = cls(cluster, dashboard, handlers, history, queue, runs, client, discovery, address, session)

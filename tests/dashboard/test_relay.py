@@ -1,0 +1,403 @@
+"""A replica that waits to lead, and a leader that answers by way of it: a real one, or one that says what a test wants."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+from multidict import CIMultiDict
+from yarl import URL
+
+from runner.config.settings import Address
+from runner.dashboard.leader import Leader
+from runner.dashboard.relay import FROM, Relay, Sender, sender
+from runner.serving.certificate import ServingCertificate
+from runner.serving.server import serving
+from tests.dashboard.stage import THING, Stage
+
+PATIENCE = 60
+CR = "/cr/example.com/v1/Thing/a/one"
+
+
+@dataclass(slots=True)
+class Known:
+    """What the replica that waits has read in the Lease."""
+
+    leader: Leader | None = None
+
+    def __call__(self) -> Leader | None:
+        return self.leader
+
+
+@dataclass(slots=True)
+class Pretended:
+    """A leader that answers as a test says, and keeps what it was asked."""
+
+    answer: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    asked: list[web.Request] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(request)
+        self.bodies.append(await request.read())
+        return await self.answer(request)
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> ServingCertificate:
+    return ServingCertificate(tmp_path / "none")
+
+
+@pytest.fixture
+def known() -> Known:
+    return Known()
+
+
+@pytest.fixture
+async def waiting(tmp_path: Path, known: Known) -> AsyncIterator[Stage]:
+    async with Stage.serving(tmp_path / "waiting", leader=known) as stage:
+        yield stage
+
+
+@pytest.fixture
+async def leader(tmp_path: Path, certificate: ServingCertificate, known: Known) -> AsyncIterator[Stage]:
+    async with Stage.serving(tmp_path / "leader", certificate=certificate) as stage:
+        known.leader = Leader(stage.address, certificate.fingerprint)
+        stage.show()
+        yield stage
+
+
+@contextlib.asynccontextmanager
+async def pretending(
+    certificate: ServingCertificate, known: Known, answer: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> AsyncIterator[Pretended]:
+    made, application = Pretended(answer), web.Application()
+    application.router.add_route("*", "/{path:.*}", made.serve)
+    async with serving(Address("127.0.0.1", 0), application, flag="", certificate=certificate, cancels=True) as address:
+        known.leader = Leader(address, certificate.fingerprint)
+        yield made
+
+
+async def ok(_: web.Request) -> web.StreamResponse:
+    return web.Response(text="the leader's")
+
+
+async def test_a_browser_works_with_the_leader_by_way_of_another(waiting: Stage, leader: Stage) -> None:
+    leader.cluster.rights = {("ann", verb, "*") for verb in ("get", "list", "update")}
+    leader.add()
+    answer = await waiting.get("/")
+    assert (answer.status, "kubectl create token" in answer.text) == (401, True)
+    cookie = await waiting.log_in("token-of-ann")
+    assert "one" in (await waiting.get("/", cookie=cookie)).text
+    text = (await waiting.get(CR, cookie=cookie)).text
+    form = {"form_token": re.findall(r'name="form_token" value="([^"]+)"', text)[0]}
+    origin = f"https://{waiting.address}"
+    for headers, sent, status in (
+        ({"Origin": origin, "Sec-Fetch-Site": "same-origin"}, form, 303),
+        ({"Origin": origin}, {"form_token": "x"}, 403),
+        ({"Origin": "https://evil.com"}, form, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, form, 403),
+    ):
+        assert (await waiting.post(f"{CR}/run", cookie=cookie, data=sent, headers=headers)).status == status
+    # The one that waits knows neither the caller nor the CRs.
+    assert waiting.cluster.asked == {}
+    assert (await waiting.post("/logout", cookie=cookie)).status == 303
+    assert (await waiting.get("/", cookie=cookie)).status == 401
+
+
+async def test_a_program_and_a_stream_get_the_leaders_answer(waiting: Stage, leader: Stage) -> None:
+    leader.cluster.rights = {("ann", "list", "*")}
+    answer = await waiting.get("/", token="token-of-ann")
+    assert (answer.status, answer.headers["X-Frame-Options"], answer.headers["Server"]) == (200, "DENY", "rolerunner")
+    assert (await waiting.request("HEAD", "/", token="token-of-ann")).status == 200
+    headers = {"Authorization": "Bearer token-of-ann"}
+    async with (
+        asyncio.timeout(PATIENCE),
+        waiting.session.get(f"http://{waiting.address}/live?path=/", headers=headers) as got,
+    ):
+        assert got.content_type == "text/event-stream"
+        assert await got.content.readuntil(b"\n\n") == b"retry: 1000\n\n"
+        leader.add("new")
+        assert await got.content.readuntil(b"\n\n") == b"data: changed\n\n"
+
+
+async def test_the_leader_gets_the_headers_that_it_checks_and_no_others(
+    waiting: Stage, certificate: ServingCertificate, known: Known
+) -> None:
+    kept = {
+        "Host": "dashboard.example.com:8443",
+        "Origin": "https://dashboard.example.com:8443",
+        "Sec-Fetch-Site": "same-origin",
+        "Sec-Fetch-Mode": "navigate",
+        "Cookie": "a=b; __Host-rolerunner-8443=é",
+        "Authorization": "Bearer x",
+        "Content-Type": "application/x-www-form-urlencoded",
+        "X-Dashboard-Live": "1",
+        "Accept": "text/html",
+    }
+    dropped = {
+        "Connection": "keep-alive, Authorization",
+        "Keep-Alive": "5",
+        "Te": "trailers",
+        "Upgrade": "websocket",
+        "Proxy-Authorization": "x",
+        "X-Forwarded-For": "1.2.3.4",
+        "X-Real-IP": "1.2.3.4",
+        "Forwarded": "for=1.2.3.4",
+        "X-Anything": "x",
+    }
+    async with pretending(certificate, known, ok) as made:
+        assert (await waiting.post("/login?a=b", headers=kept | dropped, data=b"token=x")).text == "the leader's"
+        (asked,) = made.asked
+        assert (asked.method, asked.path_qs, made.bodies) == ("POST", "/login?a=b", [b"token=x"])
+        ours = {FROM: "127.0.0.1", "Content-Length": "7"}
+        assert {name.title(): value for name, value in asked.headers.items()} == {
+            name.title(): value for name, value in (kept | ours).items()
+        }
+
+
+async def test_the_browser_gets_the_leaders_answer_as_it_is(
+    waiting: Stage, certificate: ServingCertificate, known: Known
+) -> None:
+    async def answer(_: web.Request) -> web.StreamResponse:
+        cookies = [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")]
+        headers = CIMultiDict([*cookies, ("Location", "/x"), ("Keep-Alive", "7"), ("Retry-After", "3")])
+        return web.Response(status=303, headers=headers, text="see there")
+
+    async with pretending(certificate, known, answer):
+        got = await waiting.get("/")
+        assert (got.status, got.text, got.headers["Location"], got.headers["Retry-After"]) == (303, "see there", "/x", "3")
+        assert (got.cookies, "Keep-Alive" in got.headers) == ({"a": "a=1", "b": "b=2"}, False)
+        # They are the browser's alone.
+        assert "Cookie" not in (await asked_next(waiting, known, certificate)).headers
+
+
+async def asked_next(waiting: Stage, known: Known, certificate: ServingCertificate) -> web.Request:
+    async with pretending(certificate, known, ok) as made:
+        await waiting.get("/")
+        return made.asked[0]
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("/cr/a%2Fb/%3Cx%3E?text=%22%20%00&x=%2f", "/cr/a%2Fb/%3Cx%3E?text=%22%20%00&x=%2f"),
+        ("//evil.example.com/x", "//evil.example.com/x"),
+        ("/@evil.example.com", "/@evil.example.com"),
+        ("/..%2f../x", "/..%2f../x"),
+        ("http://evil.example.com:1/x?y", "/x?y"),
+    ],
+)
+async def test_what_is_asked_for_leads_to_the_leader_alone(
+    waiting: Stage, certificate: ServingCertificate, known: Known, target: str, path: str
+) -> None:
+    async with pretending(certificate, known, ok) as made:
+        reader, writer = await asyncio.open_connection(waiting.address.host, waiting.address.port)
+        with contextlib.closing(writer):
+            writer.write(f"GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+            async with asyncio.timeout(PATIENCE):
+                assert (await reader.read()).startswith(b"HTTP/1.1 200")
+        assert [asked.raw_path for asked in made.asked] == [path]
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET @evil.example.com/ HTTP/1.1", 400),
+        (b"GET * HTTP/1.1", 400),
+        (b"GET http://evil.example.com HTTP/1.1", 200),
+        (b"GET /" + b"x" * 5000 + b" HTTP/1.1", 414),
+        (b"PUT / HTTP/1.1", 405),
+        (b"GET / HTTP/1.1\r\nCookie: \xff", 400),
+        (b"POST /login HTTP/1.1\r\nContent-Length: 100000", 413),
+    ],
+)
+async def test_what_is_no_request_for_the_dashboard_is_not_passed_on(
+    waiting: Stage, certificate: ServingCertificate, known: Known, head: bytes, status: int
+) -> None:
+    async with pretending(certificate, known, ok) as made:
+        reader, writer = await asyncio.open_connection(waiting.address.host, waiting.address.port)
+        with contextlib.closing(writer):
+            writer.write(head + b"\r\nHost: a\r\nConnection: close\r\n\r\n" + (b"x" * 100_000 if b"POST" in head else b""))
+            async with asyncio.timeout(PATIENCE):
+                assert (await reader.readline()).split()[1] == str(status).encode()
+        assert len(made.asked) == (status == 200)
+
+
+async def test_another_certificate_than_the_leases_is_told_nothing(
+    waiting: Stage, certificate: ServingCertificate, known: Known, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = ServingCertificate(tmp_path / "none")
+    async with pretending(other, known, ok) as made:
+        assert known.leader
+        right, known.leader = known.leader, Leader(known.leader.address, certificate.fingerprint)
+        for _ in range(2):
+            answer = await waiting.get("/", token="token-of-ann")
+            assert (answer.status, "The replica that leads does not answer." in answer.text) == (503, True)
+        assert made.asked == []
+        assert [record.__dict__["reason"] for record in caplog.records] == ["another certificate"]
+        # As when the Lease has come to say what is served: connections to the other are not used for it, or the reverse.
+        known.leader = right
+        assert (await waiting.get("/")).text == "the leader's"
+        known.leader = Leader(right.address, certificate.fingerprint)
+        assert (await waiting.get("/")).status == 503
+    assert "token-of-ann" not in caplog.text
+
+
+async def test_a_leader_that_is_not_there_is_a_page(
+    waiting: Stage, certificate: ServingCertificate, known: Known, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with pretending(certificate, known, ok):
+        pass
+    answer = await waiting.get("/")
+    assert (answer.status, "data-live" in answer.text) == (503, True)
+    # What the page needs to be one is here.
+    assert (await waiting.get("/static/live.js")).status == 200
+    assert caplog.messages == ["The leader's dashboard could not be asked"]
+
+
+async def test_what_has_been_passed_on_is_not_passed_on_again(
+    tmp_path: Path, waiting: Stage, certificate: ServingCertificate, known: Known
+) -> None:
+    back = Known()
+    async with Stage.serving(tmp_path / "other", certificate=certificate, leader=back) as other:
+        known.leader = Leader(other.address, certificate.fingerprint)
+        async with pretending(certificate, back, ok) as made:
+            answer = await waiting.get("/", token="token-of-ann")
+            assert (answer.status, "do not agree yet" in answer.text) == (503, True)
+            assert (made.asked, other.cluster.asked) == ([], {})
+    assert (await waiting.get("/", headers={FROM: "1.2.3.4"})).status == 503
+
+
+async def test_a_stream_is_passed_on_as_it_comes_and_ends_with_its_reader(
+    waiting: Stage, certificate: ServingCertificate, known: Known
+) -> None:
+    read, gone = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        try:
+            await response.write(b"data: 1\n\n")
+            await read.wait()
+            await response.write(b"data: 2\n\n")
+            await asyncio.Event().wait()
+        finally:
+            gone.set()
+        return response
+
+    async with pretending(certificate, known, answer), asyncio.timeout(PATIENCE):
+        async with waiting.session.get(f"http://{waiting.address}/live") as got:
+            assert await got.content.readuntil(b"\n\n") == b"data: 1\n\n"
+            read.set()
+            assert await got.content.readuntil(b"\n\n") == b"data: 2\n\n"
+            got.close()
+        await gone.wait()
+
+
+async def test_an_answer_that_breaks_off_is_not_taken_for_a_whole_one(
+    waiting: Stage, certificate: ServingCertificate, known: Known
+) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"half of ")
+        assert request.transport
+        request.transport.abort()
+        return response
+
+    async with pretending(certificate, known, answer):
+        with pytest.raises((aiohttp.ClientError, ConnectionError)):
+            await waiting.get("/")
+
+
+async def test_a_replica_that_leads_answers_itself(waiting: Stage, certificate: ServingCertificate, known: Known) -> None:
+    ended = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"x")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return response
+
+    async with pretending(certificate, known, answer) as made, asyncio.timeout(PATIENCE):
+        async with waiting.session.get(f"http://{waiting.address}/live") as got:
+            assert await got.content.readexactly(1) == b"x"
+            waiting.show()
+            with pytest.raises((aiohttp.ClientError, ConnectionError)):
+                await got.content.read()
+        await ended.wait()
+        waiting.cluster.rights = {("ann", "list", "*")}
+        assert (await waiting.get("/", token="token-of-ann")).status == 200
+        # Also what another took it to be the leader for.
+        assert (await waiting.get("/", token="token-of-ann", headers={FROM: "1.2.3.4"})).status == 200
+        assert len(made.asked) == 1
+
+
+async def test_where_no_leader_is_known_the_page_says_who_it_is(waiting: Stage) -> None:
+    answer = await waiting.get("/", token="token-of-ann")
+    assert (answer.status, "This replica waits." in answer.text) == (503, True)
+
+
+async def from_address(address: str, stage: Stage, **headers: str) -> int:
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(local_addr=(address, 0))) as session,
+        session.get(URL(f"http://{stage.address}/"), headers=headers) as answer,
+    ):
+        return answer.status
+
+
+async def test_wrong_tokens_are_counted_for_each_address_behind_a_replica(waiting: Stage, leader: Stage) -> None:
+    for number in range(11):
+        status = await from_address("127.0.0.2", waiting, Authorization=f"Bearer made-up-{number}")
+        assert status == (401 if number < 10 else 429)
+    assert await from_address("127.0.0.2", waiting, Authorization="Bearer token-of-bob") == 429
+    assert await from_address("127.0.0.3", waiting, Authorization="Bearer token-of-bob") == 200
+
+
+async def test_a_claimed_address_is_not_that_of_somebody_else(stage: Stage) -> None:
+    for number in range(10):
+        await from_address("127.0.0.2", stage, **{FROM: "127.0.0.3", "Authorization": f"Bearer made-up-{number}"})
+    assert await from_address("127.0.0.2", stage, **{FROM: "127.0.0.3", "Authorization": "Bearer token-of-ann"}) == 429
+    assert await from_address("127.0.0.3", stage, Authorization="Bearer token-of-ann") == 200
+
+
+async def test_who_claims_ever_other_addresses_is_bounded_as_well(stage: Stage) -> None:
+    """The ten of one address, ten times."""
+    statuses = []
+    for number in range(102):
+        headers = {FROM: f"10.0.0.{number}", "Authorization": f"Bearer made-up-{number}"}
+        statuses.append(await from_address("127.0.0.2", stage, **headers))
+    assert statuses[:100] == [401] * 100
+    assert 429 in statuses
+    assert await from_address("127.0.0.3", stage, **{FROM: "10.0.0.1", "Authorization": "Bearer token-of-ann"}) == 200
+
+
+@pytest.mark.parametrize("claimed", ["", "unknown", "x" * 5000, "1.2.3.4, 5.6.7.8", "1.2.3", "::1::"])
+async def test_what_is_no_address_is_none(stage: Stage, claimed: str) -> None:
+    for number in range(11):
+        headers = {FROM: claimed, "Authorization": f"Bearer made-up-{number}"}
+        assert await from_address("127.0.0.2", stage, **headers) == (401 if number < 10 else 429)
+
+
+def test_a_sender_is_one_in_any_writing() -> None:
+    one = sender(make_mocked_request("GET", "/", headers={FROM: "fd00::1"}))
+    assert one == sender(make_mocked_request("GET", "/", headers={FROM: "FD00:0:0::0001"}))
+    assert one == Sender(one.peer, "fd00::1")
+
+
+def test_a_dry_run_is_waited_for_as_long_as_its_watch_lets_it_take() -> None:
+    assert Relay(lambda: None, [replace(THING, timeout=None)])._longest == 660
+    assert Relay(lambda: None, [THING, replace(THING, timeout=3600.0)])._longest == 3660
