@@ -46,7 +46,7 @@ def written(address: Address, fingerprint: bytes, *, holder: str) -> str:
 
 def read(text: str, *, holder: str, own: Address | None) -> Leader | None:
     """The dashboard that the Lease of `holder` names; None for nothing that could be one. `own`: this replica's."""
-    if not isinstance(text, str) or not 0 < len(text) <= _LONGEST:
+    if not 0 < len(text) <= _LONGEST:
         return None
     try:
         said = decode(text.encode())

@@ -223,7 +223,8 @@ class Elector:
         """What the Lease says of the dashboard of its holder; empty if that is nobody, or this process."""
         if self._metadata is None or self.holder in ("", self._self):
             return ""
-        return annotations_of({"metadata": self._metadata}).get(DASHBOARD, "")
+        text = annotations_of({"metadata": self._metadata}).get(DASHBOARD)
+        return text if isinstance(text, str) else ""
 
     @property
     def fields(self) -> dict[str, str]:

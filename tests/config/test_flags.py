@@ -143,6 +143,15 @@ def test_debug_logs(value: str, on: bool, said: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "ip", "said"),
+    [("", "", 0), ("10.1.0.8", "10.1.0.8", 0), ("FD00:0::8", "fd00::8", 0), ("here", "", 1), ("10.1.0.8,fd00::8", "", 1)],
+)
+def test_the_pods_address(value: str, ip: str, said: int) -> None:
+    settings = read(POD_IP=value)
+    assert (settings.pod_ip, len(settings.notices)) == (ip, said)
+
+
+@pytest.mark.parametrize(
     ("arguments", "notice"),
     [
         (("--metrics-addr=:9000",), "--metrics-addr is deprecated; use --metrics-bind-address"),

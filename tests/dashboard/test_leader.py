@@ -68,32 +68,15 @@ def test_loopback_is_an_address_for_those_who_are_there_themselves() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *(
-            "",
-            "x",
-            "null",
-            "[]",
-            "{}",
-            '"text"',
-            "[" * 999,
-            '{"a":' * 150,
-            said(extra="x" * 1000),
-            "\ud800",
-            "NaN",
-            7,
-            None,
-            {},
-        ),
-        *(
-            said(sha256=value)
-            for value in ("", "00" * 31, "00" * 33, "zz" * 32, "AB" * 32, "١" * 64, 5, None, "00" * 32 + "\n")
-        ),
+        *("", "x", "null", "[]", "{}", '"text"', "[" * 999, '{"a":' * 150, said(extra="x" * 1000), "\ud800"),
+        *(said(sha256=value) for value in ("", "00" * 31, "00" * 33, "zz" * 32, "AB" * 32, "١" * 64, 5, None)),
+        said(sha256="00" * 32 + "\n"),
         *(said(address=value) for value in (None, 5, ["10.1.0.8:8444"], {})),
         *(said(holder=value) for value in (None, 5, ["pod-a_1"])),
         json.dumps([json.loads(said())]),
     ],
 )
-def test_what_is_none_of_ours_is_passed_over(text: Any) -> None:
+def test_what_is_none_of_ours_is_passed_over(text: str) -> None:
     assert read(text, holder="pod-a_1", own=OWN) is None
 
 

@@ -213,7 +213,7 @@ async def test_what_is_asked_for_leads_to_the_leader_alone(
     [
         (b"GET @evil.example.com/ HTTP/1.1", 400),
         (b"GET * HTTP/1.1", 400),
-        (b"GET http://evil.example.com HTTP/1.1", 200),
+        (b"GET http://evil.example.com HTTP/1.1", 400),
         (b"GET /" + b"x" * 5000 + b" HTTP/1.1", 414),
         (b"PUT / HTTP/1.1", 405),
         (b"GET / HTTP/1.1\r\nCookie: \xff", 400),
@@ -229,7 +229,7 @@ async def test_what_is_no_request_for_the_dashboard_is_not_passed_on(
             writer.write(head + b"\r\nHost: a\r\nConnection: close\r\n\r\n" + (b"x" * 100_000 if b"POST" in head else b""))
             async with asyncio.timeout(PATIENCE):
                 assert (await reader.readline()).split()[1] == str(status).encode()
-        assert len(made.asked) == (status == 200)
+        assert made.asked == []
 
 
 async def test_another_certificate_than_the_leases_is_told_nothing(

@@ -15,7 +15,18 @@ from bench.driver import until
 from runner.config.settings import Election
 from runner.errors import ConfigurationError
 from runner.kube.client import ApiClient, Conflict, KubeError, NotFound, Refused, Unreachable, Unreadable
-from runner.kube.lease import INSTANCE, Elector, Lost, Seen, claimed, may_take, namespace_of, released, retry_period
+from runner.kube.lease import (
+    DASHBOARD,
+    INSTANCE,
+    Elector,
+    Lost,
+    Seen,
+    claimed,
+    may_take,
+    namespace_of,
+    released,
+    retry_period,
+)
 from runner.resource.sharding import RING_LABEL, Shard
 
 ELECTION = Election(name="it", namespace="here", lease_duration=15.0, renew_deadline=10.0)
@@ -220,6 +231,51 @@ async def test_a_change_by_a_third_party_does_not_end_a_leader(server: Server, c
     server.lease["metadata"] = {**server.lease["metadata"], "resourceVersion": "elsewhere", "labels": {"a": "b"}}
     assert await replica.step()
     assert server.lease["metadata"]["labels"] == {"a": "b"}
+
+
+async def test_a_leader_tells_the_others_of_its_dashboard_for_as_long_as_it_leads(server: Server, clock: Clock) -> None:
+    first, second, third = Replica(server, clock), Replica(server, clock), Replica(server, clock)
+    third.advertise(lambda: "third's")
+    assert second.advertised == ""
+    said = ""
+    first.advertise(lambda: said)
+    for said in ("first's", "", "first's, with a new certificate"):
+        assert await first.step()
+        assert not await second.step()
+        assert (first.advertised, second.advertised) == ("", said)
+    await first.release()
+    assert server.lease is not None
+    assert server.lease["metadata"]["annotations"] == {}
+    # One that has nothing to say has the Lease say nothing.
+    assert await second.step()
+    assert (second.advertised, server.lease["metadata"]["annotations"]) == ("", {})
+    await second.release()
+    assert await third.step()
+    await second.step()
+    assert second.advertised == "third's"
+
+
+@pytest.mark.parametrize("annotations", [None, {}, [], "text", 5, {DASHBOARD: None}, {DASHBOARD: 5}, {DASHBOARD: ["x"]}])
+async def test_what_others_write_into_the_annotations_ends_no_election(
+    server: Server, clock: Clock, annotations: Any
+) -> None:
+    first, second = Replica(server, clock), Replica(server, clock)
+    first.advertise(lambda: "first's")
+    await first.step()
+    assert server.lease is not None
+    server.lease["metadata"] = {**server.lease["metadata"], "annotations": annotations}
+    assert not await second.step()
+    assert second.advertised == ""
+    assert await first.step()
+    assert server.lease["metadata"]["annotations"] == {DASHBOARD: "first's"}
+
+
+async def test_a_shard_tells_nobody_of_its_dashboard(server: Server, clock: Clock) -> None:
+    replica = Replica(server, clock, shard=Shard("ring", "it"))
+    replica.advertise(lambda: "mine")
+    assert await replica.step()
+    assert server.lease is not None
+    assert set(server.lease["metadata"]["annotations"]) == {INSTANCE}
 
 
 async def test_a_lease_that_is_not_renewed_is_taken(server: Server, clock: Clock) -> None:

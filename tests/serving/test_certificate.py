@@ -1,4 +1,5 @@
 import asyncio
+import hashlib
 import os
 import ssl
 import tempfile
@@ -51,6 +52,7 @@ async def test_without_a_mounted_one_it_is_made_for_localhost_and_leaves_no_file
         assert "ansible_operator_build_info" in await shown(address, ssl.create_default_context(cadata=pem))
         with pytest.raises(aiohttp.ClientSSLError):
             await shown(address, ssl.create_default_context())
+    assert hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).digest() == made.fingerprint
     names = x509.load_pem_x509_certificate(pem.encode()).extensions.get_extension_for_class(x509.SubjectAlternativeName)
     assert names.value.get_values_for_type(x509.DNSName) == ["localhost"]
 
@@ -86,6 +88,49 @@ async def test_a_mounted_one_is_taken_and_followed(tmp_path: Path) -> None:
         (mounted / "tls.key").symlink_to(tmp_path / "first" / "server.key")
         taken.refresh()
         await shown(address, second)
+
+
+async def test_the_fingerprint_is_that_of_the_certificate_that_is_shown(tmp_path: Path) -> None:
+    mounted = tmp_path / "mounted"
+    mount(mounted, tmp_path / "first")
+    taken = ServingCertificate(mounted)
+    serving = serving_metrics(Address("127.0.0.1", 0), RoleMetrics(CollectorRegistry()), certificate=taken)
+    async with serving as address:
+
+        async def is_shown(fingerprint: bytes) -> bool:
+            pem = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", address.port))
+            return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).digest() == fingerprint
+
+        before = taken.fingerprint
+        assert await is_shown(before)
+        mount(mounted, tmp_path / "second")
+        # Until it is read again, the first one is served.
+        assert (taken.fingerprint, await is_shown(before)) == (before, True)
+        taken.refresh()
+        assert taken.fingerprint != before
+        assert await is_shown(taken.fingerprint)
+        # A pair that does not fit changes neither.
+        after = taken.fingerprint
+        (mounted / "tls.crt").unlink()
+        (mounted / "tls.crt").symlink_to(tmp_path / "first" / "server.crt")
+        taken.refresh()
+        assert (taken.fingerprint, await is_shown(after)) == (after, True)
+
+
+@pytest.mark.parametrize("before", ["", "A comment.\n", "\n\n"])
+@pytest.mark.parametrize("after", [b"", b"\n-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+def test_of_a_chain_it_is_the_first_ones(before: str, after: bytes) -> None:
+    pem = ssl.DER_cert_to_PEM_cert(b"the server's own")
+    expected = hashlib.sha256(b"the server's own").digest()
+    assert certificate._fingerprint(before.encode() + pem.encode() + after) == expected
+
+
+@pytest.mark.parametrize(
+    "pem",
+    [b"", b"x", b"-----BEGIN CERTIFICATE-----", b"-----BEGIN CERTIFICATE-----\xff-----END CERTIFICATE-----"],
+)
+def test_of_what_is_no_certificate_there_is_none(pem: bytes) -> None:
+    assert certificate._fingerprint(pem) == b""
 
 
 async def test_changes_are_looked_for_all_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -214,7 +214,10 @@ def test_the_dashboard_is_there_when_it_is_uncommented(
     assert "--dashboard-bind-address=:8444" in container["args"]
     (port,) = (each for each in container["ports"] if each["name"] == service["spec"]["ports"][0]["targetPort"])
     assert policy["spec"]["ingress"][0]["ports"][0]["port"] == port["containerPort"] == 8444
-    for labels in (service["spec"]["selector"], policy["spec"]["podSelector"]["matchLabels"]):
+    # What one replica passes on to the other.
+    (own,) = (each["podSelector"] for each in policy["spec"]["ingress"][0]["from"] if "podSelector" in each)
+    assert {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}} in container["env"]
+    for labels in (service["spec"]["selector"], policy["spec"]["podSelector"]["matchLabels"], own["matchLabels"]):
         assert labels.items() <= template["metadata"]["labels"].items()
     for obj in (service, policy, deployment):
         obj["metadata"]["namespace"] = namespace
