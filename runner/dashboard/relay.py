@@ -103,12 +103,15 @@ class Relay:
         """
         if FROM in request.headers:
             return _page(request, "The replicas do not agree yet on which of them leads.")
-        leader = self._leader()
-        if leader is None or self._session is None:
+        if self._leader() is None:
             return None
-        headers, url = _headers(request), _url(request, leader)
         # Whole, as it is small: a form that comes slowly takes no connection of the leader's.
         body = await forms.content(request) if request.method == "POST" else None
+        # By now this replica may lead.
+        leader = self._leader()
+        if leader is None:
+            return None
+        headers, url = _headers(request), _url(request, leader)
         begun = False
         try:
             async with (
