@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
@@ -23,7 +23,6 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
-from runner.config.watches import Watch
 from runner.dashboard import forms
 from runner.dashboard.leader import Leader
 from runner.dashboard.templating import page
@@ -44,10 +43,8 @@ _PASSED_ON = frozenset(
 # Connections to the leader, which has room for a few more of its own.
 _CONNECTIONS = 80
 # Seconds in which there has to be a connection; in which the leader has to say something, as its streams do more often; for
-# one answer, other than a dry run's. An idle connection is given up before the leader does so.
+# one answer. An idle connection is given up before the leader does so.
 _CONNECT, _SILENCE, _LONGEST, _IDLE = 5.0, 40.0, 180.0, 5.0
-# Seconds for which a dry run may go on where its watch has no timeout, and for what comes before and after it.
-_DRY_RUN, _AROUND = 600.0, 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +66,8 @@ def sender(request: web.Request) -> Sender:
 class Relay:
     """Passes requests on to the leader, which `leader` finds: None where this replica knows none, or leads itself."""
 
-    def __init__(self, leader: Callable[[], Leader | None], watches: Sequence[Watch]) -> None:
+    def __init__(self, leader: Callable[[], Leader | None]) -> None:
         self._leader = leader
-        # Of a form: a dry run is answered at its end.
-        self._longest = max([_DRY_RUN, *(watch.timeout or 0.0 for watch in watches)]) + _AROUND
         self._session: aiohttp.ClientSession | None = None
         # aiohttp knows connections apart by the object.
         self._pinned: tuple[bytes, aiohttp.Fingerprint] | None = None
@@ -115,7 +110,7 @@ class Relay:
         begun = False
         try:
             async with (
-                self._deadline(_LONGEST if body is None else self._longest),
+                self._deadline(),
                 self._ask(request.method, url, body, headers, self._pin(leader)) as answer,
             ):
                 self._trouble.reset()
@@ -144,12 +139,12 @@ class Relay:
             allow_redirects=False,
             # What the browser did not send is not made up here.
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-            timeout=aiohttp.ClientTimeout(connect=_CONNECT, sock_read=_SILENCE if body is None else None),
+            timeout=aiohttp.ClientTimeout(connect=_CONNECT, sock_read=_SILENCE),
         )
 
     @contextlib.asynccontextmanager
-    async def _deadline(self, seconds: float) -> AsyncIterator[None]:
-        async with asyncio.timeout(seconds) as deadline:
+    async def _deadline(self) -> AsyncIterator[None]:
+        async with asyncio.timeout(_LONGEST) as deadline:
             self._deadlines.add(deadline)
             try:
                 yield

@@ -99,7 +99,7 @@ class Dashboard:
         self._index = Index(watches)
         self._changes = Changes()
         self._streams = live.Streams()
-        self._relay = Relay(leader, watches)
+        self._relay = Relay(leader)
         self._port = 0
 
     def observe(self, request: Request, obj: Object | None) -> None:

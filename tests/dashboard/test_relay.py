@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
@@ -19,10 +19,10 @@ from yarl import URL
 from runner.config.settings import Address
 from runner.dashboard import logins
 from runner.dashboard.leader import Leader
-from runner.dashboard.relay import FROM, Relay, Sender, sender
+from runner.dashboard.relay import FROM, Sender, sender
 from runner.serving.certificate import ServingCertificate
 from runner.serving.server import serving
-from tests.dashboard.stage import THING, Stage
+from tests.dashboard.stage import Stage
 
 PATIENCE = 60
 CR = "/cr/example.com/v1/Thing/a/one"
@@ -422,8 +422,3 @@ def test_a_sender_is_one_in_any_writing() -> None:
     one = sender(make_mocked_request("GET", "/", headers={FROM: "fd00::1"}))
     assert one == sender(make_mocked_request("GET", "/", headers={FROM: "FD00:0:0::0001"}))
     assert one == Sender(one.peer, "fd00::1")
-
-
-def test_a_dry_run_is_waited_for_as_long_as_its_watch_lets_it_take() -> None:
-    assert Relay(lambda: None, [replace(THING, timeout=None)])._longest == 660
-    assert Relay(lambda: None, [THING, replace(THING, timeout=3600.0)])._longest == 3660
