@@ -18,7 +18,7 @@ import yaml
 from bench.driver import DEPLOYMENT, FREE_PORTS, PATIENCE, ROOT, RUN, Cluster, Operator, condition, until
 from devkit.devcluster import Cluster as Devcluster
 from runner.resource.metadata import GroupVersionKind, ObjectKey
-from tests.conftest import lines
+from tests.conftest import lines, permitted
 
 NAME = "scaffolded"
 SYSTEM = f"{NAME}-system"
@@ -84,10 +84,16 @@ async def test_it_runs_as_it_stands_with_the_rights_that_it_has(
     (deployment,) = json.loads(kubectl("get", "deployments", "-n", SYSTEM, "-o", "json"))["items"]
 
     config = json.loads(devcluster.kubeconfig.read_text())
-    token = kubectl("create", "token", deployment["spec"]["template"]["spec"]["serviceAccountName"], "-n", SYSTEM)
+    account = deployment["spec"]["template"]["spec"]["serviceAccountName"]
+    token = kubectl("create", "token", account, "-n", SYSTEM)
     config["users"][0]["user"] = {"token": token.strip()}
     kubeconfig = folder.with_name("kubeconfig")
     kubeconfig.write_text(json.dumps(config))
+    async with Cluster.connected(devcluster.kubeconfig) as world:
+        # Each takes effect by itself. What the operator asks for sooner is refused.
+        for role, where in (("role", namespace), ("leader_election_role", SYSTEM), ("metrics_auth_role", "")):
+            rules = yaml.safe_load((folder / "config" / "rbac" / f"{role}.yaml").read_text())["rules"]
+            await permitted(world, f"system:serviceaccount:{SYSTEM}:{account}", rules, where)
 
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert container["image"] == deployed
