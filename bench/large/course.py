@@ -36,7 +36,7 @@ class Course:
 
     def __post_init__(self) -> None:
         self.probes = Probes(self.world)
-        self.figures["crs"] = self.world.crs
+        self.figures |= {"crs": self.world.crs, "sample_s": self.sample}
 
     async def run(self, before: Mapping[str, str], counters: str) -> Figures:
         """`before`: when the CRs were last run; `counters`: the API server's metrics before the operator was started."""
@@ -52,7 +52,7 @@ class Course:
                 "lists": lists(counters, after),
             }
             last = await self._passed(before) if self.sample is None else await self._sampled(self.sample)
-        self.figures["start"]["first_new_cr_s"] = round(self.figures["ready_s"] + seconds[0], 2)
+        self.figures["start"]["first_new_cr_s"] = round(self.figures["ready_s"] + seconds[0], 2) if seconds else None
         self.figures["pass"] = {**used(listed, last), **self.subject.memory(), "new_crs": served(seconds)}
         self.figures["pass"]["requests"] = requests(after, await server_counters(self.world))
         if self.sample is None:
@@ -67,12 +67,14 @@ class Course:
         return await self.subject.sample()
 
     async def _listed(self) -> Sample:
-        """When all CRs have been found."""
+        """When all CRs have been found. Raises AssertionError if they are not."""
+        deadline = time.monotonic() + _PATIENCE
         while True:
             sample = await self.subject.sample()
             # Each of them was put on the queue for later when it was found, and again when it had been reconciled.
             if sample.delayed - sample.reconciles >= self.world.crs:
                 return sample
+            assert time.monotonic() < deadline, "not all CRs are found"
             await asyncio.sleep(_INTERVAL / 2)
 
     async def _passed(self, before: Mapping[str, str]) -> Sample:

@@ -79,13 +79,15 @@ def _read(url: str) -> str:
 
 def used(before: Sample, after: Sample) -> Figures:
     """Between two samples: seconds, reconciles, processor time, and how late the event loop was."""
-    runner, runs = after.runner_cpu - before.runner_cpu, after.runs_cpu - before.runs_cpu
+    runner = after.runner_cpu - before.runner_cpu
+    # A process that ended while they were read may be missing in the later sum.
+    runs = max(0.0, after.runs_cpu - before.runs_cpu)
     reconciles, seconds = after.reconciles - before.reconciles, after.at - before.at
     figures: Figures = {
         "seconds": round(seconds, 1),
         "reconciles": int(reconciles),
         "runner_cpu_s": round(runner, 2),
-        "runs_cpu_s": round(abs(runs), 2),
+        "runs_cpu_s": round(runs, 2),
         "lag": lag(more(before.lags, after.lags)),
     }
     if reconciles:

@@ -1,4 +1,4 @@
-from bench.large.counters import more, requests, series
+from bench.large.counters import lists, more, requests, series
 
 METRICS = """# HELP some_total Not this: some_total{verb="GET"} 7
 # TYPE some_total counter
@@ -33,3 +33,19 @@ def test_requests_by_verb_and_resource() -> None:
         'apiserver_request_total{code="200",verb="GET",resource="",subresource="/readyz"} 9\n'
     )
     assert requests(before, after) == {"PUT pods/status": 5, "GET pods": 3}
+
+
+def test_lists_by_resource_and_by_who_answered() -> None:
+    before = 'apiserver_cache_list_total{index="",resource_prefix="/bench.example.com/pairs"} 2\n'
+    after = (
+        'apiserver_cache_list_total{index="",resource_prefix="/bench.example.com/pairs"} 5\n'
+        'apiserver_cache_list_total{index="by-owner",resource_prefix="/bench.example.com/pairs"} 1\n'
+        'apiserver_cache_list_total{group="",index="",resource="services"} 2\n'
+        'apiserver_storage_list_total{group="",resource="services"} 1\n'
+        'apiserver_storage_list_total{resource="configmaps"} 1\n'
+    )
+    assert lists(before, after) == {
+        "pairs": {"watch_cache": 4},
+        "services": {"watch_cache": 2, "etcd": 1},
+        "configmaps": {"etcd": 1},
+    }
