@@ -77,6 +77,22 @@ def test_an_alert_says_what_to_do(alert: dict[str, Any]) -> None:
     assert f"\n## {alert['alert']}\n" in PAGE
 
 
+def test_the_address_of_the_runbook_is_set_once(tmp_path: Path) -> None:
+    """As docs/monitoring.md says; who does it again changes nothing."""
+    page = (ROOT / "docs" / "monitoring.md").read_text()
+    (command,) = (block for block in re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL) if "sed" in block)
+    rules = tmp_path / files.RULES.relative_to(ROOT)
+    rules.parent.mkdir(parents=True)
+    before = files.RULES.read_text()
+    rules.write_text(before)
+    for _ in range(2):
+        subprocess.run(["sh", "-ec", command], cwd=tmp_path, check=True)
+        found = re.findall(r"runbook_url: (.*)config/prometheus/runbook\.md#", rules.read_text())
+        assert found == ["https://git.example.com/team/memcached-operator/blob/main/"] * len(ALERTS)
+        assert rules.read_text().replace(found[0], "") == before
+    assert list(rules.parent.iterdir()) == [rules]
+
+
 def test_the_links_of_the_runbook_lead_to_its_alerts() -> None:
     """They are the only ones: a project has no other page."""
     titles = {f"#{alert['alert'].lower()}" for alert in files.alerts()}
