@@ -192,11 +192,11 @@ class Manager:
         logins = KeyLogin(key) if key else TokenLogins(Access(client), discovery)
         own: Address | None = None
 
-        def find_leader() -> leader.Leader | None:
+        def find_leader() -> leader.LeaderEndpoint | None:
             # Shards all work, and dev's key is that of one process.
             if leadership is None or settings.shard or key or not self._waiting_to_lead.is_set():
                 return None
-            return leader.read(leadership.advertised, holder=leadership.holder, own=own)
+            return leader.from_annotation(leadership.advertised, holder=leadership.holder, own=own)
 
         dashboard = Dashboard(
             logins,
@@ -208,7 +208,7 @@ class Manager:
         address = await stack.enter_async_context(dashboard.serving(settings.dashboard_address, certificate))
         own = leader.reachable(settings.pod_ip, address)
         if leadership and certificate and own:
-            named = functools.partial(leader.written, own, holder=leadership.identity)
+            named = functools.partial(leader.to_annotation, own, holder=leadership.identity)
             leadership.advertise(lambda: named(certificate.fingerprint) if certificate.fingerprint else "")
         fields = {"event": RunnerEvent.DASHBOARD, "address": str(address), "secure": not key}
         logger.info("Serving the dashboard", extra=fields)

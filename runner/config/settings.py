@@ -35,7 +35,7 @@ class Address:
     port: int
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class LogEvents(StrEnum):
@@ -73,7 +73,7 @@ def _ip(text: str) -> str:
     try:
         return str(ipaddress.ip_address(text))
     except ValueError:
-        raise ValueError("no IP address; other replicas do not pass the dashboard's requests on to this one") from None
+        raise ValueError("no IP address; other replicas forward no requests of the dashboard to this one") from None
 
 
 def watched_namespaces(text: str) -> tuple[str, ...]:

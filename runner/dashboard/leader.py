@@ -1,8 +1,8 @@
 """The dashboard of the replica that leads, as its Lease names it to the replicas that wait: an address and a certificate.
 
 The leader writes this into the Lease that it holds anyway, and the others read that anyway: nobody needs a right more. Who
-may write Leases in the operator's namespace decides where a replica that waits sends its callers' tokens. What is read has
-to name the Lease's present holder, an IP address that a pod may have, and the one certificate that is accepted there.
+may write Leases in the operator's namespace, as its roles' runs may, decides where a replica that waits sends its callers'
+tokens. What is read has to name the Lease's present holder, an IP address, and the one certificate that is accepted there.
 
 Next on the way: `runner.dashboard.relay`.
 """
@@ -13,19 +13,18 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-from runner.config.settings import Address
+from runner.config.settings import Address, parse_address
 from runner.json_codec import decode, encode
 
 # Characters of the annotation; what is longer is none of ours.
 _LONGEST = 1000
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_PORT = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
 # Hosts to listen on that stand for all of the pod's addresses.
 _EVERYWHERE = ("", "0.0.0.0", "::")
 
 
 @dataclass(frozen=True, slots=True)
-class Leader:
+class LeaderEndpoint:
     """The leader's dashboard: where it is, and the SHA-256 of the certificate that it serves (DER)."""
 
     address: Address
@@ -37,46 +36,46 @@ def reachable(pod_ip: str, bound: Address) -> Address | None:
     return Address(pod_ip, bound.port) if pod_ip and bound.host in (*_EVERYWHERE, pod_ip) else None
 
 
-def written(address: Address, fingerprint: bytes, *, holder: str) -> str:
+def to_annotation(address: Address, fingerprint: bytes, *, holder: str) -> str:
     """What the Lease's `holder` has it say of its dashboard."""
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    said = {"holder": holder, "address": f"{host}:{address.port}", "sha256": fingerprint.hex()}
-    return encode(said).decode()
+    return encode({"holder": holder, "address": str(address), "sha256": fingerprint.hex()}).decode()
 
 
-def read(text: str, *, holder: str, own: Address | None) -> Leader | None:
+def from_annotation(text: str, *, holder: str, own: Address | None) -> LeaderEndpoint | None:
     """The dashboard that the Lease of `holder` names; None for nothing that could be one. `own`: this replica's."""
     if not 0 < len(text) <= _LONGEST:
         return None
     try:
-        said = decode(text.encode())
+        value = decode(text.encode())
     except (ValueError, RecursionError):
         return None
-    match said:
-        case {"holder": str(who), "address": str(where), "sha256": str(digest)}:
+    match value:
+        case {"holder": str(named), "address": str(where), "sha256": str(digest)}:
             address = _address(where, may_be_loopback=own is not None and _is_loopback(own.host))
         case _:
             return None
     # What an earlier leader left says nothing of this one, which may serve no dashboard.
-    if not who or who != holder or address is None or address == own or not _SHA256.fullmatch(digest):
+    if not named or named != holder or address is None or address == own or not _SHA256.fullmatch(digest):
         return None
-    return Leader(address, bytes.fromhex(digest))
+    return LeaderEndpoint(address, bytes.fromhex(digest))
 
 
 def _address(text: str, *, may_be_loopback: bool) -> Address | None:
     """The address of a pod. Names are none: what they lead to is somebody else's decision."""
-    host, _, port = text.rpartition(":")
-    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
-        ip = ipaddress.ip_address(host)
+        address = parse_address(text)
+        ip = ipaddress.ip_address(address.host if address else "")
     except ValueError:
         return None
-    if str(ip) != host or "%" in host or (isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped):
+    # In its usual form alone: what is written in two ways may be taken for two things.
+    if address is None or not address.port or str(Address(str(ip), address.port)) != text:
+        return None
+    if "%" in text or (isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped):
         return None
     # Link-local addresses are those of a cloud's metadata service; loopback is this pod's own.
     if ip.is_unspecified or ip.is_multicast or ip.is_link_local or (ip.is_loopback and not may_be_loopback):
         return None
-    return Address(host, int(port)) if _PORT.fullmatch(port) and int(port) <= 65535 else None
+    return address
 
 
 def _is_loopback(host: str) -> bool:

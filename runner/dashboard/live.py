@@ -19,6 +19,7 @@ from aiohttp import web
 from runner.control import Request
 from runner.dashboard.access import Caller, scopes
 from runner.dashboard.changes import Shows
+from runner.dashboard.deadlines import Deadlines
 from runner.dashboard.state import CALLER, STATE, State
 
 # Streams at once, of all callers and of one. Each takes one of the server's connections.
@@ -33,12 +34,11 @@ class Streams:
 
     def __init__(self) -> None:
         self._by_caller: Counter[str] = Counter()
-        self._deadlines: set[asyncio.Timeout] = set()
+        self._deadlines = Deadlines()
 
     def close(self) -> None:
         """Have all of them end."""
-        for deadline in self._deadlines:
-            deadline.reschedule(asyncio.get_running_loop().time())
+        self._deadlines.expire()
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Serve the changes of the page that the query's `path` names."""
@@ -48,15 +48,11 @@ class Streams:
             response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
             await response.prepare(request)
             with contextlib.suppress(TimeoutError, ConnectionError):
-                async with asyncio.timeout(_LONGEST) as deadline:
-                    self._deadlines.add(deadline)
-                    try:
-                        await response.write(b"retry: 1000\n\n")
-                        async with contextlib.aclosing(events(state, shows)) as texts:
-                            async for text in texts:
-                                await response.write(text)
-                    finally:
-                        self._deadlines.discard(deadline)
+                async with self._deadlines.after(_LONGEST):
+                    await response.write(b"retry: 1000\n\n")
+                    async with contextlib.aclosing(events(state, shows)) as texts:
+                        async for text in texts:
+                            await response.write(text)
             return response
 
     @contextlib.contextmanager

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import ipaddress
 import secrets
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
@@ -23,7 +24,6 @@ from aiohttp import web
 
 from runner.dashboard import forms
 from runner.dashboard.access import Caller, KeyHolder, TokenHolder
-from runner.dashboard.relay import sender
 from runner.dashboard.templating import page, see_other
 from runner.kube.authorization import Access, User
 from runner.kube.discovery import Discovery
@@ -34,19 +34,40 @@ _IDLE, _LONGEST = 3600.0, 12 * 3600.0
 _MOST, _MOST_OF_USER = 500, 20
 # Characters of a token; those of cloud providers have a few thousand.
 _LONGEST_TOKEN = 16 * 1024
-# Tokens that are not valid, which an address may send in a row, and the seconds after which one is forgotten. A replica that
-# passes requests on is many addresses, each of which is bounded as well.
+# Tokens that are not valid, which an address may send in a row, and the seconds after which one is forgotten.
 _FAILURES, _FORGOTTEN = 10, 6.0
-_FAILURES_PASSED_ON, _FORGOTTEN_PASSED_ON = 100, 0.6
+# A replica that forwards requests is many addresses. Those that send still more together are not refused, as there are others
+# among them: their tokens are reviewed one after the other, with so many seconds after one that is not valid.
+_FAILURES_FORWARDED, _FORGOTTEN_FORWARDED, _PAUSE = 100, 0.6, 0.2
 _MOST_ADDRESSES = 1000
 # Tokens that are reviewed at once.
 _REVIEWS = 8
 # By which a page asks for itself: nobody is known to look at it.
 LIVE = "X-Dashboard-Live"
+# On a request that a replica forwards to the leader: the address that it is from.
+FORWARDED_FOR = "X-Rolerunner-Forwarded-For"
 # Of a cookie with this prefix browsers see to it that no other host has set it.
 _PREFIX = "__Host-"
 # How a client that has no cookie yet sends dev's key.
 _KEY = "key"
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Whom a request is from: the peer's address, and that for which it says to forward the request; empty if for none.
+
+    Anybody who reaches the leader can say so, for any address: what counts is that address together with the peer's.
+    """
+
+    peer: str
+    claimed: str = ""
+
+    @classmethod
+    def of(cls, request: web.Request) -> Sender:
+        try:
+            return cls(request.remote or "", str(ipaddress.ip_address(request.headers.get(FORWARDED_FOR, ""))))
+        except ValueError:
+            return cls(request.remote or "")
 
 
 class Logins(Protocol):
@@ -89,17 +110,17 @@ class TokenLogins:
         self._discovery = discovery
         # By the hash of the cookie, in the order of their logins.
         self._browsers: OrderedDict[str, _Browser] = OrderedDict()
-        # Of each that has sent a token, and of each peer that has passed some on.
+        # Of each that has sent a token, and of each peer that has forwarded some.
         self._attempts = Attempts(_FAILURES, _FORGOTTEN)
-        self._passed_on = Attempts(_FAILURES_PASSED_ON, _FORGOTTEN_PASSED_ON)
-        self._reviewing = asyncio.Semaphore(_REVIEWS)
+        self._forwarded = Attempts(_FAILURES_FORWARDED, _FORGOTTEN_FORWARDED)
+        self._reviewing, self._reviewing_slowly = asyncio.Semaphore(_REVIEWS), asyncio.Semaphore(1)
 
     async def caller(self, request: web.Request) -> Caller | None:
         if "Authorization" in request.headers:
             scheme, _, token = request.headers["Authorization"].strip().partition(" ")
             user = await self._user(request, token.strip()) if scheme.lower() == "bearer" else None
             return TokenHolder(user, self._access, self._discovery) if user else None
-        key = _digest(request.cookies.get(_cookie_name(request, _PREFIX), ""))
+        key = _digest(request.cookies.get(session_cookie(request), ""))
         browser = self._browsers.get(key)
         if browser is None:
             return None
@@ -131,16 +152,17 @@ class TokenLogins:
             # Many may have one address, that of an ingress or a forwarded port: what one of them sends must not keep the
             # others out.
             return user
-        who = sender(request)
-        self._attempts.check(who)
-        if who.claimed:
-            self._passed_on.check(who.peer)
-        async with self._reviewing:
+        sender = Sender.of(request)
+        self._attempts.check(sender)
+        is_slow = bool(sender.claimed) and self._forwarded.wait(sender.peer) > 0
+        async with self._reviewing_slowly if is_slow else self._reviewing:
             user = await self._access.user(token)
+            if user is None and is_slow:
+                await asyncio.sleep(_PAUSE)
         if user is None:
-            self._attempts.fail(who)
-            if who.claimed:
-                self._passed_on.fail(who.peer)
+            self._attempts.fail(sender)
+            if sender.claimed:
+                self._forwarded.fail(sender.peer)
         return user
 
     async def _show(self, request: web.Request) -> web.Response:
@@ -155,13 +177,13 @@ class TokenLogins:
             return page(request, "login.html", status=401, problem=problem, path=path)
         cookie = self._remember(token, user)
         answer = see_other(path)
-        answer.set_cookie(_cookie_name(request, _PREFIX), cookie, path="/", secure=True, httponly=True, samesite="Strict")
+        answer.set_cookie(session_cookie(request), cookie, path="/", secure=True, httponly=True, samesite="Strict")
         return answer
 
     async def _log_out(self, request: web.Request) -> web.Response:
-        self._browsers.pop(_digest(request.cookies.get(_cookie_name(request, _PREFIX), "")), None)
+        self._browsers.pop(_digest(request.cookies.get(session_cookie(request), "")), None)
         answer = see_other("/login")
-        answer.del_cookie(_cookie_name(request, _PREFIX), path="/", secure=True, httponly=True, samesite="Strict")
+        answer.del_cookie(session_cookie(request), path="/", secure=True, httponly=True, samesite="Strict")
         return answer
 
     def _remember(self, token: str, user: User) -> str:
@@ -232,18 +254,26 @@ class Attempts:
         # When the last of somebody's failures is forgotten.
         self._until: OrderedDict[Hashable, float] = OrderedDict()
 
-    def check(self, who: Hashable) -> None:
-        """Raises HTTPTooManyRequests."""
-        left = self._until.get(who, 0.0) - monotonic()
-        if left > self._most:
-            raise web.HTTPTooManyRequests(headers={"Retry-After": str(int(left - self._most) + 1)})
+    def wait(self, sender: Hashable) -> float:
+        """Seconds until the sender may send another one; 0 or less if it may now."""
+        return self._until.get(sender, 0.0) - monotonic() - self._most
 
-    def fail(self, who: Hashable) -> None:
+    def check(self, sender: Hashable) -> None:
+        """Raises HTTPTooManyRequests."""
+        if (wait := self.wait(sender)) > 0:
+            raise web.HTTPTooManyRequests(headers={"Retry-After": str(int(wait) + 1)})
+
+    def fail(self, sender: Hashable) -> None:
         now = monotonic()
-        until = max(self._until.pop(who, now), now) + self._forgotten
+        until = max(self._until.pop(sender, now), now) + self._forgotten
         while len(self._until) >= _MOST_ADDRESSES:
             self._until.popitem(last=False)
-        self._until[who] = until
+        self._until[sender] = until
+
+
+def session_cookie(request: web.Request) -> str:
+    """The name of the cookie by which a browser is known that has logged in with a token."""
+    return _cookie_name(request, _PREFIX)
 
 
 def _cookie_name(request: web.Request, prefix: str = "") -> str:

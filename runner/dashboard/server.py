@@ -250,6 +250,7 @@ class Dashboard:
 
     async def _close(self, _: web.Application) -> None:
         self._streams.close()
+        self._relay.close()
 
 
 async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:

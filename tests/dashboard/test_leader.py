@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runner.config.settings import Address
-from runner.dashboard.leader import Leader, reachable, read, written
+from runner.dashboard.leader import LeaderEndpoint, from_annotation, reachable, to_annotation
 
 PRINT = bytes(range(32))
 OWN = Address("10.1.0.9", 8444)
@@ -20,20 +20,20 @@ def said(**changes: Any) -> str:
 
 @pytest.mark.parametrize("host", ["10.1.0.8", "fd00::8"])
 def test_what_the_leader_writes_is_read_by_the_others(host: str) -> None:
-    text = written(Address(host, 8444), PRINT, holder="pod-a_1")
-    assert read(text, holder="pod-a_1", own=OWN) == Leader(Address(host, 8444), PRINT)
-    assert read(text, holder="pod-a_1", own=None) == Leader(Address(host, 8444), PRINT)
+    text = to_annotation(Address(host, 8444), PRINT, holder="pod-a_1")
+    assert from_annotation(text, holder="pod-a_1", own=OWN) == LeaderEndpoint(Address(host, 8444), PRINT)
+    assert from_annotation(text, holder="pod-a_1", own=None) == LeaderEndpoint(Address(host, 8444), PRINT)
 
 
 @pytest.mark.parametrize("holder", ["", "pod-b_2", "pod-a", "POD-A_1"])
 def test_what_an_earlier_leader_has_left_says_nothing_of_the_present_one(holder: str) -> None:
-    assert read(said(), holder=holder, own=OWN) is None
-    assert read(said(holder=""), holder="", own=OWN) is None
+    assert from_annotation(said(), holder=holder, own=OWN) is None
+    assert from_annotation(said(holder=""), holder="", own=OWN) is None
 
 
 def test_a_replica_passes_nothing_on_to_itself() -> None:
-    assert read(said(address=str(OWN)), holder="pod-a_1", own=OWN) is None
-    assert read(said(address="10.1.0.9:8445"), holder="pod-a_1", own=OWN) is not None
+    assert from_annotation(said(address=str(OWN)), holder="pod-a_1", own=OWN) is None
+    assert from_annotation(said(address="10.1.0.9:8445"), holder="pod-a_1", own=OWN) is not None
 
 
 @pytest.mark.parametrize(
@@ -57,12 +57,12 @@ def test_a_replica_passes_nothing_on_to_itself() -> None:
     ],
 )
 def test_what_is_no_address_of_a_pod_is_passed_over(address: str) -> None:
-    assert read(said(address=address), holder="pod-a_1", own=OWN) is None
+    assert from_annotation(said(address=address), holder="pod-a_1", own=OWN) is None
 
 
 def test_loopback_is_an_address_for_those_who_are_there_themselves() -> None:
-    assert read(said(address="127.0.0.1:1"), holder="pod-a_1", own=Address("127.0.0.1", 2)) is not None
-    assert read(said(address="127.0.0.1:1"), holder="pod-a_1", own=None) is None
+    assert from_annotation(said(address="127.0.0.1:1"), holder="pod-a_1", own=Address("127.0.0.1", 2)) is not None
+    assert from_annotation(said(address="127.0.0.1:1"), holder="pod-a_1", own=None) is None
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_loopback_is_an_address_for_those_who_are_there_themselves() -> None:
     ],
 )
 def test_what_is_none_of_ours_is_passed_over(text: str) -> None:
-    assert read(text, holder="pod-a_1", own=OWN) is None
+    assert from_annotation(text, holder="pod-a_1", own=OWN) is None
 
 
 @pytest.mark.parametrize(
