@@ -36,8 +36,8 @@ _MOST, _MOST_OF_USER = 500, 20
 _LONGEST_TOKEN = 16 * 1024
 # Tokens that are not valid, which an address may send in a row, and the seconds after which one is forgotten.
 _FAILURES, _FORGOTTEN = 10, 6.0
-# A replica that forwards requests is many addresses. Those that send still more together are not refused, as there are others
-# among them: their tokens are reviewed one after the other, with so many seconds after one that is not valid.
+# A replica that forwards requests is many addresses. Those that send still more together are not refused, as others are
+# among them: the tokens are reviewed one after the other, with so many seconds after one that is not valid.
 _FAILURES_FORWARDED, _FORGOTTEN_FORWARDED, _PAUSE = 100, 0.6, 0.2
 _MOST_ADDRESSES = 1000
 # Tokens that are reviewed at once.

@@ -87,12 +87,12 @@ class Relay:
         leader = self._leader()
         if leader is None:
             return None
-        headers, url = _headers(request), _url(request, leader)
+        headers, url, pinned = _headers(request), _url(request, leader), self._pin(leader)
         stream: web.StreamResponse | None = None
         try:
             async with (
                 self._deadlines.after(_LONGEST),
-                self._send(request.method, url, body, headers, self._pin(leader)) as answer,
+                self._send(request.method, url, body, headers, pinned) as answer,
             ):
                 self._trouble.reset()
                 if answer.content_type != "text/event-stream":

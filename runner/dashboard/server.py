@@ -29,7 +29,7 @@ from runner.dashboard import actions, forms, live, pages
 from runner.dashboard.changes import Changes
 from runner.dashboard.dry_runs import DryRuns
 from runner.dashboard.index import Index
-from runner.dashboard.leader import Leader
+from runner.dashboard.leader import LeaderEndpoint
 from runner.dashboard.logins import Logins, local_path
 from runner.dashboard.relay import Relay
 from runner.dashboard.state import CALLER, STATE, State
@@ -88,7 +88,7 @@ class Dashboard:
         watches: Sequence[Watch],
         *,
         waiting: Callable[[], str],
-        leader: Callable[[], Leader | None] = lambda: None,
+        leader: Callable[[], LeaderEndpoint | None] = lambda: None,
     ) -> None:
         self._logins = logins
         self._watches = watches

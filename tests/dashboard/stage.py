@@ -21,7 +21,7 @@ from runner.control.history import History
 from runner.control.run import Runs
 from runner.control.status import StatusWriter
 from runner.control.workqueue import WorkQueue
-from runner.dashboard.leader import Leader
+from runner.dashboard.leader import LeaderEndpoint
 from runner.dashboard.logins import KeyLogin, Logins, TokenLogins
 from runner.dashboard.server import Dashboard
 from runner.executor.jobs import Job, JobEvent
@@ -123,7 +123,7 @@ class Stage:
         *,
         key: str = "",
         certificate: ServingCertificate | None = None,
-        leader: Callable[[], Leader | None] = lambda: None,
+        leader: Callable[[], LeaderEndpoint | None] = lambda: None,
     ) -> AsyncIterator[Self]:
         cluster = Cluster()
         async with contextlib.AsyncExitStack() as stack:

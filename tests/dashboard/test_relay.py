@@ -20,6 +20,7 @@ from runner.config.settings import Address
 from runner.dashboard import logins
 from runner.dashboard.leader import LeaderEndpoint
 from runner.dashboard.logins import FORWARDED_FOR, Sender
+from runner.kube.authorization import Access, User
 from runner.serving.certificate import ServingCertificate
 from runner.serving.server import serving
 from tests.dashboard.stage import Stage
@@ -369,7 +370,7 @@ async def test_a_replica_that_leads_answers_itself(waiting: Stage, certificate: 
     ended = asyncio.Event()
 
     async def answer(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         await response.write(b"x")
         try:
@@ -439,7 +440,8 @@ async def test_wrong_tokens_are_counted_for_each_address_behind_a_replica(waitin
 async def test_a_claimed_address_is_not_that_of_somebody_else(stage: Stage) -> None:
     for number in range(10):
         await from_address("127.0.0.2", stage, **{FORWARDED_FOR: "127.0.0.3", "Authorization": f"Bearer made-up-{number}"})
-    assert await from_address("127.0.0.2", stage, **{FORWARDED_FOR: "127.0.0.3", "Authorization": "Bearer token-of-ann"}) == 429
+    headers = {FORWARDED_FOR: "127.0.0.3", "Authorization": "Bearer token-of-ann"}
+    assert await from_address("127.0.0.2", stage, **headers) == 429
     assert await from_address("127.0.0.3", stage, Authorization="Bearer token-of-ann") == 200
 
 
@@ -450,7 +452,7 @@ async def test_the_tokens_of_a_peer_that_forwards_too_many_wrong_ones_are_review
     monkeypatch.setattr(logins, "_PAUSE", 0.0)
     reviewing, most, together = 0, 0, asyncio.Event()
 
-    async def review() -> None:
+    async def review(self: Access, token: str) -> User | None:
         nonlocal reviewing, most
         reviewing += 1
         most = max(most, reviewing)
@@ -460,20 +462,24 @@ async def test_the_tokens_of_a_peer_that_forwards_too_many_wrong_ones_are_review
         for _ in range(10):
             await asyncio.sleep(0)
         reviewing -= 1
+        return User("ann", {"user": "ann"}) if token == "token-of-ann" else None
 
-    stage.cluster.before_review = review
+    monkeypatch.setattr(Access, "_review", review)
 
     async def wrong(numbers: range) -> list[int]:
         sent = [({FORWARDED_FOR: f"10.0.0.{each}", "Authorization": f"Bearer made-up-{each}"}) for each in numbers]
         return await asyncio.gather(*(from_address("127.0.0.2", stage, **headers) for headers in sent))
 
     async with asyncio.timeout(PATIENCE):
-        assert await wrong(range(101)) == [401] * 101
+        # Fewer at once than there are connections.
+        assert await wrong(range(51)) == [401] * 51
+        assert await wrong(range(51, 102)) == [401] * 51
     most = 0
-    assert await wrong(range(101, 111)) == [401] * 10
+    assert await wrong(range(102, 112)) == [401] * 10
     assert most == 1
     # Others that it forwards for are let in.
-    assert await from_address("127.0.0.2", stage, **{FORWARDED_FOR: "10.0.1.1", "Authorization": "Bearer token-of-ann"}) == 200
+    headers = {FORWARDED_FOR: "10.0.1.1", "Authorization": "Bearer token-of-ann"}
+    assert await from_address("127.0.0.2", stage, **headers) == 200
 
 
 @pytest.mark.usefixtures("still")
