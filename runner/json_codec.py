@@ -53,6 +53,14 @@ def encode(value: object, *, default: Callable[[Any], object] | None = None, sor
         return json.dumps(value, default=default, sort_keys=sort_keys, separators=(",", ":")).encode()
 
 
+def mapping(value: object) -> JsonMapping:
+    """The value if it is a mapping, else an empty one, as an object within an object may have any value there."""
+    # Asked hundreds of times for each reconcile; an abstract class takes its time to say.
+    if isinstance(value, dict):
+        return value
+    return value if value and isinstance(value, Mapping) else {}
+
+
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON")
 

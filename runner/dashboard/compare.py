@@ -65,12 +65,13 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """A run to compare, with what its tasks left. `is_known`: this process made it."""
+    """A run to compare, with what its tasks left. `is_known`: this process made it. `is_waiting`: it has not begun yet."""
 
     record: ReconcileRecord
     run: RunRecord
     details: Details
     is_known: bool = True
+    is_waiting: bool = False
 
 
 def comparison(one: Compared, other: Compared, *, now: float) -> Comparison:
@@ -157,7 +158,7 @@ def _side(compared: Compared, now: float) -> Side:
         href=run_path(run.ident, record.request, is_known=is_known),
         cr=f"{record.request.watch.gvk.kind} {key}",
         cr_href=cr_path(record.request),
-        status=words.run_status(run),
+        status=words.run_status(run, is_waiting=compared.is_waiting),
         duration=words.duration((run.ended or now) - run.begun),
         cause=words.cut_short(words.cause(record.cause), 500) if is_known else words.cause(""),
         generation=record.generation,

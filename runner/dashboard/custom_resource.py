@@ -16,7 +16,8 @@ from runner.dashboard.charts import Bar, Span, bars
 from runner.dashboard.dry_runs import RequestedDryRun
 from runner.dashboard.index import Condition, CrState, Filter, Summary, kind_of
 from runner.dashboard.overview import address, cr_path, run_path, run_reference
-from runner.resource.metadata import GroupVersionKind, Object, ObjectKey, mapping, owner_references
+from runner.json_codec import mapping
+from runner.resource.metadata import GroupVersionKind, Object, ObjectKey, owner_references
 
 # Dependents and dry runs that are shown; characters of a cause, and of a message in a table.
 MOST_DEPENDENTS, _MOST_DRY_RUNS = 200, 20
@@ -274,7 +275,7 @@ def _dry_run(dry_run: RequestedDryRun, now: float) -> DryRunRow:
         href=run_path(dry_run.ident, record.request),
         begun=words.moment(record.begun, now),
         cause=words.cut_short(words.cause(record.cause), _LONGEST_CAUSE),
-        status=words.WAITING if dry_run.is_waiting else words.run_status(run),
+        status=words.run_status(run, is_waiting=dry_run.is_waiting),
         # The first line of a plan has its numbers, after the CR's kind and name.
         result=words.cut_short(record.message or run.plan.partition("\n")[0].rpartition(": ")[2], _LONGEST_MESSAGE),
     )

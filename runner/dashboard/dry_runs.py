@@ -86,23 +86,28 @@ class DryRuns:
         self._client = client
         self._discovery = discovery
         self._notify = notify
-        self._places = asyncio.Semaphore(_AT_ONCE)
-        # By namespace, as long as somebody waits in one.
-        self._lines: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        # By ident, the oldest first.
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+        # Locks, each as long as somebody has it or waits for it.
+        self._by_namespace: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        # By ident: those that have ended in the order of their ends, the others in that in which they were asked for.
         self._kept: dict[str, RequestedDryRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_closed = False
 
     def get(self, ident: str) -> RequestedDryRun | None:
         """The dry run with this ident."""
         return self._kept.get(ident)
 
     def of(self, request: Request) -> list[RequestedDryRun]:
-        """The dry runs of a CR, the latest first."""
-        return [dry_run for dry_run in reversed(self._kept.values()) if dry_run.record.request == request]
+        """The dry runs of a CR, the latest first; those that have ended after the others."""
+        found = [dry_run for dry_run in reversed(self._kept.values()) if dry_run.record.request == request]
+        return sorted(found, key=lambda dry_run: dry_run.has_ended)
 
     def begin(self, request: Request, cause: str) -> str:
-        """Have a dry run of a CR made; its ident. Raises DryRunError if too many have been asked for already."""
+        """Have a dry run of a CR made; its ident. Raises DryRunError if too many have been asked for already, or
+        the operator is being stopped."""
+        if self._is_closed:
+            raise DryRunError("The operator is being stopped.")
         asked = Counter(each.record.request.key.namespace for each in self._kept.values() if not each.has_ended)
         if asked.total() >= _MOST_ASKED or asked[request.key.namespace] >= _MOST_ASKED_OF_ONE:
             raise DryRunError("Other dry runs are on or wait already. Try again when they have ended.")
@@ -115,7 +120,8 @@ class DryRuns:
         return dry_run.ident
 
     def close(self) -> None:
-        """End the dry runs that are on."""
+        """End the dry runs that are on, and begin no more."""
+        self._is_closed = True
         for task in self._tasks:
             task.cancel()
 
@@ -130,16 +136,13 @@ class DryRuns:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._end, dry_run)
             try:
-                await self._turn(record.request.key.namespace, stack)
+                await self._acquire(record.request.key.namespace, stack)
                 begun = time()
                 record.waited, record.begun, dry_run.is_waiting = max(0.0, begun - record.begun), begun, False
                 if spans:
                     spans.begin(record)
                 self._notify(record.request)
-                async with asyncio.timeout(None if record.request.watch.timeout else _LONGEST):
-                    await self._run(dry_run)
-            except TimeoutError:
-                record.end(ReconcileStatus.FAILED, f"The dry run was ended, as it has taken {_LONGEST:g} s.")
+                await self._run_in_time(dry_run)
             except DryRunError as error:
                 record.end(ReconcileStatus.FAILED, str(error))
             except KubeError as error:
@@ -152,15 +155,25 @@ class DryRuns:
                 logger.exception("A dry run could not be made", extra=record.request.fields)
                 record.end(ReconcileStatus.FAILED, "A fault of the runner. The log says more.")
 
-    async def _turn(self, namespace: str, stack: contextlib.AsyncExitStack) -> None:
-        """Wait for a place, of which a namespace has one at most, and have it as long as the stack."""
-        line = self._lines.setdefault(namespace, asyncio.Lock())
+    async def _acquire(self, namespace: str, stack: contextlib.AsyncExitStack) -> None:
+        """Wait for a slot, of which a namespace has one at most, and have it as long as the stack."""
+        lock = self._by_namespace.setdefault(namespace, asyncio.Lock())
         try:
             async with asyncio.timeout(_PATIENCE):
-                await stack.enter_async_context(line)
-                await stack.enter_async_context(self._places)
+                await stack.enter_async_context(lock)
+                await stack.enter_async_context(self._slots)
         except TimeoutError:
             raise DryRunError("Another dry run is on, and has not ended for long. Try again later.") from None
+
+    async def _run_in_time(self, dry_run: RequestedDryRun) -> None:
+        """Make the dry run, to the end of its time. Raises DryRunError and KubeError."""
+        try:
+            async with asyncio.timeout(None if dry_run.record.request.watch.timeout else _LONGEST) as deadline:
+                await self._run(dry_run)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            raise DryRunError(f"The dry run was ended, as it has taken {_LONGEST:g} s.") from None
 
     async def _run(self, dry_run: RequestedDryRun) -> None:
         """Make the dry run. Raises DryRunError and KubeError."""
@@ -184,14 +197,18 @@ class DryRuns:
         record.end(ReconcileStatus.DRY_RUN if record.run else ReconcileStatus.FAILED, plan.failure)
 
     async def _end(self, dry_run: RequestedDryRun) -> None:
-        """End the record, make its trace, and drop results that are too many: the oldest of the namespace with the most."""
+        """End the record, make its trace, and drop results that are too many: of the namespace with the most the oldest,
+        those without a plan first."""
         record, spans = dry_run.record, self._runs.spans
         record.end(ReconcileStatus.FAILED, ENDED_EARLY)
         record.ended, dry_run.is_waiting = time(), False
+        self._kept[dry_run.ident] = self._kept.pop(dry_run.ident)
         ended = [each for each in self._kept.values() if each.has_ended]
         if len(ended) > _MOST:
             ((most, _),) = Counter(each.record.request.key.namespace for each in ended).most_common(1)
-            del self._kept[next(each.ident for each in ended if each.record.request.key.namespace == most)]
+            # All but this one, whose end has not been seen yet.
+            others = [each for each in ended[:-1] if each.record.request.key.namespace == most]
+            del self._kept[min(others, key=lambda each: bool(each.run.plan)).ident]
         self._notify(record.request)
         if spans:
             await spans.end(record)
@@ -200,7 +217,8 @@ class DryRuns:
 @contextlib.asynccontextmanager
 async def _folders() -> AsyncIterator[RunFolders]:
     """Folders for one run."""
-    root = await asyncio.to_thread(tempfile.mkdtemp, prefix="rolerunner-dry-run-")
+    # At once: a thread would make it also where this is cancelled, and nobody would remove it.
+    root = tempfile.mkdtemp(prefix="rolerunner-dry-run-")
     try:
         with contextlib.closing(RunFolders(Path(root))) as folders:
             yield folders

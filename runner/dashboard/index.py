@@ -16,8 +16,9 @@ from enum import StrEnum
 from runner.config.annotations import is_dry_run
 from runner.config.watches import Watch
 from runner.control import Request
+from runner.json_codec import mapping
 from runner.resource.conditions import FAILURE, SUCCESSFUL
-from runner.resource.metadata import Object, ObjectKey, is_deleting, mapping
+from runner.resource.metadata import Object, ObjectKey, is_deleting
 
 # Characters of a message, and of other texts that anybody may write on a CR; conditions of one CR.
 _LONGEST_MESSAGE, _LONGEST_TEXT, _MOST_CONDITIONS = 200, 100, 12

@@ -158,10 +158,7 @@ def address(wanted: Filter, page: int = 1) -> str:
 
 def cr_path(request: Request) -> str:
     """The path of a CR's page."""
-    gvk, key = request.watch.gvk, request.key
-    return "/cr/" + "/".join(
-        quote(part or "-", safe="") for part in (gvk.group, gvk.version, gvk.kind, key.namespace, key.name)
-    )
+    return "/cr/" + "/".join(quote(part, safe="") for part in _parts(request))
 
 
 def run_path(ident: str, request: Request, *, is_known: bool = True) -> str:
@@ -171,8 +168,13 @@ def run_path(ident: str, request: Request, *, is_known: bool = True) -> str:
 
 def run_reference(ident: str, request: Request) -> str:
     """A run of an earlier process as a form has it."""
+    return "/".join((ident, *_parts(request)))
+
+
+def _parts(request: Request) -> list[str]:
+    """The parts by which `State.request` finds a CR."""
     gvk, key = request.watch.gvk, request.key
-    return "/".join([ident, *(part or "-" for part in (gvk.group, gvk.version, gvk.kind, key.namespace, key.name))])
+    return [part or "-" for part in (gvk.group, gvk.version, gvk.kind, key.namespace, key.name)]
 
 
 def _kind(watch: Watch, counts: Mapping[CrState, int]) -> KindRow:

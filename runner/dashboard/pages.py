@@ -33,6 +33,7 @@ from runner.dashboard.run_page import DRY_RUN, NOT_KEPT, TASKS, events_of_page, 
 from runner.dashboard.state import CALLER, STATE, State
 from runner.dashboard.templating import page
 from runner.executor.run_folder import ARTIFACTS
+from runner.kube.client import KubeError
 from runner.resource.metadata import GroupVersionKind, Object, ObjectKey
 
 # Characters of a filter's values, and digits of a page's number.
@@ -140,7 +141,15 @@ async def compare(request: web.Request) -> web.Response:
         tasks = found.run.tasks
         last = tasks[comparing.MOST_TASKS].counter if len(tasks) > comparing.MOST_TASKS else None
         details = await _details(found.run, 0, last)
-        sides.append(comparing.Compared(record=found.record, run=found.run, details=details, is_known=found.is_known))
+        sides.append(
+            comparing.Compared(
+                record=found.record,
+                run=found.run,
+                details=details,
+                is_known=found.is_known,
+                is_waiting=found.is_waiting,
+            )
+        )
     one, other = sides
     view = await _in_thread(comparing.comparison, one, other, now=time())
     return await _page(request, "compare.html", view=view)
@@ -204,14 +213,28 @@ async def _dependents(request: web.Request, wanted: Request, uid: str) -> tuple[
 async def _links(state: State, caller: Caller, objects: Sequence[Object]) -> dict[str, str]:
     """The addresses of those of the objects that are CRs with a page that the caller may see, by uid."""
     watches = {watch.gvk.group_kind: watch for watch in state.watches}
-    found = {}
+    found: dict[str, str] = {}
+    may: dict[tuple[Watch, str], bool] = {}
     for obj in objects:
         if (watch := watches.get(GroupVersionKind.of(obj).group_kind)) is None:
             continue
         one = Request(watch, ObjectKey.of(obj))
-        if (summary := state.index.get(one)) and await caller.may("get", watch, one.key.namespace):
+        if (summary := state.index.get(one)) is None:
+            continue
+        scope = watch, one.key.namespace
+        if scope not in may:
+            may[scope] = await _may_follow(caller, *scope)
+        if may[scope]:
             found[summary.uid] = cr_path(one)
     return found
+
+
+async def _may_follow(caller: Caller, watch: Watch, namespace: str) -> bool:
+    """True if the caller may see the pages that links lead to; False as well if that cannot be found out now."""
+    try:
+        return await caller.may("get", watch, namespace)
+    except KubeError:
+        return False
 
 
 async def _activity(state: State) -> Activity:
@@ -242,9 +265,10 @@ async def _shown(caller: Caller, record: ReconcileRecord) -> ReconcileRecord:
     return record if is_seen else replace(record, cause=_ELSEWHERE)
 
 
-async def _sees(caller: Caller, request: Request, place: str | None) -> bool:
-    """True if the caller may see causes that name an object there: elsewhere than the CR is, as for what it owns there."""
-    return place in (None, request.key.namespace) or await caller.may("get", request.watch, place)
+async def _sees(caller: Caller, request: Request, cause_namespace: str | None) -> bool:
+    """True if the caller may see causes that name an object of this namespace: where the CR is not, as for what it owns
+    there."""
+    return cause_namespace in (None, request.key.namespace) or await caller.may("get", request.watch, cause_namespace)
 
 
 async def _next_run(state: State, caller: Caller, request: Request) -> str:

@@ -123,7 +123,7 @@ def run_page(
         name=key.name,
         content=run.content.name,
         location=str(run.content) if run.content.name else "",
-        status=words.WAITING if is_waiting else words.run_status(run),
+        status=words.run_status(run, is_waiting=is_waiting),
         is_waiting=is_waiting,
         is_dry_run=run.is_dry_run,
         is_on=run.ended is None,

@@ -94,7 +94,7 @@ class Dashboard:
         self._watches = watches
         self._waiting = waiting
         self._state: State | None = None
-        # Those that end as the operator does.
+        # Of `show`: they end no later than the server.
         self._dry_runs: DryRuns | None = None
         self._index = Index(watches)
         self._changes = Changes()
@@ -124,6 +124,7 @@ class Dashboard:
         informers: Informers,
     ) -> None:
         """Show the parts of the operator, which works from now on."""
+        self._dry_runs = DryRuns(runs, client, discovery, notify=self.note)
         self._state = State(
             settings=settings,
             watches=self._watches,
@@ -132,7 +133,7 @@ class Dashboard:
             history=history,
             index=self._index,
             changes=self._changes,
-            dry_runs=DryRuns(runs, client, discovery, notify=self.note),
+            dry_runs=self._dry_runs,
             informers=informers,
             folders=runs.folders,
         )
@@ -140,8 +141,7 @@ class Dashboard:
 
     def hide(self) -> None:
         """The operator is being stopped: there is nothing to be seen any more, and no dry run goes on."""
-        if self._state:
-            self._dry_runs = self._state.dry_runs
+        if self._dry_runs:
             self._dry_runs.close()
         self._state, self._waiting = None, lambda: "The operator is being stopped."
         self._streams.close()
@@ -174,7 +174,9 @@ class Dashboard:
             try:
                 yield bound
             finally:
+                # Where the operator ends by a fault, nothing was hidden before.
                 if self._dry_runs:
+                    self._dry_runs.close()
                     await self._dry_runs.closed()
 
     @web.middleware
@@ -210,16 +212,14 @@ class Dashboard:
     async def _pass_on(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Have the leader answer, if that is another replica."""
         # The page that says that the leader does not answer has its style and its script from here.
-        if request.path.startswith("/static/"):
-            return await handler(request)
-        if self._state is None and (answer := await self._relay.answer(request)) is not None:
+        if not _is_static(request) and self._state is None and (answer := await self._relay.answer(request)) is not None:
             return answer
         return await handler(request)
 
     @web.middleware
     async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Find out who asks, and let nobody else in."""
-        if request.path.startswith("/static/"):
+        if _is_static(request):
             return await handler(request)
         if request.method == "POST" and not forms.is_from_here(request):
             raise web.HTTPForbidden(text="The form is not one of this server's pages.")
@@ -255,6 +255,11 @@ class Dashboard:
 
 async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(_HEADERS)
+
+
+def _is_static(request: web.Request) -> bool:
+    """True for the scripts, the styles and the images, which each replica has for anybody."""
+    return request.path.startswith("/static/")
 
 
 async def static_file(request: web.Request) -> web.Response:

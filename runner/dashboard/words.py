@@ -19,8 +19,6 @@ from runner.proxy.sessions import ApiRequest
 # Characters of any text of a page. Views cut theirs before, at less.
 _LONGEST = 64 * 1024
 
-# The state of a dry run that has not begun.
-WAITING = "waiting"
 NOT_KNOWN = "not known"
 
 # What is not seen, or makes other text look different from what it is: controls, directions, spaces without a width, halves
@@ -113,8 +111,10 @@ def cause(text: str) -> str:
     return _CAUSES.get(text, text) or NOT_KNOWN
 
 
-def run_status(run: RunRecord) -> str:
-    """How a run went, or goes."""
+def run_status(run: RunRecord, *, is_waiting: bool = False) -> str:
+    """How a run went, or goes. `is_waiting`: it has not begun yet."""
+    if is_waiting:
+        return "waiting"
     if run.ended is None:
         return str(ReconcileStatus.RUNNING)
     if run.outcome is None:

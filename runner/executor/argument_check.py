@@ -17,7 +17,7 @@ from typing import Any
 
 from runner.config import argument_specs
 from runner.errors import ConfigurationError
-from runner.json_codec import JsonMapping
+from runner.json_codec import JsonMapping, mapping
 
 # Fields that are given → (variable → what it is called among them). ValueError: no field can be it.
 KeysOf = Callable[[Iterable[str]], Callable[[str], str]]
@@ -97,19 +97,15 @@ def _changed(path: Path) -> int:
 
 def _load(path: Path, role: Path | None) -> _Specs | None:
     try:
-        main = _mapping(_mapping(_mapping(argument_specs.read(path)).get("argument_specs")).get("main"))
+        main = mapping(mapping(mapping(argument_specs.read(path)).get("argument_specs")).get("main"))
         own = frozenset(argument_specs.own_variables(role))
-        meta = [_mapping(argument_specs.read(file)) for file in argument_specs.files(role, "meta")]
+        meta = [mapping(argument_specs.read(file)) for file in argument_specs.files(role, "meta")]
     except ConfigurationError:
         # Ansible says it best.
         return None
     if not _is_sound(main.get("options")):
         return None
     return _Specs(main, own, complete=not any(each.get("dependencies") for each in meta))
-
-
-def _mapping(value: object) -> JsonMapping:
-    return value if isinstance(value, dict) else {}
 
 
 def _is_sound(options: object) -> bool:

@@ -10,7 +10,7 @@ import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from runner.json_codec import JsonMapping, JsonObject
+from runner.json_codec import JsonMapping, JsonObject, mapping
 
 # An object of the API server's, decoded.
 Object = JsonMapping
@@ -227,14 +227,6 @@ def parse_duration(text: str) -> float:
 
 def _primary_resource(key: ObjectKey) -> str:
     return f"{key.namespace}/{key.name}"
-
-
-def mapping(value: object) -> Object:
-    """The value if it is a mapping, else an empty one, as an object within an object may have any value there."""
-    # Asked hundreds of times for each reconcile; an abstract class takes its time to say.
-    if isinstance(value, dict):
-        return value
-    return value if value and isinstance(value, Mapping) else {}
 
 
 def _text(value: object) -> str:

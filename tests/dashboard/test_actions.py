@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -13,6 +15,7 @@ from runner.control import Priority
 from runner.control.spans import Spans
 from runner.dashboard import dry_runs
 from runner.executor.jobs import Job, JobEvent
+from runner.kube.client import ApiClient
 from runner.tracer import Tracer
 from tests.control.test_workqueue import SOON
 from tests.dashboard.stage import KEY, Stage
@@ -173,6 +176,8 @@ async def test_a_dry_run_is_answered_at_once_and_its_page_says_how_far_it_is(see
         await begun.wait()
     states = {ident: await state_of(seen, ident) for ident in (first, second)}
     assert states == {first: "running", second: "waiting"}
+    compared = (await seen.get(f"/compare?one={first}&other={second}", token="token-of-ann")).text
+    assert re.findall(r'<td><span class="state [^"]*">([^<]*)', compared) == ["running", "waiting"]
     cr = (await seen.get(CR, token="token-of-ann")).text
     assert [cr.count(f'href="/run/{ident}"') for ident in states] == [1, 1]
     go_on.set()
@@ -297,6 +302,38 @@ async def test_a_dry_run_ends_with_the_operator(seen: Stage) -> None:
     assert not seen.jobs[0].folder.exists()
 
 
+async def test_a_dry_run_ends_with_the_server_also_where_nothing_was_hidden(tmp_path: Path) -> None:
+    """As where the operator ends by a fault."""
+    begun = asyncio.Event()
+
+    async def during(job: Job) -> AsyncGenerator[JobEvent, None]:
+        begun.set()
+        await asyncio.Event().wait()
+        yield
+
+    async with Stage.serving(tmp_path) as stage:
+        stage.show()
+        stage.cluster.rights |= BOTH
+        stage.add()
+        stage.during = during
+        made = dry_run(stage, await asked(stage))
+        async with asyncio.timeout(SOON):
+            await begun.wait()
+    assert made.has_ended
+    assert not stage.jobs[0].folder.exists()
+
+
+async def test_no_dry_run_begins_when_the_operator_is_being_stopped(seen: Stage) -> None:
+    """One may have been asked for before, and wait for whether that is allowed."""
+
+    async def before_review() -> None:
+        seen.dashboard.hide()
+
+    seen.cluster.before_review = before_review
+    answer = await seen.post(f"{CR}/dry-run", token="token-of-ann")
+    assert (answer.status, "The operator is being stopped" in answer.text) == (409, True)
+
+
 async def test_a_dry_run_ends_with_its_time(seen: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dry_runs, "_LONGEST", 0.05)
 
@@ -308,6 +345,16 @@ async def test_a_dry_run_ends_with_its_time(seen: Stage, monkeypatch: pytest.Mon
     made = await ends(seen, await asked(seen))
     assert made.record.message == "The dry run was ended, as it has taken 0.05 s."
     assert "as it has taken 0.05 s" in (await seen.get(f"/run/{made.ident}", token="token-of-ann")).text
+
+
+async def test_a_timeout_of_something_else_is_no_end_of_its_time(seen: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    state = seen.dashboard._state
+    assert state
+    state.dry_runs._client = MagicMock(spec=ApiClient, get=AsyncMock(side_effect=TimeoutError("of a connection")))
+    made = await ends(seen, await asked(seen))
+    assert made.record.message == "A fault of the runner. The log says more."
+    (record,) = caplog.records
+    assert (record.msg, record.exc_info and str(record.exc_info[1])) == ("A dry run could not be made", "of a connection")
 
 
 @pytest.mark.parametrize(("how", "text"), [("gone", "The CR is gone"), ("broken", "The API server did not answer")])
@@ -342,6 +389,47 @@ async def test_results_are_bounded(seen: Stage, monkeypatch: pytest.MonkeyPatch)
         await ends(seen, idents[-1])
     # Of the namespace that has the most.
     assert [state.of_run(ident) is not None for ident in idents] == [False, False, False, True, True]
+
+
+async def test_results_are_dropped_in_the_order_of_their_ends_those_without_a_plan_first(
+    seen: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dry_runs, "_MOST", 2)
+    monkeypatch.setattr(dry_runs, "_PATIENCE", 0.05)
+    state = seen.dashboard._state
+    assert state
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def during(job: Job) -> AsyncGenerator[JobEvent, None]:
+        begun.set()
+        await go_on.wait()
+        return
+        yield
+
+    seen.during = during
+    idents = [await asked(seen)]
+    async with asyncio.timeout(SOON):
+        await begun.wait()
+    # These are given up, as the first one is on.
+    for _ in range(2):
+        idents.append(await asked(seen))
+        await ends(seen, idents[-1])
+    request = dry_run(seen, idents[0]).record.request
+    assert [made.ident for made in state.dry_runs.of(request)] == [idents[0], idents[2], idents[1]]
+
+    def kept() -> list[int]:
+        return [number for number, ident in enumerate(idents) if state.dry_runs.get(ident)]
+
+    go_on.set()
+    await ends(seen, idents[0])
+    assert kept() == [0, 2]
+    for is_gone, left in ((False, [0, 3]), (True, [3, 4]), (False, [3, 5])):
+        seen.add()
+        if is_gone:
+            seen.cluster.crs.clear()
+        idents.append(await asked(seen))
+        made = await ends(seen, idents[-1])
+        assert (bool(made.run.plan), kept()) == (not is_gone, left)
 
 
 async def test_with_devs_key_runs_may_be_asked_for(local: Stage) -> None:

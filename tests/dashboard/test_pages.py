@@ -6,16 +6,23 @@ import html
 import json
 import re
 import threading
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
+from urllib.parse import quote
 
 import pytest
+from yarl import URL
 
-from runner.config.watches import Content
+from runner.config.watches import Content, Watch
 from runner.control import Priority, Request, RequeueReason
 from runner.control.records import ReconcileRecord, ReconcileStatus, Requeue, RunRecord
+from runner.dashboard import pages
+from runner.dashboard.access import Caller
 from runner.executor.jobs import JobEvent, Outcome
+from runner.kube.client import Unreachable
 from runner.proxy.sessions import ApiRequest
 from tests.dashboard.stage import Stage
 
@@ -202,6 +209,23 @@ async def test_a_dependent_that_is_a_cr_has_a_link_to_its_page(stage: Stage) -> 
     assert re.findall(r'<a href="(/cr/[^"]+)">', answer.text) == ["/cr/example.com/v1/Thing/a/two"]
 
 
+async def test_links_that_cannot_be_asked_about_are_left_out_and_each_namespace_is_asked_for_once(stage: Stage) -> None:
+    asked: Counter[str] = Counter()
+
+    async def may(verb: str, watch: Watch, namespace: str) -> bool:
+        asked[namespace] += 1
+        if namespace == "b":
+            raise Unreachable("no answer")
+        return True
+
+    for name, namespace in (("one", "a"), ("two", "b"), ("three", "b"), ("four", "a")):
+        stage.add(name, namespace)
+    assert stage.dashboard._state
+    links = await pages._links(stage.dashboard._state, MagicMock(spec=Caller, may=may), list(stage.cluster.crs.values()))
+    assert links == {f"uid-{name}": f"/cr/example.com/v1/Thing/a/{name}" for name in ("one", "four")}
+    assert asked == {"a": 1, "b": 1}
+
+
 @pytest.mark.parametrize("place", ["b", ""], ids=["namespace", "cluster"])
 async def test_a_cause_elsewhere_is_left_out_where_one_may_not_see_such_crs(stage: Stage, place: str) -> None:
     stage.cluster.tokens["token-of-zoe"] = "zoe"
@@ -320,6 +344,21 @@ async def test_runs_of_an_earlier_process_are_compared(local: Stage, tmp_path: P
         assert (await local.get(f"/compare?one={wrong}&other={'a' * 16}", cookie=await cookie(local))).status == 404
 
 
+async def test_who_may_not_see_a_cr_compares_none_of_its_earlier_runs(stage: Stage) -> None:
+    stage.cluster.rights = {("ann", "get", "a"), ("bob", "get", "a"), ("bob", "get", "b")}
+    ran(stage, stage.add("one", "a"))
+    stage.add("two", "b")
+    write(stage.runs.folders.root / "example.com/v1/Thing/b/two/artifacts" / ("c" * 16), event(1, "playbook_on_start", ""))
+    compare = f"/compare?one={'c' * 16}/example.com/v1/Thing/b/two&other={IDENT}"
+    for path in (compare, f"/live?path={quote(compare, safe='')}"):
+        for name, status in (("ann", 404), ("bob", 200)):
+            # A stream does not end.
+            headers = {"Authorization": f"Bearer token-of-{name}"}
+            url = URL(f"http://{stage.address}{path}", encoded=True)
+            async with stage.session.get(url, headers=headers) as answer:
+                assert (answer.status, name) == (status, name), path
+
+
 async def test_two_runs_side_by_side(local: Stage, tmp_path: Path) -> None:
     for ident, message in (("a" * 16, "old words"), ("b" * 16, NASTY)):
         events = [event(1, "playbook_on_task_start", "first"), event(2, "runner_on_ok", "first", res={"msg": message})]
@@ -332,8 +371,6 @@ async def test_two_runs_side_by_side(local: Stage, tmp_path: Path) -> None:
 
 
 async def test_no_page_is_made_in_the_event_loop(local: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    from runner.dashboard import pages
-
     made: list[threading.Thread] = []
     page_of = pages.page
 
