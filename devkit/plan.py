@@ -23,6 +23,7 @@ from runner.config.settings import LogEvents, Settings
 from runner.config.watches import Watch
 from runner.control import Request
 from runner.control.plan import Plan
+from runner.control.records import new_ident
 from runner.control.run import Runs
 from runner.control.status import StatusWriter
 from runner.errors import ConfigurationError
@@ -66,7 +67,7 @@ async def plan(settings: Settings, crs: Sequence[CrInFile], *, namespace: str) -
             proxy_port=proxy.port,
             status=StatusWriter(client),
         )
-        return [await runs.dry_run(*each) for each in found]
+        return [await runs.dry_run(*each, ident=new_ident()) for each in found]
 
 
 async def _in_cluster(

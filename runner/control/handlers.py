@@ -236,10 +236,6 @@ class Handlers:
                 self._put(request, Priority.CHANGE, "its role or playbook was edited")
 
     def _missed(self, request: Request, change: VersionChange | None) -> None:
-        if request in self._causes:
-            # The CR itself was changed during the run, or a run was asked for: that says more.
-            self._add(request, Priority.DEPENDENT, 0)
-            return
         name = f"{change.kind} {change.key}".strip() if change else "a dependent"
         namespace = change.key.namespace if change else None
         self._put(request, Priority.DEPENDENT, f"{name} changed during the run", namespace=namespace)

@@ -225,7 +225,12 @@ class Reconciler:
         """Make a dry run: an Event says what a run would change, and the conditions that there was none."""
         request, watch, record = reconciliation.request, reconciliation.watch, reconciliation.record
         plan = await self._runs.dry_run(
-            request, reconciliation.resource, obj, finalizing=reconciliation.finalizing, record=record
+            request,
+            reconciliation.resource,
+            obj,
+            ident=reconciliation.ident,
+            finalizing=reconciliation.finalizing,
+            record=record,
         )
         record.end(ReconcileStatus.DRY_RUN, plan.failure)
         # In a thread: a role may write as much of a CR's spec as it likes into objects.

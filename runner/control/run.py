@@ -29,7 +29,7 @@ from runner.control.own_writes import OwnWrites
 from runner.control.plan import Plan
 from runner.control.private_folder import SCRATCH, private_folder, write_kubeconfigs
 from runner.control.reconciliation import BIG, Phases, Reconciliation
-from runner.control.records import ReconcileRecord, RunRecord, new_ident
+from runner.control.records import ReconcileRecord, RunRecord
 from runner.control.run_log import RunLog, warn_of_long_run
 from runner.control.spans import Spans
 from runner.control.status import StatusWriter
@@ -108,9 +108,9 @@ class Runs:
         resource: Resource,
         obj: Object,
         *,
+        ident: str,
         finalizing: bool = False,
         record: ReconcileRecord | None = None,
-        ident: str = "",
     ) -> Plan:
         """Run the CR as `obj` has it without writing anything; the plan says what would change. `ident`: the run's."""
         record = record or ReconcileRecord(request=request)
@@ -125,7 +125,7 @@ class Runs:
             finalizing=finalizing,
             record=record,
             phases=Phases(record),
-            ident=ident or new_ident(),
+            ident=ident,
             plan=plan,
         )
         try:
