@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 # Spans of one reconcile, each: its own requests, the run's tasks, and the run's requests. A queue of the SDK has 2048.
 _MOST_OWN, _MOST_TASKS, _MOST_REQUESTS = 100, 500, 500
-# Spans that are made without a pause: two milliseconds of the event loop.
+# Spans that are made without a pause: two milliseconds of the event loop, as one takes 36 µs.
 _AT_ONCE = 50
 # Characters of a name and of a path in an attribute.
 _LONGEST_NAME, _LONGEST_PATH = 100, 1000
