@@ -149,7 +149,7 @@ class Dashboard:
     @asynccontextmanager
     async def serving(self, address: Address, certificate: ServingCertificate | None) -> AsyncIterator[Address]:
         """Serve over TLS, or without a certificate over plain HTTP. Yields the real address. Raises ConfigurationError."""
-        middlewares = [self._answer, self._check, self._pass_on, self._admit, self._prepare]
+        middlewares = [self._answer, self._check, self._forward, self._admit, self._prepare]
         application = web.Application(middlewares=middlewares, client_max_size=forms.LARGEST)
         application.add_routes(
             [
@@ -209,7 +209,7 @@ class Dashboard:
         return await handler(request)
 
     @web.middleware
-    async def _pass_on(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _forward(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Have the leader answer, if that is another replica."""
         # The page that says that the leader does not answer has its style and its script from here.
         if not _is_static(request) and self._state is None and (answer := await self._relay.answer(request)) is not None:

@@ -161,7 +161,8 @@ async def test_a_dry_run_is_made_and_kept_apart(seen: Stage) -> None:
     assert seen.history.of_run(ident) is None
 
 
-async def test_a_dry_run_is_answered_at_once_and_its_page_says_how_far_it_is(seen: Stage) -> None:
+def hold_runs(stage: Stage) -> tuple[asyncio.Event, asyncio.Event]:
+    """Have runs wait. The first event is set when one has begun, the second is for setting, whereupon they end."""
     begun, go_on = asyncio.Event(), asyncio.Event()
 
     async def during(job: Job) -> AsyncGenerator[JobEvent, None]:
@@ -170,7 +171,12 @@ async def test_a_dry_run_is_answered_at_once_and_its_page_says_how_far_it_is(see
         return
         yield
 
-    seen.during = during
+    stage.during = during
+    return begun, go_on
+
+
+async def test_a_dry_run_is_answered_at_once_and_its_page_says_how_far_it_is(seen: Stage) -> None:
+    begun, go_on = hold_runs(seen)
     first, second = await asked(seen), await asked(seen)
     async with asyncio.timeout(SOON):
         await begun.wait()
@@ -398,15 +404,7 @@ async def test_results_are_dropped_in_the_order_of_their_ends_those_without_a_pl
     monkeypatch.setattr(dry_runs, "_PATIENCE", 0.05)
     state = seen.dashboard._state
     assert state
-    begun, go_on = asyncio.Event(), asyncio.Event()
-
-    async def during(job: Job) -> AsyncGenerator[JobEvent, None]:
-        begun.set()
-        await go_on.wait()
-        return
-        yield
-
-    seen.during = during
+    begun, go_on = hold_runs(seen)
     idents = [await asked(seen)]
     async with asyncio.timeout(SOON):
         await begun.wait()

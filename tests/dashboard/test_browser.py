@@ -163,6 +163,16 @@ async def settled(cluster: Cluster, gvk: GroupVersionKind, key: ObjectKey, kind:
     await until(has_it, f"{key} is {kind}")
 
 
+async def resized(cluster: Cluster, key: ObjectKey) -> None:
+    """Change a Memcached, and wait until it has run for that."""
+    await cluster.patch(MEMCACHED, key, {"spec": {"size": 3}})
+
+    async def has_run() -> bool:
+        return is_done(await cluster.get(MEMCACHED, key) or {})
+
+    await until(has_run, "it has run for the change")
+
+
 async def test_what_happens_is_seen_as_it_happens(
     browser: Browser, operator: Operator, cluster: Cluster, project: Project
 ) -> None:
@@ -216,9 +226,6 @@ async def test_a_run_and_a_dry_run_are_asked_for(
     await cluster.create(thing("sample", MEMCACHED, size=2), namespace)
     await settled(cluster, MEMCACHED, sample, "Successful")
 
-    async def has_run() -> bool:
-        return is_done(await cluster.get(MEMCACHED, sample) or {})
-
     async with visiting(browser, operator) as page:
         await page.goto(path("sample", namespace))
         await sees(page, "#next-run", "period of")
@@ -226,9 +233,8 @@ async def test_a_run_and_a_dry_run_are_asked_for(
         await page.hover("#run-now")
         await page.mouse.down()
         async with page.expect_response(is_of_the_page_itself) as asked:
-            await cluster.patch(MEMCACHED, sample, {"spec": {"size": 3}})
             # Of two causes before a reconcile begins it has one.
-            await until(has_run, "it has run for the change")
+            await resized(cluster, sample)
         await (await asked.value).finished()
         await page.evaluate("new Promise((turn) => setTimeout(turn))")
         await page.mouse.up()
@@ -254,12 +260,8 @@ async def test_what_happens_before_a_page_has_its_stream_is_seen(
     await cluster.create(thing("sample", MEMCACHED, size=2), namespace)
     await settled(cluster, MEMCACHED, sample, "Successful")
 
-    async def has_run() -> bool:
-        return is_done(await cluster.get(MEMCACHED, sample) or {})
-
     async def late(route: Route) -> None:
-        await cluster.patch(MEMCACHED, sample, {"spec": {"size": 3}})
-        await until(has_run, "it has run for the change")
+        await resized(cluster, sample)
         await route.continue_()
 
     async with visiting(browser, operator) as page:

@@ -190,6 +190,15 @@ async def asked_next(waiting: Stage, known: Known, certificate: ServingCertifica
         return made.asked[0]
 
 
+async def status_line(stage: Stage, head: bytes, body: bytes = b"") -> bytes:
+    """The first line of the answer to a request that no client would send so."""
+    reader, writer = await asyncio.open_connection(stage.address.host, stage.address.port)
+    with contextlib.closing(writer):
+        writer.write(head + b"\r\nHost: a\r\nConnection: close\r\n\r\n" + body)
+        async with asyncio.timeout(PATIENCE):
+            return await reader.readline()
+
+
 @pytest.mark.parametrize(
     ("target", "path"),
     [
@@ -204,11 +213,7 @@ async def test_what_is_asked_for_leads_to_the_leader_alone(
     waiting: Stage, certificate: ServingCertificate, known: Known, target: str, path: str
 ) -> None:
     async with pretending(certificate, known, ok) as made:
-        reader, writer = await asyncio.open_connection(waiting.address.host, waiting.address.port)
-        with contextlib.closing(writer):
-            writer.write(f"GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
-            async with asyncio.timeout(PATIENCE):
-                assert (await reader.read()).startswith(b"HTTP/1.1 200")
+        assert (await status_line(waiting, f"GET {target} HTTP/1.1".encode())).startswith(b"HTTP/1.1 200")
         assert [asked.raw_path for asked in made.asked] == [path]
 
 
@@ -228,11 +233,8 @@ async def test_what_is_no_request_for_the_dashboard_is_not_passed_on(
     waiting: Stage, certificate: ServingCertificate, known: Known, head: bytes, status: int
 ) -> None:
     async with pretending(certificate, known, ok) as made:
-        reader, writer = await asyncio.open_connection(waiting.address.host, waiting.address.port)
-        with contextlib.closing(writer):
-            writer.write(head + b"\r\nHost: a\r\nConnection: close\r\n\r\n" + (b"x" * 100_000 if b"POST" in head else b""))
-            async with asyncio.timeout(PATIENCE):
-                assert (await reader.readline()).split()[1] == str(status).encode()
+        line = await status_line(waiting, head, b"x" * 100_000 if b"POST" in head else b"")
+        assert line.split()[1] == str(status).encode()
         assert made.asked == []
 
 
